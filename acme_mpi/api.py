@@ -1,0 +1,259 @@
+"""The dialect of MPI-aware scripts: `map`."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import cloudpickle
+import numpy as np
+
+from acme_mpi.comm import SerialWorld, World, make_world
+from acme_mpi.errors import InputError
+from acme_mpi.results import RowSpec, make_row_spec
+from acme_mpi.run import Call, Options, Result, run
+from acme_mpi.runner.base import dump_object
+from acme_mpi.runner.loading import join_values
+from acme_mpi.script import is_connected, request
+from acme_mpi.storage.base import Stored, missing_value
+from acme_mpi.tasks import TaskSet, distribute, function_name
+
+logger = logging.getLogger("acme_mpi")
+
+PAYLOADS = ("rank", "computation")
+
+
+def map(
+    func: Callable[..., Any],
+    *args: Any,
+    arguments: Mapping[str, Any] | None = None,
+    n_inputs: int | str = "auto",
+    write_worker_results: bool = True,
+    output_dir: str | None = None,
+    result_shape: tuple[Any, ...] | None = None,
+    result_dtype: Any = "float",
+    single_file: bool = False,
+    payload: str = "rank",
+    isolate: bool = True,
+    comm: Any = None,
+    root: int | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Call `func` for many inputs on all ranks and return file names (values only if asked).
+
+    Collective: every rank of `comm` makes the same call and gets the same return value or the same
+    exception. In a script started by ``python -m acme_mpi script.py`` only the script calls it.
+
+    Parameters
+    ----------
+    func : callable
+        Called once per task. A parameter named ``taskID`` gets the task's index.
+    *args, **kwargs
+        Arguments of `func`. Lists, tuples, ranges and one-dimensional arrays of one common length
+        are split, one item per task; all else is shared. Rank 0's arguments count. `PerTask` and
+        `Shared` overrule the guess.
+    arguments : mapping, optional
+        More keyword arguments of `func`, for parameters that are called like one of `map`'s own.
+    n_inputs : int or "auto"
+        Number of tasks, >= 1; arguments of that length are split. Without any the same call is
+        made `n_inputs` times.
+    write_worker_results : bool
+        True: results go to HDF5 files. False: they are returned, on every rank.
+    output_dir : str, optional
+        Directory of the files; default a new ``ACME_YYYYMMDD-hhmmss-ffffff`` in the working
+        directory. A container of the same function in it is never overwritten.
+    result_shape : tuple, optional
+        Shape of one array for all results, with None in the place of the task axis:
+        ``(None, 3)`` stacks results of shape (3,). One axis may be ``numpy.inf``: results differ in
+        that axis and are padded with NaN (integers: zero). Without it every task keeps a result of
+        its own form.
+    result_dtype : str or dtype
+        dtype of that array, default float64.
+    single_file : bool
+        One file for everything instead of payload files with links.
+    payload : {"rank", "computation"}
+        One payload file per rank, or one per task (ACME's layout).
+    isolate : bool
+        True: `func` is called in a child process of each rank; whatever it does costs at most its
+        task. False: in the rank itself, for functions that need its state; with several ranks
+        rank 0 then only hands out tasks.
+    comm : mpi4py.MPI.Intracomm, optional
+        Ranks that take part, default all; duplicated inside.
+    root : int, optional
+        With ``write_worker_results=False``: the only rank that gets the results, the others get
+        None.
+
+    Returns
+    -------
+    list or ndarray
+        Files: with ``payload="computation"`` the n payload paths in task order, else
+        ``[results_container]``. In memory: the n return values in task order, or with
+        `result_shape` the stacked array (and, if `func` returns several values, a list of that
+        array and then all further values in task order).
+
+    Raises
+    ------
+    InputError
+        A mistake in the call; found before any task runs, raised on every rank.
+    TaskError
+        Tasks failed. All others were run and their results are safe; see `TaskError.failures` and
+        `TaskError.results`.
+    StoreError
+        Results could not be written.
+    LaunchError
+        Launcher and MPI do not belong together.
+
+    Examples
+    --------
+    >>> import acme_mpi
+    >>> def f(x, y, z=3):
+    ...     return (x + y) * z
+    >>> acme_mpi.map(f, [2, 4, 6, 8], 4, write_worker_results=False)
+    [18, 24, 30, 36]
+    """
+    world: World = SerialWorld() if is_connected() else make_world(comm, _tell)
+    call = Call()
+    try:
+        named = _merge(kwargs, arguments)
+        kind = store_kind(write_worker_results, single_file, payload)
+        spec = make_row_spec(result_shape, result_dtype)
+        _check_in_memory(kind, spec, root, world.size)
+        if not isinstance(isolate, bool):
+            raise InputError(f"`isolate` has to be `True` or `False`, not {isolate!r}")
+        if output_dir is not None and not isinstance(output_dir, str):
+            raise InputError(
+                f"`output_dir` has to be either `None` or str, not {type(output_dir)}"
+            )
+        tasks = distribute(func, args, named, n_inputs)
+        _pack(call, world, func, tasks, args, named)
+        call.options = Options(
+            function_name(func), tasks.n_tasks, kind, output_dir,
+            None if spec is None else (spec.shape, spec.axis, spec.dtype), isolate, root,
+            bar=None if is_connected() else False,
+        )  # fmt: skip
+    except InputError as error:
+        call.error = str(error)
+    result = request(call) if is_connected() else run(world, call)
+    return finish(result, wants_values=root is None or world.rank == root)
+
+
+def _tell(text: str) -> None:
+    logger.warning("%s", text)
+
+
+def _merge(kwargs: Mapping[str, Any], arguments: Mapping[str, Any] | None) -> dict[str, Any]:
+    if arguments is not None and not isinstance(arguments, Mapping):
+        raise InputError(f"`arguments` has to be a dict of keyword arguments, not {arguments!r}")
+    twice = sorted(set(kwargs) & set(arguments or {}))
+    if twice:
+        raise InputError(f"given twice, by keyword and in `arguments`: {', '.join(twice)}")
+    return {**kwargs, **(arguments or {})}
+
+
+def store_kind(write_worker_results: bool, single_file: bool, payload: str) -> str:
+    """Return the kind of store that three of the user's options ask for.
+
+    Raises
+    ------
+    InputError
+        They contradict each other, or one has a wrong value.
+    """
+    for name, value in (("write_worker_results", write_worker_results),
+                        ("single_file", single_file)):  # fmt: skip
+        if not isinstance(value, bool):
+            raise InputError(f"`{name}` has to be `True` or `False`, not {value!r}")
+    if payload not in PAYLOADS:
+        raise InputError(f"`payload` has to be 'rank' or 'computation', not {payload!r}")
+    if not write_worker_results:
+        if single_file:
+            raise InputError(
+                "`single_file` needs results in files; leave it out, or write_worker_results=False "
+                "(--no-write)"
+            )
+        return "memory"
+    if single_file and payload != "rank":
+        raise InputError("`single_file` has no payload files; leave out payload='computation'")
+    return "single_file" if single_file else payload
+
+
+def _check_in_memory(kind: str, spec: RowSpec | None, root: int | None, size: int) -> None:
+    if kind == "memory" and spec is not None and spec.is_ragged:
+        raise InputError(
+            "using `np.inf` in `result_shape` is only valid if `write_worker_results` is `True`"
+        )
+    if root is None:
+        return
+    if isinstance(root, bool) or not isinstance(root, int) or not 0 <= root < size:
+        raise InputError(f"`root` has to be None or a rank in [0, {size}), not {root!r}")
+    if kind != "memory":
+        raise InputError("`root` says who gets results in memory; it needs "
+                         "write_worker_results=False")  # fmt: skip
+
+
+def _pack(
+    call: Call,
+    world: World,
+    func: Callable[..., Any],
+    tasks: TaskSet,
+    args: tuple[Any, ...],
+    named: Mapping[str, Any],
+) -> None:
+    """Put function and arguments into `call`, pickled; only rank 0's arguments travel."""
+    call.inline = func
+    try:
+        call.func = cloudpickle.dumps(func)
+        if world.is_master:
+            call.tasks, call.buffers = dump_object(tasks)
+    except Exception as error:
+        raise InputError(
+            f"{function_name(func)} or an argument cannot be pickled: {error}; make open files, "
+            "locks and connections inside the function"
+        ) from None
+    if world.size > 1:
+        labels = {f"argument {k}": value for k, value in enumerate(args)} | dict(named)
+        call.digests = {label: _digest(value) for label, value in labels.items()}
+
+
+def _digest(value: Any) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        data = cloudpickle.dumps(
+            value, protocol=5, buffer_callback=lambda buffer: digest.update(buffer.raw())
+        )
+    except Exception:
+        return "unknown"
+    digest.update(data)
+    return digest.hexdigest()
+
+
+def finish(result: Result, wants_values: bool = True) -> Any:
+    """Return what the caller gets for a result, or raise what it calls for."""
+    options = result.options
+    results: Any = result.stored.paths
+    if options.kind == "memory":
+        results = values_of(result.stored, options) if wants_values else None
+    error = result.error(results)
+    if error is not None:
+        raise error
+    return results
+
+
+def values_of(stored: Stored, options: Options) -> Any:
+    """Return the values of a run in memory, in task order."""
+    n_tasks, spec = options.n_tasks, options.row_spec
+    if spec is None:
+        pieces = [(runs, c.values, c.buffers) for runs, c in stored.pieces]
+        return join_values(pieces, n_tasks)
+    rows = np.full((n_tasks, *spec.row_shape), missing_value(spec.dtype), spec.dtype)
+    more: list[list[Any]] = [[] for _ in range(n_tasks)]
+    for runs, content in stored.pieces:
+        assert content.rows is not None
+        indices = [index for start, stop in runs for index in range(start, stop)]
+        rows[indices] = content.rows
+        for index, parts in zip(indices, content.parts or [], strict=False):
+            more[index] = [part[()] if part is not None else None for part in parts]
+    stacked = np.moveaxis(rows, 0, spec.axis)
+    rest = [value for values in more for value in values]
+    return [np.ascontiguousarray(stacked), *rest] if rest else np.ascontiguousarray(stacked)

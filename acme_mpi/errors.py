@@ -1,0 +1,150 @@
+"""What can go wrong, as exceptions and records.
+
+::
+
+    AcmeMpiError
+    ├── InputError  (ValueError)     the call is wrong; found before any task runs; exit 2
+    ├── LaunchError (RuntimeError)   launcher and MPI do not fit, or no rank can work; exit 2
+    ├── StoreError  (OSError)        the storage medium refused the results; exit 74
+    └── TaskError   (RuntimeError)   some tasks failed, the others are safe; exit 1
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+EXIT_DONE = 0
+EXIT_TASKS_FAILED = 1
+EXIT_USAGE = 2
+EXIT_STORAGE = 74
+EXIT_STOPPED = 75
+
+
+class AcmeMpiError(Exception):
+    """Base of every error that acme_mpi raises on purpose."""
+
+    exit_code = EXIT_USAGE
+
+
+class InputError(AcmeMpiError, ValueError):
+    """The function, its arguments or an option cannot be used; nothing has run."""
+
+
+class LaunchError(AcmeMpiError, RuntimeError):
+    """The ranks of the job do not form one MPI world, or none of them can work."""
+
+
+class StoreError(AcmeMpiError, OSError):
+    """The storage medium refused data (disk full, no permission, directory gone)."""
+
+    exit_code = EXIT_STORAGE
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One failed task.
+
+    Attributes
+    ----------
+    index : int
+        The task's index in [0, n_tasks).
+    type : str
+        Name of the exception's class, or ``"killed"``, ``"exit"``, ``"protocol"`` where the runner
+        itself ended.
+    message : str
+        The exception's text, or what ended the runner (signal or exit code).
+    location : str
+        ``file:line`` of the innermost frame of the user's code, else ``""``.
+    traceback : str
+        The formatted traceback as it was in the runner, else ``""``.
+    call : str
+        The call as text, long values shortened.
+    host, rank : str, int
+        Where it happened.
+    attempt : int
+        1 for the first attempt.
+    """
+
+    index: int
+    type: str
+    message: str
+    location: str = ""
+    traceback: str = ""
+    call: str = ""
+    host: str = ""
+    rank: int = 0
+    attempt: int = 1
+
+    def __str__(self) -> str:
+        """Return the failure in one line."""
+        at = f" at {self.location}" if self.location else ""
+        return (
+            f"task {self.index} on rank {self.rank} ({self.host}){at}: {self.type}: {self.message}"
+        )
+
+
+class TaskError(AcmeMpiError, RuntimeError):
+    """Some tasks failed; the results of all others are safe.
+
+    Attributes
+    ----------
+    failures : list of Failure
+        Every failed task, in index order.
+    results : list or ndarray or None
+        What the call would have returned, with None in the place of a failed task.
+    """
+
+    exit_code = EXIT_TASKS_FAILED
+
+    def __init__(self, message: str, failures: Sequence[Failure] = (), results: Any = None) -> None:
+        super().__init__(message)
+        self.failures = list(failures)
+        self.results = results
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle with all attributes."""
+        return type(self), (str(self), self.failures, self.results)
+
+
+def summarize(
+    failures: Sequence[Failure], n_tasks: int, where: str = "", reproduce: str = ""
+) -> str:
+    """Return the text that tells a person which tasks failed and how to look at one.
+
+    Parameters
+    ----------
+    failures : sequence of Failure
+        In index order, at least one.
+    n_tasks : int
+        Size of the run.
+    where : str
+        Where the other results are; left out if empty.
+    reproduce : str
+        Command that runs one task in the foreground, with ``{index}`` in the task's place; if
+        empty, the call itself is printed.
+    """
+    lines = [
+        f"{len(failures)} of {n_tasks} tasks failed, first: {failures[0]}",
+    ]
+    for (kind, location), group in _group(failures).items():
+        ids = ", ".join(str(failure.index) for failure in group[:3])
+        more = ", ..." if len(group) > 3 else ""
+        at = f" at {location}" if location else ""
+        lines.append(f"  {len(group)} x {kind}{at}: {group[0].message} (tasks {ids}{more})")
+        if reproduce:
+            lines.append(f"    reproduce: {reproduce.format(index=group[0].index)}")
+        elif group[0].call:
+            lines.append(f"    reproduce: {group[0].call}")
+    if where:
+        lines.append(f"  The other {n_tasks - len(failures)} results are in {where}")
+    return "\n".join(lines)
+
+
+def _group(failures: Iterable[Failure]) -> dict[tuple[str, str], list[Failure]]:
+    groups: dict[tuple[str, str], list[Failure]] = defaultdict(list)
+    for failure in failures:
+        groups[failure.type, failure.location].append(failure)
+    return dict(sorted(groups.items(), key=lambda item: -len(item[1])))

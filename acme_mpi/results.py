@@ -1,0 +1,396 @@
+"""What one return value becomes: parts that HDF5 can hold, or a row of one common array.
+
+Without a result shape a return value becomes *parts*, ``result_0, result_1, ...``: a tuple has one
+part per entry, as has a list that holds anything but scalars; all else is a single part. With a
+`RowSpec` the first part is checked against one shape and dtype and becomes a row.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from acme_mpi.errors import InputError
+
+Array = np.ndarray[Any, Any]
+Part = Any  # None, or an ndarray whose dtype HDF5 can hold; object dtype means strings
+
+# From this size on a result does not travel through the channel: the runner writes it in place.
+PLACED_BYTES = 64 * 1024
+
+
+class ResultError(Exception):
+    """A return value cannot be stored; the text says what was expected and what came."""
+
+
+@dataclass(frozen=True)
+class RowSpec:
+    """The common form of all results of a run.
+
+    Attributes
+    ----------
+    shape : tuple
+        `result_shape` as the user gave it, with the axis of the tasks left out; ``math.inf`` marks
+        an axis whose length differs from task to task.
+    axis : int
+        Where the axis of the tasks stands in the stacked array.
+    dtype : str
+        NumPy dtype of the stacked array, as `numpy.dtype.str`.
+    """
+
+    shape: tuple[float, ...]
+    axis: int
+    dtype: str
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether an axis is unlimited."""
+        return math.inf in self.shape
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one row, () for scalars; only where no axis is unlimited."""
+        return tuple(int(n) for n in self.shape)
+
+    @property
+    def row_bytes(self) -> int:
+        """The size of one row in bytes."""
+        return math.prod(self.row_shape) * np.dtype(self.dtype).itemsize
+
+    def stacked_shape(self, n_tasks: int, row_shape: tuple[int, ...] | None = None) -> Any:
+        """Return the shape of all rows stacked, `row_shape` replacing unlimited axes."""
+        row = self.row_shape if row_shape is None else row_shape
+        return (*row[: self.axis], n_tasks, *row[self.axis :])
+
+
+def make_row_spec(result_shape: Any, result_dtype: Any) -> RowSpec | None:
+    """Check `result_shape` and `result_dtype` and return them as a RowSpec, None without a shape.
+
+    Raises
+    ------
+    InputError
+        Not a tuple or list; not exactly one None; more than one ``numpy.inf``; a negative or
+        fractional entry; an unknown dtype, or one that HDF5 cannot hold.
+    """
+    if result_shape is None:
+        return None
+    if not isinstance(result_shape, (tuple, list)):
+        raise InputError(
+            f"`result_shape` has to be either `None` or tuple, not {type(result_shape)}"
+        )
+    if sum(entry is None for entry in result_shape) != 1:
+        raise InputError(
+            f"`result_shape` must contain exactly one `None` entry, not {tuple(result_shape)}"
+        )
+    axis = [entry is None for entry in result_shape].index(True)
+    shape = tuple(entry for entry in result_shape if entry is not None)
+    for entry in shape:
+        if isinstance(entry, bool) or not isinstance(entry, numbers.Real):
+            raise InputError(f"`result_shape` must only contain numerical values, not {entry!r}")
+        if entry != math.inf and (entry < 0 or entry != int(entry)):
+            raise InputError(f"`result_shape` must only contain non-negative integers, not {entry}")
+    if sum(entry == math.inf for entry in shape) > 1:
+        raise InputError("cannot use more than one `np.inf` in `result_shape`")
+    try:
+        dtype = np.dtype(result_dtype)
+    except TypeError as error:
+        raise InputError(
+            f"`result_dtype` has to be a valid NumPy datatype specification: {error}"
+        ) from None
+    if dtype.kind not in "biufc":
+        raise InputError(
+            f"`result_dtype` has to be a boolean or numeric dtype, not {result_dtype!r}"
+        )
+    return RowSpec(
+        tuple(math.inf if entry == math.inf else int(entry) for entry in shape), axis, dtype.str
+    )
+
+
+def to_parts(value: Any) -> list[Part]:
+    """Return the storable parts of one return value, ``result_0`` first.
+
+    A lone scalar or string has shape (1,), a scalar among several values shape ().
+
+    Raises
+    ------
+    ResultError
+        HDF5 cannot hold the value.
+    """
+    if _is_several(value):
+        if len(value) == 0:
+            return [np.empty(0)]
+        return [_to_array(entry) for entry in value]
+    part = _to_array(value)
+    if part is not None and part.ndim == 0 and not isinstance(value, np.ndarray):
+        return [part.reshape(1)]
+    return [part]
+
+
+def _is_several(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return True
+    return isinstance(value, list) and any(
+        entry is None or isinstance(entry, (list, tuple, np.ndarray)) for entry in value
+    )
+
+
+def _to_array(value: Any) -> Part:
+    """Return one part as an array, strings as objects, None for None."""
+    if value is None:
+        return None
+    if isinstance(value, np.ma.MaskedArray):
+        raise ResultError("a masked array; return its .data and .mask, or .filled(...)")
+    if isinstance(value, str):
+        array = np.array(value, dtype=object)
+    elif isinstance(value, (bool, int, float, complex, bytes, np.ndarray, np.generic, list, tuple)):
+        try:
+            array = np.asarray(value)
+        except ValueError:
+            raise ResultError(
+                f"a {type(value).__name__} that is not rectangular; return a tuple of arrays"
+            ) from None
+        if isinstance(value, (list, tuple)):
+            _check_entries(value, array)
+    else:
+        raise ResultError(
+            f"a value of type {type(value).__module__}.{type(value).__qualname__}; HDF5 holds "
+            "numbers, strings, None, arrays of these and tuples of such arrays"
+        )
+    return _storable(array)
+
+
+def _check_entries(value: Any, array: Array) -> None:
+    # NumPy turns [1, "a"] into two strings: refuse what it would change silently.
+    if array.dtype.kind in "US" and not all(isinstance(entry, (str, bytes)) for entry in value):
+        raise ResultError("a list that mixes strings and numbers; return a tuple instead")
+
+
+def _storable(array: Array) -> Array:
+    kind = array.dtype.kind
+    if kind in "biufcS" or (kind == "V" and array.dtype.names):
+        return array
+    if kind == "U":
+        return array.astype(object)
+    if kind == "O":
+        for entry in array.flat:
+            if not isinstance(entry, str):
+                raise ResultError(
+                    f"an object array that holds {type(entry).__name__}; HDF5 holds numbers and "
+                    "strings (an integer beyond 64 bits is an object, too)"
+                )
+        return array
+    if kind in "mM":
+        raise ResultError(
+            f"dtype {array.dtype}, which HDF5 does not know; return .astype('int64') and the unit"
+        )
+    raise ResultError(f"dtype {array.dtype}, which HDF5 does not know")
+
+
+def to_row(value: Any, spec: RowSpec) -> Array:
+    """Return the first part of a return value as a row of the stacked array.
+
+    Raises
+    ------
+    ResultError
+        Shape or dtype do not fit; the text gives both sides.
+    """
+    dtype = np.dtype(spec.dtype)
+    if value is None or isinstance(value, str):
+        raise ResultError(f"expected {_form(spec)}, got {value!r}")
+    array = _to_array(value)
+    if not _same_shape(array.shape, spec.shape):
+        raise ResultError(f"expected {_form(spec)}, got shape {array.shape} {array.dtype}")
+    if not np.can_cast(array.dtype, dtype, "same_kind"):
+        raise ResultError(f"expected {_form(spec)}, got dtype {array.dtype}")
+    return array.astype(dtype, copy=False)
+
+
+def _same_shape(shape: tuple[int, ...], expected: tuple[float, ...]) -> bool:
+    return len(shape) == len(expected) and all(
+        want in (math.inf, have) for have, want in zip(shape, expected, strict=True)
+    )
+
+
+def _form(spec: RowSpec) -> str:
+    return f"shape {spec.shape} {np.dtype(spec.dtype)}"
+
+
+@dataclass
+class Content:
+    """The results of the tasks of one outcome, in index order, failed ones left out.
+
+    Exactly what the run's mode needs is filled.
+
+    Attributes
+    ----------
+    rows : (n_results, *row_shape) ndarray, or None
+        With a RowSpec, unless the rows were placed.
+    placed : bool
+        The runner has written the rows itself.
+    parts : list of list of Part, or None
+        Without a RowSpec all parts, with one those from ``result_1`` on. The string ``"placed"``
+        stands for a part that the runner has written itself.
+    values : bytes, or None
+        In memory mode: the pickled list of return values.
+    buffers : list of ndarray of uint8
+        Out-of-band buffers of `values`.
+    """
+
+    rows: Array | None = None
+    placed: bool = False
+    parts: list[list[Part]] | None = None
+    values: bytes | None = None
+    buffers: list[Any] | None = None
+
+
+PLACED = "placed"
+
+
+def is_placed(part: Part) -> bool:
+    """Tell whether the runner has written this part itself."""
+    return isinstance(part, str)
+
+
+# place(index, k, shape, dtype) -> write(array), or None if the result shall travel
+Place = Callable[[int, int, tuple[int, ...], str], Callable[[Array], None] | None]
+
+
+class Encoder:
+    """Collect the results of consecutive tasks in the form that the store of this run wants.
+
+    Parameters
+    ----------
+    spec : RowSpec or None
+        Common form of the results.
+    in_memory : bool
+        Keep the values as they are, pickled.
+    place : callable or None
+        Asked once for every array of `PLACED_BYTES` and more.
+    dumps : callable
+        ``dumps(list) -> (bytes, buffers)`` for values that stay in memory.
+    """
+
+    def __init__(
+        self,
+        spec: RowSpec | None,
+        in_memory: bool,
+        place: Place | None = None,
+        dumps: Callable[[list[Any]], tuple[bytes, list[Any]]] | None = None,
+    ) -> None:
+        self._spec, self._in_memory, self._place, self._dumps = spec, in_memory, place, dumps
+        self._as_rows = spec is not None and not spec.is_ragged
+        self._takes_floats = spec is not None and spec.shape == () and spec.dtype == "<f8"
+        self._clear()
+
+    def _clear(self) -> None:
+        self._rows: list[Any] = []
+        self._parts: list[list[Part]] = []
+        self._values: list[Any] = []
+        self._n_rows = 0
+        self._placed = False
+        self._has_more = False
+        self.n_bytes = 0
+
+    def add(self, index: int, value: Any) -> None:
+        """Take the return value of task `index`; indices come in increasing order.
+
+        Raises
+        ------
+        ResultError
+            The value cannot be stored; nothing of it was taken.
+        """
+        if self._takes_floats and type(value) is float:
+            self._rows.append(value)
+            self._add_rest([])
+        elif self._spec is not None:
+            self._add_row(index, value)
+        elif self._in_memory:
+            self._add_value(value)
+        else:
+            self._parts.append(self._place_large(index, 0, to_parts(value)))
+
+    def _add_value(self, value: Any) -> None:
+        if not _is_simple(value):
+            assert self._dumps is not None
+            _, buffers = self._dumps([value])  # raises here, so that only this task fails
+            self.n_bytes += sum(buffer.nbytes for buffer in buffers)
+        self._values.append(value)
+
+    def _add_row(self, index: int, value: Any) -> None:
+        assert self._spec is not None
+        several = isinstance(value, tuple) and len(value) > 0
+        try:
+            row = to_row(value[0] if several else value, self._spec)
+        except ResultError as error:
+            hint = "; a tuple is several return values, one row is one array" if several else ""
+            raise ResultError(f"{error}{hint}") from None
+        rest = [_to_array(entry) for entry in value[1:]] if several else []
+        if not self._as_rows:
+            self._parts.append(self._place_large(index, 0, [row, *rest]))
+            return
+        rest = self._place_large(index, 1, rest)
+        if row.nbytes >= PLACED_BYTES and self._place is not None:
+            write = self._place(index, 0, row.shape, row.dtype.str)
+            if write is not None:
+                write(row)
+                self._placed = True
+                return self._add_rest(rest)
+        # A function may return the same buffer each time: keep what it held at this call.
+        self._rows.append(np.array(row))
+        self.n_bytes += row.nbytes
+        self._add_rest(rest)
+
+    def _add_rest(self, rest: list[Part]) -> None:
+        # Almost no function returns more than the row: only then one list per task is kept.
+        if rest and not self._has_more:
+            self._has_more = True
+            self._parts = [[] for _ in range(self._n_rows)]
+        if self._has_more:
+            self._parts.append(rest)
+        self._n_rows += 1
+
+    def _place_large(self, index: int, first: int, parts: list[Part]) -> list[Part]:
+        done: list[Part] = []
+        for k, part in enumerate(parts, first):
+            if part is None or part.dtype.kind == "O":
+                done.append(part)
+                continue
+            if self._place is not None and part.nbytes >= PLACED_BYTES and not part.dtype.names:
+                write = self._place(index, k, part.shape, part.dtype.str)
+                if write is not None:
+                    write(part)
+                    done.append(PLACED)
+                    continue
+            done.append(np.array(part))
+            self.n_bytes += part.nbytes
+        return done
+
+    def take(self) -> Content:
+        """Return what was collected since the last call."""
+        content = Content()
+        if self._as_rows:
+            assert self._spec is not None
+            content.placed = self._placed
+            if not self._placed:
+                shape = (len(self._rows), *self._spec.row_shape)
+                content.rows = np.empty(shape, self._spec.dtype)
+                if self._rows:
+                    content.rows[:] = self._rows
+            if self._has_more:
+                content.parts = self._parts
+        elif self._in_memory and self._spec is None:
+            assert self._dumps is not None
+            content.values, content.buffers = self._dumps(self._values)
+        else:
+            content.parts = self._parts
+        self._clear()
+        return content
+
+
+def _is_simple(value: Any) -> bool:
+    return value is None or type(value) in (int, float, bool, complex, str)

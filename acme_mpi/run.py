@@ -1,0 +1,457 @@
+"""One run, from the first index to the closed container.
+
+The life of a task: every rank enters `run`; rank 0's arguments are broadcast as bytes that agents
+do not unpickle. Rank 0's `Master` hands chunks of indices to the `Worker` of every rank; a worker
+gives them to its `Runner`, normally a child process, which calls the function; what comes back is
+written by the rank's `Store`, brought to the disk, recorded in the rank's `Journal`, and reported;
+the report is the request for the next chunk. At the end the stores make one container together,
+and every rank leaves with the same result or the same exception.
+
+Imports go downwards only: ``__main__, __init__`` > ``api`` > ``script`` > ``run`` > ``master,
+worker`` > ``storage, runner, journal, progress`` > ``comm`` > ``tasks, schedule, results, errors``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from acme_mpi.comm import Backoff, World
+from acme_mpi.errors import (
+    AcmeMpiError,
+    Failure,
+    InputError,
+    LaunchError,
+    StoreError,
+    TaskError,
+    summarize,
+)
+from acme_mpi.master import Master
+from acme_mpi.progress import Progress
+from acme_mpi.results import RowSpec
+from acme_mpi.runner.base import Assignment, Runner
+from acme_mpi.runner.child import ChildRunner
+from acme_mpi.runner.inline import InlineRunner
+from acme_mpi.schedule import Factoring
+from acme_mpi.storage import Layout, Store, Stored, make_store
+from acme_mpi.worker import Worker
+
+logger = logging.getLogger("acme_mpi")
+
+MASTER_PAUSE_S = 0.001  # while a request may come in and is worth an answer
+IDLE_PAUSE_S = 0.01
+TAIL_PAUSE_S = 0.05  # nothing is left to hand out
+RESERVE_PAUSE_S = 1.0  # the master has nothing to say to a worker with a chunk in reserve
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every rank has to know of a run; plain values.
+
+    Attributes
+    ----------
+    name : str
+        The function's name.
+    n_tasks : int
+        Number of calls.
+    kind : str
+        Kind of store: ``memory``, ``rank``, ``computation`` or ``single_file``.
+    output_dir : str or None
+        Where files go; None: a new directory ``ACME_<time>`` in the working directory.
+    spec : tuple or None
+        Fields of the `RowSpec`.
+    isolate : bool
+        Call the function in a child process.
+    root : int or None
+        In memory mode the only rank that gets the results.
+    bar : bool or None
+        Progress bar; None: if somebody watches.
+    reproduce : str
+        Command that runs one task, ``{index}`` in the task's place.
+    """
+
+    name: str
+    n_tasks: int
+    kind: str = "rank"
+    output_dir: str | None = None
+    spec: tuple[Any, ...] | None = None
+    isolate: bool = True
+    root: int | None = None
+    bar: bool | None = None
+    reproduce: str = ""
+
+    @property
+    def row_spec(self) -> RowSpec | None:
+        """The form of the results."""
+        return None if self.spec is None else RowSpec(*self.spec)
+
+
+@dataclass
+class Call:
+    """What one rank brings into a run.
+
+    Attributes
+    ----------
+    options : Options or None
+        Rank 0's count.
+    func : bytes or None
+        This rank's pickled function; None: rank 0's is used.
+    tasks, buffers : ndarray of uint8, list of ndarray of uint8
+        The pickled `TaskSet`; rank 0's count.
+    inline : callable or None
+        The function itself, for ``isolate=False``.
+    digests : dict of str to str
+        Fingerprint of each argument, to find ranks that were called differently.
+    error : str
+        What is wrong with this rank's call.
+    """
+
+    options: Options | None = None
+    func: bytes | None = None
+    tasks: Any = None
+    buffers: list[Any] = field(default_factory=list)
+    inline: Any = None
+    digests: Mapping[str, str] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass
+class Result:
+    """What a run has led to; the same on every rank, except for `stored.pieces` with a root.
+
+    Attributes
+    ----------
+    options : Options
+        Of the run.
+    stored : Stored
+        Where the results are.
+    failures : list of Failure
+        In index order.
+    n_unfinished : int
+        Tasks that were not run to their end.
+    storage_error : str
+        Why results could not be written, empty if they were.
+    unready : list of str
+        Why ranks could not load the function.
+    n_ready : int
+        Ranks that could.
+    """
+
+    options: Options
+    stored: Stored
+    failures: list[Failure]
+    n_unfinished: int
+    storage_error: str
+    unready: list[str]
+    n_ready: int
+
+    def error(self, results: Any = None) -> AcmeMpiError | None:
+        """Return the exception that this result calls for, None if all is well."""
+        n_tasks, container = self.options.n_tasks, self.stored.container
+        safe = f"; the others are in {container}" if container else ""
+        if self.storage_error:
+            return StoreError(
+                f"{self.storage_error}\n  {self.n_unfinished} of {n_tasks} tasks were not "
+                f"finished{safe}"
+            )
+        if self.n_unfinished and not self.n_ready:
+            reasons = "\n  ".join(dict.fromkeys(self.unready))
+            return InputError(f"no rank could load {self.options.name}:\n  {reasons}")
+        if self.n_unfinished:
+            return LaunchError(
+                f"{self.n_unfinished} of {n_tasks} tasks were not run, because every rank has "
+                f"lost its runner{safe}:\n  " + "\n  ".join(dict.fromkeys(self.unready))
+            )
+        if self.failures:
+            text = f"{len(self.failures)} of {n_tasks} tasks failed, first: {self.failures[0]}"
+            return TaskError(text, self.failures, results)
+        return None
+
+
+def run(world: World, call: Call) -> Result:
+    """Run all tasks of rank 0's call. Collective.
+
+    Raises
+    ------
+    InputError, LaunchError, StoreError
+        On every rank alike, before any task has run.
+    """
+    world.barrier(_warn)
+    options, layout = _agree_on_call(world, call)
+    try:
+        return _run_agreed(world, call, options, layout)
+    except AcmeMpiError:
+        raise
+    except BaseException:
+        # Leaving alone would make the others wait for ever.
+        stop_runner()
+        if world.size > 1:
+            traceback.print_exc()
+            sys.stderr.flush()
+            world.abort(1)
+        raise
+
+
+def _warn(text: str) -> None:
+    logger.warning("%s", text)
+
+
+def _agree_on_call(world: World, call: Call) -> tuple[Options, Layout]:
+    """Check all ranks' calls and make the directories; all ranks raise alike."""
+    brought = world.gather((call.error, dict(call.digests)))
+    verdict: tuple[str, Any, Any] = ("", None, None)
+    if brought is not None:
+        errors = [f"rank {rank}: {error}" for rank, (error, _) in enumerate(brought) if error]
+        if call.error:
+            errors = [call.error]
+        _warn_of_differences([digests for _, digests in brought])
+        try:
+            if errors:
+                raise InputError("\n".join(errors))
+            assert call.options is not None
+            verdict = ("", astuple(call.options), astuple(_make_directories(call.options)))
+        except InputError as error:
+            verdict = ("input", str(error), None)
+        except StoreError as error:
+            verdict = ("store", str(error), None)
+    kind, options, layout = world.bcast(verdict)
+    if kind:
+        raise (InputError if kind == "input" else StoreError)(options)
+    return Options(*options), Layout(*layout)
+
+
+def _warn_of_differences(digests: list[dict[str, str]]) -> None:
+    for label, digest in digests[0].items():
+        others = [r for r, each in enumerate(digests) if each and each.get(label) != digest]
+        if others:
+            shown = ", ".join(map(str, others[:5])) + (", ..." if len(others) > 5 else "")
+            logger.warning(
+                "argument %r differs on rank(s) %s; the value of rank 0 is used", label, shown
+            )
+
+
+def _make_directories(options: Options) -> Layout:
+    if options.kind == "memory":
+        return Layout("", options.name)
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+    directory = os.path.abspath(os.path.expanduser(options.output_dir or f"ACME_{stamp}"))
+    layout = Layout(directory, options.name)
+    if os.path.lexists(layout.container):
+        raise InputError(
+            f"{layout.container} exists and is never overwritten; "
+            "choose another --output-dir (output_dir=...) or move it away"
+        )
+    payload = os.path.join(directory, layout.payload_folder)
+    for path in (layout.dot_folder, payload):
+        if os.path.lexists(path):
+            raise InputError(
+                f"{path} is left from a run of {options.name} that was not finished; "
+                "choose another --output-dir (output_dir=...) or move it away"
+            )
+    wanted = [directory, layout.dot_folder]
+    if options.kind in ("rank", "computation"):
+        wanted.append(payload)
+    elif options.kind == "single_file":
+        wanted.append(os.path.join(directory, layout.spool_folder))
+    for path in wanted:
+        try:
+            os.makedirs(path, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot create {path}: {error.strerror}") from None
+    return layout
+
+
+def _run_agreed(world: World, call: Call, options: Options, layout: Layout) -> Result:
+    log = _open_log(layout) if world.is_master and layout.directory else None
+    try:
+        assignment = _share_assignment(world, call, options)
+        store = make_store(options.kind, world, layout, options.row_spec, options.n_tasks)
+        assignment.can_place = store.can_place and options.isolate
+        store.open()
+        if world.is_master:
+            _log_start(world, options, layout)
+        runner = _take_runner(world, call, options)
+        result = _work(world, options, store, runner, assignment)
+        if world.is_master:
+            _log_end(result)
+        return result
+    finally:
+        if log is not None:
+            logger.removeHandler(log)
+            log.close()
+
+
+def _share_assignment(world: World, call: Call, options: Options) -> Assignment:
+    """Bring rank 0's arguments to every rank, as bytes. Collective."""
+    everything = None
+    if world.is_master:
+        common = np.frombuffer(call.func or b"", np.uint8)
+        everything = [common, call.tasks, *call.buffers]
+    func, tasks, *buffers = world.bcast_buffers(everything)
+    path, directory = world.bcast((list(sys.path), os.getcwd()) if world.is_master else None)
+    own_func = bytes(func) if call.func is None else call.func
+    return Assignment(
+        own_func, tasks, buffers, path, directory, options.spec, options.kind == "memory"
+    )
+
+
+_RUNNER: list[ChildRunner] = []
+
+
+def take_child_runner(world: World) -> ChildRunner:
+    """Return this process's child runner, started at its first use. Collective."""
+    n_threads = _threads_per_rank(world)
+    if not _RUNNER:
+        _RUNNER.append(ChildRunner(n_threads))
+    return _RUNNER[0]
+
+
+def stop_runner() -> None:
+    """Stop this process's child runner. Independent."""
+    while _RUNNER:
+        _RUNNER.pop().stop()
+
+
+def _threads_per_rank(world: World) -> int:
+    """Return this rank's share of the cores that it may run on."""
+    mask = sorted(os.sched_getaffinity(0))
+    ranks = world.allgather((world.host, mask))
+    return max(1, len(mask) // ranks.count((world.host, mask)))
+
+
+def _take_runner(world: World, call: Call, options: Options) -> Runner | None:
+    if options.isolate:
+        return take_child_runner(world)
+    # In this process the function would keep rank 0 from handing out chunks.
+    return None if world.is_master and world.size > 1 else InlineRunner(call.inline)
+
+
+def _work(
+    world: World, options: Options, store: Store, runner: Runner | None, assignment: Assignment
+) -> Result:
+    """Play master and worker to the end, close the store, and gather what happened. Collective."""
+    worker = master = progress = None
+    if runner is not None:
+        runner.prepare(assignment)
+        worker = Worker(world, runner, store)
+    first_worker = 1 if not options.isolate and world.size > 1 else 0
+    workers = set(range(first_worker, world.size))
+    schedule = Factoring(options.n_tasks, len(workers))
+    if world.is_master:
+        progress = Progress(options.n_tasks, options.bar)
+        master = Master(world, schedule, progress, workers)
+    try:
+        _play(worker, master, runner)
+    finally:
+        if progress is not None:
+            progress.close()
+        store.close()
+    # A barrier before the container is made: everybody's records are on the disk.
+    brought = world.allgather(_brought(worker))
+    stored = store.commit(options.root)
+    n_ready, n_left = world.bcast((master.n_ready, schedule.n_left) if master else None)
+    failures = [Failure(*fields) for each in brought for fields in each[0]]
+    return Result(
+        options,
+        stored,
+        sorted(failures, key=lambda failure: failure.index),
+        n_left,
+        next((each[2] for each in brought if each[2]), ""),
+        [each[1] for each in brought if each[1]],
+        n_ready,
+    )
+
+
+def _brought(worker: Worker | None) -> tuple[list[tuple[Any, ...]], str, str]:
+    if worker is None:
+        return [], "", ""
+    failures = [astuple(failure) for failure in worker.failures]
+    return failures, worker.retired_because, worker.storage_error
+
+
+def _play(worker: Worker | None, master: Master | None, runner: Runner | None) -> None:
+    """Step both roles until they are finished, asleep whenever nothing has happened."""
+    backoff = Backoff()
+    parent, looked_s = os.getppid(), time.monotonic()
+    while True:
+        progressed = master.step() if master is not None else False
+        if worker is not None:
+            progressed = worker.step() or progressed
+        if (worker is None or worker.is_finished) and (master is None or master.is_finished):
+            return
+        if progressed:
+            backoff.reset()
+            continue
+        if isinstance(runner, InlineRunner) and runner.has_work:
+            continue
+        backoff.longest_s = _longest_pause_s(worker, master)
+        pause_s = RESERVE_PAUSE_S if _is_waiting_for_runner(worker, master) else backoff.pause()
+        descriptors = runner.descriptors() if runner is not None else []
+        select.select(descriptors, [], [], pause_s)
+        if time.monotonic() - looked_s > 1.0:
+            looked_s = time.monotonic()
+            _leave_if_orphaned(parent)
+
+
+def _is_waiting_for_runner(worker: Worker | None, master: Master | None) -> bool:
+    return master is None and worker is not None and worker.has_reserve
+
+
+def _longest_pause_s(worker: Worker | None, master: Master | None) -> float:
+    if master is None:
+        return IDLE_PAUSE_S
+    return MASTER_PAUSE_S if master.expects_requests else TAIL_PAUSE_S
+
+
+def _leave_if_orphaned(parent: int) -> None:
+    """End if the launcher has gone: Open MPI 5 leaves ranks behind when mpiexec is killed."""
+    is_launched = "OMPI_COMM_WORLD_SIZE" in os.environ or "PMI_SIZE" in os.environ
+    if is_launched and os.getppid() != parent:
+        stop_runner()
+        os._exit(1)
+
+
+def _open_log(layout: Layout) -> logging.Handler:
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    path = os.path.join(layout.directory, f"ACME_{layout.name}_{stamp}.log")
+    handler = logging.FileHandler(path)
+    handler.setLevel(logging.INFO)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    if logger.getEffectiveLevel() > logging.INFO:
+        logger.setLevel(logging.INFO)
+    return handler
+
+
+def _log_start(world: World, options: Options, layout: Layout) -> None:
+    logger.info(
+        "Preparing %d parallel calls of `%s` using %d ranks",
+        *(options.n_tasks, options.name, world.size),
+    )
+    if layout.directory:
+        logger.info("Results go to %s", layout.container)
+
+
+def _log_end(result: Result) -> None:
+    options, stored = result.options, result.stored
+    for reason in dict.fromkeys(result.unready):
+        if result.n_ready:
+            logger.warning("a rank takes no part, it could not load the function: %s", reason)
+    if result.failures:
+        where = stored.container or ""
+        logger.error(
+            "%s", summarize(result.failures, options.n_tasks, where, options.reproduce)
+        )
+    elif not result.n_unfinished:
+        where = f"; results are in {stored.container}" if stored.container else ""
+        logger.info("SUCCESS! %d tasks done%s", options.n_tasks, where)

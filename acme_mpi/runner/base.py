@@ -1,0 +1,313 @@
+"""What a runner is, and the loop in which every runner calls the user's function."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import pickle
+import sys
+import time
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import cloudpickle
+import numpy as np
+
+from acme_mpi.results import Content, Encoder, ResultError, RowSpec
+from acme_mpi.tasks import TaskSet
+
+REPORT_NS = 50_000_000  # results leave the runner at least this often between two tasks
+REPORT_BYTES = 8 * 1024 * 1024
+
+FailureFields = dict[str, Any]
+
+
+@dataclass
+class Outcome:
+    """What became of the tasks in [start, stop), which lie in one chunk.
+
+    Attributes
+    ----------
+    start, stop : int
+        Half-open range of task indices.
+    failures : list of dict
+        Fields of a `Failure` for each failed task.
+    content : Content
+        The results of all other tasks of the range, in index order.
+    busy_ns : int
+        Time from the first call to the last return, in nanoseconds.
+    """
+
+    start: int
+    stop: int
+    failures: list[FailureFields] = field(default_factory=list)
+    content: Content = field(default_factory=Content)
+    busy_ns: int = 0
+
+    def succeeded(self) -> list[range]:
+        """Return the tasks that have a result, as runs of consecutive indices."""
+        runs, begin = [], self.start
+        for index in sorted(fields["index"] for fields in self.failures):
+            if begin < index:
+                runs.append(range(begin, index))
+            begin = index + 1
+        if begin < self.stop:
+            runs.append(range(begin, self.stop))
+        return runs
+
+    @property
+    def n_succeeded(self) -> int:
+        """Number of results."""
+        return self.stop - self.start - len(self.failures)
+
+
+@dataclass
+class Assignment:
+    """What a runner needs to know of a run, as plain values.
+
+    Attributes
+    ----------
+    func : bytes
+        The pickled function.
+    tasks : ndarray of uint8
+        The pickled `TaskSet`; `buffers` holds its large arrays.
+    buffers : list of ndarray of uint8
+        Out-of-band buffers of `tasks`.
+    sys_path : list of str
+        The caller's module search path.
+    directory : str
+        The caller's working directory.
+    spec : tuple or None
+        Fields of the run's `RowSpec`.
+    in_memory : bool
+        Results stay in memory.
+    can_place : bool
+        The store can tell where a large array goes.
+    """
+
+    func: bytes
+    tasks: Any
+    buffers: list[Any]
+    sys_path: list[str]
+    directory: str
+    spec: tuple[Any, ...] | None = None
+    in_memory: bool = False
+    can_place: bool = False
+
+    @property
+    def row_spec(self) -> RowSpec | None:
+        """The form of the results."""
+        return None if self.spec is None else RowSpec(*self.spec)
+
+
+class Runner(ABC):
+    """Calls tasks for one agent; takes chunks and returns outcomes, in order.
+
+    The agent submits a few chunks ahead, waits for `descriptors` to become readable, and calls
+    `poll`.
+    """
+
+    @abstractmethod
+    def prepare(self, assignment: Assignment) -> None:
+        """Start to load function and arguments; `poll` tells when that is done."""
+
+    @abstractmethod
+    def submit(self, chunk: range) -> None:
+        """Queue the tasks of `chunk`; never waits."""
+
+    @abstractmethod
+    def poll(self) -> list[Any]:
+        """Return what has happened: `Ready`, `Unready`, `PlaceRequest`, `Outcome` objects."""
+
+    @abstractmethod
+    def descriptors(self) -> list[int]:
+        """Return what to select on; empty if `poll` itself does the work."""
+
+    @abstractmethod
+    def answer(self, site: tuple[str, int] | None) -> None:
+        """Answer the oldest open `PlaceRequest` with path and offset, or None: send the data."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End at once, with everything that the user's code has started."""
+
+
+@dataclass
+class Ready:
+    """The function is loaded."""
+
+
+@dataclass
+class Unready:
+    """The function cannot be loaded here.
+
+    Attributes
+    ----------
+    reason : str
+        What went wrong, in one or a few lines.
+    """
+
+    reason: str
+
+
+@dataclass
+class PlaceRequest:
+    """A runner asks where to write a large array.
+
+    Attributes
+    ----------
+    index, k : int
+        Task, and number of the part.
+    shape, dtype : tuple of int, str
+        Of the array.
+    """
+
+    index: int
+    k: int
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def run_chunk(
+    func: Callable[..., Any],
+    name: str,
+    tasks: TaskSet,
+    encoder: Encoder,
+    chunk: range,
+    words: Any,
+    swallow: tuple[type[BaseException], ...] = (BaseException,),
+) -> Iterator[Outcome]:
+    """Call the tasks of one chunk and yield their outcomes, the last at the chunk's end.
+
+    Parameters
+    ----------
+    func, name : callable, str
+        The user's function and what it is called.
+    tasks : TaskSet
+        Its arguments.
+    encoder : Encoder
+        Takes the return values.
+    chunk : range
+        Indices of the tasks.
+    words : memoryview
+        At least two signed 64-bit words that the agent sees: the index of the running task (-1: none)
+        and its start in nanoseconds of `time.monotonic_ns`.
+    swallow : tuple of exception types
+        What a task may raise without ending this process.
+    """
+    start, failures = chunk.start, list[FailureFields]()
+    begin_ns = time.perf_counter_ns()
+    calls = tasks.calls(chunk.start, chunk.stop)
+    for index in chunk:
+        words[1] = time.monotonic_ns()
+        words[0] = index
+        # The only place where exceptions of user code are caught: building the arguments (an
+        # object's __getitem__), the call, and the check of what it returned.
+        try:
+            args, kwargs = next(calls)
+            encoder.add(index, func(*args, **kwargs))
+        except swallow as error:
+            failures.append(describe_failure(error, index, name, tasks))
+        now_ns = time.perf_counter_ns()
+        if now_ns - begin_ns > REPORT_NS or encoder.n_bytes > REPORT_BYTES:
+            words[0] = -1
+            yield Outcome(start, index + 1, failures, encoder.take(), now_ns - begin_ns)
+            start, failures, begin_ns = index + 1, [], time.perf_counter_ns()
+    words[0] = -1
+    if start < chunk.stop:
+        busy_ns = time.perf_counter_ns() - begin_ns
+        yield Outcome(start, chunk.stop, failures, encoder.take(), busy_ns)
+
+
+def describe_failure(
+    error: BaseException, index: int, name: str, tasks: TaskSet | None
+) -> FailureFields:
+    """Return the fields of a `Failure`; never raises, whatever the exception does."""
+    frames = _user_frames(error)
+    location = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    if isinstance(error, SystemExit):
+        kind, message = "exit", f"the function called sys.exit({error.code!r})"
+    elif isinstance(error, ResultError):
+        kind, message, location = "ResultError", f"the function returned {_text(error)}", ""
+        frames = []
+    else:
+        kind, message = type(error).__name__, _text(error)
+    try:
+        call = tasks.call_text(name, index) if tasks is not None else ""
+    except Exception:
+        call = ""
+    lines = ["Traceback (most recent call last):\n", *traceback.format_list(frames)]
+    return {
+        "index": index,
+        "type": kind,
+        "message": message,
+        "location": location,
+        "traceback": "".join([*lines, f"{kind}: {message}\n"]) if frames else "",
+        "call": call,
+    }
+
+
+def _user_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Return the frames of the traceback without those of this package."""
+    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    try:
+        linecache.checkcache()
+        frames = traceback.extract_tb(error.__traceback__)
+    except Exception:
+        return []
+    return [frame for frame in frames if not frame.filename.startswith(own + os.sep)]
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)[:2000]
+    except BaseException as second:
+        return f"(its text cannot be had: {type(second).__name__})"
+
+
+def dump_values(values: list[Any]) -> tuple[bytes, list[Any]]:
+    """Pickle return values; large arrays become out-of-band buffers.
+
+    Raises
+    ------
+    ResultError
+        One of them cannot be pickled.
+    """
+    buffers: list[Any] = []
+    try:
+        data = cloudpickle.dumps(values, protocol=5, buffer_callback=_collect(buffers))
+    except Exception as error:
+        raise ResultError(f"a value that cannot be pickled: {_text(error)}") from None
+    return data, buffers
+
+
+def dump_object(value: Any) -> tuple[Any, list[Any]]:
+    """Pickle a function or a TaskSet as (array of uint8, buffers)."""
+    buffers: list[Any] = []
+    data = cloudpickle.dumps(value, protocol=5, buffer_callback=_collect(buffers))
+    return np.frombuffer(data, np.uint8), buffers
+
+
+def load_object(data: Any, buffers: list[Any]) -> Any:
+    """Undo `dump_object` and `dump_values`."""
+    return pickle.loads(data, buffers=buffers)
+
+
+def _collect(buffers: list[Any]) -> Callable[[pickle.PickleBuffer], bool]:
+    def take(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes < 16 * 1024:
+            return True
+        buffers.append(np.frombuffer(raw, np.uint8))
+        return False
+
+    return take
+
+
+def enter_caller(assignment: Assignment) -> None:
+    """Take over the caller's module search path and working directory."""
+    sys.path[:] = assignment.sys_path
+    os.chdir(assignment.directory)

@@ -1,0 +1,210 @@
+"""Messages between an agent and a child process on the same node.
+
+One message is one datagram; what does not fit travels as a sealed memory file whose descriptor
+goes along. Messages hold plain Python values and NumPy arrays: the receiver unpickles nothing
+else, and recognises garbage that user code may have written into the descriptor.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import io
+import mmap
+import os
+import pickle
+import socket
+import struct
+import zlib
+from enum import IntEnum
+from typing import Any
+
+MAGIC = b"acmi"
+HEADER = struct.Struct("<4sBBHIQ")  # magic, kind, in a memory file?, buffers, crc32, body bytes
+INLINE_BYTES = 64 * 1024  # a datagram has to fit into a socket buffer
+OUT_OF_BAND_BYTES = 16 * 1024
+MAX_BUFFERS = 4096
+
+
+class ChannelError(Exception):
+    """The other side sent something that is not a message."""
+
+
+class Kind(IntEnum):
+    """What a message is. Agent to child above the line, child to agent below."""
+
+    LOAD = 1  # load target and arguments of the command line       (CommandRequest)
+    TASKS = 2  # function, arguments and options of a run            (Assignment)
+    CHUNK = 3  # call the tasks in [start, stop)                     (start, stop)
+    SITE = 4  # where to write a placed array                       (path, offset) or None
+    SHOW = 5  # print values                                        (values, buffers, failed)
+    ANSWER = 6  # end of a script's map call                        (Answer)
+    # ----
+    READY = 17  # the function is loaded                            (name)
+    UNREADY = 18  # it cannot be loaded                             (reason)
+    LOADED = 19  # result of LOAD                                   (PreparedCommand)
+    PLACE = 20  # where shall this array go?                        (index, k, shape, dtype)
+    OUTCOME = 21  # results of the tasks in [start, stop)           (Outcome)
+    SHOWN = 22  # the values are printed                            ()
+    CALL = 23  # a script calls map                                 (PreparedCall)
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Unpickle builtins and NumPy arrays, refuse the rest."""
+
+    _MODULES = frozenset({"numpy", "numpy.core", "numpy._core"})
+    _NAMES = frozenset({"_reconstruct", "_frombuffer", "scalar", "ndarray", "dtype"})
+
+    def find_class(self, module: str, name: str) -> Any:
+        root = ".".join(module.split(".")[: 2 if "core" in module else 1])
+        if root in self._MODULES and name in self._NAMES:
+            return super().find_class(module, name)
+        raise ChannelError(f"a message holds a {module}.{name}")
+
+
+class Channel:
+    """One end of a two-way connection to a process on this node.
+
+    Parameters
+    ----------
+    sock : socket.socket
+        A connected ``AF_UNIX`` ``SOCK_SEQPACKET`` socket.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+
+    @classmethod
+    def pair(cls) -> tuple[Channel, Channel]:
+        """Return the two ends of a new channel."""
+        left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return cls(left), cls(right)
+
+    @classmethod
+    def from_descriptor(cls, descriptor: int) -> Channel:
+        """Return the end that was inherited as `descriptor`."""
+        return cls(socket.socket(fileno=descriptor))
+
+    def fileno(self) -> int:
+        """Return the descriptor, for select and for passing on."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Close this end."""
+        self._socket.close()
+
+    def send(self, kind: Kind, content: Any = None) -> None:
+        """Send one message; large arrays inside `content` are not copied into the pickle."""
+        buffers: list[pickle.PickleBuffer] = []
+
+        def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
+            if buffer.raw().nbytes < OUT_OF_BAND_BYTES or len(buffers) >= MAX_BUFFERS:
+                return True
+            buffers.append(buffer)
+            return False
+
+        body = pickle.dumps(content, protocol=5, buffer_callback=keep_in_band)
+        pieces = [memoryview(body), *(buffer.raw() for buffer in buffers)]
+        sizes = struct.pack(f"<{len(pieces)}Q", *(piece.nbytes for piece in pieces))
+        n_bytes = len(sizes) + sum(piece.nbytes for piece in pieces)
+        if n_bytes <= INLINE_BYTES:
+            data = b"".join([sizes, *pieces])
+            header = HEADER.pack(MAGIC, kind, 0, len(pieces), zlib.crc32(data), n_bytes)
+            self._socket.sendmsg([header, data])
+            return
+        descriptor = _sealed_memory(sizes, pieces, n_bytes)
+        try:
+            header = HEADER.pack(MAGIC, kind, 1, len(pieces), zlib.crc32(sizes), n_bytes)
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))
+            self._socket.sendmsg([header, sizes], [rights])
+        finally:
+            os.close(descriptor)
+
+    def receive(self, wait: bool = True) -> tuple[Kind, Any] | None:
+        """Return (kind, content) of the next message; None if there is none and `wait` is false.
+
+        Raises
+        ------
+        EOFError
+            The other side has closed its end.
+        ChannelError
+            What came is not a message.
+        """
+        flags = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
+        try:
+            data, ancillary, _, _ = self._socket.recvmsg(
+                INLINE_BYTES + 8 * MAX_BUFFERS + HEADER.size, socket.CMSG_SPACE(4), flags
+            )
+        except BlockingIOError:
+            return None
+        except ConnectionError as error:
+            raise EOFError(str(error)) from None
+        descriptors = [
+            descriptor
+            for level, kind, raw in ancillary
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS
+            for descriptor in array.array("i", raw[: len(raw) - len(raw) % 4])
+        ]
+        try:
+            if not data:
+                raise EOFError("the other side has gone")
+            return _decode(data, descriptors)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+
+def _sealed_memory(sizes: bytes, pieces: list[memoryview], n_bytes: int) -> int:
+    descriptor = os.memfd_create("acme_mpi", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(descriptor, n_bytes)
+        offset = 0
+        for piece in (memoryview(sizes), *pieces):
+            flat = piece.cast("B") if piece.nbytes else piece
+            done = 0
+            while done < piece.nbytes:
+                done += os.pwrite(descriptor, flat[done:], offset + done)
+            offset += piece.nbytes
+        # A file that cannot shrink cannot make its reader die of SIGBUS.
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _decode(data: bytes, descriptors: list[int]) -> tuple[Kind, Any]:
+    if len(data) < HEADER.size or data[:4] != MAGIC:
+        raise ChannelError("bytes that are not a message")
+    _, kind, in_memory, n_pieces, crc, n_bytes = HEADER.unpack_from(data)
+    head = memoryview(data)[HEADER.size :]
+    if zlib.crc32(head) != crc or n_pieces < 1 or len(head) < 8 * n_pieces:
+        raise ChannelError("a damaged message")
+    sizes = struct.unpack_from(f"<{n_pieces}Q", head)
+    body = _map_memory(descriptors, n_bytes) if in_memory else head
+    if body.nbytes != n_bytes or 8 * n_pieces + sum(sizes) != n_bytes:
+        raise ChannelError("a message of the wrong length")
+    pieces, offset = [], 8 * n_pieces
+    for size in sizes:
+        pieces.append(body[offset : offset + size])
+        offset += size
+    try:
+        content = _PlainUnpickler(io.BytesIO(pieces[0]), buffers=pieces[1:]).load()
+        return Kind(kind), content
+    except ChannelError:
+        raise
+    except Exception as error:
+        raise ChannelError(f"a message that cannot be read: {error}") from None
+
+
+def _map_memory(descriptors: list[int], n_bytes: int) -> memoryview:
+    if len(descriptors) != 1:
+        raise ChannelError("a message without its memory file")
+    try:
+        seals = fcntl.fcntl(descriptors[0], fcntl.F_GET_SEALS)
+    except OSError:
+        seals = 0
+    if not seals & fcntl.F_SEAL_SHRINK or os.fstat(descriptors[0]).st_size != n_bytes:
+        raise ChannelError("a memory file that is not sealed")
+    # ACCESS_COPY gives writable arrays; pages are copied only where somebody writes.
+    return memoryview(mmap.mmap(descriptors[0], n_bytes, access=mmap.ACCESS_COPY))

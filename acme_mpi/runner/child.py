@@ -1,0 +1,179 @@
+"""The parent side of a runner in a child process: user code cannot crash or stall the agent."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from acme_mpi.results import Content
+from acme_mpi.runner.base import (
+    Assignment,
+    Outcome,
+    PlaceRequest,
+    Ready,
+    Runner,
+    Unready,
+)
+from acme_mpi.runner.channel import ChannelError, Kind
+from acme_mpi.runner.process import Child, ending_text
+
+MAX_IDLE_DEATHS = 3
+
+
+class ChildRunner(Runner):
+    """Calls tasks in a child process and replaces the child when it dies.
+
+    A child that ends, is killed, or writes garbage costs the task that it was running; the other
+    tasks of its chunks go to its successor.
+
+    Parameters
+    ----------
+    n_threads : int
+        Threads of the numerical libraries in the child, >= 1.
+    """
+
+    def __init__(self, n_threads: int = 1) -> None:
+        self._n_threads = n_threads
+        self._child: Child | None = Child("child_main", n_threads=n_threads)
+        self._assignment: Assignment | None = None
+        self._pending: deque[range] = deque()  # submitted, not yet reported; oldest first
+        self._events: deque[Any] = deque()
+        self._is_prepared = False
+        self._n_idle_deaths = 0
+        self.other_messages: deque[tuple[Kind, Any]] = deque()
+
+    def prepare(self, assignment: Assignment) -> None:
+        """Send function and arguments to the child."""
+        self._assignment = assignment
+        self._pending.clear()
+        self._events.clear()
+        self._is_prepared = False
+        self._n_idle_deaths = 0
+        self.send(Kind.TASKS, astuple_shallow(assignment))
+
+    def send(self, kind: Kind, content: Any) -> None:
+        """Send a message to the child; a child that is gone is noticed by `poll`."""
+        if self._child is None:
+            self._child = Child("child_main", n_threads=self._n_threads)
+        try:
+            self._child.channel.send(kind, content)
+        except (BrokenPipeError, ConnectionError):
+            pass
+
+    def submit(self, chunk: range) -> None:
+        """Queue the tasks of `chunk` in the child."""
+        self._pending.append(chunk)
+        self.send(Kind.CHUNK, (chunk.start, chunk.stop))
+
+    def descriptors(self) -> list[int]:
+        """Return the channel and the child's process descriptor."""
+        child = self._child
+        return [] if child is None else [child.channel.fileno(), child.pidfd]
+
+    def poll(self) -> list[Any]:
+        """Return what the child has said since the last call."""
+        while self._child is not None:
+            ended = self._child.has_ended()
+            try:
+                message = self._child.channel.receive(wait=False)
+                if message is not None:
+                    self._take(*message)
+                    continue
+            except EOFError:
+                self._bury("closed its channel" if not ended else None)
+                break
+            except (ChannelError, TypeError, ValueError, OSError) as error:
+                self._bury(f"wrote garbage into its channel ({error})")
+                break
+            # Ended before the last look, and nothing is left to read.
+            if ended:
+                self._bury(None)
+            break
+        events, self._events = list(self._events), deque()
+        return events
+
+    def _take(self, kind: Kind, content: Any) -> None:
+        if kind == Kind.READY:
+            self._is_prepared = True
+            self._events.append(Ready())
+        elif kind == Kind.UNREADY:
+            self._events.append(Unready(str(content)))
+        elif kind == Kind.PLACE:
+            index, k, shape, dtype = content
+            self._events.append(PlaceRequest(index, k, tuple(shape), dtype))
+        elif kind == Kind.OUTCOME:
+            start, stop, failures, busy_ns, *parts = content
+            self._finish(Outcome(start, stop, failures, Content(*parts), busy_ns))
+        else:
+            self.other_messages.append((kind, content))
+
+    def _finish(self, outcome: Outcome) -> None:
+        chunk = self._pending[0] if self._pending else range(0)
+        if outcome.start != chunk.start or not chunk.start < outcome.stop <= chunk.stop:
+            raise ValueError(f"an outcome for tasks that were not asked for: {outcome.start}")
+        self._pending.popleft()
+        if outcome.stop < chunk.stop:
+            self._pending.appendleft(range(outcome.stop, chunk.stop))
+        self._n_idle_deaths = 0
+        self._events.append(outcome)
+
+    def _bury(self, misdeed: str | None) -> None:
+        """Replace the dead (or misbehaving) child and fail the task it was running."""
+        assert self._child is not None
+        index = self._child.words[0]
+        self._child.channel.close()
+        status = self._child.kill()
+        self._child = None
+        kind, message = ending_text(status)
+        if misdeed is not None:
+            kind, message = "protocol", f"the process that ran the task {misdeed}"
+        if not self._is_prepared:
+            if self._assignment is not None:
+                self._events.append(Unready(f"{message} while the function was loaded"))
+            return
+        running = self._pending[0] if self._pending else range(0)
+        if index not in running:
+            self._n_idle_deaths += 1
+            if self._n_idle_deaths > MAX_IDLE_DEATHS:
+                self._events.append(Unready(f"{message}, again and again, between two tasks"))
+                return
+            self._restart()
+            return
+        self._pending.popleft()
+        if index + 1 < running.stop:
+            self._pending.appendleft(range(index + 1, running.stop))
+        # The tasks before it had returned, but their results died with the child.
+        if running.start < index:
+            self._pending.appendleft(range(running.start, index))
+        self._events.append(
+            Outcome(index, index + 1, [{"index": index, "type": kind, "message": message}])
+        )
+        self._restart()
+
+    def _restart(self) -> None:
+        pending, self._pending = list(self._pending), deque()
+        assert self._assignment is not None
+        self._is_prepared = True
+        self.send(Kind.TASKS, astuple_shallow(self._assignment))
+        for chunk in pending:
+            self.submit(chunk)
+
+    def answer(self, site: tuple[str, int] | None) -> None:
+        """Tell the child where its array goes."""
+        self.send(Kind.SITE, site)
+
+    def stop(self) -> None:
+        """Kill the child and everything it has started."""
+        if self._child is not None:
+            self._child.kill()
+            self._child = None
+
+    @property
+    def pid(self) -> int:
+        """The child's process id, 0 if there is none."""
+        return 0 if self._child is None else self._child.pid
+
+
+def astuple_shallow(assignment: Assignment) -> tuple[Any, ...]:
+    """Return the fields as a tuple, arrays not copied."""
+    return tuple(getattr(assignment, name) for name in assignment.__dataclass_fields__)

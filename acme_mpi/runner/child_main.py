@@ -1,0 +1,198 @@
+"""The child's side of a runner: load the function, call its tasks, report."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from acme_mpi.results import Encoder
+from acme_mpi.runner.base import (
+    Assignment,
+    dump_values,
+    enter_caller,
+    load_object,
+    run_chunk,
+)
+from acme_mpi.runner.channel import Channel, Kind
+from acme_mpi.runner.process import arm_lifeline
+from acme_mpi.tasks import TaskSet, function_name
+
+IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def main() -> None:
+    """Serve the agent until it closes the channel or goes."""
+    channel_fd, lifeline, page = (int(text) for text in sys.argv[1:4])
+    arm_lifeline(lifeline, whole_group=True)
+    leave_signals_to_the_agent()
+    volunteer_for_the_oom_killer()
+    words = memoryview(mmap.mmap(page, mmap.PAGESIZE)).cast("q")
+    os.close(page)
+    sys.argv[:] = [""]
+    channel = Channel.from_descriptor(channel_fd)
+    os.set_inheritable(channel_fd, False)
+    try:
+        Server(channel, words).serve()
+    except (EOFError, BrokenPipeError):
+        pass
+    flush_standard_streams()
+    # Threads and atexit hooks of user code must not keep a finished runner alive.
+    os._exit(0)
+
+
+def leave_signals_to_the_agent() -> None:
+    """Take the signals that end a job with handlers that do nothing; the agent decides.
+
+    Handlers and not SIG_IGN, because programs started by the user's function would inherit that.
+    """
+
+    def nothing(number: int, frame: Any) -> None:
+        pass
+
+    for number in IGNORED_SIGNALS:
+        signal.signal(number, nothing)
+
+    def reset() -> None:
+        for number in IGNORED_SIGNALS:
+            default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, default)
+
+    os.register_at_fork(after_in_child=reset)
+
+
+def volunteer_for_the_oom_killer() -> None:
+    """Make the kernel prefer this process to the agent when memory runs out."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("500")
+    except OSError:
+        pass
+
+
+def flush_standard_streams() -> None:
+    """Flush stdout and stderr; closed ones are no reason to fail."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass
+
+
+class Server:
+    """Answers the agent's messages one after the other.
+
+    Parameters
+    ----------
+    channel : Channel
+        To the agent.
+    words : memoryview
+        Shared page, see `run_chunk`.
+    """
+
+    def __init__(self, channel: Channel, words: Any) -> None:
+        self._channel, self._words = channel, words
+        self._waiting: deque[tuple[Kind, Any]] = deque()
+        self._run: tuple[Any, str, TaskSet, Encoder] | None = None
+
+    def serve(self) -> None:
+        """Answer messages until the channel closes."""
+        while True:
+            kind, content = self._waiting.popleft() if self._waiting else self._receive()
+            if kind == Kind.TASKS:
+                self._load(Assignment(*content))
+            elif kind == Kind.CHUNK and self._run is not None:
+                self._call(range(*content))
+            elif kind == Kind.LOAD:
+                from acme_mpi.runner.loading import prepare_command
+
+                self._channel.send(Kind.LOADED, prepare_command(content))
+            elif kind == Kind.SHOW:
+                from acme_mpi.runner.loading import show_values
+
+                show_values(*content)
+                flush_standard_streams()
+                self._channel.send(Kind.SHOWN)
+
+    def _receive(self) -> tuple[Kind, Any]:
+        message = self._channel.receive()
+        assert message is not None
+        return message
+
+    def _load(self, assignment: Assignment) -> None:
+        try:
+            enter_caller(assignment)
+            func = load_object(assignment.func, [])
+            tasks = load_object(assignment.tasks, assignment.buffers)
+        except BaseException as error:
+            self._run = None
+            reason = f"{type(error).__name__}: {error}"
+            self._channel.send(Kind.UNREADY, f"{socket.gethostname()}: {reason}")
+            return
+        encoder = Encoder(
+            assignment.row_spec,
+            assignment.in_memory,
+            place=self._place if assignment.can_place else None,
+            dumps=dump_values,
+        )
+        self._run = (func, function_name(func), tasks, encoder)
+        self._channel.send(Kind.READY)
+
+    def _call(self, chunk: range) -> None:
+        assert self._run is not None
+        func, name, tasks, encoder = self._run
+        for outcome in run_chunk(func, name, tasks, encoder, chunk, self._words):
+            content = outcome.content
+            flush_standard_streams()
+            self._channel.send(
+                Kind.OUTCOME,
+                (
+                    *(outcome.start, outcome.stop, outcome.failures, outcome.busy_ns),
+                    *(content.rows, content.placed, content.parts),
+                    *(content.values, content.buffers),
+                ),
+            )
+
+    def _place(
+        self, index: int, k: int, shape: tuple[int, ...], dtype: str
+    ) -> Callable[[Any], None] | None:
+        """Ask the agent where an array goes; return the function that writes it there."""
+        self._channel.send(Kind.PLACE, (index, k, shape, dtype))
+        while True:
+            kind, content = self._receive()
+            if kind == Kind.SITE:
+                break
+            self._waiting.append((kind, content))
+        if content is None:
+            return None
+        path, offset = content
+        return lambda array: write_at(path, offset, array)
+
+
+def write_at(path: str, offset: int, array: Any) -> None:
+    """Write the bytes of `array`, in C order, at `offset` of the file at `path`.
+
+    Raises
+    ------
+    OSError
+        The medium refused the data.
+    """
+    data = memoryview(np.ascontiguousarray(array)).cast("B")
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        done = 0
+        while done < len(data):
+            done += os.pwrite(descriptor, data[done : done + (1 << 30)], offset + done)
+    finally:
+        os.close(descriptor)
+
+
+if __name__ == "__main__":
+    main()

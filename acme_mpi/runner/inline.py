@@ -1,0 +1,94 @@
+"""The runner without a process of its own: the agent calls the function itself."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from acme_mpi.results import Encoder
+from acme_mpi.runner.base import (
+    Assignment,
+    Outcome,
+    Ready,
+    Runner,
+    Unready,
+    dump_values,
+    enter_caller,
+    load_object,
+    run_chunk,
+)
+from acme_mpi.tasks import TaskSet, function_name
+
+
+class InlineRunner(Runner):
+    """Calls tasks in this process, for functions that communicate or need its state.
+
+    A task that ends the process ends the rank; an exception costs its task alone.
+
+    Parameters
+    ----------
+    func : callable, optional
+        This rank's own function; None: the one of the assignment.
+    """
+
+    def __init__(self, func: Any = None) -> None:
+        self._func = func
+        self._chunks: deque[range] = deque()
+        self._running: Iterator[Outcome] | None = None
+        self._start: Ready | Unready | None = None
+        self._words = [-1, 0]
+
+    def prepare(self, assignment: Assignment) -> None:
+        """Load the arguments at once."""
+        self._encoder = Encoder(assignment.row_spec, assignment.in_memory, dumps=dump_values)
+        self._start = Ready()
+        try:
+            self._tasks: TaskSet = load_object(assignment.tasks, assignment.buffers)
+            if self._func is None:
+                enter_caller(assignment)
+                self._func = load_object(assignment.func, [])
+            self._name = function_name(self._func)
+        except Exception as error:
+            self._start = Unready(f"{type(error).__name__}: {error}")
+
+    def submit(self, chunk: range) -> None:
+        """Queue a chunk."""
+        self._chunks.append(chunk)
+
+    def poll(self) -> list[Any]:
+        """Call tasks for about 50 ms and return their outcome."""
+        if self._start is not None:
+            start, self._start = self._start, None
+            return [start]
+        if self._running is None and self._chunks:
+            chunk = self._chunks.popleft()
+            self._running = run_chunk(
+                self._func, self._name, self._tasks, self._encoder, chunk, self._words,
+                swallow=(Exception, SystemExit),
+            )  # fmt: skip
+        if self._running is None:
+            return []
+        outcome = next(self._running, None)
+        if outcome is None:
+            self._running = None
+            return self.poll()
+        return [outcome]
+
+    def descriptors(self) -> list[int]:
+        """Return nothing to select on."""
+        return []
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `poll` would call a task."""
+        return self._running is not None or bool(self._chunks) or self._start is not None
+
+    def answer(self, site: tuple[str, int] | None) -> None:
+        """Never asked: the values are in this process already."""
+        raise AssertionError("an inline runner asks for no place")
+
+    def stop(self) -> None:
+        """Forget what is queued."""
+        self._chunks.clear()
+        self._running = None

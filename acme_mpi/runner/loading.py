@@ -1,0 +1,310 @@
+"""Load what the command line names: the target function and the file of arguments.
+
+This runs where user code may run, in a runner (or in the foreground for ``--plan`` and
+``--debug-task``), never in an agent.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import json
+import os
+import pickle
+import sys
+import traceback
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from acme_mpi.errors import InputError
+from acme_mpi.runner.base import dump_object, load_object
+from acme_mpi.tasks import (
+    PerTask,
+    Shared,
+    TaskSet,
+    distribute,
+    function_name,
+    signature_of,
+)
+
+
+class _ByTarget:
+    """Pickles as the instruction to load the target again, wherever it is unpickled."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return load_target, (self._target,)
+
+
+def load_target(target: str) -> Callable[..., Any]:
+    """Return the function that ``module:function`` or ``path/to/file.py:function`` names.
+
+    Raises
+    ------
+    InputError
+        There is no such module, file or function, or its import fails.
+    """
+    where, colon, attribute = target.rpartition(":")
+    if not colon or not where or not attribute:
+        raise InputError(
+            f"target {target!r} has to be module:function, path/to/file.py:function, or script.py"
+        )
+    module = _load_module(where)
+    found: Any = module
+    for name in attribute.split("."):
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            names = [n for n in dir(found) if not n.startswith("_") and callable(getattr(found, n))]
+            close = difflib.get_close_matches(name, names, 3) or names[:8]
+            raise InputError(
+                f"{where} has no function {attribute!r}; it has: {', '.join(close) or 'none'}"
+            ) from None
+    if not callable(found):
+        raise InputError(f"{target} is not callable, but {type(found)}")
+    return found  # type: ignore[no-any-return]
+
+
+def _load_module(where: str) -> Any:
+    is_file = where.endswith(".py") or os.sep in where
+    if is_file and not os.path.isfile(where):
+        raise InputError(f"there is no file {where!r} (working directory {os.getcwd()})")
+    try:
+        return _load_file(where) if is_file else importlib.import_module(where)
+    except ModuleNotFoundError as error:
+        if error.name is None or not where.startswith(error.name):
+            raise InputError(f"cannot import {where}: {_user_traceback(error)}") from None
+        raise InputError(
+            f"there is no module {where!r} in the working directory ({os.getcwd()}) or on "
+            "PYTHONPATH; a file is named path/to/file.py:function"
+        ) from None
+    except (KeyboardInterrupt, MemoryError):
+        raise
+    except BaseException as error:
+        raise InputError(f"cannot import {where}: {_user_traceback(error)}") from None
+
+
+def _load_file(path: str) -> Any:
+    path = os.path.abspath(path)
+    name = os.path.splitext(os.path.basename(path))[0]
+    loaded = sys.modules.get(name)
+    if loaded is not None and getattr(loaded, "__file__", None) == path:
+        return loaded
+    # As Python does for a script: modules beside the file can be imported.
+    if os.path.dirname(path) not in sys.path:
+        sys.path.insert(0, os.path.dirname(path))
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _user_traceback(error: BaseException) -> str:
+    """Return the error with the frames of the user's module, none of ours or of importlib."""
+    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((own, "<frozen importlib"))
+        and os.sep + "importlib" + os.sep not in frame.filename
+    ]
+    lines = traceback.format_list(frames) + traceback.format_exception_only(error)
+    return "\n" + "".join(lines).rstrip()
+
+
+def load_arguments(path: str, allow_pickle: bool) -> tuple[list[Any], dict[str, Any]]:
+    """Return (args, kwargs) of an ``.npz`` or ``.npy`` file; 0-d arrays become scalars.
+
+    Raises
+    ------
+    InputError
+        No such file, not a NumPy file, or pickled objects without permission.
+    """
+    if not os.path.isfile(path):
+        raise InputError(f"there is no argument file {path!r} (working directory {os.getcwd()})")
+    try:
+        loaded = np.load(path, allow_pickle=allow_pickle)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        raise _unreadable(path, path, error) from None
+    if isinstance(loaded, np.ndarray):
+        return [_as_scalar(loaded)], {}
+    args: dict[int, Any] = {}
+    kwargs: dict[str, Any] = {}
+    with loaded:
+        for name in loaded.files:
+            try:
+                value = _as_scalar(loaded[name])
+            except (ValueError, OSError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+                raise _unreadable(f"{name!r} in {path}", path, error) from None
+            number = name.removeprefix("arr_")
+            if name.startswith("arr_") and number.isdigit():
+                args[int(number)] = value
+            else:
+                kwargs[name] = value
+    return [args[k] for k in sorted(args)], kwargs
+
+
+def _unreadable(what: str, path: str, error: Exception) -> InputError:
+    if "allow_pickle" in str(error):
+        if not path.endswith((".npz", ".npy")):
+            return InputError(f"{path} is not a NumPy file (.npz or .npy)")
+        return InputError(
+            f"{what} holds pickled objects, and a pickle can run any code when it is read; "
+            "if you trust the file, say --allow-pickle"
+        )
+    return InputError(f"{what} cannot be read as a NumPy file (.npz or .npy): {error}")
+
+
+def _as_scalar(value: Any) -> Any:
+    if value.ndim:
+        return value
+    if value.dtype in (np.bool_, np.int64, np.float64, np.complex128) or value.dtype.kind in "UO":
+        return value.item()
+    return value[()]
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Return (name, value) of ``name=value``; the value is JSON, else a string.
+
+    Raises
+    ------
+    InputError
+        There is no ``=``, or the name is not an identifier.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise InputError(f"--set needs NAME=VALUE with a parameter's name, not {text!r}")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def load_command(request: Mapping[str, Any]) -> tuple[Callable[..., Any], TaskSet]:
+    """Return the function and the tasks that a command line describes.
+
+    Parameters
+    ----------
+    request : mapping
+        ``target, arguments, allow_pickle, settings, split, share, n_inputs, sys_path, directory``.
+
+    Raises
+    ------
+    InputError
+        Anything about them is wrong.
+    """
+    sys.path[:] = request["sys_path"]
+    os.chdir(request["directory"])
+    func = load_target(request["target"])
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    if request["arguments"] is not None:
+        args, kwargs = load_arguments(request["arguments"], request["allow_pickle"])
+    kwargs.update(parse_setting(text) for text in request["settings"])
+    for text in request["split"]:
+        name, _, axis = text.partition(":")
+        if axis and not axis.lstrip("-").isdigit():
+            raise InputError(f"--split needs NAME or NAME:AXIS with an integer axis, not {text!r}")
+        _mark(func, args, kwargs, name, "--split", lambda v, a=int(axis or 0): PerTask(v, a))
+    for name in request["share"]:
+        _mark(func, args, kwargs, name, "--share", Shared)
+    return func, distribute(func, args, kwargs, request["n_inputs"])
+
+
+def _mark(
+    func: Callable[..., Any],
+    args: list[Any],
+    kwargs: dict[str, Any],
+    name: str,
+    option: str,
+    wrap: Callable[[Any], Any],
+) -> None:
+    """Wrap the argument called `name`, given by name or by position."""
+    place = _position(func, args, name)
+    current = kwargs.get(name) if name in kwargs else None if place is None else args[place]
+    if name not in kwargs and place is None:
+        known = [*_positional_names(func, args), *kwargs]
+        raise InputError(
+            f"{option} {name}: there is no such argument; given are: {', '.join(known) or 'none'}"
+        )
+    if isinstance(current, (PerTask, Shared)):
+        raise InputError(f"{option} {name}: the argument is named twice in --split and --share")
+    if name in kwargs:
+        kwargs[name] = wrap(current)
+    elif place is not None:
+        args[place] = wrap(current)
+
+
+def _positional_names(func: Callable[..., Any], args: Sequence[Any]) -> list[str]:
+    signature = signature_of(func)
+    names = [] if signature is None else [
+        p.name for p in signature.parameters.values()
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]  # fmt: skip
+    return [names[k] if k < len(names) else str(k) for k in range(len(args))]
+
+
+def _position(func: Callable[..., Any], args: Sequence[Any], name: str) -> int | None:
+    names = _positional_names(func, args)
+    if name in names:
+        return names.index(name)
+    return int(name) if name.isdigit() and int(name) < len(args) else None
+
+
+def prepare_command(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Load a command's function and arguments and return them as plain values.
+
+    Returns
+    -------
+    dict
+        ``name, n_tasks, func, tasks, buffers``, or ``error`` with the text.
+    """
+    try:
+        func, tasks = load_command(request)
+        data, buffers = dump_object(tasks)
+    except InputError as error:
+        return {"error": str(error)}
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+    return {
+        "name": function_name(func),
+        "n_tasks": tasks.n_tasks,
+        "func": pickle.dumps(_ByTarget(request["target"])),
+        "tasks": data,
+        "buffers": buffers,
+    }
+
+
+def show_values(pieces: Sequence[Any], n_tasks: int) -> None:
+    """Print the return values of all tasks, one after the other, None where a task failed.
+
+    Parameters
+    ----------
+    pieces : sequence of (runs, values, buffers)
+        Pickled lists of values for runs of consecutive tasks.
+    n_tasks : int
+        Number of tasks.
+    """
+    for value in join_values(pieces, n_tasks):
+        print(value)
+
+
+def join_values(pieces: Sequence[Any], n_tasks: int) -> list[Any]:
+    """Return the list of all values in task order, None where there is none."""
+    values: list[Any] = [None] * n_tasks
+    for runs, data, buffers in pieces:
+        loaded = load_object(data, buffers or [])
+        done = 0
+        for start, stop in runs:
+            values[start:stop] = loaded[done : done + stop - start]
+            done += stop - start
+    return values

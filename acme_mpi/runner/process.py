@@ -1,0 +1,170 @@
+"""Start a child process that cannot outlive this one, and end it."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from acme_mpi.runner.channel import Channel
+
+# A child that imports mpi4py must get a world of its own instead of the agent's place.
+LAUNCHER_PREFIXES = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_STEP")
+LAUNCHER_NAMES = frozenset({"SLURM_PROCID", "SLURM_LOCALID", "SLURM_TASK_PID"})
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+# The package is found where this process found it; -P keeps the working directory out of the way.
+_BOOT = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); "
+    "from acme_mpi.runner.{module} import main; main()"
+)
+_ROOT = str(Path(__file__).resolve().parents[2])
+
+
+def child_environment(n_threads: int) -> dict[str, str]:
+    """Return the environment of a child: no launcher variables, `n_threads` unless set."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(LAUNCHER_PREFIXES) and name not in LAUNCHER_NAMES
+    }
+    for name in THREAD_VARIABLES:
+        environment.setdefault(name, str(n_threads))
+    return environment
+
+
+class Child:
+    """A Python child with a channel, a shared page, and a lifeline.
+
+    The lifeline is a pipe whose only write end is here. When this process goes, however it goes,
+    the kernel kills the child and all that the child has started.
+
+    Parameters
+    ----------
+    module : str
+        ``child_main`` or ``script_main``; its ``main`` gets the descriptors of channel, lifeline
+        and page as its first arguments.
+    arguments : sequence of str
+        Further arguments.
+    n_threads : int
+        For the numerical libraries.
+    has_terminal : bool
+        Whether the child belongs to the terminal (a user's script), with its standard input and
+        signals; otherwise it leads a session of its own.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        arguments: Sequence[str] = (),
+        n_threads: int = 1,
+        has_terminal: bool = False,
+    ) -> None:
+        self.channel, remote = Channel.pair()
+        lifeline, self._lifeline = os.pipe2(os.O_CLOEXEC)
+        page = os.memfd_create("acme_mpi_page", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(page, mmap.PAGESIZE)
+            self.words = memoryview(mmap.mmap(page, mmap.PAGESIZE)).cast("q")
+            self.words[0] = -1
+            inherited = (remote.fileno(), lifeline, page)
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-P", "-c", _BOOT.format(module=module), _ROOT),
+                    *map(str, inherited),
+                    *arguments,
+                ],
+                stdin=None if has_terminal else subprocess.DEVNULL,
+                pass_fds=inherited,
+                env=child_environment(n_threads),
+                start_new_session=not has_terminal,
+            )
+        except OSError:
+            os.close(self._lifeline)
+            raise
+        finally:
+            remote.close()
+            os.close(lifeline)
+            os.close(page)
+        self._has_group = not has_terminal
+        # Readable as soon as the child has ended, even if its own children keep the channel open.
+        self.pidfd = os.pidfd_open(self._process.pid)
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._process.pid
+
+    def has_ended(self) -> bool:
+        """Tell whether the child is gone."""
+        return bool(select.select([self.pidfd], [], [], 0)[0])
+
+    def kill(self) -> int:
+        """Kill the child and all its processes, free everything, and return its wait status.
+
+        The status is that of `subprocess`: an exit code, or minus the signal.
+        """
+        if self._has_group:
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        else:
+            self._process.kill()
+        status = self._process.wait()
+        os.close(self.pidfd)
+        os.close(self._lifeline)
+        self.channel.close()
+        return status
+
+
+def arm_lifeline(descriptor: int, whole_group: bool) -> None:
+    """Have the kernel kill this process (group) when the write end of the lifeline closes.
+
+    Parameters
+    ----------
+    descriptor : int
+        Read end of the pipe.
+    whole_group : bool
+        Kill the process group, which this process leads.
+
+    References
+    ----------
+    fcntl(2), F_SETOWN and F_SETSIG.
+    """
+    os.set_inheritable(descriptor, False)
+    fcntl.fcntl(descriptor, fcntl.F_SETOWN, -os.getpgrp() if whole_group else os.getpid())
+    fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGKILL)
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_ASYNC)
+    # The parent may have gone before the pipe was armed.
+    if select.select([descriptor], [], [], 0)[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def ending_text(status: int) -> tuple[str, str]:
+    """Return (kind, message) for a runner that ended with `status` during a task."""
+    if status < 0:
+        try:
+            name = signal.Signals(-status).name
+        except ValueError:
+            name = f"signal {-status}"
+        reason = {
+            "SIGSEGV": "a segmentation fault",
+            "SIGKILL": "killed from outside, probably out of memory",
+            "SIGABRT": "aborted",
+            "SIGBUS": "a bus error",
+            "SIGFPE": "an arithmetic fault",
+        }.get(name, "killed")
+        return "killed", f"the process that ran the task ended by {name} ({reason})"
+    return "exit", f"the process that ran the task ended with exit code {status} (os._exit?)"

@@ -1,0 +1,47 @@
+"""The child of rank 0 that runs a user's script as ``__main__``."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+import traceback
+from types import TracebackType
+
+from acme_mpi.runner.channel import Channel
+from acme_mpi.runner.process import arm_lifeline
+
+
+def main() -> None:
+    """Run the script; its calls of `map` go to the agent."""
+    channel_fd, lifeline, page = (int(text) for text in sys.argv[1:4])
+    arm_lifeline(lifeline, whole_group=False)
+    os.close(page)
+    os.set_inheritable(channel_fd, False)
+    # Here and not above: this layer is below the one that a script talks to.
+    from acme_mpi.script import connect
+
+    connect(Channel.from_descriptor(channel_fd))
+    path = sys.argv[4]
+    sys.argv[:] = sys.argv[4:]
+    sys.path[0] = os.path.dirname(os.path.abspath(path))
+    sys.excepthook = print_without_own_frames
+    runpy.run_path(path, run_name="__main__")
+
+
+def print_without_own_frames(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print an uncaught exception as Python does, without the frames of this package."""
+    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    hidden = (own + os.sep, "<frozen runpy>", "<string>", os.path.dirname(runpy.__file__))
+    rest = traceback.TracebackException(kind, error, trace)
+    rest.stack = traceback.StackSummary.from_list(
+        [frame for frame in rest.stack if not frame.filename.startswith((hidden[0], *hidden[1:3]))
+         and frame.filename != runpy.__file__]
+    )  # fmt: skip
+    sys.stderr.write("".join(rest.format()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""Where results go. A new kind of store is one module and one branch of `make_store`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from acme_mpi.comm import World
+from acme_mpi.storage.base import Layout, MemoryStore, Store, Stored, agree, refusals, together
+
+KINDS = ("memory", "rank", "computation", "single_file")
+
+
+def make_store(kind: str, world: World, layout: Layout, spec: Any, n_tasks: int) -> Store:
+    """Return this rank's store of one kind, not yet open. Independent."""
+    if kind == "memory":
+        return MemoryStore(world, layout, spec, n_tasks)
+    # h5py is imported only where files are written: the start of 64 ranks feels it.
+    if kind == "rank":
+        from acme_mpi.storage.linked import RankStore
+
+        return RankStore(world, layout, spec, n_tasks)
+    if kind == "computation":
+        from acme_mpi.storage.computation import ComputationStore
+
+        return ComputationStore(world, layout, spec, n_tasks)
+    from acme_mpi.storage.single_file import SingleFileStore
+
+    return SingleFileStore(world, layout, spec, n_tasks)
+
+
+__all__ = [
+    "KINDS", "Layout", "MemoryStore", "Store", "Stored",
+    "agree", "make_store", "refusals", "together",
+]  # fmt: skip

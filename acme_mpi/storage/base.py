@@ -1,0 +1,223 @@
+"""What a store is, and the store in memory, which is its definition in runnable form."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from acme_mpi.comm import World
+from acme_mpi.errors import StoreError
+from acme_mpi.results import Content, RowSpec
+from acme_mpi.runner.base import Outcome
+
+DOT_FOLDER = ".acme_mpi"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the files of one run lie.
+
+    Attributes
+    ----------
+    directory : str
+        Absolute path of the output directory.
+    name : str
+        The function's name, after which everything is called.
+    """
+
+    directory: str
+    name: str
+
+    @property
+    def container(self) -> str:
+        """The file that users open."""
+        return os.path.join(self.directory, f"{self.name}.h5")
+
+    @property
+    def payload_folder(self) -> str:
+        """Folder of the payload files, relative to the container."""
+        return f"{self.name}_payload"
+
+    @property
+    def dot_folder(self) -> str:
+        """Folder of all that users need not see."""
+        return os.path.join(self.directory, DOT_FOLDER, self.name)
+
+    @property
+    def spool_folder(self) -> str:
+        """Payload files that are merged at the end, relative to the output directory."""
+        return os.path.join(DOT_FOLDER, self.name, "spool")
+
+    @property
+    def partial(self) -> str:
+        """The container while it is being made."""
+        return os.path.join(self.dot_folder, f"{self.name}.h5.partial")
+
+    def journal(self, rank: int) -> str:
+        """Return the journal of one rank."""
+        return os.path.join(self.dot_folder, f"run0_rank{rank}.journal")
+
+
+@dataclass
+class Stored:
+    """What a finished run leaves behind.
+
+    Attributes
+    ----------
+    container : str or None
+        Path of the results container.
+    paths : list of str or None
+        What the call returns in file modes; None in place of a missing computation.
+    pieces : list of (Outcome fields)
+        In memory mode the outcomes of all ranks, on the ranks that want them.
+    """
+
+    container: str | None = None
+    paths: list[str | None] | None = None
+    pieces: list[tuple[list[tuple[int, int]], Content]] = field(default_factory=list)
+
+
+class Store(ABC):
+    """Where the results of one run go; one object per rank.
+
+    `open` and `commit` are Collective, all else is Independent.
+
+    Parameters
+    ----------
+    world : World
+        The ranks of the run.
+    layout : Layout
+        Paths; directories exist already.
+    spec : RowSpec or None
+        Common form of the results.
+    n_tasks : int
+        Size of the run.
+    """
+
+    can_place = False
+
+    def __init__(self, world: World, layout: Layout, spec: RowSpec | None, n_tasks: int) -> None:
+        self.world, self.layout, self.spec, self.n_tasks = world, layout, spec, n_tasks
+
+    def open(self) -> None:  # noqa: B027 (not every store has something to open)
+        """Make ready to write. Collective.
+
+        Raises
+        ------
+        StoreError
+            On every rank alike, if the medium refused on any of them.
+        """
+
+    @abstractmethod
+    def write(self, outcome: Outcome) -> None:
+        """Store the results of one outcome; on return they are durable. Independent.
+
+        Raises
+        ------
+        StoreError
+            The medium refused the data.
+        """
+
+    def place(
+        self, index: int, k: int, shape: tuple[int, ...], dtype: str
+    ) -> tuple[str, int] | None:
+        """Return (path, offset) where the runner shall write an array, or None. Independent.
+
+        The place counts only once an outcome says that the array is written.
+        """
+        return None
+
+    def close(self) -> None:  # noqa: B027
+        """End writing. Independent; never raises, what is durable stays so."""
+
+    @abstractmethod
+    def commit(self, root: int | None = None) -> Stored:
+        """Make the container from all that is durable on any rank. Collective.
+
+        Parameters
+        ----------
+        root : int, optional
+            In memory mode the only rank that gets the results; default all.
+
+        Raises
+        ------
+        StoreError
+            On every rank alike.
+        """
+
+
+class MemoryStore(Store):
+    """Results stay in memory and come to every rank, or to one, at the end."""
+
+    def __init__(self, world: World, layout: Layout, spec: RowSpec | None, n_tasks: int) -> None:
+        super().__init__(world, layout, spec, n_tasks)
+        self._pieces: list[tuple[list[tuple[int, int]], Content]] = []
+
+    def write(self, outcome: Outcome) -> None:
+        """Keep the outcome."""
+        runs = [(run.start, run.stop) for run in outcome.succeeded()]
+        if runs:
+            self._pieces.append((runs, outcome.content))
+
+    def commit(self, root: int | None = None) -> Stored:
+        """Bring the results together."""
+        gathered = self.world.gather(self._pieces)
+        if root is None:
+            gathered = self.world.bcast(gathered)
+        elif root != 0:
+            # One extra hop, for the rare root that is not the master.
+            everywhere = self.world.bcast(gathered)
+            gathered = everywhere if self.world.rank == root else None
+        pieces = [piece for rank_pieces in gathered or [] for piece in rank_pieces]
+        return Stored(pieces=pieces)
+
+
+@contextmanager
+def refusals(path: str) -> Iterator[None]:
+    """Turn what the medium says into a StoreError that names the file."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except (OSError, RuntimeError) as error:
+        # h5py reports a full disk as OSError or RuntimeError, with the errno in its text.
+        raise StoreError(f"cannot write {path}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and "errno = " in text:
+        digits = text.split("errno = ")[1].split(",")[0]
+        number = int(digits) if digits.isdigit() else None
+    return os.strerror(number) if number else text
+
+
+def agree(world: World, error: StoreError | None) -> None:
+    """Raise on every rank if any rank has an error. Collective."""
+    errors = [text for text in world.allgather(None if error is None else str(error)) if text]
+    if errors:
+        raise StoreError("; ".join(dict.fromkeys(errors)))
+
+
+def together(world: World, action: Callable[[], None]) -> None:
+    """Do something on this rank, then raise on every rank if it failed on any. Collective."""
+    error: StoreError | None = None
+    try:
+        action()
+    except StoreError as caught:
+        error = caught
+    agree(world, error)
+
+
+def missing_value(dtype: Any) -> Any:
+    """Return what stands in the rows of missing tasks: NaN, for integers and booleans zero."""
+    dtype = np.dtype(dtype)
+    return dtype.type(np.nan) if dtype.kind in "fc" else dtype.type(0)
+

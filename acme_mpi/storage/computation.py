@@ -1,0 +1,139 @@
+"""Payload per computation, ACME's layout: one file for each task, ``<name>_<i>.h5``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import h5py
+import numpy as np
+
+from acme_mpi.journal import AS_GROUPS, AS_ROWS, Journal
+from acme_mpi.results import is_placed
+from acme_mpi.runner.base import Outcome
+from acme_mpi.storage import hdf5
+from acme_mpi.storage.base import Layout, refusals
+from acme_mpi.storage.container import Records, link_computations
+from acme_mpi.storage.linked import LinkedStore
+from acme_mpi.storage.payload import form_of_groups
+
+
+def computation_path(layout: Layout, index: int) -> str:
+    """Return the absolute path of one task's payload file."""
+    name = f"{layout.name}_{index}.h5"
+    return os.path.join(layout.directory, layout.payload_folder, name)
+
+
+class ComputationStore(LinkedStore):
+    """Each task's results are the datasets in the root of a file of its own."""
+
+    can_place = True
+
+    def __init__(self, world: Any, layout: Layout, spec: Any, n_tasks: int) -> None:
+        super().__init__(world, layout, spec, n_tasks)
+        self._journal: Journal | None = None
+        self._open: dict[int, h5py.File] = {}  # files with placed arrays, not yet complete
+
+    def _file(self, index: int, is_new: bool) -> h5py.File:
+        if is_new and index in self._open:
+            self._open.pop(index).close()
+        if index not in self._open:
+            path = computation_path(self.layout, index)
+            # Left by an attempt that died: no record says that it is complete.
+            if os.path.exists(path):
+                os.unlink(path)
+            self._open[index] = hdf5.create_file(path)
+        return self._open[index]
+
+    def place(
+        self, index: int, k: int, shape: tuple[int, ...], dtype: str
+    ) -> tuple[str, int] | None:
+        """Create the task's file and the space for a large array in it."""
+        path = computation_path(self.layout, index)
+        with refusals(path):
+            file = self._file(index, is_new=False)
+            if f"result_{k}" in file:
+                file = self._file(index, is_new=True)
+            dataset = hdf5.create_array(file.id, b"result_%d" % k, shape, np.dtype(dtype))
+            return path, int(dataset.get_offset())
+
+    def write(self, outcome: Outcome) -> None:
+        """Write, sync and close the files of one outcome's tasks, then record them."""
+        runs = outcome.succeeded()
+        if not runs:
+            return
+        content = outcome.content
+        indices = [index for run in runs for index in run]
+        for position, index in enumerate(indices):
+            with refusals(computation_path(self.layout, index)):
+                self._write_task(index, position, content)
+        with refusals(self.layout.journal(self.world.rank)):
+            if self._journal is None:
+                self._journal = Journal(self.layout.journal(self.world.rank))
+            form = AS_ROWS | (AS_GROUPS if content.parts is not None else 0)
+            if self.spec is None or self.spec.is_ragged:
+                form = form_of_groups(self.spec, content)
+            task_s = outcome.busy_ns / 1e9 / outcome.n_succeeded
+            for run in runs:
+                self._journal.append(run, form=form, busy_s=task_s * len(run))
+            self._journal.sync()
+
+    def _write_task(self, index: int, position: int, content: Any) -> None:
+        parts = content.parts[position] if content.parts else []
+        is_begun = content.placed or any(is_placed(part) for part in parts)
+        file = self._file(index, is_new=not is_begun)
+        first_k = 1 if content.placed or content.rows is not None else 0
+        if content.rows is not None:
+            hdf5.write_part(file.id, 0, np.asarray(content.rows[position]))
+        for k, part in enumerate(parts, first_k):
+            if not is_placed(part):
+                hdf5.write_part(file.id, k, part)
+        hdf5.sync(file)
+        self._open.pop(index).close()
+
+    def close(self) -> None:
+        """Close the journal and files that no outcome has completed."""
+        for index, file in list(self._open.items()):
+            try:
+                file.close()
+                os.unlink(computation_path(self.layout, index))
+            except (OSError, RuntimeError):
+                pass  # a full disk: no record counts on this file
+        self._open.clear()
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+    def result_paths(self, records: Records) -> list[str | None]:
+        """Return the path of every task's file, None where there is no result."""
+        paths: list[str | None] = [None] * self.n_tasks
+        for index in _indices(records):
+            paths[index] = computation_path(self.layout, index)
+        return paths
+
+    def n_sources(self, records: Records) -> int:
+        """Return how many files a virtual dataset would join."""
+        return int(records["count"].sum())
+
+    def link_rows(self, file: h5py.File, records: Records) -> None:
+        """Make ``result_0`` over all files."""
+        assert self.spec is not None
+        link_computations(file, records, self.spec, self.layout, self.n_tasks)
+
+    def group_target(self, record: Any, index: int) -> tuple[str, str]:
+        """Return what ``comp_<index>`` links to: the root of the task's file."""
+        return f"{self.layout.payload_folder}/{self.layout.name}_{index}.h5", "/"
+
+    def own_rows(self, records: Records) -> Iterator[tuple[int, Any]]:
+        """Yield (first task, rows) of this rank's results."""
+        for index in _indices(records[records["rank"] == self.world.rank]):
+            path = computation_path(self.layout, index)
+            with h5py.File(path, "r", locking=False) as file:
+                yield index, np.asarray(file["result_0"][()])[np.newaxis]
+
+
+def _indices(records: Records) -> Iterator[int]:
+    for record in records:
+        first = int(record["first"])
+        yield from range(first, first + int(record["count"]))

@@ -1,0 +1,180 @@
+"""The results container over payload files: external links and one virtual dataset.
+
+Everything here is done by rank 0 alone, from the journals, and repeatable at any time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import h5py
+import numpy as np
+
+from acme_mpi.journal import AS_GROUPS, AS_ROWS, RECORD, read_journal
+from acme_mpi.results import RowSpec
+from acme_mpi.storage import hdf5
+from acme_mpi.storage.base import Layout, missing_value
+
+# A virtual dataset keeps all its sources open, and reads fill values, without an error, when
+# descriptors run out (limit often 1024).
+MAX_SOURCES = 256
+# The cost to open a union of hyperslabs grows with its square.
+MAX_RUNS = 256
+
+Records = np.ndarray[Any, Any]
+
+
+def read_records(layout: Layout, n_ranks: int) -> Records:
+    """Return the records of all ranks in task order, with a field ``rank`` added."""
+    dtype = np.dtype([*RECORD.descr, ("rank", "<i4")])
+    parts = []
+    for rank in range(n_ranks):
+        records = read_journal(layout.journal(rank))
+        part = np.zeros(len(records), dtype)
+        for name in RECORD.names or ():
+            part[name] = records[name]
+        part["rank"] = rank
+        parts.append(part)
+    records = np.concatenate(parts)
+    return records[np.argsort(records["first"], kind="stable")]
+
+
+def n_sources(records: Records) -> int:
+    """Return how many payload files hold rows."""
+    rows = records[records["form"] & AS_ROWS != 0]
+    return len(np.unique(np.stack([rows["rank"], rows["payload"]]), axis=1).T)
+
+
+def missing_tasks(records: Records, n_tasks: int) -> Any:
+    """Return the indices of tasks without a record, (n,) ndarray of int64."""
+    is_done = np.zeros(n_tasks, bool)
+    for record in records:
+        is_done[record["first"] : record["first"] + record["count"]] = True
+    return np.flatnonzero(~is_done)
+
+
+def link_groups(
+    file: h5py.File, records: Records, target: Callable[[Any, int], tuple[str, str]]
+) -> None:
+    """Link every ``comp_i`` to ``target(record, i) -> (file, object)``, in task order."""
+    links = file.id.links
+    for record in records[records["form"] & AS_GROUPS != 0]:
+        first = int(record["first"])
+        for index in range(first, first + int(record["count"])):
+            path, name = target(record, index)
+            links.create_external(b"comp_%d" % index, os.fsencode(path), name.encode())
+
+
+def link_rows(
+    file: h5py.File,
+    records: Records,
+    spec: RowSpec,
+    n_tasks: int,
+    source: Callable[[int, int], str],
+) -> None:
+    """Make the virtual dataset ``result_0`` over the packed rows of all payload files.
+
+    Parameters
+    ----------
+    file : h5py.File
+        The container.
+    records : ndarray
+        In task order.
+    spec : RowSpec
+        Form of the rows.
+    n_tasks : int
+        Rows of the dataset.
+    source : callable
+        ``source(rank, payload)`` gives the payload's path relative to the container.
+    """
+    shape = spec.stacked_shape(n_tasks)
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_fill_value(np.array(missing_value(spec.dtype), spec.dtype))
+    rows = records[records["form"] & AS_ROWS != 0]
+    order = np.lexsort([rows["row"], rows["payload"], rows["rank"]])
+    rows = rows[order]
+    edges = np.flatnonzero(np.diff(rows["rank"]) | np.diff(rows["payload"])) + 1
+    for group in np.split(rows, edges) if len(rows) else []:
+        path = os.fsencode(source(int(group["rank"][0]), int(group["payload"][0])))
+        n_rows = int((group["row"] + group["count"]).max())
+        for runs in _segments(group):
+            _map_runs(plist, spec, shape, path, n_rows, runs)
+    _create_virtual(file, spec, shape, plist)
+    note_missing(file, records, n_tasks)
+
+
+def _segments(records: Records) -> Iterator[list[tuple[int, int, int]]]:
+    """Yield lists of (first task, first row, count), increasing in both, at most MAX_RUNS long."""
+    runs: list[tuple[int, int, int]] = []
+    for record in records:
+        first, row, count = int(record["first"]), int(record["row"]), int(record["count"])
+        if runs:
+            last_first, last_row, last_count = runs[-1]
+            if first == last_first + last_count and row == last_row + last_count:
+                runs[-1] = (last_first, last_row, last_count + count)
+                continue
+            # A union is mapped in the order of the tasks: a task out of order starts a new one.
+            if first < last_first or len(runs) == MAX_RUNS:
+                yield runs
+                runs = []
+        runs.append((first, row, count))
+    if runs:
+        yield runs
+
+
+def _map_runs(
+    plist: Any,
+    spec: RowSpec,
+    shape: tuple[int, ...],
+    path: bytes,
+    n_rows: int,
+    runs: list[tuple[int, int, int]],
+) -> None:
+    target = h5py.h5s.create_simple(shape)
+    source = h5py.h5s.create_simple(spec.stacked_shape(n_rows))
+    target.select_none()
+    source.select_none()
+    for first, row, count in runs:
+        slab = spec.stacked_shape(count)
+        for space, start in ((target, first), (source, row)):
+            corner = tuple(start if k == spec.axis else 0 for k in range(len(shape)))
+            space.select_hyperslab(corner, slab, op=h5py.h5s.SELECT_OR)
+    plist.set_virtual(target, path, b"result_0", source)
+
+
+def _create_virtual(file: h5py.File, spec: RowSpec, shape: tuple[int, ...], plist: Any) -> None:
+    if 0 in shape or plist.get_virtual_count() == 0:
+        data = np.full(shape, missing_value(spec.dtype), spec.dtype)
+        file.create_dataset("result_0", data=data)
+        return
+    kind = h5py.h5t.py_create(np.dtype(spec.dtype), logical=True)
+    h5py.h5d.create(file.id, b"result_0", kind, h5py.h5s.create_simple(shape), plist)
+
+
+def link_computations(file: h5py.File, records: Records, spec: RowSpec, layout: Layout,
+                      n_tasks: int) -> None:  # fmt: skip
+    """Make the virtual dataset ``result_0`` over one payload file per task."""
+    shape = spec.stacked_shape(n_tasks)
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_fill_value(np.array(missing_value(spec.dtype), spec.dtype))
+    row_shape = spec.row_shape
+    for record in records:
+        first = int(record["first"])
+        for index in range(first, first + int(record["count"])):
+            target = h5py.h5s.create_simple(shape)
+            corner = tuple(index if k == spec.axis else 0 for k in range(len(shape)))
+            target.select_hyperslab(corner, spec.stacked_shape(1))
+            source = hdf5.simple_space(row_shape)
+            path = f"{layout.payload_folder}/{layout.name}_{index}.h5"
+            plist.set_virtual(target, os.fsencode(path), b"result_0", source)
+    _create_virtual(file, spec, shape, plist)
+    note_missing(file, records, n_tasks)
+
+
+def note_missing(file: h5py.File, records: Records, n_tasks: int) -> None:
+    """List the tasks without a result in the attribute ``missing`` of ``result_0``."""
+    missing = missing_tasks(records, n_tasks)
+    if len(missing):
+        file["result_0"].attrs.create("missing", missing)

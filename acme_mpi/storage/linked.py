@@ -1,0 +1,183 @@
+"""The end of a run with payload files: the container that links them."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import h5py
+import numpy as np
+
+from acme_mpi.comm import World
+from acme_mpi.results import RowSpec
+from acme_mpi.storage import hdf5
+from acme_mpi.storage.base import Layout, Store, Stored, missing_value, refusals, together
+from acme_mpi.storage.container import (
+    MAX_SOURCES,
+    Records,
+    link_groups,
+    link_rows,
+    missing_tasks,
+    n_sources,
+    read_records,
+)
+from acme_mpi.storage.payload import PayloadStore
+from acme_mpi.storage.shared_rows import SharedRows
+
+
+class LinkedStore(Store):
+    """Stores whose container only points to payload files."""
+
+    @abstractmethod
+    def result_paths(self, records: Records) -> list[str | None]:
+        """Return the paths that the call returns."""
+
+    @abstractmethod
+    def n_sources(self, records: Records) -> int:
+        """Return how many files a virtual dataset would join."""
+
+    @abstractmethod
+    def link_rows(self, file: h5py.File, records: Records) -> None:
+        """Make the virtual dataset ``result_0``."""
+
+    @abstractmethod
+    def group_target(self, record: Any, index: int) -> tuple[str, str]:
+        """Return (file relative to the container, object) that ``comp_<index>`` links to."""
+
+    @abstractmethod
+    def own_rows(self, records: Records) -> Iterator[tuple[int, Any]]:
+        """Yield (first task, rows) of this rank's results, for an ordinary dataset."""
+
+    def commit(self, root: int | None = None) -> Stored:
+        """Make the container. Collective."""
+        records = self.world.bcast(
+            read_records(self.layout, self.world.size) if self.world.is_master else None
+        )
+        spec = self.spec
+        is_filled = spec is not None and (spec.is_ragged or self.n_sources(records) > MAX_SOURCES)
+        if spec is not None and is_filled:
+            fill_rows(self.world, self.layout, spec, self.n_tasks, records, lambda: self.own_rows(records))
+
+        def link() -> None:
+            with refusals(self.layout.container):
+                mode = "r+" if is_filled else "x"
+                with h5py.File(
+                    self.layout.partial, mode, libver=hdf5.LIBVER, locking=False,
+                    **({} if is_filled else {"track_order": True}),
+                ) as file:  # fmt: skip
+                    if spec is not None and not is_filled:
+                        self.link_rows(file, records)
+                    link_groups(file, records, self.group_target)
+                    hdf5.sync(file)
+                os.replace(self.layout.partial, self.layout.container)
+
+        together(self.world, link if self.world.is_master else lambda: None)
+        return Stored(self.layout.container, self.result_paths(records))
+
+
+class RankStore(LinkedStore, PayloadStore):
+    """Payload per rank, linked: ``<name>_payload/<name>_rank<r>_<k>.h5``."""
+
+    def __init__(self, world: World, layout: Layout, spec: Any, n_tasks: int) -> None:
+        PayloadStore.__init__(self, world, layout, spec, n_tasks, layout.payload_folder)
+
+    def result_paths(self, records: Records) -> list[str | None]:
+        """Return the container's path."""
+        return [self.layout.container]
+
+    def n_sources(self, records: Records) -> int:
+        """Return the number of payload files that hold rows."""
+        return n_sources(records)
+
+    def link_rows(self, file: h5py.File, records: Records) -> None:
+        """Make ``result_0`` over the packed rows."""
+        assert self.spec is not None
+        link_rows(file, records, self.spec, self.n_tasks, self._relative)
+
+    def _relative(self, rank: int, k: int) -> str:
+        return f"{self.folder}/{self.payload_name(rank, k)}"
+
+    def group_target(self, record: Any, index: int) -> tuple[str, str]:
+        """Return the group of the same name in the payload."""
+        return self._relative(record["rank"], record["payload"]), f"comp_{index}"
+
+    def own_rows(self, records: Records) -> Iterator[tuple[int, Any]]:
+        """Yield this rank's rows."""
+        yield from payload_rows(self, records)
+
+
+def payload_rows(store: PayloadStore, records: Records) -> Iterator[tuple[int, Any]]:
+    """Yield (first task, rows) of what this rank has in its payload files."""
+    spec, rank = store.spec, store.world.rank
+    assert spec is not None
+    mine = records[records["rank"] == rank]
+    for k in np.unique(mine["payload"]):
+        with h5py.File(store.payload_path(rank, int(k)), "r", locking=False) as file:
+            for record in mine[mine["payload"] == k]:
+                first, row, count = (int(record[name]) for name in ("first", "row", "count"))
+                if spec.is_ragged:
+                    for index in range(first, first + count):
+                        yield index, np.asarray(file[f"comp_{index}/result_0"][()])[np.newaxis]
+                else:
+                    where = (slice(None),) * spec.axis + (slice(row, row + count),)
+                    yield first, np.moveaxis(file["result_0"][where], spec.axis, 0)
+
+
+def fill_rows(
+    world: World,
+    layout: Layout,
+    spec: RowSpec,
+    n_tasks: int,
+    records: Records,
+    own_rows: Callable[[], Iterator[tuple[int, Any]]],
+) -> None:
+    """Make the partial container with an ordinary dataset that all ranks fill. Collective.
+
+    For results of differing length, and where a virtual dataset would join too many files.
+    """
+    row_shape = _longest(world, spec, own_rows) if spec.is_ragged else spec.row_shape
+    shared = SharedRows(world, layout.partial, spec, spec.stacked_shape(n_tasks, row_shape))
+    shared.open()
+
+    def fill() -> None:
+        with refusals(layout.partial):
+            for first, rows in own_rows():
+                if spec.is_ragged:
+                    rows = padded(rows, row_shape, spec)
+                shared.write(first, rows)
+            shared.sync()
+
+    together(world, fill)
+    shared.close()
+
+    def blank() -> None:
+        with refusals(layout.partial):
+            shared.fill_missing(missing_tasks(records, n_tasks))
+
+    together(world, blank if world.is_master else lambda: None)
+
+
+def _longest(
+    world: World, spec: RowSpec, own_rows: Callable[[], Iterator[tuple[int, Any]]]
+) -> tuple[int, ...]:
+    """Return the row shape with the greatest length of any rank in the unlimited axis."""
+    longest: list[int] = []
+
+    def measure() -> None:
+        nonlocal longest
+        with refusals("the payload files"):
+            shapes = [rows.shape[1:] for _, rows in own_rows()] or [(0,) * len(spec.shape)]
+            longest = [int(n) for n in np.max(shapes, axis=0)]
+
+    together(world, measure)
+    top = np.max(world.allgather(longest), axis=0)
+    return tuple(int(m if n == np.inf else n) for n, m in zip(spec.shape, top, strict=True))
+
+
+def padded(rows: Any, row_shape: tuple[int, ...], spec: RowSpec) -> Any:
+    """Return the rows extended to `row_shape` with the missing value."""
+    full = np.full((len(rows), *row_shape), missing_value(spec.dtype), spec.dtype)
+    full[tuple(slice(0, n) for n in rows.shape)] = rows
+    return full

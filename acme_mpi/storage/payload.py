@@ -1,0 +1,263 @@
+"""Payload per rank: each rank writes files of its own, which are linked or merged afterwards.
+
+Results of any form become groups ``comp_i``; with a common form (`RowSpec`) the first value of all
+tasks is packed into rows of one dataset. A file is closed after 4096 groups or 2 GiB and never
+opened for writing again.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import h5py
+import numpy as np
+
+from acme_mpi.journal import AS_GROUPS, AS_RAGGED, AS_ROWS, Journal
+from acme_mpi.results import PLACED_BYTES, Content, RowSpec, is_placed
+from acme_mpi.runner.base import Outcome
+from acme_mpi.storage import hdf5
+from acme_mpi.storage.base import Store, refusals
+
+MAX_GROUPS = 4096
+MAX_BYTES = 2 * 1024**3
+CHUNK_BYTES = 1024**2
+
+
+def form_of_groups(spec: RowSpec | None, content: Content) -> int:
+    """Return the journal's form bits of results that went into datasets of their own."""
+    if spec is None:
+        return AS_GROUPS
+    has_more = any(len(parts) > 1 for parts in content.parts or [])
+    return AS_RAGGED | (AS_GROUPS if has_more else 0)
+
+
+class PayloadFile:
+    """One payload file of one rank.
+
+    Parameters
+    ----------
+    path : str
+        A new file.
+    spec : RowSpec or None
+        Form of the packed rows.
+    """
+
+    def __init__(self, path: str, spec: Any) -> None:
+        self.path = path
+        self._spec = spec
+        self._file = hdf5.create_file(path)
+        self._rows: h5py.Dataset | None = None
+        self.n_rows = 0
+        self.n_groups = 0
+        self.n_bytes = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next results belong into a new file."""
+        # The place of a row is found by a walk over all chunks: keep that walk short.
+        n_placed = self.n_rows if self._spec and self._spec.row_bytes >= PLACED_BYTES else 0
+        return max(self.n_groups, n_placed) >= MAX_GROUPS or self.n_bytes >= MAX_BYTES
+
+    def group(self, index: int) -> Any:
+        """Return the low-level group of one task, made if need be."""
+        name = b"comp_%d" % index
+        if name in self._file.id:
+            return h5py.h5g.open(self._file.id, name)
+        self.n_groups += 1
+        return h5py.h5g.create(self._file.id, name)
+
+    def forget(self, index: int) -> None:
+        """Remove what an earlier attempt of a task has left."""
+        name = b"comp_%d" % index
+        if name in self._file.id:
+            self._file.id.unlink(name)
+
+    def place_part(self, index: int, k: int, shape: tuple[int, ...], dtype: str) -> int:
+        """Create an empty dataset and return the offset of its bytes."""
+        group = self.group(index)
+        if b"result_%d" % k in group:
+            group.unlink(b"result_%d" % k)
+        dataset = hdf5.create_array(group, b"result_%d" % k, shape, np.dtype(dtype))
+        self.n_bytes += dataset.get_storage_size()
+        return int(dataset.get_offset())
+
+    def place_row(self) -> tuple[int, int]:
+        """Add an empty row; return its number and the offset of its bytes."""
+        row = self._grow(1)
+        dataset = self._rows
+        assert dataset is not None
+        corner = tuple(row if k == self._spec.axis else 0 for k in range(dataset.ndim))
+        self.n_bytes += self._spec.row_bytes
+        return row, int(dataset.id.get_chunk_info_by_coord(corner).byte_offset)
+
+    def append_rows(self, rows: Any) -> int:
+        """Append rows, (n, *row_shape); return the number of the first."""
+        first = self._grow(len(rows))
+        axis = self._spec.axis
+        assert self._rows is not None
+        if len(rows) and rows.size:
+            where = (slice(None),) * axis + (slice(first, first + len(rows)),)
+            self._rows[where] = np.moveaxis(rows, 0, axis)
+        self.n_bytes += rows.nbytes
+        return first
+
+    def _grow(self, n: int) -> int:
+        if self._rows is None:
+            self._rows = self._create_rows()
+        first = self.n_rows
+        self.n_rows += n
+        self._rows.resize(self.n_rows, axis=self._spec.axis)
+        return first
+
+    def _create_rows(self) -> h5py.Dataset:
+        """Create ``result_0``; a large row is one chunk, whose bytes lie together in the file."""
+        spec = self._spec
+        per_chunk = max(1, CHUNK_BYTES // max(1, spec.row_bytes))
+        if spec.row_bytes >= PLACED_BYTES:
+            per_chunk = 1
+        chunk = tuple(max(1, n) for n in spec.stacked_shape(per_chunk))
+        limits = tuple(None if k == spec.axis else n for k, n in enumerate(spec.stacked_shape(0)))
+        plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plist.set_chunk(chunk)
+        plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        unlimited = tuple(h5py.h5s.UNLIMITED if n is None else n for n in limits)
+        space = h5py.h5s.create_simple(spec.stacked_shape(0), unlimited)
+        kind = h5py.h5t.py_create(np.dtype(spec.dtype), logical=True)
+        return h5py.Dataset(h5py.h5d.create(self._file.id, b"result_0", kind, space, plist))
+
+    def sync(self) -> None:
+        """Bring all to the disk."""
+        hdf5.sync(self._file)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class PayloadStore(Store):
+    """Each rank writes ``<folder>/<name>_rank<r>_<k>.h5``; subclasses say what is made of them.
+
+    Parameters are those of `Store`, and:
+
+    Parameters
+    ----------
+    folder : str
+        Where the files lie, relative to the output directory.
+    """
+
+    can_place = True
+
+    def __init__(self, world: Any, layout: Any, spec: Any, n_tasks: int, folder: str) -> None:
+        super().__init__(world, layout, spec, n_tasks)
+        self.folder = folder
+        self._row_spec = None if spec is None or spec.is_ragged else spec
+        self._journal: Journal | None = None
+        self._current: PayloadFile | None = None
+        self._n_files = 0
+        self._placed_rows: dict[int, int] = {}
+
+    def payload_name(self, rank: int, k: int) -> str:
+        """Return the file name of payload `k` of a rank, inside `folder`."""
+        return f"{self.layout.name}_rank{rank}_{k}.h5"
+
+    def payload_path(self, rank: int, k: int) -> str:
+        """Return the path of payload `k` of a rank."""
+        name = self.payload_name(rank, k)
+        return os.path.join(self.layout.directory, self.folder, name)
+
+    def _payload(self) -> PayloadFile:
+        if self._current is None:
+            path = self.payload_path(self.world.rank, self._n_files)
+            with refusals(path):
+                self._current = PayloadFile(path, self._row_spec)
+            self._n_files += 1
+        return self._current
+
+    def place(
+        self, index: int, k: int, shape: tuple[int, ...], dtype: str
+    ) -> tuple[str, int] | None:
+        """Create the space for a large array in the current payload."""
+        payload = self._payload()
+        with refusals(payload.path):
+            if self._row_spec is not None and k == 0:
+                self._placed_rows[index], offset = payload.place_row()
+            else:
+                offset = payload.place_part(index, k, shape, dtype)
+        return payload.path, offset
+
+    def write(self, outcome: Outcome) -> None:
+        """Write the results of one outcome, bring them to the disk, and record them."""
+        runs = outcome.succeeded()
+        if not runs:
+            return
+        with refusals(self.payload_path(self.world.rank, max(0, self._n_files - 1))):
+            records = self._write_content(runs, outcome.content)
+            if self._current is not None:
+                self._current.sync()
+        with refusals(self.layout.journal(self.world.rank)):
+            if self._journal is None:
+                self._journal = Journal(self.layout.journal(self.world.rank))
+            task_s = outcome.busy_ns / 1e9 / outcome.n_succeeded
+            for run, form, row in records:
+                self._journal.append(run, self._n_files - 1, form, row, task_s * len(run))
+            self._journal.sync()
+        # Only here, so that all parts of a task, placed ones too, lie in one file.
+        if self._current is not None and self._current.is_full:
+            self._close_payload()
+
+    def _write_content(self, runs: list[range], content: Content) -> list[tuple[range, int, int]]:
+        """Write rows and parts; return (tasks, form, first row) for the journal."""
+        if content.parts is not None:
+            payload, first_k = self._payload(), 0 if self._row_spec is None else 1
+            indices = [index for run in runs for index in run]
+            for index, parts in zip(indices, content.parts, strict=True):
+                self._write_parts(payload, index, first_k, parts)
+        if self._row_spec is None:
+            form = form_of_groups(self.spec, content)
+            return [(run, form, 0) for run in runs]
+        form = AS_ROWS | (AS_GROUPS if content.parts is not None else 0)
+        if content.placed:
+            return self._placed_records(runs, form)
+        return [(run, form, row) for run, row in self._write_rows(runs, content.rows)]
+
+    def _placed_records(self, runs: list[range], form: int) -> list[tuple[range, int, int]]:
+        return [
+            (range(index, index + 1), form, self._placed_rows.pop(index))
+            for run in runs
+            for index in run
+        ]
+
+    def _write_rows(self, runs: list[range], rows: Any) -> list[tuple[range, int]]:
+        """Write the rows of consecutive tasks; return (tasks, first row) for each run."""
+        row = self._payload().append_rows(rows)
+        firsts = []
+        for run in runs:
+            firsts.append((run, row))
+            row += len(run)
+        return firsts
+
+    def _write_parts(self, payload: PayloadFile, index: int, first_k: int, parts: Any) -> None:
+        if not any(is_placed(part) for part in parts):
+            payload.forget(index)  # what an attempt that died has placed
+        group = payload.group(index)
+        for k, part in enumerate(parts, first_k):
+            if not is_placed(part):
+                hdf5.write_part(group, k, part)
+                payload.n_bytes += 0 if part is None else part.nbytes
+
+    def _close_payload(self) -> None:
+        if self._current is not None:
+            try:
+                self._current.close()
+            except (OSError, RuntimeError):
+                pass  # a full disk: what is journalled was synced before
+            self._current = None
+
+    def close(self) -> None:
+        """Close payload and journal."""
+        self._close_payload()
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None

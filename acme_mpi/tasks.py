@@ -1,0 +1,375 @@
+"""Which calls a run consists of: the function, its arguments, and how they are distributed.
+
+The rule of automatic distribution is ACME's: one-dimensional arrays, lists, tuples and ranges of
+one common length are split, one element per task; everything else is shared by all tasks.
+`PerTask` and `Shared` overrule the guess.
+"""
+
+from __future__ import annotations
+
+import inspect
+import numbers
+import reprlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from acme_mpi.errors import InputError
+
+TASK_ID = "taskID"
+
+
+class PerTask:
+    """Mark an argument as split: task i gets item i along `axis`.
+
+    Parameters
+    ----------
+    value : sequence or array_like
+        Array of any dimension, or a sequence.
+    axis : int
+        Axis that counts the tasks, default 0; negative values count from the end.
+    """
+
+    def __init__(self, value: Any, axis: int = 0) -> None:
+        self.value = value
+        self.axis = axis
+
+
+class Shared:
+    """Mark an argument as shared: every task gets the whole `value`.
+
+    Parameters
+    ----------
+    value : object
+        Passed to each call as it is.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of the call and how it is distributed.
+
+    Attributes
+    ----------
+    label : str
+        What the user calls it: the parameter's name, or ``"argument 0"``.
+    keyword : str or None
+        Name if it is passed by name, None if by position.
+    value : object
+        The whole value; for a split array the counting axis comes first.
+    per_task : bool
+        Whether task i gets ``value[i]``.
+    """
+
+    label: str
+    keyword: str | None
+    value: Any
+    per_task: bool
+
+    def items(self, start: int, stop: int) -> Any:
+        """Return an iterable of the values for the tasks in [start, stop)."""
+        return self.value[start:stop]
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """All calls of one run.
+
+    Attributes
+    ----------
+    arguments : tuple of Argument
+        In calling order.
+    n_tasks : int
+        Number of calls, >= 0.
+    inject_task_id : bool
+        Whether the function has a parameter ``taskID`` that the caller left open.
+    """
+
+    arguments: tuple[Argument, ...]
+    n_tasks: int
+    inject_task_id: bool = False
+
+    def calls(self, start: int, stop: int) -> Iterator[tuple[list[Any], dict[str, Any]]]:
+        """Yield (args, kwargs) of each task in [start, stop), in order.
+
+        Both are built anew for every task, so that a function that changes them does no harm.
+        """
+        shared = {a.keyword: a.value for a in self.arguments if a.keyword and not a.per_task}
+        named = [a for a in self.arguments if a.keyword and a.per_task]
+        positional = [a for a in self.arguments if a.keyword is None]
+        columns = [
+            a.items(start, stop) if a.per_task else _Repeat(a.value, stop - start)
+            for a in positional + named
+        ]
+        names = [a.keyword for a in named]
+        n_positional = len(positional)
+        rows = zip(*columns, strict=True) if columns else iter([()] * (stop - start))
+        for index, row in enumerate(rows, start):
+            kwargs: dict[Any, Any] = {**shared, **dict(zip(names, row[n_positional:], strict=True))}
+            if self.inject_task_id:
+                kwargs[TASK_ID] = index
+            yield list(row[:n_positional]), kwargs
+
+    def call_text(self, name: str, index: int) -> str:
+        """Return the call of task `index` as one line of text, long values shortened."""
+        args, kwargs = next(self.calls(index, index + 1))
+        parts = [_SHORT.repr(value) for value in args]
+        parts += [f"{key}={_SHORT.repr(value)}" for key, value in kwargs.items()]
+        return " ".join(f"{name}({', '.join(parts)})".split())
+
+    def describe(self) -> list[str]:
+        """Return one line per argument: its name, what it is, split or shared."""
+        lines = []
+        for argument in self.arguments:
+            if argument.per_task:
+                how = f"split, one item per task: {_shape_text(argument.value)}"
+            else:
+                how = f"shared by all tasks: {_shape_text(argument.value)}"
+            lines.append(f"{argument.label}: {how}")
+        if self.inject_task_id:
+            lines.append(f"{TASK_ID}: the task's index")
+        return lines
+
+
+class _Repeat:
+    """A column that holds the same value `n` times."""
+
+    def __init__(self, value: Any, n: int) -> None:
+        self._value, self._n = value, n
+
+    def __iter__(self) -> Iterator[Any]:
+        for _ in range(self._n):
+            yield self._value
+
+
+class _ShortRepr(reprlib.Repr):
+    def repr_ndarray(self, value: np.ndarray[Any, Any], level: int) -> str:
+        if value.size <= 4:
+            return repr(value)
+        return f"<array {value.shape} {value.dtype}>"
+
+
+_SHORT = _ShortRepr()
+_SHORT.maxstring = _SHORT.maxother = 60
+
+
+def function_name(func: Any) -> str:
+    """Return the name that files are called after: ``__name__``, else that of what is wrapped."""
+    while hasattr(func, "func") and not hasattr(func, "__name__"):
+        func = func.func
+    name = str(getattr(func, "__name__", type(func).__name__))
+    return "lambda" if name == "<lambda>" else name.replace("/", "_")
+
+
+def signature_of(func: Callable[..., Any]) -> inspect.Signature | None:
+    """Return the signature, or None for functions that have none (``max``)."""
+    try:
+        return inspect.signature(func)
+    except (ValueError, TypeError):
+        return None
+
+
+def distribute(
+    func: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    n_inputs: Any = "auto",
+) -> TaskSet:
+    """Decide which arguments are split and how many tasks there are.
+
+    Parameters
+    ----------
+    func : callable
+        The function that will be called; only its signature is looked at.
+    args, kwargs : sequence, mapping
+        The arguments; `PerTask` and `Shared` overrule the guess.
+    n_inputs : int or "auto"
+        Number of tasks, >= 1. A number makes arguments of that length split and all others shared;
+        without one of that length, the same call is made `n_inputs` times.
+
+    Returns
+    -------
+    TaskSet
+
+    Raises
+    ------
+    InputError
+        The arguments do not fit the signature, or the guess is ambiguous.
+
+    Notes
+    -----
+    Candidates follow ACME's user guide ("automatic input argument distribution").
+    """
+    if not callable(func):
+        raise InputError(f"the function has to be callable, not {type(func)}")
+    entries, inject = _bind(func, args, kwargs)
+    wanted = _check_n_inputs(n_inputs)
+    arguments = [_unwrap(label, keyword, value) for label, keyword, value, _ in entries]
+    guesses = [
+        argument is None and _is_candidate(value, default)
+        for argument, (_, _, value, default) in zip(arguments, entries, strict=True)
+    ]
+    lengths = {
+        label: len(value)
+        for guess, (label, _, value, _) in zip(guesses, entries, strict=True)
+        if guess
+    }
+    fixed = {a.label: len(a.value) for a in arguments if a is not None and a.per_task}
+    n_tasks = _agree(function_name(func), lengths, fixed, wanted, inject)
+    done = []
+    for argument, guess, (label, keyword, value, _) in zip(arguments, guesses, entries, strict=True):
+        split = guess and len(value) == n_tasks
+        done.append(argument or Argument(label, keyword, value, split))
+    return TaskSet(tuple(done), n_tasks, inject)
+
+
+def _bind(
+    func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[list[tuple[str, str | None, Any, Any]], bool]:
+    """Return (label, keyword, value, default) per argument, and whether taskID is to be filled."""
+    args = [list(value) if isinstance(value, Iterator) else value for value in args]
+    kwargs = {
+        key: list(value) if isinstance(value, Iterator) else value for key, value in kwargs.items()
+    }
+    signature = signature_of(func)
+    empty = inspect.Parameter.empty
+    if signature is None:
+        entries = [(f"argument {k}", None, value, empty) for k, value in enumerate(args)]
+        return [*entries, *((key, key, value, empty) for key, value in kwargs.items())], False
+    parameter = signature.parameters.get(TASK_ID)
+    inject = (
+        parameter is not None
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and TASK_ID not in signature.bind_partial(*args).arguments
+        and TASK_ID not in kwargs
+        if _binds(signature, args)
+        else False
+    )
+    try:
+        bound = signature.bind(*args, **kwargs, **({TASK_ID: 0} if inject else {}))
+    except TypeError as error:
+        name = function_name(func)
+        raise InputError(f"{name}(): {error}; its signature is {name}{signature}") from None
+    entries = []
+    for name, value in bound.arguments.items():
+        parameter = signature.parameters[name]
+        if inject and name == TASK_ID:
+            continue
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            entries += [(f"{name}[{k}]", None, item, empty) for k, item in enumerate(value)]
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            entries += [(key, key, item, empty) for key, item in value.items()]
+        else:
+            keyword = name if parameter.kind is parameter.KEYWORD_ONLY or name in kwargs else None
+            entries.append((name, keyword, value, parameter.default))
+    return entries, inject
+
+
+def _binds(signature: inspect.Signature, args: Sequence[Any]) -> bool:
+    try:
+        signature.bind_partial(*args)
+    except TypeError:
+        return False
+    return True
+
+
+def _check_n_inputs(n_inputs: Any) -> int | None:
+    if isinstance(n_inputs, str) and n_inputs == "auto":
+        return None
+    whole = isinstance(n_inputs, numbers.Real) and not isinstance(n_inputs, bool)
+    if not whole or n_inputs != int(n_inputs) or n_inputs < 1:
+        raise InputError(f"`n_inputs` has to be 'auto' or an integer >= 1, not {n_inputs!r}")
+    return int(n_inputs)
+
+
+def _unwrap(label: str, keyword: str | None, value: Any) -> Argument | None:
+    """Return the distribution that a marker asks for, None without a marker."""
+    if isinstance(value, Shared):
+        return Argument(label, keyword, value.value, per_task=False)
+    if not isinstance(value, PerTask):
+        return None
+    inner, axis = value.value, value.axis
+    if isinstance(inner, Iterator):
+        inner = list(inner)
+    if isinstance(inner, (list, tuple, range)) and axis == 0:
+        return Argument(label, keyword, inner, per_task=True)
+    array = np.asarray(inner)
+    if not -array.ndim <= axis < array.ndim:
+        raise InputError(
+            f"argument {label!r} cannot be split along axis {axis}: it is {_shape_text(inner)}"
+        )
+    return Argument(label, keyword, np.moveaxis(array, axis, 0), per_task=True)
+
+
+def _is_candidate(value: Any, default: Any) -> bool:
+    """Tell whether the guess may split `value`.
+
+    A list whose default is a list of the same length, and an array whose default is an array, is
+    meant whole.
+    """
+    if isinstance(value, np.ndarray):
+        return value.ndim == 1 and not isinstance(default, np.ndarray)
+    if isinstance(value, (list, tuple, range)):
+        return not (isinstance(default, (list, tuple)) and len(default) == len(value))
+    return False
+
+
+def _agree(
+    name: str,
+    lengths: Mapping[str, int],
+    fixed: Mapping[str, int],
+    wanted: int | None,
+    inject: bool,
+) -> int:
+    """Return the number of tasks, or raise with every candidate and the way out."""
+    distinct = set(fixed.values())
+    if len(distinct) > 1 or (wanted is not None and distinct - {wanted}):
+        listed = _listed(fixed)
+        expected = f"; `n_inputs` is {wanted}" if wanted is not None else ""
+        raise InputError(f"{name}: arguments marked as split need one length: {listed}{expected}")
+    if distinct:
+        return distinct.pop()
+    values = set(lengths.values())
+    if wanted is not None:
+        if wanted in values or values <= {1}:
+            return wanted
+        raise InputError(
+            f"No object has required length of {wanted} matching `n_inputs`: {_listed(lengths)}\n"
+            f"  Give one argument {wanted} items, or mark the others as shared: --share NAME, "
+            "in Python Shared(x)"
+        )
+    if len(values) == 1:
+        return values.pop()
+    low, high = min(values, default=0), max(values, default=0)
+    message = (
+        f"automatic input distribution failed: found {len(lengths)} objects containing "
+        f"{low} to {high} elements. Please specify `n_inputs` manually."
+    )
+    if not lengths:
+        raise InputError(
+            f"{message}\n  No argument of {name} is a list, tuple, range or 1-D array to split. "
+            "Name one: --split NAME[:AXIS], in Python PerTask(x, axis=0);\n"
+            "  or make the same call N times: --n-inputs N, in Python n_inputs=N"
+        )
+    raise InputError(
+        f"{message}\n  Candidates: {_listed(lengths)}\n"
+        "  Share those that every task needs whole: --share NAME, in Python Shared(x); or name the "
+        "one to split: --split NAME, in Python PerTask(x); or --n-inputs N, in Python n_inputs=N"
+    )
+
+
+def _listed(lengths: Mapping[str, int]) -> str:
+    return ", ".join(f"{label!r} has {n}" for label, n in lengths.items()) or "no candidates"
+
+
+def _shape_text(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"array {value.shape} {value.dtype}"
+    if isinstance(value, (list, tuple, range)):
+        return f"{type(value).__name__} of {len(value)}"
+    return f"{type(value).__name__} {_SHORT.repr(value)}"
