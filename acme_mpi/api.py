@@ -127,7 +127,7 @@ def map(
                 f"`output_dir` has to be either `None` or str, not {type(output_dir)}"
             )
         tasks = distribute(func, args, named, n_inputs)
-        _pack(call, world, func, tasks, args, named)
+        _pack(call, world, func, tasks)
         call.options = Options(
             function_name(func), tasks.n_tasks, kind, output_dir,
             None if spec is None else (spec.shape, spec.axis, spec.dtype), isolate, root,
@@ -192,14 +192,7 @@ def _check_in_memory(kind: str, spec: RowSpec | None, root: int | None, size: in
                          "write_worker_results=False")  # fmt: skip
 
 
-def _pack(
-    call: Call,
-    world: World,
-    func: Callable[..., Any],
-    tasks: TaskSet,
-    args: tuple[Any, ...],
-    named: Mapping[str, Any],
-) -> None:
+def _pack(call: Call, world: World, func: Callable[..., Any], tasks: TaskSet) -> None:
     """Put function and arguments into `call`, pickled; only rank 0's arguments travel."""
     call.inline = func
     try:
@@ -212,8 +205,7 @@ def _pack(
             "locks and connections inside the function"
         ) from None
     if world.size > 1:
-        labels = {f"argument {k}": value for k, value in enumerate(args)} | dict(named)
-        call.digests = {label: _digest(value) for label, value in labels.items()}
+        call.digests = {each.label: _digest(each.value) for each in tasks.arguments}
 
 
 def _digest(value: Any) -> str:

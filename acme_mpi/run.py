@@ -236,7 +236,7 @@ def _warn_of_differences(digests: list[dict[str, str]]) -> None:
         if others:
             shown = ", ".join(map(str, others[:5])) + (", ..." if len(others) > 5 else "")
             logger.warning(
-                "argument %r differs on rank(s) %s; the value of rank 0 is used", label, shown
+                "argument `%s` differs on rank(s) %s; the value of rank 0 is used", label, shown
             )
 
 

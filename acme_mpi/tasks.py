@@ -57,7 +57,7 @@ class Argument:
     Attributes
     ----------
     label : str
-        What the user calls it: the parameter's name, or ``"argument 0"``.
+        What the user calls it: the parameter's name, or ``"number 0"``.
     keyword : str or None
         Name if it is passed by name, None if by position.
     value : object
@@ -148,6 +148,9 @@ class _Repeat:
 
 
 class _ShortRepr(reprlib.Repr):
+    def repr1(self, x: Any, level: int) -> str:
+        return super().repr1(x.item() if isinstance(x, np.generic) else x, level)
+
     def repr_ndarray(self, value: np.ndarray[Any, Any], level: int) -> str:
         if value.size <= 4:
             return repr(value)
@@ -239,7 +242,7 @@ def _bind(
     signature = signature_of(func)
     empty = inspect.Parameter.empty
     if signature is None:
-        entries = [(f"argument {k}", None, value, empty) for k, value in enumerate(args)]
+        entries = [(f"number {k}", None, value, empty) for k, value in enumerate(args)]
         return [*entries, *((key, key, value, empty) for key, value in kwargs.items())], False
     parameter = signature.parameters.get(TASK_ID)
     inject = (

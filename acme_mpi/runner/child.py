@@ -18,6 +18,7 @@ from acme_mpi.runner.channel import ChannelError, Kind
 from acme_mpi.runner.process import Child, ending_text
 
 MAX_IDLE_DEATHS = 3
+DYING_S = 0.5
 
 
 class ChildRunner(Runner):
@@ -80,7 +81,9 @@ class ChildRunner(Runner):
                     self._take(*message)
                     continue
             except EOFError:
-                self._bury("closed its channel" if not ended else None)
+                # A process on its way out closes its channel first, and is gone soon after.
+                ended = self._child.has_ended(wait_s=DYING_S)
+                self._bury(None if ended else "closed its channel")
                 break
             except (ChannelError, TypeError, ValueError, OSError) as error:
                 self._bury(f"wrote garbage into its channel ({error})")

@@ -41,8 +41,8 @@ def main() -> None:
     os.set_inheritable(channel_fd, False)
     try:
         Server(channel, words).serve()
-    except (EOFError, BrokenPipeError):
-        pass
+    except (EOFError, OSError):
+        pass  # the agent has gone, or user code has closed our descriptors
     flush_standard_streams()
     # Threads and atexit hooks of user code must not keep a finished runner alive.
     os._exit(0)

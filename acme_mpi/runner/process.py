@@ -105,9 +105,9 @@ class Child:
         """The child's process id."""
         return self._process.pid
 
-    def has_ended(self) -> bool:
-        """Tell whether the child is gone."""
-        return bool(select.select([self.pidfd], [], [], 0)[0])
+    def has_ended(self, wait_s: float = 0.0) -> bool:
+        """Tell whether the child is gone, or goes within `wait_s` seconds."""
+        return bool(select.select([self.pidfd], [], [], wait_s)[0])
 
     def kill(self) -> int:
         """Kill the child and all its processes, free everything, and return its wait status.
