@@ -14,7 +14,7 @@ from typing import Any
 
 from acme_mpi import __version__
 from acme_mpi.api import PAYLOADS, finish, store_kind
-from acme_mpi.comm import World, finalize, launched_rank_and_size, make_world, refuse_singletons
+from acme_mpi.comm import World, finalize, launched_rank_and_size, make_world
 from acme_mpi.errors import EXIT_DONE, AcmeMpiError, InputError, TaskError
 from acme_mpi.results import make_row_spec
 from acme_mpi.run import Call, Options, run, stop_runner, take_child_runner
@@ -192,17 +192,14 @@ def leave(status: int) -> None:
 def _with_ranks(options: Any, scripts: Sequence[str], launched_rank: int) -> int:
     try:
         world = make_world(notify=lambda text: logger.warning("%s", text))
-        refuse_singletons(world.size)
     except AcmeMpiError as error:
-        return _say(error) if launched_rank == 0 or "rank 0 of 1" in str(error) else 0
+        return _say(error) if launched_rank == 0 else 0
     status = EXIT_DONE
     try:
         if world.is_master and world.size == 1 and launched_rank == 0:
             _suggest_launcher()
         if options.target.endswith(".py"):
-            status = serve_script(
-                world, options.target, scripts, Options("", 0, bar=options.bar)
-            )
+            status = serve_script(world, options.target, scripts, Options("", 0, bar=options.bar))
         else:
             _run_command(world, options)
     except TaskError as error:

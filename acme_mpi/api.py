@@ -123,9 +123,7 @@ def map(
         if not isinstance(isolate, bool):
             raise InputError(f"`isolate` has to be `True` or `False`, not {isolate!r}")
         if output_dir is not None and not isinstance(output_dir, str):
-            raise InputError(
-                f"`output_dir` has to be either `None` or str, not {type(output_dir)}"
-            )
+            raise InputError(f"`output_dir` has to be either `None` or str, not {type(output_dir)}")
         tasks = distribute(func, args, named, n_inputs)
         _pack(call, world, func, tasks)
         call.options = Options(

@@ -225,9 +225,7 @@ class ThreadWorld(World):
                 errors.append(error)
                 meeting.barrier.abort()
 
-        threads = [
-            threading.Thread(target=call, args=(rank,), daemon=True) for rank in range(size)
-        ]
+        threads = [threading.Thread(target=call, args=(rank,), daemon=True) for rank in range(size)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -432,25 +430,50 @@ def launched_rank_and_size(environ: Mapping[str, str] = os.environ) -> tuple[int
 def refuse_singletons(size: int, environ: Mapping[str, str] = os.environ) -> None:
     """Raise if MPI sees one rank where the launcher started several.
 
+    Parameters
+    ----------
+    size : int
+        Number of ranks that MPI sees; 1 also before MPI starts, if it can only start alone.
+    environ : mapping
+        The process's environment.
+
     Raises
     ------
     LaunchError
         Each process believes to be rank 0 of 1 and would do all the work again.
     """
-    for _, name in LAUNCHER_VARIABLES:
-        n_launched = int(environ.get(name, "1") or 1)
-        if size == 1 and n_launched > 1:
-            cure = (
-                "srun --mpi=pmix (srun --mpi=list shows what is there), or mpiexec inside the job"
-                if name.startswith("SLURM")
-                else "the mpiexec that belongs to the MPI library mpi4py uses "
-                '(python -c "from mpi4py import MPI; print(MPI.Get_library_version())")'
-            )
-            raise LaunchError(
-                f"the launcher started {n_launched} processes ({name}={n_launched}), but MPI says "
-                "each is rank 0 of 1: launcher and MPI library do not belong together.\n"
-                f"  Nothing was started. Use {cure}."
-            )
+    # mpiexec inside a Slurm job leaves step variables that are not about its ranks: first wins.
+    name = next((name for _, name in LAUNCHER_VARIABLES if name in environ), "")
+    n_launched = int(environ.get(name) or 1)
+    if size > 1 or n_launched < 2:
+        return
+    cure = "the mpiexec that belongs to the MPI library mpi4py uses"
+    if name.startswith("SLURM"):
+        cure = (
+            "srun --mpi=pmix for Open MPI, srun --mpi=pmi2 for MPICH (srun --mpi=list shows what "
+            "there is), or mpiexec inside the job"
+        )
+    raise LaunchError(
+        f"the launcher started {n_launched} processes ({name}={n_launched}), but for MPI each is "
+        "rank 0 of 1: launcher and MPI library do not belong together.\n"
+        f"  Nothing was started. Use {cure};\n"
+        '  python -c "from mpi4py import MPI; print(MPI.Get_library_version())" names the library.'
+    )
+
+
+def refuse_srun_without_pmi(environ: Mapping[str, str] = os.environ) -> None:
+    """Raise if srun gave its processes no way to find each other.
+
+    Before MPI starts, because some libraries end the process then, with a page of text.
+
+    Raises
+    ------
+    LaunchError
+        As `refuse_singletons`.
+    """
+    ways = ("PMI", "OMPI_COMM_WORLD")
+    if "SLURM_STEP_NUM_TASKS" in environ and not any(name.startswith(ways) for name in environ):
+        refuse_singletons(1, environ)
 
 
 def _load_mpi() -> Any:
@@ -484,6 +507,7 @@ def make_world(comm: Any = None, notify: Callable[[str], None] | None = None) ->
     LaunchError
         Launcher and MPI do not belong together, or no MPI library is found under a launcher.
     """
+    refuse_srun_without_pmi()
     try:
         mpi = _load_mpi()
     except (ImportError, RuntimeError) as error:

@@ -18,7 +18,10 @@ import numpy as np
 from acme_mpi.errors import InputError
 
 Array = np.ndarray[Any, Any]
-Part = Any  # None, or an ndarray whose dtype HDF5 can hold; object dtype means strings
+# None, or an ndarray whose dtype HDF5 can hold; object dtype means strings
+Part = Any
+# What a task has: a list of parts, or a plain number that stands for [array([number])].
+Parts = Any
 
 # From this size on a result does not travel through the channel: the runner writes it in place.
 PLACED_BYTES = 64 * 1024
@@ -92,7 +95,7 @@ def make_row_spec(result_shape: Any, result_dtype: Any) -> RowSpec | None:
     for entry in shape:
         if isinstance(entry, bool) or not isinstance(entry, numbers.Real):
             raise InputError(f"`result_shape` must only contain numerical values, not {entry!r}")
-        if entry != math.inf and (entry < 0 or entry != int(entry)):
+        if entry != math.inf and (entry < 0 or entry % 1 != 0):
             raise InputError(f"`result_shape` must only contain non-negative integers, not {entry}")
     if sum(entry == math.inf for entry in shape) > 1:
         raise InputError("cannot use more than one `np.inf` in `result_shape`")
@@ -202,7 +205,7 @@ def to_row(value: Any, spec: RowSpec) -> Array:
     dtype = np.dtype(spec.dtype)
     if value is None or isinstance(value, str):
         raise ResultError(f"expected {_form(spec)}, got {value!r}")
-    array = _to_array(value)
+    array: Array = _to_array(value)
     if not _same_shape(array.shape, spec.shape):
         raise ResultError(f"expected {_form(spec)}, got shape {array.shape} {array.dtype}")
     if not np.can_cast(array.dtype, dtype, "same_kind"):
@@ -232,7 +235,7 @@ class Content:
         With a RowSpec, unless the rows were placed.
     placed : bool
         The runner has written the rows itself.
-    parts : list of list of Part, or None
+    parts : list of Parts, or None
         Without a RowSpec all parts, with one those from ``result_1`` on. The string ``"placed"``
         stands for a part that the runner has written itself.
     values : bytes, or None
@@ -243,7 +246,7 @@ class Content:
 
     rows: Array | None = None
     placed: bool = False
-    parts: list[list[Part]] | None = None
+    parts: list[Parts] | None = None
     values: bytes | None = None
     buffers: list[Any] | None = None
 
@@ -284,42 +287,49 @@ class Encoder:
     ) -> None:
         self._spec, self._in_memory, self._place, self._dumps = spec, in_memory, place, dumps
         self._as_rows = spec is not None and not spec.is_ragged
-        self._takes_floats = spec is not None and spec.shape == () and spec.dtype == "<f8"
+        self.add = self._choose_add()
         self._clear()
+
+    def _choose_add(self) -> Callable[[int, Any], None]:
+        """Return ``add(index, value)``, which takes the return value of a task.
+
+        Indices come in increasing order. It raises `ResultError` if the value cannot be stored;
+        then nothing of it was taken.
+        """
+        if self._spec is not None:
+            is_float = self._spec.shape == () and self._spec.dtype == "<f8"
+            return self._add_float if is_float else self._add_row
+        return self._add_value if self._in_memory else self._add_parts
 
     def _clear(self) -> None:
         self._rows: list[Any] = []
-        self._parts: list[list[Part]] = []
+        self._parts: list[Parts] = []
         self._values: list[Any] = []
         self._n_rows = 0
         self._placed = False
         self._has_more = False
         self.n_bytes = 0
 
-    def add(self, index: int, value: Any) -> None:
-        """Take the return value of task `index`; indices come in increasing order.
-
-        Raises
-        ------
-        ResultError
-            The value cannot be stored; nothing of it was taken.
-        """
-        if self._takes_floats and type(value) is float:
-            self._rows.append(value)
-            self._add_rest([])
-        elif self._spec is not None:
-            self._add_row(index, value)
-        elif self._in_memory:
-            self._add_value(value)
+    def _add_parts(self, index: int, value: Any) -> None:
+        if type(value) in _PLAIN_NUMBERS and _fits_64_bits(value):
+            self._parts.append(value)
         else:
             self._parts.append(self._place_large(index, 0, to_parts(value)))
 
-    def _add_value(self, value: Any) -> None:
-        if not _is_simple(value):
+    def _add_value(self, index: int, value: Any) -> None:
+        if type(value) not in _PLAIN_VALUES:
             assert self._dumps is not None
             _, buffers = self._dumps([value])  # raises here, so that only this task fails
             self.n_bytes += sum(buffer.nbytes for buffer in buffers)
         self._values.append(value)
+
+    def _add_float(self, index: int, value: Any) -> None:
+        if type(value) is not float:
+            return self._add_row(index, value)
+        self._rows.append(value)
+        self._n_rows += 1
+        if self._has_more:
+            self._parts.append([])
 
     def _add_row(self, index: int, value: Any) -> None:
         assert self._spec is not None
@@ -392,5 +402,14 @@ class Encoder:
         return content
 
 
-def _is_simple(value: Any) -> bool:
-    return value is None or type(value) in (int, float, bool, complex, str)
+_PLAIN_NUMBERS = frozenset({int, float, bool, complex})
+_PLAIN_VALUES = _PLAIN_NUMBERS | {type(None), str}
+
+
+def _fits_64_bits(value: Any) -> bool:
+    return type(value) is not int or -(2**63) <= value < 2**63
+
+
+def parts_of(parts: Parts) -> list[Part]:
+    """Return the parts as a list of arrays."""
+    return parts if isinstance(parts, list) else [np.array([parts])]

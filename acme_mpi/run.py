@@ -449,9 +449,7 @@ def _log_end(result: Result) -> None:
             logger.warning("a rank takes no part, it could not load the function: %s", reason)
     if result.failures:
         where = stored.container or ""
-        logger.error(
-            "%s", summarize(result.failures, options.n_tasks, where, options.reproduce)
-        )
+        logger.error("%s", summarize(result.failures, options.n_tasks, where, options.reproduce))
     elif not result.n_unfinished:
         where = f"; results are in {stored.container}" if stored.container else ""
         logger.info("SUCCESS! %d tasks done%s", options.n_tasks, where)

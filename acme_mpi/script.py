@@ -93,9 +93,7 @@ def _serve_call(world: World, call: Call) -> tuple[Any, ...]:
     except AcmeMpiError as error:
         return "error", type(error).__name__, str(error)
     stored = result.stored
-    pieces = [
-        (runs, c.rows, c.placed, c.parts, c.values, c.buffers) for runs, c in stored.pieces
-    ]
+    pieces = [(runs, c.rows, c.placed, c.parts, c.values, c.buffers) for runs, c in stored.pieces]
     return (
         "result",
         astuple(result.options),

@@ -12,6 +12,7 @@ import numbers
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -71,10 +72,6 @@ class Argument:
     value: Any
     per_task: bool
 
-    def items(self, start: int, stop: int) -> Any:
-        """Return an iterable of the values for the tasks in [start, stop)."""
-        return self.value[start:stop]
-
 
 @dataclass(frozen=True)
 class TaskSet:
@@ -94,26 +91,29 @@ class TaskSet:
     n_tasks: int
     inject_task_id: bool = False
 
-    def calls(self, start: int, stop: int) -> Iterator[tuple[list[Any], dict[str, Any]]]:
-        """Yield (args, kwargs) of each task in [start, stop), in order.
-
-        Both are built anew for every task, so that a function that changes them does no harm.
-        """
+    def calls(self, start: int, stop: int) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+        """Return an iterator of (args, kwargs), one for each task in [start, stop), in order."""
+        args = self._rows([a for a in self.arguments if a.keyword is None], start, stop)
         shared = {a.keyword: a.value for a in self.arguments if a.keyword and not a.per_task}
         named = [a for a in self.arguments if a.keyword and a.per_task]
-        positional = [a for a in self.arguments if a.keyword is None]
-        columns = [
-            a.items(start, stop) if a.per_task else _Repeat(a.value, stop - start)
-            for a in positional + named
-        ]
+        if not named and not self.inject_task_id:
+            return zip(args, repeat(shared), strict=False)
         names = [a.keyword for a in named]
-        n_positional = len(positional)
-        rows = zip(*columns, strict=True) if columns else iter([()] * (stop - start))
-        for index, row in enumerate(rows, start):
-            kwargs: dict[Any, Any] = {**shared, **dict(zip(names, row[n_positional:], strict=True))}
-            if self.inject_task_id:
-                kwargs[TASK_ID] = index
-            yield list(row[:n_positional]), kwargs
+        columns = self._rows(named, start, stop)
+        if self.inject_task_id:
+            names.append(TASK_ID)
+            columns = ((*row, index) for index, row in enumerate(columns, start))
+        kwargs = ({**shared, **dict(zip(names, row, strict=True))} for row in columns)
+        return zip(args, kwargs, strict=True)
+
+    @staticmethod
+    def _rows(arguments: Sequence[Argument], start: int, stop: int) -> Iterator[tuple[Any, ...]]:
+        """Return the values of several arguments, one tuple per task."""
+        if not arguments:
+            return repeat((), stop - start)
+        n = stop - start
+        columns = (a.value[start:stop] if a.per_task else repeat(a.value, n) for a in arguments)
+        return zip(*columns, strict=True)
 
     def call_text(self, name: str, index: int) -> str:
         """Return the call of task `index` as one line of text, long values shortened."""
@@ -134,17 +134,6 @@ class TaskSet:
         if self.inject_task_id:
             lines.append(f"{TASK_ID}: the task's index")
         return lines
-
-
-class _Repeat:
-    """A column that holds the same value `n` times."""
-
-    def __init__(self, value: Any, n: int) -> None:
-        self._value, self._n = value, n
-
-    def __iter__(self) -> Iterator[Any]:
-        for _ in range(self._n):
-            yield self._value
 
 
 class _ShortRepr(reprlib.Repr):
@@ -225,7 +214,9 @@ def distribute(
     fixed = {a.label: len(a.value) for a in arguments if a is not None and a.per_task}
     n_tasks = _agree(function_name(func), lengths, fixed, wanted, inject)
     done = []
-    for argument, guess, (label, keyword, value, _) in zip(arguments, guesses, entries, strict=True):
+    for argument, guess, (label, keyword, value, _) in zip(
+        arguments, guesses, entries, strict=True
+    ):
         split = guess and len(value) == n_tasks
         done.append(argument or Argument(label, keyword, value, split))
     return TaskSet(tuple(done), n_tasks, inject)
@@ -242,8 +233,8 @@ def _bind(
     signature = signature_of(func)
     empty = inspect.Parameter.empty
     if signature is None:
-        entries = [(f"number {k}", None, value, empty) for k, value in enumerate(args)]
-        return [*entries, *((key, key, value, empty) for key, value in kwargs.items())], False
+        numbered = [(f"number {k}", None, value, empty) for k, value in enumerate(args)]
+        return [*numbered, *((key, key, value, empty) for key, value in kwargs.items())], False
     parameter = signature.parameters.get(TASK_ID)
     inject = (
         parameter is not None
@@ -258,17 +249,20 @@ def _bind(
     except TypeError as error:
         name = function_name(func)
         raise InputError(f"{name}(): {error}; its signature is {name}{signature}") from None
-    entries = []
-    for name, value in bound.arguments.items():
-        parameter = signature.parameters[name]
-        if inject and name == TASK_ID:
+    entries: list[tuple[str, str | None, Any, Any]] = []
+    is_gapless = True  # so far every parameter has got an argument: it can be passed by position
+    for name, parameter in signature.parameters.items():
+        if name not in bound.arguments or (inject and name == TASK_ID):
+            is_gapless = is_gapless and parameter.kind is parameter.VAR_POSITIONAL
             continue
+        value = bound.arguments[name]
         if parameter.kind is parameter.VAR_POSITIONAL:
             entries += [(f"{name}[{k}]", None, item, empty) for k, item in enumerate(value)]
         elif parameter.kind is parameter.VAR_KEYWORD:
             entries += [(key, key, item, empty) for key, item in value.items()]
         else:
-            keyword = name if parameter.kind is parameter.KEYWORD_ONLY or name in kwargs else None
+            by_name = parameter.kind is parameter.KEYWORD_ONLY or not is_gapless
+            keyword = name if by_name else None
             entries.append((name, keyword, value, parameter.default))
     return entries, inject
 

@@ -193,33 +193,32 @@ def run_chunk(
     chunk : range
         Indices of the tasks.
     words : memoryview
-        At least two signed 64-bit words that the agent sees: the index of the running task (-1: none)
+        At least two signed 64-bit words that the agent sees: the index of the
+        running task (-1: none)
         and its start in nanoseconds of `time.monotonic_ns`.
     swallow : tuple of exception types
         What a task may raise without ending this process.
     """
     start, failures = chunk.start, list[FailureFields]()
-    begin_ns = time.perf_counter_ns()
-    calls = tasks.calls(chunk.start, chunk.stop)
-    for index in chunk:
-        words[1] = time.monotonic_ns()
+    add, clock = encoder.add, time.monotonic_ns
+    begin_ns = now_ns = clock()
+    for index, (args, kwargs) in enumerate(tasks.calls(chunk.start, chunk.stop), chunk.start):
+        words[1] = now_ns
         words[0] = index
-        # The only place where exceptions of user code are caught: building the arguments (an
-        # object's __getitem__), the call, and the check of what it returned.
+        # The only place where exceptions of user code are caught: the call, and the check of what
+        # it returned.
         try:
-            args, kwargs = next(calls)
-            encoder.add(index, func(*args, **kwargs))
+            add(index, func(*args, **kwargs))
         except swallow as error:
             failures.append(describe_failure(error, index, name, tasks))
-        now_ns = time.perf_counter_ns()
+        now_ns = clock()
         if now_ns - begin_ns > REPORT_NS or encoder.n_bytes > REPORT_BYTES:
             words[0] = -1
             yield Outcome(start, index + 1, failures, encoder.take(), now_ns - begin_ns)
-            start, failures, begin_ns = index + 1, [], time.perf_counter_ns()
+            start, failures, begin_ns = index + 1, [], clock()
     words[0] = -1
     if start < chunk.stop:
-        busy_ns = time.perf_counter_ns() - begin_ns
-        yield Outcome(start, chunk.stop, failures, encoder.take(), busy_ns)
+        yield Outcome(start, chunk.stop, failures, encoder.take(), now_ns - begin_ns)
 
 
 def describe_failure(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from typing import Any
 
@@ -56,10 +57,8 @@ class ChildRunner(Runner):
         """Send a message to the child; a child that is gone is noticed by `poll`."""
         if self._child is None:
             self._child = Child("child_main", n_threads=self._n_threads)
-        try:
+        with contextlib.suppress(BrokenPipeError, ConnectionError):
             self._child.channel.send(kind, content)
-        except (BrokenPipeError, ConnectionError):
-            pass
 
     def submit(self, chunk: range) -> None:
         """Queue the tasks of `chunk` in the child."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import signal
@@ -11,8 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
+from acme_mpi.errors import StoreError
+from acme_mpi.offsets import write_all
 from acme_mpi.results import Encoder
 from acme_mpi.runner.base import (
     Assignment,
@@ -80,10 +81,8 @@ def volunteer_for_the_oom_killer() -> None:
 def flush_standard_streams() -> None:
     """Flush stdout and stderr; closed ones are no reason to fail."""
     for stream in (sys.stdout, sys.stderr):
-        try:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
-        except (OSError, ValueError, AttributeError):
-            pass
 
 
 class Server:
@@ -177,21 +176,21 @@ class Server:
 
 
 def write_at(path: str, offset: int, array: Any) -> None:
-    """Write the bytes of `array`, in C order, at `offset` of the file at `path`.
+    """Write the bytes of `array` where the agent has made room for them.
 
     Raises
     ------
-    OSError
+    StoreError
         The medium refused the data.
     """
-    data = memoryview(np.ascontiguousarray(array)).cast("B")
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        done = 0
-        while done < len(data):
-            done += os.pwrite(descriptor, data[done : done + (1 << 30)], offset + done)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            write_all(descriptor, array, offset)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror}") from None
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import sys
 import traceback
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -214,7 +215,7 @@ def load_command(request: Mapping[str, Any]) -> tuple[Callable[..., Any], TaskSe
         name, _, axis = text.partition(":")
         if axis and not axis.lstrip("-").isdigit():
             raise InputError(f"--split needs NAME or NAME:AXIS with an integer axis, not {text!r}")
-        _mark(func, args, kwargs, name, "--split", lambda v, a=int(axis or 0): PerTask(v, a))
+        _mark(func, args, kwargs, name, "--split", partial(PerTask, axis=int(axis or 0)))
     for name in request["share"]:
         _mark(func, args, kwargs, name, "--share", Shared)
     return func, distribute(func, args, kwargs, request["n_inputs"])

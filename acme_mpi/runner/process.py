@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -115,10 +116,8 @@ class Child:
         The status is that of `subprocess`: an exit code, or minus the signal.
         """
         if self._has_group:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         else:
             self._process.kill()
         status = self._process.wait()

@@ -220,4 +220,3 @@ def missing_value(dtype: Any) -> Any:
     """Return what stands in the rows of missing tasks: NaN, for integers and booleans zero."""
     dtype = np.dtype(dtype)
     return dtype.type(np.nan) if dtype.kind in "fc" else dtype.type(0)
-

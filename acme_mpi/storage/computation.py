@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from acme_mpi.journal import AS_GROUPS, AS_ROWS, Journal
-from acme_mpi.results import is_placed
+from acme_mpi.results import is_placed, parts_of
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import Layout, refusals
@@ -80,15 +80,15 @@ class ComputationStore(LinkedStore):
             self._journal.sync()
 
     def _write_task(self, index: int, position: int, content: Any) -> None:
-        parts = content.parts[position] if content.parts else []
+        parts = parts_of(content.parts[position]) if content.parts else []
         is_begun = content.placed or any(is_placed(part) for part in parts)
         file = self._file(index, is_new=not is_begun)
         first_k = 1 if content.placed or content.rows is not None else 0
         if content.rows is not None:
-            hdf5.write_part(file.id, 0, np.asarray(content.rows[position]))
+            hdf5.write_part(file.id, b"result_0", np.asarray(content.rows[position]))
         for k, part in enumerate(parts, first_k):
             if not is_placed(part):
-                hdf5.write_part(file.id, k, part)
+                hdf5.write_part(file.id, b"result_%d" % k, part)
         hdf5.sync(file)
         self._open.pop(index).close()
 

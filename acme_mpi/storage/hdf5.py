@@ -13,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from acme_mpi.offsets import write_all
 from acme_mpi.results import Part
 
 # Newer formats leave a file that a killed process had open unopenable; older ones take three
@@ -38,6 +39,12 @@ def _type(dtype: np.dtype[Any]) -> Any:
 
 
 @lru_cache(maxsize=256)
+def _memory_type(dtype: np.dtype[Any]) -> Any:
+    # Without `logical`, h5py knows that strings are Python objects in memory.
+    return h5py.h5t.py_create(STRING if dtype.kind == "O" else dtype)
+
+
+@lru_cache(maxsize=256)
 def simple_space(shape: tuple[int, ...]) -> Any:
     """Return the dataspace of a shape, scalar for ()."""
     return h5py.h5s.create_simple(shape) if shape else h5py.h5s.create(h5py.h5s.SCALAR)
@@ -53,21 +60,63 @@ def _early() -> Any:
     return plist
 
 
-def create_array(group: Any, name: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-    """Create a contiguous dataset with its space allocated; return the low-level dataset."""
+@lru_cache(maxsize=1)
+def _with_groups() -> Any:
+    """Link creation: groups on the way are made, which is cheaper than making them one by one."""
+    plist = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    plist.set_create_intermediate_group(True)
+    return plist
+
+
+def create_array(parent: Any, name: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+    """Create a contiguous dataset with its space allocated; return the low-level dataset.
+
+    Parameters
+    ----------
+    parent : h5py.h5g.GroupID or h5py.h5f.FileID
+        Where `name`, which may be a path, starts.
+    """
     # Strings keep their fill: a pointer into nowhere would crash a reader.
     plist = None if dtype.kind == "O" else _early()
-    return h5py.h5d.create(group, name, _type(dtype), simple_space(shape), plist)
+    return h5py.h5d.create(parent, name, _type(dtype), simple_space(shape), plist, _with_groups())
 
 
-def write_part(group: Any, k: int, part: Part) -> None:
-    """Create ``result_<k>`` in a low-level group and write one part into it."""
-    name = b"result_%d" % k
+def write_part(parent: Any, name: bytes, part: Part) -> None:
+    """Create the dataset `name` and write one part into it."""
     if part is None:
         null = h5py.h5s.create(h5py.h5s.NULL)
-        h5py.h5d.create(group, name, _type(np.dtype("f8")), null)
+        h5py.h5d.create(parent, name, _type(np.dtype("f8")), null, None, _with_groups())
         return
-    dataset = create_array(group, name, part.shape, part.dtype)
+    dataset = create_array(parent, name, part.shape, part.dtype)
     if part.size:
         data = np.require(part, requirements="C")
-        dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, data, _type(part.dtype))
+        dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, data, _memory_type(part.dtype))
+
+
+class PendingBytes:
+    """Small arrays on their way into datasets whose space is allocated, written as one piece.
+
+    A write through HDF5 costs as much as all else that is done for a small dataset, and the space
+    of many such datasets lies together.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: list[tuple[int, bytes]] = []
+
+    def add(self, offset: int | None, array: Any) -> None:
+        """Take the bytes of `array` for `offset`; None if there are none."""
+        if offset is not None:
+            self._pieces.append((offset, array.tobytes()))
+
+    def write(self, file: h5py.File) -> None:
+        """Write everything into the file, which uses a POSIX driver."""
+        descriptor = file.id.get_vfd_handle()
+        pieces, self._pieces = sorted(self._pieces), []
+        start, run, end = 0, list[bytes](), -1
+        for offset, data in [*pieces, (-1, b"")]:
+            if offset != end:
+                if run:
+                    write_all(descriptor, b"".join(run), start)
+                start, run, end = offset, [], offset
+            run.append(data)
+            end += len(data)

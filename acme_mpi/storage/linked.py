@@ -58,7 +58,9 @@ class LinkedStore(Store):
         spec = self.spec
         is_filled = spec is not None and (spec.is_ragged or self.n_sources(records) > MAX_SOURCES)
         if spec is not None and is_filled:
-            fill_rows(self.world, self.layout, spec, self.n_tasks, records, lambda: self.own_rows(records))
+            fill_rows(
+                self.world, self.layout, spec, self.n_tasks, records, lambda: self.own_rows(records)
+            )
 
         def link() -> None:
             with refusals(self.layout.container):

@@ -15,7 +15,8 @@ import h5py
 import numpy as np
 
 from acme_mpi.comm import World
-from acme_mpi.journal import AS_GROUPS
+from acme_mpi.journal import AS_GROUPS, AS_RAGGED
+from acme_mpi.offsets import write_all
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import refusals, together
 from acme_mpi.storage.container import Records
@@ -114,20 +115,26 @@ class Merge:
             for record in self._mine[self._mine["payload"] == payload]:
                 first = int(record["first"])
                 for index in range(first, first + int(record["count"])):
-                    group = file[f"comp_{index}"]
-                    for k in range(1 if self._skip_first else 0, _n_results(group)):
-                        yield _describe_dataset(index, k, group[f"result_{k}"])
+                    n_results = h5py.h5g.open(file.id, b"comp_%d" % index).get_num_objs()
+                    # In the payload of a run with rows, result_0 lies elsewhere.
+                    skipped = 1 if self._skip_first and not self._holds_first(record) else 0
+                    for k in range(1 if self._skip_first else 0, n_results + skipped):
+                        yield _describe_dataset(file.id, index, k)
+
+    @staticmethod
+    def _holds_first(record: Any) -> bool:
+        return bool(record["form"] & AS_RAGGED)
 
     def _create(self, entry: Description) -> int:
         """Create one dataset; return the offset of its bytes, -1 if there are none to copy."""
         assert self._file is not None
         index, k, dtype, shape, _, n_bytes, value = entry
-        group = h5py.h5g.open(self._file.id, b"comp_%d" % index)
+        name = b"comp_%d/result_%d" % (index, k)
         if shape is None or value is not None or n_bytes == 0:
             part = value if value is not None or shape is None else np.empty(shape, dtype)
-            hdf5.write_part(group, k, part)
+            hdf5.write_part(self._file.id, name, part)
             return -1
-        dataset = hdf5.create_array(group, b"result_%d" % k, shape, dtype)
+        dataset = hdf5.create_array(self._file.id, name, shape, dtype)
         return int(dataset.get_offset())
 
     def _copy(self, payload: int, described: list[Description], offsets: list[int]) -> None:
@@ -149,20 +156,17 @@ class Merge:
                 self._file.close()
 
 
-def _n_results(group: h5py.Group) -> int:
-    names = list(group.keys())
-    return 1 + max((int(name.removeprefix("result_")) for name in names), default=-1)
-
-
-def _describe_dataset(index: int, k: int, dataset: h5py.Dataset) -> Description:
-    if dataset.shape is None:
+def _describe_dataset(file: Any, index: int, k: int) -> Description:
+    dataset = h5py.h5d.open(file, b"comp_%d/result_%d" % (index, k))
+    space, kind = dataset.get_space(), dataset.get_type()
+    if space.get_simple_extent_type() == h5py.h5s.NULL:
         return index, k, None, None, 0, 0, None
-    if h5py.check_string_dtype(dataset.dtype) and dataset.dtype.kind == "O":
-        value = np.array(dataset.asstr()[()], dtype=object)
-        return index, k, None, dataset.shape, 0, 0, value
-    offset = dataset.id.get_offset() or 0
-    n_bytes = dataset.id.get_storage_size()
-    return index, k, dataset.dtype, dataset.shape, offset, n_bytes, None
+    shape = space.shape
+    if isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str():
+        value = np.array(h5py.Dataset(dataset).asstr()[()], dtype=object)
+        return index, k, None, shape, 0, 0, value
+    n_bytes = dataset.get_storage_size()
+    return index, k, kind.dtype, shape, dataset.get_offset() or 0, n_bytes, None
 
 
 def copy_bytes(source: int, source_offset: int, target: int, offset: int, n_bytes: int) -> None:
@@ -172,7 +176,5 @@ def copy_bytes(source: int, source_offset: int, target: int, offset: int, n_byte
         data = os.pread(source, min(COPY_BYTES, n_bytes - done), source_offset + done)
         if not data:
             raise OSError(f"payload ends {n_bytes - done} bytes too early")
-        view, sent = memoryview(data), 0
-        while sent < len(data):
-            sent += os.pwrite(target, view[sent:], offset + done + sent)
+        write_all(target, data, offset + done)
         done += len(data)

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from acme_mpi.journal import AS_GROUPS, AS_RAGGED, AS_ROWS, Journal
-from acme_mpi.results import PLACED_BYTES, Content, RowSpec, is_placed
+from acme_mpi.results import PLACED_BYTES, Content, Part, RowSpec, is_placed, parts_of
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import Store, refusals
@@ -28,7 +28,7 @@ def form_of_groups(spec: RowSpec | None, content: Content) -> int:
     """Return the journal's form bits of results that went into datasets of their own."""
     if spec is None:
         return AS_GROUPS
-    has_more = any(len(parts) > 1 for parts in content.parts or [])
+    has_more = any(len(parts_of(parts)) > 1 for parts in content.parts or [])
     return AS_RAGGED | (AS_GROUPS if has_more else 0)
 
 
@@ -51,6 +51,8 @@ class PayloadFile:
         self.n_rows = 0
         self.n_groups = 0
         self.n_bytes = 0
+        self._placed: set[int] = set()  # tasks with placed arrays
+        self._pending = hdf5.PendingBytes()
 
     @property
     def is_full(self) -> bool:
@@ -59,26 +61,30 @@ class PayloadFile:
         n_placed = self.n_rows if self._spec and self._spec.row_bytes >= PLACED_BYTES else 0
         return max(self.n_groups, n_placed) >= MAX_GROUPS or self.n_bytes >= MAX_BYTES
 
-    def group(self, index: int) -> Any:
-        """Return the low-level group of one task, made if need be."""
-        name = b"comp_%d" % index
-        if name in self._file.id:
-            return h5py.h5g.open(self._file.id, name)
+    def begin(self, index: int) -> None:
+        """Make sure that nothing of a task is in the file."""
         self.n_groups += 1
-        return h5py.h5g.create(self._file.id, name)
+        if index in self._placed:  # by an attempt that died
+            self._file.id.unlink(b"comp_%d" % index)
+            self._placed.discard(index)
 
-    def forget(self, index: int) -> None:
-        """Remove what an earlier attempt of a task has left."""
-        name = b"comp_%d" % index
-        if name in self._file.id:
-            self._file.id.unlink(name)
+    def write_part(self, index: int, k: int, part: Part) -> None:
+        """Write one part of a task; the bytes of numbers follow at the next `sync`."""
+        name = b"comp_%d/result_%d" % (index, k)
+        if part is None or part.dtype.kind == "O":
+            hdf5.write_part(self._file.id, name, part)
+            return
+        dataset = hdf5.create_array(self._file.id, name, part.shape, part.dtype)
+        self._pending.add(dataset.get_offset(), part)
+        self.n_bytes += part.nbytes
 
     def place_part(self, index: int, k: int, shape: tuple[int, ...], dtype: str) -> int:
         """Create an empty dataset and return the offset of its bytes."""
-        group = self.group(index)
-        if b"result_%d" % k in group:
-            group.unlink(b"result_%d" % k)
-        dataset = hdf5.create_array(group, b"result_%d" % k, shape, np.dtype(dtype))
+        name = b"comp_%d/result_%d" % (index, k)
+        if index in self._placed and name in self._file.id:  # by an attempt that died
+            self._file.id.unlink(name)
+        self._placed.add(index)
+        dataset = hdf5.create_array(self._file.id, name, shape, np.dtype(dtype))
         self.n_bytes += dataset.get_storage_size()
         return int(dataset.get_offset())
 
@@ -129,6 +135,7 @@ class PayloadFile:
 
     def sync(self) -> None:
         """Bring all to the disk."""
+        self._pending.write(self._file)
         hdf5.sync(self._file)
 
     def close(self) -> None:
@@ -239,13 +246,12 @@ class PayloadStore(Store):
         return firsts
 
     def _write_parts(self, payload: PayloadFile, index: int, first_k: int, parts: Any) -> None:
+        parts = parts_of(parts)
         if not any(is_placed(part) for part in parts):
-            payload.forget(index)  # what an attempt that died has placed
-        group = payload.group(index)
+            payload.begin(index)
         for k, part in enumerate(parts, first_k):
             if not is_placed(part):
-                hdf5.write_part(group, k, part)
-                payload.n_bytes += 0 if part is None else part.nbytes
+                payload.write_part(index, k, part)
 
     def _close_payload(self) -> None:
         if self._current is not None:

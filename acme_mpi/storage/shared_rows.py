@@ -15,6 +15,7 @@ import numpy as np
 
 from acme_mpi.comm import World
 from acme_mpi.errors import StoreError
+from acme_mpi.offsets import write_all
 from acme_mpi.results import RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import missing_value, refusals, together
@@ -118,11 +119,8 @@ class SharedRows:
         for corner in product(*(range(n) for n in data.shape[:split])):
             place = [*corner, *[0] * (len(shape) - split)]
             place[axis] += first
-            piece = memoryview(np.ascontiguousarray(data[corner])).cast("B")
             offset = self.offset + int(np.dot(place, strides))
-            done = 0
-            while done < len(piece):
-                done += os.pwrite(self._descriptor, piece[done : done + (1 << 29)], offset + done)
+            write_all(self._descriptor, data[corner], offset)
 
     def sync(self) -> None:
         """Bring what this rank has written to the disk. Independent."""

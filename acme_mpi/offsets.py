@@ -1,0 +1,36 @@
+"""Write bytes at an offset of an open file, all of them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+SLICE_BYTES = 1 << 30  # one call writes at most 2 GiB
+
+
+def write_all(descriptor: int, data: Any, offset: int) -> None:
+    """Write the bytes of `data` at `offset`; a single system call may write fewer.
+
+    Parameters
+    ----------
+    descriptor : int
+        Of a file open for writing.
+    data : bytes-like or ndarray
+        An array is written in C order.
+    offset : int
+        In bytes, >= 0.
+
+    Raises
+    ------
+    OSError
+        The medium refused the data.
+    """
+    if isinstance(data, np.ndarray):
+        # A view of bytes, because not every dtype has a buffer (datetime64, float16 in some).
+        data = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+    view = memoryview(data)
+    done = 0
+    while done < view.nbytes:
+        done += os.pwrite(descriptor, view[done : done + SLICE_BYTES], offset + done)

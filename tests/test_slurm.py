@@ -1,0 +1,165 @@
+"""Whole runs under a real Slurm with two nodes, on one machine: see `scripts/slurm_sandbox`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+SANDBOX = Path(__file__).resolve().parent.parent / "scripts" / "slurm_sandbox"
+CANNOT_RUN = 77
+EXPECTED = [18, 24, 30, 36]
+FUNCTIONS = '''\
+import os
+import socket
+import time
+
+
+def f(x, y, z=3):
+    return (x + y) * z
+
+
+def meet(x, names):
+    """Return this host's name, but not before the function was called on two hosts."""
+    open(os.path.join(names, socket.gethostname()), "w").close()
+    deadline = time.monotonic() + 60
+    while len(os.listdir(names)) < 2:
+        if time.monotonic() > deadline:
+            raise TimeoutError("called on one host only")
+        time.sleep(0.01)
+    return socket.gethostname()
+'''
+
+
+def call_sandbox(
+    state: Path, *args: str, cwd: Path | None = None, timeout_s: float = 90
+) -> subprocess.CompletedProcess[str]:
+    """Call `scripts/slurm_sandbox` and return its output."""
+    return subprocess.run(
+        [sys.executable, str(SANDBOX), f"--state={state}", *args],
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """A sandbox that is up, and a directory that all its nodes see."""
+
+    state: Path
+    shared_dir: Path
+
+    def srun(
+        self, *args: str, cwd: Path, timeout_s: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `srun ARGS` in `cwd`; the job is gone when this returns."""
+        try:
+            return call_sandbox(self.state, "run", "srun", *args, cwd=cwd, timeout_s=timeout_s)
+        except subprocess.TimeoutExpired:
+            # The job outlives a killed srun and would keep its CPUs from the tests that follow.
+            call_sandbox(self.state, "run", "scancel", "--full", "--user=root")
+            raise
+
+    def srun_acme(
+        self, *options: str, args: list[str], cwd: Path, timeout_s: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `srun OPTIONS python -m acme_mpi ARGS` in `cwd`."""
+        program = [sys.executable, "-m", "acme_mpi", *args]
+        return self.srun(*options, *program, cwd=cwd, timeout_s=timeout_s)
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    """Start a Slurm of two nodes, and end it after the module."""
+    # A state of its own: a sandbox that a developer has up in this checkout goes on.
+    # Not in pytest's directory, whose name may be too long for sockets.
+    state = Path(tempfile.mkdtemp(prefix="slurm-"))
+    # The nodes' own /tmp hides pytest's.
+    shared_dir = tmp_path_factory.mktemp("shared")
+    # --end-with: even a pytest that is killed leaves no Slurm behind.
+    options = ["2", f"--share={shared_dir}", f"--end-with={os.getpid()}"]
+    try:
+        started = call_sandbox(state, "up", *options)
+        if started.returncode == CANNOT_RUN:
+            pytest.skip(started.stderr.strip())
+        assert started.returncode == 0, started.stderr
+        yield Slurm(state, shared_dir)
+    finally:
+        call_sandbox(state, "down")
+        if state.exists():
+            state.rmdir()
+
+
+@pytest.fixture
+def work_dir(slurm: Slurm, request: pytest.FixtureRequest) -> Path:
+    """Create a directory that all nodes see, with the module and the arguments of the examples."""
+    path = slurm.shared_dir / str(request.node.name)
+    path.mkdir()
+    (path / "mymod.py").write_text(FUNCTIONS)
+    np.savez(path / "args.npz", x=[2, 4, 6, 8], y=4)
+    return path
+
+
+def test_two_nodes_form_one_mpi_world(slurm: Slurm, work_dir: Path) -> None:
+    """Of Slurm and MPI alone: where this fails, the package is not to blame."""
+    program = (
+        "from mpi4py import MPI; import socket;"
+        " print(MPI.COMM_WORLD.allreduce(1), socket.gethostname())"
+    )
+    ran = slurm.srun("-N2", "-n", "4", sys.executable, "-c", program, cwd=work_dir)
+    assert ran.returncode == 0, ran.stderr
+    assert set(ran.stdout.splitlines()) == {"4 node1", "4 node2"}
+
+
+def test_64_ranks(slurm: Slurm, work_dir: Path) -> None:
+    args = ["mymod:f", "args.npz", "--output-dir", "out"]
+    ran = slurm.srun_acme("-n", "64", args=args, cwd=work_dir, timeout_s=120)
+    assert ran.returncode == 0, ran.stderr
+    with h5py.File(work_dir / "out" / "f.h5") as container:
+        assert list(container) == [f"comp_{i}" for i in range(4)]
+        results = [container[f"comp_{i}/result_0"][...] for i in range(4)]
+    assert np.ravel(results).tolist() == EXPECTED
+
+
+def test_two_nodes_write_one_file(slurm: Slurm, work_dir: Path) -> None:
+    args = ["mymod:f", "args.npz", "--output-dir", "out", "--single-file", "--result-shape", "None"]
+    ran = slurm.srun_acme("-N2", "-n", "4", args=args, cwd=work_dir)
+    assert ran.returncode == 0, ran.stderr
+    with h5py.File(work_dir / "out" / "f.h5") as container:
+        assert list(container) == ["result_0"]
+        assert container["result_0"][...].tolist() == EXPECTED
+
+
+def test_tasks_run_on_both_nodes(slurm: Slurm, work_dir: Path) -> None:
+    n_tasks = 64
+    names = work_dir / "names"
+    names.mkdir()
+    np.save(work_dir / "x.npy", np.arange(n_tasks))
+    args = ["mymod:meet", "x.npy", "--set", f"names={names}", "--output-dir", "out"]
+    ran = slurm.srun_acme("-N2", "-n", "4", args=args, cwd=work_dir, timeout_s=90)
+    assert ran.returncode == 0, ran.stderr
+    with h5py.File(work_dir / "out" / "meet.h5") as container:
+        hosts = [container[f"comp_{i}/result_0"].asstr()[...].item() for i in range(n_tasks)]
+    assert set(hosts) == {"node1", "node2"}
+
+
+def test_ranks_that_do_not_find_each_other_are_refused(slurm: Slurm, work_dir: Path) -> None:
+    """Under `--mpi=none` each rank would be rank 0 of 1, and all would write the same files."""
+    args = ["mymod:f", "args.npz", "--output-dir", "out"]
+    ran = slurm.srun_acme("--mpi=none", "-n", "4", args=args, cwd=work_dir)
+    assert ran.returncode == 2, ran.stderr
+    assert "--mpi=pmix" in ran.stderr
+    assert not (work_dir / "out").exists()
