@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,30 +53,37 @@ class Journal:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         self._descriptor = os.open(path, flags, 0o666)
 
-    def append(
-        self, tasks: range, payload: int = 0, form: int = 0, row: int = 0, busy_s: float = 0.0
-    ) -> None:
-        """Record that the results of `tasks` are durable.
+    def append(self, records: Sequence[bytes]) -> None:
+        """Record that results are durable, durably.
+
+        Parameters
+        ----------
+        records : sequence of bytes
+            Each from `pack_record`.
 
         Raises
         ------
         OSError
-            The medium refused the record.
+            The medium refused the records.
         """
-        record = np.zeros((), RECORD)
-        record["first"], record["count"] = tasks.start, len(tasks)
-        record["payload"], record["form"] = payload, form
-        record["row"], record["busy_s"] = row, busy_s
-        record["crc32"] = zlib.crc32(record.tobytes()[:_CHECKED_BYTES])
-        os.write(self._descriptor, record.tobytes())
-
-    def sync(self) -> None:
-        """Bring the records to the disk."""
+        os.write(self._descriptor, b"".join(records))
         os.fdatasync(self._descriptor)
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._descriptor)
+
+
+def pack_record(
+    tasks: range, payload: int = 0, form: int = 0, row: int = 0, busy_s: float = 0.0
+) -> bytes:
+    """Return the record that the results of consecutive `tasks` are durable, and where."""
+    record = np.zeros((), RECORD)
+    record["first"], record["count"] = tasks.start, len(tasks)
+    record["payload"], record["form"] = payload, form
+    record["row"], record["busy_s"] = row, busy_s
+    record["crc32"] = zlib.crc32(record.tobytes()[:_CHECKED_BYTES])
+    return record.tobytes()
 
 
 def read_journal(path: str) -> Records:

@@ -355,7 +355,8 @@ def _work(
     finally:
         if progress is not None:
             progress.close()
-        store.close()
+    if worker is not None:
+        worker.close()
     # A barrier before the container is made: everybody's records are on the disk.
     brought = world.allgather(_brought(worker))
     stored = store.commit(options.root)

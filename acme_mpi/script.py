@@ -6,10 +6,11 @@ their answers; the script's end is the end of the channel.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from typing import Any
 
 from acme_mpi.comm import World
@@ -82,7 +83,9 @@ def _to_call(content: Any, defaults: Options) -> Call:
     if options is None:
         return Call(error=error)
     fields = Options(*options)
-    merged = Options(*(*astuple(fields)[:7], defaults.bar, defaults.reproduce))
+    # Values go to the script alone, not to all ranks.
+    root = 0 if fields.kind == "memory" else None
+    merged = replace(fields, root=root, bar=defaults.bar)
     return Call(merged, func, tasks, buffers)
 
 
@@ -104,10 +107,9 @@ def _serve_call(world: World, call: Call) -> tuple[Any, ...]:
 
 
 def _reply(child: Child, answer: tuple[Any, ...]) -> None:
-    try:
+    # The script may have gone meanwhile; the next look sees that.
+    with contextlib.suppress(BrokenPipeError, ConnectionError):
         child.channel.send(Kind.ANSWER, answer)
-    except (BrokenPipeError, ConnectionError):
-        pass  # the script has gone meanwhile; the next look sees that
 
 
 def connect(channel: Channel) -> None:

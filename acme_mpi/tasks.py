@@ -279,7 +279,7 @@ def _check_n_inputs(n_inputs: Any) -> int | None:
     if isinstance(n_inputs, str) and n_inputs == "auto":
         return None
     whole = isinstance(n_inputs, numbers.Real) and not isinstance(n_inputs, bool)
-    if not whole or n_inputs != int(n_inputs) or n_inputs < 1:
+    if not whole or not 1 <= n_inputs < float("inf") or n_inputs % 1 != 0:
         raise InputError(f"`n_inputs` has to be 'auto' or an integer >= 1, not {n_inputs!r}")
     return int(n_inputs)
 
@@ -295,11 +295,13 @@ def _unwrap(label: str, keyword: str | None, value: Any) -> Argument | None:
         inner = list(inner)
     if isinstance(inner, (list, tuple, range)) and axis == 0:
         return Argument(label, keyword, inner, per_task=True)
-    array = np.asarray(inner)
-    if not -array.ndim <= axis < array.ndim:
-        raise InputError(
-            f"argument {label!r} cannot be split along axis {axis}: it is {_shape_text(inner)}"
-        )
+    refusal = f"argument {label!r} cannot be split along axis {axis!r}: it is {_shape_text(inner)}"
+    try:
+        array = np.asarray(inner)
+    except ValueError as error:
+        raise InputError(f"{refusal}; {error}") from None
+    if not isinstance(axis, numbers.Integral) or not -array.ndim <= axis < array.ndim:
+        raise InputError(refusal)
     return Argument(label, keyword, np.moveaxis(array, axis, 0), per_task=True)
 
 

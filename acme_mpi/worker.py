@@ -123,6 +123,13 @@ class Worker:
         self._report(Report.STORAGE)
         self._retire()
 
+    def close(self) -> None:
+        """End writing; what the store says last is remembered, not raised. Independent."""
+        try:
+            self._store.close()
+        except StoreError as error:
+            self.storage_error = self.storage_error or str(error)
+
     def _retire(self) -> None:
         """Take no more tasks, give back what is not done, and go on serving the protocol."""
         self._is_retired = True

@@ -40,10 +40,9 @@ def main() -> None:
     sys.argv[:] = [""]
     channel = Channel.from_descriptor(channel_fd)
     os.set_inheritable(channel_fd, False)
-    try:
+    # The agent has gone, or user code has closed our descriptors: nobody is left to talk to.
+    with contextlib.suppress(EOFError, OSError):
         Server(channel, words).serve()
-    except (EOFError, OSError):
-        pass  # the agent has gone, or user code has closed our descriptors
     flush_standard_streams()
     # Threads and atexit hooks of user code must not keep a finished runner alive.
     os._exit(0)

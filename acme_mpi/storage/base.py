@@ -116,7 +116,10 @@ class Store(ABC):
 
     @abstractmethod
     def write(self, outcome: Outcome) -> None:
-        """Store the results of one outcome; on return they are durable. Independent.
+        """Store the results of one outcome. Independent.
+
+        They are on their way to the disk when this returns, and recorded when they are there;
+        `close` waits for that.
 
         Raises
         ------
@@ -134,7 +137,13 @@ class Store(ABC):
         return None
 
     def close(self) -> None:  # noqa: B027
-        """End writing. Independent; never raises, what is durable stays so."""
+        """End writing, and wait until everything is durable and recorded. Independent.
+
+        Raises
+        ------
+        StoreError
+            Something could not be brought to the disk; what is recorded stays so.
+        """
 
     @abstractmethod
     def commit(self, root: int | None = None) -> Stored:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from acme_mpi.journal import AS_GROUPS, AS_ROWS, Journal
+from acme_mpi.journal import AS_GROUPS, AS_ROWS, pack_record
 from acme_mpi.results import is_placed, parts_of
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import Layout, refusals
+from acme_mpi.storage.committer import Committer
 from acme_mpi.storage.container import Records, link_computations
 from acme_mpi.storage.linked import LinkedStore
 from acme_mpi.storage.payload import form_of_groups
@@ -32,7 +34,7 @@ class ComputationStore(LinkedStore):
 
     def __init__(self, world: Any, layout: Layout, spec: Any, n_tasks: int) -> None:
         super().__init__(world, layout, spec, n_tasks)
-        self._journal: Journal | None = None
+        self._committer = Committer(layout.journal(world.rank))
         self._open: dict[int, h5py.File] = {}  # files with placed arrays, not yet complete
 
     def _file(self, index: int, is_new: bool) -> h5py.File:
@@ -59,27 +61,27 @@ class ComputationStore(LinkedStore):
             return path, int(dataset.get_offset())
 
     def write(self, outcome: Outcome) -> None:
-        """Write, sync and close the files of one outcome's tasks, then record them."""
+        """Write the files of one outcome's tasks and have them recorded."""
         runs = outcome.succeeded()
         if not runs:
             return
         content = outcome.content
         indices = [index for run in runs for index in run]
+        form = AS_ROWS | (AS_GROUPS if content.parts is not None else 0)
+        if self.spec is None or self.spec.is_ragged:
+            form = form_of_groups(self.spec, content)
+        task_s = outcome.busy_ns / 1e9 / outcome.n_succeeded
         for position, index in enumerate(indices):
             with refusals(computation_path(self.layout, index)):
-                self._write_task(index, position, content)
-        with refusals(self.layout.journal(self.world.rank)):
-            if self._journal is None:
-                self._journal = Journal(self.layout.journal(self.world.rank))
-            form = AS_ROWS | (AS_GROUPS if content.parts is not None else 0)
-            if self.spec is None or self.spec.is_ragged:
-                form = form_of_groups(self.spec, content)
-            task_s = outcome.busy_ns / 1e9 / outcome.n_succeeded
-            for run in runs:
-                self._journal.append(run, form=form, busy_s=task_s * len(run))
-            self._journal.sync()
+                descriptor = self._write_task(index, position, content)
+            record = pack_record(range(index, index + 1), form=form, busy_s=task_s)
+            try:
+                self._committer.commit([descriptor], [record])
+            finally:
+                os.close(descriptor)
 
-    def _write_task(self, index: int, position: int, content: Any) -> None:
+    def _write_task(self, index: int, position: int, content: Any) -> int:
+        """Write and close a task's file; return a descriptor of it that is still open."""
         parts = parts_of(content.parts[position]) if content.parts else []
         is_begun = content.placed or any(is_placed(part) for part in parts)
         file = self._file(index, is_new=not is_begun)
@@ -89,21 +91,18 @@ class ComputationStore(LinkedStore):
         for k, part in enumerate(parts, first_k):
             if not is_placed(part):
                 hdf5.write_part(file.id, b"result_%d" % k, part)
-        hdf5.sync(file)
+        descriptor = os.dup(file.id.get_vfd_handle())
         self._open.pop(index).close()
+        return descriptor
 
     def close(self) -> None:
-        """Close the journal and files that no outcome has completed."""
+        """Remove files that no outcome has completed and wait until all others are recorded."""
         for index, file in list(self._open.items()):
-            try:
+            with contextlib.suppress(OSError, RuntimeError):
                 file.close()
                 os.unlink(computation_path(self.layout, index))
-            except (OSError, RuntimeError):
-                pass  # a full disk: no record counts on this file
         self._open.clear()
-        if self._journal is not None:
-            self._journal.close()
-            self._journal = None
+        self._committer.close()
 
     def result_paths(self, records: Records) -> list[str | None]:
         """Return the path of every task's file, None where there is no result."""

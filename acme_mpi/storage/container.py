@@ -145,7 +145,7 @@ def _map_runs(
 
 
 def _create_virtual(file: h5py.File, spec: RowSpec, shape: tuple[int, ...], plist: Any) -> None:
-    if 0 in shape or plist.get_virtual_count() == 0:
+    if 0 in shape or plist.get_layout() != h5py.h5d.VIRTUAL:  # nothing was mapped
         data = np.full(shape, missing_value(spec.dtype), spec.dtype)
         file.create_dataset("result_0", data=data)
         return

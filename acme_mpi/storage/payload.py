@@ -7,17 +7,19 @@ opened for writing again.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any
 
 import h5py
 import numpy as np
 
-from acme_mpi.journal import AS_GROUPS, AS_RAGGED, AS_ROWS, Journal
+from acme_mpi.journal import AS_GROUPS, AS_RAGGED, AS_ROWS, pack_record
 from acme_mpi.results import PLACED_BYTES, Content, Part, RowSpec, is_placed, parts_of
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import Store, refusals
+from acme_mpi.storage.committer import Committer
 
 MAX_GROUPS = 4096
 MAX_BYTES = 2 * 1024**3
@@ -133,10 +135,14 @@ class PayloadFile:
         kind = h5py.h5t.py_create(np.dtype(spec.dtype), logical=True)
         return h5py.Dataset(h5py.h5d.create(self._file.id, b"result_0", kind, space, plist))
 
-    def sync(self) -> None:
-        """Bring all to the disk."""
+    def flush(self) -> None:
+        """Hand everything over to the operating system."""
         self._pending.write(self._file)
-        hdf5.sync(self._file)
+        self._file.flush()
+
+    def fileno(self) -> int:
+        """Return the file's descriptor."""
+        return int(self._file.id.get_vfd_handle())
 
     def close(self) -> None:
         """Close the file."""
@@ -160,7 +166,7 @@ class PayloadStore(Store):
         super().__init__(world, layout, spec, n_tasks)
         self.folder = folder
         self._row_spec = None if spec is None or spec.is_ragged else spec
-        self._journal: Journal | None = None
+        self._committer = Committer(layout.journal(world.rank))
         self._current: PayloadFile | None = None
         self._n_files = 0
         self._placed_rows: dict[int, int] = {}
@@ -195,24 +201,27 @@ class PayloadStore(Store):
         return payload.path, offset
 
     def write(self, outcome: Outcome) -> None:
-        """Write the results of one outcome, bring them to the disk, and record them."""
+        """Write the results of one outcome and have them recorded."""
         runs = outcome.succeeded()
         if not runs:
             return
         with refusals(self.payload_path(self.world.rank, max(0, self._n_files - 1))):
-            records = self._write_content(runs, outcome.content)
+            written = self._write_content(runs, outcome.content)
             if self._current is not None:
-                self._current.sync()
-        with refusals(self.layout.journal(self.world.rank)):
-            if self._journal is None:
-                self._journal = Journal(self.layout.journal(self.world.rank))
-            task_s = outcome.busy_ns / 1e9 / outcome.n_succeeded
-            for run, form, row in records:
-                self._journal.append(run, self._n_files - 1, form, row, task_s * len(run))
-            self._journal.sync()
+                self._current.flush()
+        task_s = outcome.busy_ns / 1e9 / outcome.n_succeeded
+        records = [
+            pack_record(run, self._n_files - 1, form, row, task_s * len(run))
+            for run, form, row in written
+        ]
+        self._committer.commit(self._written_descriptors(), records)
         # Only here, so that all parts of a task, placed ones too, lie in one file.
         if self._current is not None and self._current.is_full:
             self._close_payload()
+
+    def _written_descriptors(self) -> list[int]:
+        """Return the files into which an outcome may have gone."""
+        return [] if self._current is None else [self._current.fileno()]
 
     def _write_content(self, runs: list[range], content: Content) -> list[tuple[range, int, int]]:
         """Write rows and parts; return (tasks, form, first row) for the journal."""
@@ -255,15 +264,12 @@ class PayloadStore(Store):
 
     def _close_payload(self) -> None:
         if self._current is not None:
-            try:
+            # On a full disk; what is recorded was brought to the disk before.
+            with contextlib.suppress(OSError, RuntimeError):
                 self._current.close()
-            except (OSError, RuntimeError):
-                pass  # a full disk: what is journalled was synced before
             self._current = None
 
     def close(self) -> None:
-        """Close payload and journal."""
+        """Close the payload and wait until all is recorded."""
         self._close_payload()
-        if self._journal is not None:
-            self._journal.close()
-            self._journal = None
+        self._committer.close()

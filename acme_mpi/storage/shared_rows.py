@@ -122,6 +122,10 @@ class SharedRows:
             offset = self.offset + int(np.dot(place, strides))
             write_all(self._descriptor, data[corner], offset)
 
+    def fileno(self) -> int:
+        """Return this rank's descriptor of the file."""
+        return self._descriptor
+
     def sync(self) -> None:
         """Bring what this rank has written to the disk. Independent."""
         os.fdatasync(self._descriptor)

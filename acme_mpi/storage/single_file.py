@@ -43,8 +43,6 @@ class SingleFileStore(PayloadStore):
         return None if offset is None else (self._shared.path, offset)
 
     def _placed_records(self, runs: list[range], form: int) -> list[tuple[range, int, int]]:
-        assert self._shared is not None
-        self._shared.sync()
         return [(run, form, 0) for run in runs]
 
     def _write_rows(self, runs: list[range], rows: Any) -> list[tuple[range, int]]:
@@ -53,8 +51,11 @@ class SingleFileStore(PayloadStore):
         for run in runs:
             self._shared.write(run.start, rows[done : done + len(run)])
             done += len(run)
-        self._shared.sync()
         return [(run, 0) for run in runs]
+
+    def _written_descriptors(self) -> list[int]:
+        shared = [] if self._shared is None else [self._shared.fileno()]
+        return shared + super()._written_descriptors()
 
     def _write_content(self, runs: list[range], content: Content) -> list[tuple[range, int, int]]:
         path = self.layout.partial if self._shared is not None else self.layout.spool_folder
