@@ -202,6 +202,10 @@ def _with_ranks(options: Any, scripts: Sequence[str], launched_rank: int) -> int
             status = serve_script(world, options.target, scripts, Options("", 0, bar=options.bar))
         else:
             _run_command(world, options)
+    except KeyboardInterrupt:
+        # Only without a launcher: under one, the launcher ends the ranks.
+        print("acme_mpi: interrupted", file=sys.stderr)
+        status = 128 + signal.SIGINT
     except TaskError as error:
         status = error.exit_code  # the summary has been printed
     except AcmeMpiError as error:
@@ -238,6 +242,7 @@ def check_options(options: Any) -> None:
             raise InputError(
                 f"there is no script {options.target!r} (working directory {os.getcwd()})"
             )
+        _refuse_function_options(options)
         return
     if ":" not in options.target:
         raise InputError(
@@ -251,6 +256,24 @@ def check_options(options: Any) -> None:
         raise InputError("an axis `inf` in --result-shape needs files; leave out --no-write")
     if options.n_inputs is not None and options.n_inputs < 1:
         raise InputError(f"--n-inputs has to be an integer >= 1, not {options.n_inputs}")
+
+
+def _refuse_function_options(options: Any) -> None:
+    """Raise for options that a script gives to `map` itself, before they are silently ignored."""
+    parser = make_parser()
+    taken = {"target", "bar", "verbose", "quiet"}
+    given = [
+        action.option_strings[0]
+        for action in parser._actions
+        if action.option_strings
+        and action.dest not in taken
+        and getattr(options, action.dest, None) != parser.get_default(action.dest)
+    ]
+    if given:
+        raise InputError(
+            f"{', '.join(given)} cannot be used with a script; the script's own calls of "
+            "acme_mpi.map say such things (or give the script's options behind its name)"
+        )
 
 
 def parse_shape(text: str | None) -> tuple[Any, ...] | None:
@@ -298,7 +321,6 @@ def _request(options: Any) -> dict[str, Any]:
 
 def _run_command(world: World, options: Any) -> None:
     """Have rank 0's runner load function and arguments, run, and show. Collective."""
-    sys.path[:] = _request(options)["sys_path"]
     runner = take_child_runner(world)
     call = _load(runner, options) if world.is_master else Call()
     result = run(world, call)
@@ -324,6 +346,7 @@ def _load(runner: ChildRunner, options: Any) -> Call:
             _reproduce(),
         ),
         loaded["func"], loaded["tasks"], loaded["buffers"],
+        place=(loaded["sys_path"], os.getcwd()),
     )  # fmt: skip
 
 

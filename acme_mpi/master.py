@@ -7,12 +7,20 @@ n_failed, busy_ns)``, where `n_closed` is 1 if the report ends a chunk; the mast
 
 from __future__ import annotations
 
+import logging
+import time
 from enum import IntEnum
 
 from acme_mpi.comm import TAG_CHUNK, TAG_REPORT, World
+from acme_mpi.errors import EXIT_STOPPED
 from acme_mpi.progress import Progress
 from acme_mpi.schedule import Schedule
 
+logger = logging.getLogger("acme_mpi")
+
+ALIVE_EVERY_S = 10.0
+SILENT_S = 60.0  # after this rank 0 says who is silent
+LOST_S = 900.0  # after this the job ends
 CREDIT = 2  # chunks a worker may hold: one running, one in reserve, so no round trip is waited for
 
 
@@ -25,6 +33,7 @@ class Report(IntEnum):
     RETIRED = 4  # takes no more chunks; those on their way to it will be returned
     STORAGE = 5  # its results cannot be written: nobody shall start anything new
     BYE = 6  # has seen the stop; nothing follows
+    ALIVE = 7  # has nothing else to say for a while
 
 
 class Master:
@@ -51,6 +60,9 @@ class Master:
         self._retired: set[int] = set()
         self._leaving = set(workers)  # have not said BYE
         self._is_stopping = False
+        self._heard_s = dict.fromkeys(workers, time.monotonic())
+        self._looked_s = time.monotonic()
+        self._is_told: set[int] = set()
         self.n_ready = 0
         self.is_storage_lost = False
 
@@ -70,11 +82,27 @@ class Master:
         while (arrived := self._world.poll(TAG_REPORT)) is not None:
             progressed = True
             worker, message = arrived
+            self._heard_s[worker] = time.monotonic()
+            self._is_told.discard(worker)
             self._handle(worker, Report(message[0]), message)
         if progressed or not self._is_stopping:
             self._hand_out()
             self._stop_if_done()
+        self._look_for_silent_ranks()
         return progressed
+
+    def _look_for_silent_ranks(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._looked_s < 1.0:
+            return
+        self._looked_s = now_s
+        silent = {w for w in self._leaving if now_s - self._heard_s[w] > SILENT_S}
+        if new := sorted(silent - self._is_told):
+            self._is_told |= silent
+            logger.warning("nothing heard from rank(s) %s for %.0f s", new, SILENT_S)
+        if lost := [w for w in silent if now_s - self._heard_s[w] > LOST_S]:
+            logger.error("rank(s) %s are lost, silent for %.0f s; the job ends", lost, LOST_S)
+            self._world.abort(EXIT_STOPPED)
 
     def _handle(self, worker: int, report: Report, message: list[int]) -> None:
         _, start, stop, n_closed, n_failed, busy_ns = message[:6]

@@ -174,24 +174,42 @@ def _check_entries(value: Any, array: Array) -> None:
 
 
 def _storable(array: Array) -> Array:
-    kind = array.dtype.kind
-    if kind in "biufcS" or (kind == "V" and array.dtype.names):
-        return array
-    if kind == "U":
-        return array.astype(object)
-    if kind == "O":
-        for entry in array.flat:
-            if not isinstance(entry, str):
-                raise ResultError(
-                    f"an object array that holds {type(entry).__name__}; HDF5 holds numbers and "
-                    "strings (an integer beyond 64 bits is an object, too)"
-                )
-        return array
-    if kind in "mM":
-        raise ResultError(
-            f"dtype {array.dtype}, which HDF5 does not know; return .astype('int64') and the unit"
-        )
-    raise ResultError(f"dtype {array.dtype}, which HDF5 does not know")
+    dtype = array.dtype
+    if dtype.names:
+        # Field access by attribute (numpy.record) is a class of its own, and not stored.
+        array = array.view(np.dtype((np.void, dtype)))
+    elif dtype.kind in "UO":
+        return _strings(array)
+    if not _is_native(array.dtype):
+        hint = "; return .astype('int64') and the unit" if dtype.kind in "mM" else ""
+        raise ResultError(f"dtype {dtype}, which HDF5 does not know{hint}")
+    return array
+
+
+def _is_native(dtype: np.dtype[Any]) -> bool:
+    """Tell whether HDF5 holds numbers of this kind, or records of such numbers."""
+    if dtype.names:
+        return all(_is_native(dtype[name]) for name in dtype.names)
+    return _is_native(dtype.base) if dtype.subdtype else dtype.kind in "biufcS"
+
+
+def _strings(array: Array) -> Array:
+    """Return a copy with plain Python strings that HDF5 can hold."""
+    strings = np.empty(array.shape, object)
+    for position, entry in np.ndenumerate(array):
+        if not isinstance(entry, str):
+            raise ResultError(
+                f"an object array that holds {type(entry).__name__}; HDF5 holds numbers and "
+                "strings (an integer beyond 64 bits is an object, too)"
+            )
+        if "\0" in entry:
+            raise ResultError(f"a string with a NUL character, which HDF5 cannot hold: {entry!r}")
+        try:
+            entry.encode()
+        except UnicodeEncodeError as error:
+            raise ResultError(f"a string that is not valid Unicode: {error.reason}") from None
+        strings[position] = str.__str__(entry)
+    return strings
 
 
 def to_row(value: Any, spec: RowSpec) -> Array:
@@ -208,9 +226,26 @@ def to_row(value: Any, spec: RowSpec) -> Array:
     array: Array = _to_array(value)
     if not _same_shape(array.shape, spec.shape):
         raise ResultError(f"expected {_form(spec)}, got shape {array.shape} {array.dtype}")
+    if array.dtype == dtype:
+        return array
+    if not _can_become(array, dtype):
+        got = array if array.ndim == 0 else f"dtype {array.dtype}"
+        raise ResultError(f"expected {_form(spec)}, got {got}, which does not fit")
+    with np.errstate(over="ignore"):
+        return array.astype(dtype)
+
+
+def _can_become(array: Array, dtype: np.dtype[Any]) -> bool:
+    """Tell whether the numbers keep their kind and stay in range; digits may be lost."""
+    if array.dtype.kind in "biu" and dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        return not array.size or bool(limits.min <= array.min() and array.max() <= limits.max)
     if not np.can_cast(array.dtype, dtype, "same_kind"):
-        raise ResultError(f"expected {_form(spec)}, got dtype {array.dtype}")
-    return array.astype(dtype, copy=False)
+        return False
+    if dtype.itemsize >= array.dtype.itemsize or dtype.kind not in "fc":
+        return True
+    with np.errstate(over="ignore"):
+        return bool(np.array_equal(np.isfinite(array), np.isfinite(array.astype(dtype))))
 
 
 def _same_shape(shape: tuple[int, ...], expected: tuple[float, ...]) -> bool:
@@ -276,6 +311,9 @@ class Encoder:
         Asked once for every array of `PLACED_BYTES` and more.
     dumps : callable
         ``dumps(list) -> (bytes, buffers)`` for values that stay in memory.
+    freeze : callable, optional
+        ``freeze(value)``: what stands for a value that stays in memory until it is dumped, so that
+        the function may go on using the object it has returned.
     """
 
     def __init__(
@@ -284,8 +322,10 @@ class Encoder:
         in_memory: bool,
         place: Place | None = None,
         dumps: Callable[[list[Any]], tuple[bytes, list[Any]]] | None = None,
+        freeze: Callable[[Any], Any] | None = None,
     ) -> None:
-        self._spec, self._in_memory, self._place, self._dumps = spec, in_memory, place, dumps
+        self._spec, self._in_memory, self._place = spec, in_memory, place
+        self._dumps, self._freeze = dumps, freeze
         self._as_rows = spec is not None and not spec.is_ragged
         self.add = self._choose_add()
         self._clear()
@@ -317,10 +357,13 @@ class Encoder:
             self._parts.append(self._place_large(index, 0, to_parts(value)))
 
     def _add_value(self, index: int, value: Any) -> None:
-        if type(value) not in _PLAIN_VALUES:
-            assert self._dumps is not None
-            _, buffers = self._dumps([value])  # raises here, so that only this task fails
-            self.n_bytes += sum(buffer.nbytes for buffer in buffers)
+        if type(value) is np.ndarray and not value.dtype.hasobject:
+            self.n_bytes += value.nbytes
+            value = value.copy()
+        elif type(value) not in _PLAIN_VALUES:
+            assert self._freeze is not None
+            value = self._freeze(value)
+            self.n_bytes += value.n_bytes
         self._values.append(value)
 
     def _add_float(self, index: int, value: Any) -> None:

@@ -8,7 +8,8 @@ the report is the request for the next chunk. At the end the stores make one con
 and every rank leaves with the same result or the same exception.
 
 Imports go downwards only: ``__main__, __init__`` > ``api`` > ``script`` > ``run`` > ``master,
-worker`` > ``storage, runner, journal, progress`` > ``comm`` > ``tasks, schedule, results, errors``.
+worker`` > ``storage, runner, journal, progress`` > ``comm`` > ``tasks, schedule,
+results, offsets, errors``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
-from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -37,13 +37,14 @@ from acme_mpi.errors import (
     summarize,
 )
 from acme_mpi.master import Master
-from acme_mpi.progress import Progress
+from acme_mpi.progress import LogFile, Progress
 from acme_mpi.results import RowSpec
 from acme_mpi.runner.base import Assignment, Runner
 from acme_mpi.runner.child import ChildRunner
 from acme_mpi.runner.inline import InlineRunner
 from acme_mpi.schedule import Factoring
 from acme_mpi.storage import Layout, Store, Stored, make_store
+from acme_mpi.storage.folders import make_folders, remove_folders
 from acme_mpi.worker import Worker
 
 logger = logging.getLogger("acme_mpi")
@@ -96,6 +97,11 @@ class Options:
         return None if self.spec is None else RowSpec(*self.spec)
 
 
+def caller_place() -> tuple[list[str], str]:
+    """Return this process's module search path and working directory."""
+    return list(sys.path), os.getcwd()
+
+
 @dataclass
 class Call:
     """What one rank brings into a run.
@@ -110,6 +116,8 @@ class Call:
         The pickled `TaskSet`; rank 0's count.
     inline : callable or None
         The function itself, for ``isolate=False``.
+    place : tuple of (list of str, str)
+        The caller's module search path and working directory; rank 0's count.
     digests : dict of str to str
         Fingerprint of each argument, to find ranks that were called differently.
     error : str
@@ -121,6 +129,7 @@ class Call:
     tasks: Any = None
     buffers: list[Any] = field(default_factory=list)
     inline: Any = None
+    place: tuple[list[str], str] = field(default_factory=caller_place)
     digests: Mapping[str, str] = field(default_factory=dict)
     error: str = ""
 
@@ -161,8 +170,7 @@ class Result:
         safe = f"; the others are in {container}" if container else ""
         if self.storage_error:
             return StoreError(
-                f"{self.storage_error}\n  {self.n_unfinished} of {n_tasks} tasks were not "
-                f"finished{safe}"
+                f"{self.storage_error}\n  {self.n_unfinished} of {n_tasks} tasks were not run{safe}"
             )
         if self.n_unfinished and not self.n_ready:
             reasons = "\n  ".join(dict.fromkeys(self.unready))
@@ -219,15 +227,17 @@ def _agree_on_call(world: World, call: Call) -> tuple[Options, Layout]:
             if errors:
                 raise InputError("\n".join(errors))
             assert call.options is not None
-            verdict = ("", astuple(call.options), astuple(_make_directories(call.options)))
+            wanted, (_, base) = call.options, call.place
+            layout = make_folders(wanted.kind, wanted.name, wanted.output_dir, base)
+            verdict = ("", astuple(wanted), astuple(layout))
         except InputError as error:
             verdict = ("input", str(error), None)
         except StoreError as error:
             verdict = ("store", str(error), None)
-    kind, options, layout = world.bcast(verdict)
+    kind, first, second = world.bcast(verdict)
     if kind:
-        raise (InputError if kind == "input" else StoreError)(options)
-    return Options(*options), Layout(*layout)
+        raise (InputError if kind == "input" else StoreError)(first)
+    return Options(*first), Layout(*second)
 
 
 def _warn_of_differences(digests: list[dict[str, str]]) -> None:
@@ -240,40 +250,8 @@ def _warn_of_differences(digests: list[dict[str, str]]) -> None:
             )
 
 
-def _make_directories(options: Options) -> Layout:
-    if options.kind == "memory":
-        return Layout("", options.name)
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-    directory = os.path.abspath(os.path.expanduser(options.output_dir or f"ACME_{stamp}"))
-    layout = Layout(directory, options.name)
-    if os.path.lexists(layout.container):
-        raise InputError(
-            f"{layout.container} exists and is never overwritten; "
-            "choose another --output-dir (output_dir=...) or move it away"
-        )
-    payload = os.path.join(directory, layout.payload_folder)
-    for path in (layout.dot_folder, payload):
-        if os.path.lexists(path):
-            raise InputError(
-                f"{path} is left from a run of {options.name} that was not finished; "
-                "choose another --output-dir (output_dir=...) or move it away"
-            )
-    wanted = [directory, layout.dot_folder]
-    if options.kind in ("rank", "computation"):
-        wanted.append(payload)
-    elif options.kind == "single_file":
-        wanted.append(os.path.join(directory, layout.spool_folder))
-    for path in wanted:
-        try:
-            os.makedirs(path, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"cannot create {path}: {error.strerror}") from None
-    return layout
-
-
 def _run_agreed(world: World, call: Call, options: Options, layout: Layout) -> Result:
-    log = _open_log(layout) if world.is_master and layout.directory else None
-    try:
+    with LogFile(layout.directory if world.is_master else "", options.name):
         assignment = _share_assignment(world, call, options)
         store = make_store(options.kind, world, layout, options.row_spec, options.n_tasks)
         assignment.can_place = store.can_place and options.isolate
@@ -282,13 +260,11 @@ def _run_agreed(world: World, call: Call, options: Options, layout: Layout) -> R
             _log_start(world, options, layout)
         runner = _take_runner(world, call, options)
         result = _work(world, options, store, runner, assignment)
+        if not result.n_ready and result.n_unfinished and world.is_master:
+            remove_folders(layout)
         if world.is_master:
             _log_end(result)
         return result
-    finally:
-        if log is not None:
-            logger.removeHandler(log)
-            log.close()
 
 
 def _share_assignment(world: World, call: Call, options: Options) -> Assignment:
@@ -298,7 +274,7 @@ def _share_assignment(world: World, call: Call, options: Options) -> Assignment:
         common = np.frombuffer(call.func or b"", np.uint8)
         everything = [common, call.tasks, *call.buffers]
     func, tasks, *buffers = world.bcast_buffers(everything)
-    path, directory = world.bcast((list(sys.path), os.getcwd()) if world.is_master else None)
+    path, directory = world.bcast(call.place)
     own_func = bytes(func) if call.func is None else call.func
     return Assignment(
         own_func, tasks, buffers, path, directory, options.spec, options.kind == "memory"
@@ -359,7 +335,12 @@ def _work(
         worker.close()
     # A barrier before the container is made: everybody's records are on the disk.
     brought = world.allgather(_brought(worker))
-    stored = store.commit(options.root)
+    storage_error = next((each[2] for each in brought if each[2]), "")
+    stored = Stored()
+    try:
+        stored = store.commit(options.root)
+    except StoreError as error:
+        storage_error = storage_error or str(error)
     n_ready, n_left = world.bcast((master.n_ready, schedule.n_left) if master else None)
     failures = [Failure(*fields) for each in brought for fields in each[0]]
     return Result(
@@ -367,7 +348,7 @@ def _work(
         stored,
         sorted(failures, key=lambda failure: failure.index),
         n_left,
-        next((each[2] for each in brought if each[2]), ""),
+        storage_error,
         [each[1] for each in brought if each[1]],
         n_ready,
     )
@@ -420,18 +401,6 @@ def _leave_if_orphaned(parent: int) -> None:
     if is_launched and os.getppid() != parent:
         stop_runner()
         os._exit(1)
-
-
-def _open_log(layout: Layout) -> logging.Handler:
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = os.path.join(layout.directory, f"ACME_{layout.name}_{stamp}.log")
-    handler = logging.FileHandler(path)
-    handler.setLevel(logging.INFO)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger.addHandler(handler)
-    if logger.getEffectiveLevel() > logging.INFO:
-        logger.setLevel(logging.INFO)
-    return handler
 
 
 def _log_start(world: World, options: Options, layout: Layout) -> None:

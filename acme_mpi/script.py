@@ -79,14 +79,14 @@ def _next_call(child: Child) -> Any:
 
 
 def _to_call(content: Any, defaults: Options) -> Call:
-    options, func, tasks, buffers, error = content
+    options, func, tasks, buffers, place, error = content
     if options is None:
         return Call(error=error)
     fields = Options(*options)
     # Values go to the script alone, not to all ranks.
     root = 0 if fields.kind == "memory" else None
     merged = replace(fields, root=root, bar=defaults.bar)
-    return Call(merged, func, tasks, buffers)
+    return Call(merged, func, tasks, buffers, place=tuple(place))
 
 
 def _serve_call(world: World, call: Call) -> tuple[Any, ...]:
@@ -136,7 +136,7 @@ def request(call: Call) -> Result:
 
     channel = _CHANNEL[0]
     options = None if call.options is None else astuple(call.options)
-    channel.send(Kind.CALL, (options, call.func, call.tasks, call.buffers, call.error))
+    channel.send(Kind.CALL, (options, call.func, call.tasks, call.buffers, call.place, call.error))
     message = channel.receive()
     assert message is not None
     kind, *content = message[1]

@@ -295,7 +295,7 @@ def _unwrap(label: str, keyword: str | None, value: Any) -> Argument | None:
         inner = list(inner)
     if isinstance(inner, (list, tuple, range)) and axis == 0:
         return Argument(label, keyword, inner, per_task=True)
-    refusal = f"argument {label!r} cannot be split along axis {axis!r}: it is {_shape_text(inner)}"
+    refusal = f"argument {label!r} cannot be split along axis {axis}: it is {_shape_text(inner)}"
     try:
         array = np.asarray(inner)
     except ValueError as error:

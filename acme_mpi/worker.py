@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 
 from acme_mpi.comm import TAG_CHUNK, TAG_REPORT, World
 from acme_mpi.errors import Failure, StoreError
-from acme_mpi.master import Report
+from acme_mpi.master import ALIVE_EVERY_S, Report
 from acme_mpi.runner.base import Outcome, PlaceRequest, Ready, Runner, Unready
 from acme_mpi.storage.base import Store
 
@@ -35,6 +36,7 @@ class Worker:
         self.retired_because = ""
         self.storage_error = ""
         self._tracebacks: dict[str, str] = {}
+        self._told_s = time.monotonic()
 
     @property
     def has_reserve(self) -> bool:
@@ -56,6 +58,8 @@ class Worker:
         for event in self._runner.poll() if not self._is_retired else []:
             progressed = True
             self._handle(event)
+        if time.monotonic() - self._told_s > ALIVE_EVERY_S and not self.is_finished:
+            self._report(Report.ALIVE)
         return progressed
 
     def _take(self, chunk: range) -> None:
@@ -142,6 +146,7 @@ class Worker:
         self._report(Report.RETIRED)
 
     def _report(self, report: Report, *numbers: int) -> None:
+        self._told_s = time.monotonic()
         self._world.send(0, TAG_REPORT, (report, *numbers))
 
 

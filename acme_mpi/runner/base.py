@@ -267,19 +267,40 @@ def _text(error: BaseException) -> str:
         return f"(its text cannot be had: {type(second).__name__})"
 
 
-def dump_values(values: list[Any]) -> tuple[bytes, list[Any]]:
-    """Pickle return values; large arrays become out-of-band buffers.
+class Frozen:
+    """A return value as it was when the function returned it; loads as that value.
+
+    Parameters
+    ----------
+    value : object
+        Pickled at once.
 
     Raises
     ------
     ResultError
-        One of them cannot be pickled.
+        It cannot be pickled.
     """
+
+    def __init__(self, value: Any) -> None:
+        try:
+            self._data = cloudpickle.dumps(value, protocol=5)
+        except Exception as error:
+            raise ResultError(f"a value that cannot be pickled: {_text(error)}") from None
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the pickle."""
+        return len(self._data)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the instruction to load the value."""
+        return pickle.loads, (self._data,)
+
+
+def dump_values(values: list[Any]) -> tuple[bytes, list[Any]]:
+    """Pickle return values, each plain or `Frozen`; large arrays become out-of-band buffers."""
     buffers: list[Any] = []
-    try:
-        data = cloudpickle.dumps(values, protocol=5, buffer_callback=_collect(buffers))
-    except Exception as error:
-        raise ResultError(f"a value that cannot be pickled: {_text(error)}") from None
+    data = cloudpickle.dumps(values, protocol=5, buffer_callback=_collect(buffers))
     return data, buffers
 
 

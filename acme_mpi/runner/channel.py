@@ -54,7 +54,9 @@ class _PlainUnpickler(pickle.Unpickler):
 
     # NumPy 1 and 2 keep the same functions in different modules.
     _NUMPY = frozenset({"numpy"}) | {
-        f"numpy.{core}.{module}" for core in ("core", "_core") for module in ("multiarray", "numeric")
+        f"numpy.{core}.{module}"
+        for core in ("core", "_core")
+        for module in ("multiarray", "numeric")
     }
     _NAMES = frozenset({"_reconstruct", "_frombuffer", "scalar", "ndarray", "dtype"})
 
@@ -185,7 +187,8 @@ def _decode(data: bytes, descriptors: list[int]) -> tuple[Kind, Any]:
     if zlib.crc32(head) != crc or n_pieces < 1 or len(head) < 8 * n_pieces:
         raise ChannelError("a damaged message")
     sizes = struct.unpack_from(f"<{n_pieces}Q", head)
-    body = _map_memory(descriptors, n_bytes) if in_memory else head
+    # Arrays in a message can be written to by whoever gets them.
+    body = _map_memory(descriptors, n_bytes) if in_memory else memoryview(bytearray(head))
     if body.nbytes != n_bytes or 8 * n_pieces + sum(sizes) != n_bytes:
         raise ChannelError("a message of the wrong length")
     pieces, offset = [], 8 * n_pieces

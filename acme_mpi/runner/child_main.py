@@ -17,6 +17,7 @@ from acme_mpi.offsets import write_all
 from acme_mpi.results import Encoder
 from acme_mpi.runner.base import (
     Assignment,
+    Frozen,
     dump_values,
     enter_caller,
     load_object,
@@ -139,6 +140,7 @@ class Server:
             assignment.in_memory,
             place=self._place if assignment.can_place else None,
             dumps=dump_values,
+            freeze=Frozen,
         )
         self._run = (func, function_name(func), tasks, encoder)
         self._channel.send(Kind.READY)

@@ -9,6 +9,7 @@ from typing import Any
 from acme_mpi.results import Encoder
 from acme_mpi.runner.base import (
     Assignment,
+    Frozen,
     Outcome,
     Ready,
     Runner,
@@ -41,7 +42,9 @@ class InlineRunner(Runner):
 
     def prepare(self, assignment: Assignment) -> None:
         """Load the arguments at once."""
-        self._encoder = Encoder(assignment.row_spec, assignment.in_memory, dumps=dump_values)
+        self._encoder = Encoder(
+            assignment.row_spec, assignment.in_memory, dumps=dump_values, freeze=Frozen
+        )
         self._start = Ready()
         try:
             self._tasks: TaskSet = load_object(assignment.tasks, assignment.buffers)

@@ -282,6 +282,7 @@ def prepare_command(request: Mapping[str, Any]) -> dict[str, Any]:
         "func": pickle.dumps(_ByTarget(request["target"])),
         "tasks": data,
         "buffers": buffers,
+        "sys_path": list(sys.path),
     }
 
 
