@@ -148,7 +148,9 @@ def _to_array(value: Any) -> Part:
         return None
     if isinstance(value, np.ma.MaskedArray):
         raise ResultError("a masked array; return its .data and .mask, or .filled(...)")
-    if isinstance(value, str):
+    is_list = isinstance(value, (list, tuple))
+    # As an array of NumPy's strings it would lose NUL characters.
+    if isinstance(value, str) or (is_list and value and all(isinstance(e, str) for e in value)):
         array = np.array(value, dtype=object)
     elif isinstance(value, (bool, int, float, complex, bytes, np.ndarray, np.generic, list, tuple)):
         try:
@@ -157,7 +159,7 @@ def _to_array(value: Any) -> Part:
             raise ResultError(
                 f"a {type(value).__name__} that is not rectangular; return a tuple of arrays"
             ) from None
-        if isinstance(value, (list, tuple)):
+        if is_list:
             _check_entries(value, array)
     else:
         raise ResultError(
@@ -228,24 +230,23 @@ def to_row(value: Any, spec: RowSpec) -> Array:
         raise ResultError(f"expected {_form(spec)}, got shape {array.shape} {array.dtype}")
     if array.dtype == dtype:
         return array
-    if not _can_become(array, dtype):
-        got = array if array.ndim == 0 else f"dtype {array.dtype}"
-        raise ResultError(f"expected {_form(spec)}, got {got}, which does not fit")
+    if (got := _misfit(array, dtype)) is not None:
+        raise ResultError(f"expected {_form(spec)}, got {got}")
     with np.errstate(over="ignore"):
         return array.astype(dtype)
 
 
-def _can_become(array: Array, dtype: np.dtype[Any]) -> bool:
-    """Tell whether the numbers keep their kind and stay in range; digits may be lost."""
+def _misfit(array: Array, dtype: np.dtype[Any]) -> str | None:
+    """Return what keeps numbers from becoming `dtype`; they may lose digits, but nothing else."""
     if array.dtype.kind in "biu" and dtype.kind in "iu":
         limits = np.iinfo(dtype)
-        return not array.size or bool(limits.min <= array.min() and array.max() <= limits.max)
-    if not np.can_cast(array.dtype, dtype, "same_kind"):
-        return False
-    if dtype.itemsize >= array.dtype.itemsize or dtype.kind not in "fc":
-        return True
-    with np.errstate(over="ignore"):
-        return bool(np.array_equal(np.isfinite(array), np.isfinite(array.astype(dtype))))
+        is_outside = (array < limits.min) | (array > limits.max)
+    elif not np.can_cast(array.dtype, dtype, "same_kind"):
+        return f"dtype {array.dtype}"
+    else:
+        with np.errstate(over="ignore"):
+            is_outside = np.isfinite(array) & ~np.isfinite(array.astype(dtype))
+    return f"{array[is_outside].flat[0]}, beyond its range" if is_outside.any() else None
 
 
 def _same_shape(shape: tuple[int, ...], expected: tuple[float, ...]) -> bool:
