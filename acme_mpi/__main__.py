@@ -14,10 +14,12 @@ from typing import Any
 
 from acme_mpi import __version__
 from acme_mpi.api import PAYLOADS, finish, store_kind
+from acme_mpi.call import Call, Options
 from acme_mpi.comm import World, finalize, launched_rank_and_size, make_world
 from acme_mpi.errors import EXIT_DONE, AcmeMpiError, InputError, TaskError
+from acme_mpi.foreground import debug_task, plan_text
 from acme_mpi.results import make_row_spec
-from acme_mpi.run import Call, Options, run, stop_runner, take_child_runner
+from acme_mpi.run import run, stop_runner, take_child_runner
 from acme_mpi.runner.channel import Kind
 from acme_mpi.runner.child import ChildRunner
 from acme_mpi.script import serve_script
@@ -266,8 +268,9 @@ def _refuse_function_options(options: Any) -> None:
         action.option_strings[0]
         for action in parser._actions
         if action.option_strings
+        and action.dest in vars(options)
         and action.dest not in taken
-        and getattr(options, action.dest, None) != parser.get_default(action.dest)
+        and getattr(options, action.dest) != parser.get_default(action.dest)
     ]
     if given:
         raise InputError(
@@ -379,61 +382,7 @@ def _in_foreground(options: Any, size: int) -> int:
     if options.plan:
         print(plan_text(func, tasks, options, size))
         return EXIT_DONE
-    return _debug_task(func, tasks, options.debug_task)
-
-
-def plan_text(func: Any, tasks: Any, options: Any, size: int) -> str:
-    """Return what a run would do."""
-    from acme_mpi.tasks import function_name, signature_of
-
-    name, spec = function_name(func), options.spec
-    signature = signature_of(func)
-    directory = options.output_dir or "a new ACME_YYYYMMDD-hhmmss-ffffff"
-    layouts = {
-        "memory": "nothing is written; results are printed",
-        "rank": f"{directory}/{name}.h5, links to {name}_payload/{name}_rank<r>_<k>.h5",
-        "computation": f"{directory}/{name}.h5, links to {name}_payload/{name}_<i>.h5",
-        "single_file": f"{directory}/{name}.h5, one file",
-    }
-    lines = [
-        f"function:  {options.target}  {name}{signature or '(no signature)'}",
-        *(f"argument:  {line}" for line in tasks.describe()),
-        f"tasks:     {tasks.n_tasks}",
-    ]
-    if tasks.n_tasks:
-        lines.append(f"first:     {tasks.call_text(name, 0)}")
-        lines.append(f"last:      {tasks.call_text(name, tasks.n_tasks - 1)}")
-    lines.append(f"ranks:     {size}" + ("" if size > 1 else " (start it with mpiexec -n N)"))
-    lines.append(f"output:    {layouts[options.kind]}")
-    if spec is None:
-        lines.append("bytes:     as large as the results; unknown without --result-shape")
-    elif spec.is_ragged:
-        lines.append("bytes:     unknown, one axis is inf")
-    else:
-        shape = spec.stacked_shape(tasks.n_tasks)
-        n_bytes = spec.row_bytes * tasks.n_tasks
-        lines.append(f"bytes:     {n_bytes} in result_0, shape {shape} {spec.dtype}")
-    return "\n".join(lines)
-
-
-def _debug_task(func: Any, tasks: Any, index: int) -> int:
-    import pdb
-    import traceback
-
-    if not 0 <= index < tasks.n_tasks:
-        raise InputError(f"--debug-task has to be in [0, {tasks.n_tasks}), not {index}")
-    args, kwargs = next(tasks.calls(index, index + 1))
-    try:
-        print(func(*args, **kwargs))
-    except Exception as error:
-        trace = error.__traceback__
-        assert trace is not None
-        error.__traceback__ = trace.tb_next or trace
-        traceback.print_exception(error)
-        sys.stderr.flush()
-        pdb.post_mortem(error.__traceback__)
-        return TaskError.exit_code
-    return EXIT_DONE
+    return debug_task(func, tasks, options.debug_task)
 
 
 __all__ = ["main"]

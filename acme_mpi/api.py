@@ -10,10 +10,11 @@ from typing import Any
 import cloudpickle
 import numpy as np
 
+from acme_mpi.call import Call, Options, Result
 from acme_mpi.comm import SerialWorld, World, make_world
 from acme_mpi.errors import InputError
 from acme_mpi.results import RowSpec, make_row_spec
-from acme_mpi.run import Call, Options, Result, run
+from acme_mpi.run import run
 from acme_mpi.runner.base import dump_object
 from acme_mpi.runner.loading import join_values
 from acme_mpi.script import is_connected, request

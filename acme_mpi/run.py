@@ -7,9 +7,9 @@ written by the rank's `Store`, brought to the disk, recorded in the rank's `Jour
 the report is the request for the next chunk. At the end the stores make one container together,
 and every rank leaves with the same result or the same exception.
 
-Imports go downwards only: ``__main__, __init__`` > ``api`` > ``script`` > ``run`` > ``master,
-worker`` > ``storage, runner, journal, progress`` > ``comm`` > ``tasks, schedule,
-results, offsets, errors``.
+Imports go downwards only: ``__main__, __init__, script_main`` > ``api, foreground`` > ``script`` >
+``run`` > ``call, master, worker`` > ``storage, runner, journal, progress`` > ``comm`` > ``tasks,
+schedule, results, offsets, errors``.
 """
 
 from __future__ import annotations
@@ -20,25 +20,22 @@ import select
 import sys
 import time
 import traceback
-from collections.abc import Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
 
+from acme_mpi.call import Call, Options, Result
 from acme_mpi.comm import Backoff, World
 from acme_mpi.errors import (
     AcmeMpiError,
     Failure,
     InputError,
-    LaunchError,
     StoreError,
-    TaskError,
     summarize,
 )
 from acme_mpi.master import Master
 from acme_mpi.progress import LogFile, Progress
-from acme_mpi.results import RowSpec
 from acme_mpi.runner.base import Assignment, Runner
 from acme_mpi.runner.child import ChildRunner
 from acme_mpi.runner.inline import InlineRunner
@@ -53,137 +50,6 @@ MASTER_PAUSE_S = 0.001  # while a request may come in and is worth an answer
 IDLE_PAUSE_S = 0.01
 TAIL_PAUSE_S = 0.05  # nothing is left to hand out
 RESERVE_PAUSE_S = 1.0  # the master has nothing to say to a worker with a chunk in reserve
-
-
-@dataclass(frozen=True)
-class Options:
-    """What every rank has to know of a run; plain values.
-
-    Attributes
-    ----------
-    name : str
-        The function's name.
-    n_tasks : int
-        Number of calls.
-    kind : str
-        Kind of store: ``memory``, ``rank``, ``computation`` or ``single_file``.
-    output_dir : str or None
-        Where files go; None: a new directory ``ACME_<time>`` in the working directory.
-    spec : tuple or None
-        Fields of the `RowSpec`.
-    isolate : bool
-        Call the function in a child process.
-    root : int or None
-        In memory mode the only rank that gets the results.
-    bar : bool or None
-        Progress bar; None: if somebody watches.
-    reproduce : str
-        Command that runs one task, ``{index}`` in the task's place.
-    """
-
-    name: str
-    n_tasks: int
-    kind: str = "rank"
-    output_dir: str | None = None
-    spec: tuple[Any, ...] | None = None
-    isolate: bool = True
-    root: int | None = None
-    bar: bool | None = None
-    reproduce: str = ""
-
-    @property
-    def row_spec(self) -> RowSpec | None:
-        """The form of the results."""
-        return None if self.spec is None else RowSpec(*self.spec)
-
-
-def caller_place() -> tuple[list[str], str]:
-    """Return this process's module search path and working directory."""
-    return list(sys.path), os.getcwd()
-
-
-@dataclass
-class Call:
-    """What one rank brings into a run.
-
-    Attributes
-    ----------
-    options : Options or None
-        Rank 0's count.
-    func : bytes or None
-        This rank's pickled function; None: rank 0's is used.
-    tasks, buffers : ndarray of uint8, list of ndarray of uint8
-        The pickled `TaskSet`; rank 0's count.
-    inline : callable or None
-        The function itself, for ``isolate=False``.
-    place : tuple of (list of str, str)
-        The caller's module search path and working directory; rank 0's count.
-    digests : dict of str to str
-        Fingerprint of each argument, to find ranks that were called differently.
-    error : str
-        What is wrong with this rank's call.
-    """
-
-    options: Options | None = None
-    func: bytes | None = None
-    tasks: Any = None
-    buffers: list[Any] = field(default_factory=list)
-    inline: Any = None
-    place: tuple[list[str], str] = field(default_factory=caller_place)
-    digests: Mapping[str, str] = field(default_factory=dict)
-    error: str = ""
-
-
-@dataclass
-class Result:
-    """What a run has led to; the same on every rank, except for `stored.pieces` with a root.
-
-    Attributes
-    ----------
-    options : Options
-        Of the run.
-    stored : Stored
-        Where the results are.
-    failures : list of Failure
-        In index order.
-    n_unfinished : int
-        Tasks that were not run to their end.
-    storage_error : str
-        Why results could not be written, empty if they were.
-    unready : list of str
-        Why ranks could not load the function.
-    n_ready : int
-        Ranks that could.
-    """
-
-    options: Options
-    stored: Stored
-    failures: list[Failure]
-    n_unfinished: int
-    storage_error: str
-    unready: list[str]
-    n_ready: int
-
-    def error(self, results: Any = None) -> AcmeMpiError | None:
-        """Return the exception that this result calls for, None if all is well."""
-        n_tasks, container = self.options.n_tasks, self.stored.container
-        safe = f"; the others are in {container}" if container else ""
-        if self.storage_error:
-            return StoreError(
-                f"{self.storage_error}\n  {self.n_unfinished} of {n_tasks} tasks were not run{safe}"
-            )
-        if self.n_unfinished and not self.n_ready:
-            reasons = "\n  ".join(dict.fromkeys(self.unready))
-            return InputError(f"no rank could load {self.options.name}:\n  {reasons}")
-        if self.n_unfinished:
-            return LaunchError(
-                f"{self.n_unfinished} of {n_tasks} tasks were not run, because every rank has "
-                f"lost its runner{safe}:\n  " + "\n  ".join(dict.fromkeys(self.unready))
-            )
-        if self.failures:
-            text = f"{len(self.failures)} of {n_tasks} tasks failed, first: {self.failures[0]}"
-            return TaskError(text, self.failures, results)
-        return None
 
 
 def run(world: World, call: Call) -> Result:

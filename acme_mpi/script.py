@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from dataclasses import astuple, replace
 from typing import Any
 
+from acme_mpi.call import Call, Options, Result
 from acme_mpi.comm import World
 from acme_mpi.errors import AcmeMpiError, Failure
 from acme_mpi.results import Content
-from acme_mpi.run import Call, Options, Result, run, stop_runner
+from acme_mpi.run import run
 from acme_mpi.runner.channel import Channel, ChannelError, Kind
 from acme_mpi.runner.process import Child
 from acme_mpi.storage import Stored
@@ -45,7 +46,7 @@ def serve_script(world: World, path: str, arguments: Sequence[str], defaults: Op
         while world.bcast(None):
             _serve_call(world, Call())
         return 0
-    child = Child("script_main", [path, *arguments], has_terminal=True)
+    child = Child("acme_mpi.script_main", [path, *arguments], has_terminal=True)
     try:
         while (content := _next_call(child)) is not None:
             world.bcast(True)
@@ -148,4 +149,4 @@ def request(call: Call) -> Result:
     return Result(Options(*fields), stored, [Failure(*each) for each in failures], *rest)
 
 
-__all__ = ["connect", "is_connected", "request", "serve_script", "stop_runner"]
+__all__ = ["connect", "is_connected", "request", "serve_script"]

@@ -36,7 +36,7 @@ class ChildRunner(Runner):
 
     def __init__(self, n_threads: int = 1) -> None:
         self._n_threads = n_threads
-        self._child: Child | None = Child("child_main", n_threads=n_threads)
+        self._child: Child | None = Child("acme_mpi.runner.child_main", n_threads=n_threads)
         self._assignment: Assignment | None = None
         self._pending: deque[range] = deque()  # submitted, not yet reported; oldest first
         self._events: deque[Any] = deque()
@@ -56,7 +56,7 @@ class ChildRunner(Runner):
     def send(self, kind: Kind, content: Any) -> None:
         """Send a message to the child; a child that is gone is noticed by `poll`."""
         if self._child is None:
-            self._child = Child("child_main", n_threads=self._n_threads)
+            self._child = Child("acme_mpi.runner.child_main", n_threads=self._n_threads)
         with contextlib.suppress(BrokenPipeError, ConnectionError):
             self._child.channel.send(kind, content)
 

@@ -25,10 +25,7 @@ THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
 )
 # The package is found where this process found it; -P keeps the working directory out of the way.
-_BOOT = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); "
-    "from acme_mpi.runner.{module} import main; main()"
-)
+_BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from {module} import main; main()"
 _ROOT = str(Path(__file__).resolve().parents[2])
 
 
@@ -53,8 +50,7 @@ class Child:
     Parameters
     ----------
     module : str
-        ``child_main`` or ``script_main``; its ``main`` gets the descriptors of channel, lifeline
-        and page as its first arguments.
+        Its ``main`` finds the descriptors of channel, lifeline and page as the first arguments.
     arguments : sequence of str
         Further arguments.
     n_threads : int

@@ -10,6 +10,7 @@ from types import TracebackType
 
 from acme_mpi.runner.channel import Channel
 from acme_mpi.runner.process import arm_lifeline
+from acme_mpi.script import connect
 
 
 def main() -> None:
@@ -18,9 +19,6 @@ def main() -> None:
     arm_lifeline(lifeline, whole_group=False)
     os.close(page)
     os.set_inheritable(channel_fd, False)
-    # Here and not above: this layer is below the one that a script talks to.
-    from acme_mpi.script import connect
-
     connect(Channel.from_descriptor(channel_fd))
     path = sys.argv[4]
     sys.argv[:] = sys.argv[4:]
@@ -33,14 +31,13 @@ def print_without_own_frames(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     """Print an uncaught exception as Python does, without the frames of this package."""
-    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    hidden = (own + os.sep, "<frozen runpy>", "<string>", os.path.dirname(runpy.__file__))
-    rest = traceback.TracebackException(kind, error, trace)
-    rest.stack = traceback.StackSummary.from_list(
-        [frame for frame in rest.stack if not frame.filename.startswith((hidden[0], *hidden[1:3]))
-         and frame.filename != runpy.__file__]
-    )  # fmt: skip
-    sys.stderr.write("".join(rest.format()))
+    own = os.path.dirname(os.path.abspath(__file__)) + os.sep
+    hidden = (own, "<frozen runpy>", "<string>")
+    report = traceback.TracebackException(kind, error, trace)
+    report.stack = traceback.StackSummary.from_list(
+        [frame for frame in report.stack if not frame.filename.startswith(hidden)]
+    )
+    sys.stderr.write("".join(report.format()))
 
 
 if __name__ == "__main__":

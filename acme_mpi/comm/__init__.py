@@ -1,0 +1,26 @@
+"""How ranks talk. mpi4py is imported here alone, and only when a World is made.
+
+A `World` offers what the protocol needs and nothing else: short messages of integers that are
+never waited for, and collectives that sleep instead of spin. `SerialWorld` (one rank) and
+`ThreadWorld` (ranks as threads) are its twins without MPI.
+"""
+
+from acme_mpi.comm.base import MESSAGE_INTS, TAG_CHUNK, TAG_REPORT, Backoff, World
+from acme_mpi.comm.launcher import launched_rank_and_size, refuse_singletons
+from acme_mpi.comm.mpi import MpiWorld, finalize, make_world
+from acme_mpi.comm.twins import SerialWorld, ThreadWorld
+
+__all__ = [
+    "MESSAGE_INTS",
+    "TAG_CHUNK",
+    "TAG_REPORT",
+    "Backoff",
+    "MpiWorld",
+    "SerialWorld",
+    "ThreadWorld",
+    "World",
+    "finalize",
+    "launched_rank_and_size",
+    "make_world",
+    "refuse_singletons",
+]

@@ -1,0 +1,127 @@
+"""What a world of ranks offers, and the constants of the protocol."""
+
+from __future__ import annotations
+
+import socket
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+MESSAGE_INTS = 8  # every short message: this many 64-bit integers
+TAG_REPORT, TAG_CHUNK, TAG_PRESENT, TAG_DATA = 1, 2, 3, 4
+SLICE_BYTES = 512 * 1024 * 1024  # one MPI call moves at most this, far below 2 GiB
+ROLL_CALL_S = 10.0
+
+
+class Backoff:
+    """Sleep with growing pauses between two looks.
+
+    Parameters
+    ----------
+    longest_s : float
+        Upper bound of a pause in seconds.
+    """
+
+    def __init__(self, longest_s: float = 0.01) -> None:
+        self.longest_s = longest_s
+        self._pause_s = 1e-4
+
+    def pause(self) -> float:
+        """Return the next pause in seconds and double the one after it."""
+        pause_s = self._pause_s
+        self._pause_s = min(2 * pause_s, self.longest_s)
+        return pause_s
+
+    def sleep(self) -> None:
+        """Sleep for the next pause."""
+        time.sleep(self.pause())
+
+    def reset(self) -> None:
+        """Start again with the shortest pause."""
+        self._pause_s = 1e-4
+
+
+class World(ABC):
+    """The ranks of one job, seen from one of them.
+
+    Attributes
+    ----------
+    rank, size : int
+        This rank, and the number of ranks.
+    host : str
+        Name of this rank's node.
+    """
+
+    rank: int
+    size: int
+
+    def __init__(self) -> None:
+        self.host = socket.gethostname()
+        self._own: dict[int, deque[list[int]]] = {TAG_REPORT: deque(), TAG_CHUNK: deque()}
+
+    def send(self, dest: int, tag: int, message: Sequence[int]) -> None:
+        """Send at most `MESSAGE_INTS` integers; never waits. Independent."""
+        if dest == self.rank:
+            self._own[tag].append([*message, *[0] * (MESSAGE_INTS - len(message))])
+        else:
+            self._send(dest, tag, message)
+
+    def poll(self, tag: int) -> tuple[int, list[int]] | None:
+        """Return (source, message) of one message that has arrived, else None. Independent."""
+        if self._own[tag]:
+            return self.rank, self._own[tag].popleft()
+        return self._poll(tag) if self.size > 1 else None
+
+    @abstractmethod
+    def _send(self, dest: int, tag: int, message: Sequence[int]) -> None: ...
+
+    @abstractmethod
+    def _poll(self, tag: int) -> tuple[int, list[int]] | None: ...
+
+    @abstractmethod
+    def barrier(self, notify: Callable[[str], None] | None = None) -> None:
+        """Wait until every rank is here, asleep. Collective.
+
+        Parameters
+        ----------
+        notify : callable, optional
+            On rank 0 called with a sentence that names the missing ranks, after 10 s.
+        """
+
+    @abstractmethod
+    def bcast(self, value: T | None, root: int = 0) -> T:
+        """Return `root`'s value on every rank. Collective; plain Python values, no user's types."""
+
+    @abstractmethod
+    def bcast_buffers(self, buffers: Sequence[Any] | None) -> list[Any]:
+        """Return rank 0's arrays of uint8 on every rank, each of any length. Collective."""
+
+    @abstractmethod
+    def gather(self, value: T) -> list[T] | None:
+        """Return the list of all values on rank 0, None elsewhere. Collective."""
+
+    @abstractmethod
+    def abort(self, exit_code: int) -> None:
+        """End all ranks at once: for broken invariants only. Independent."""
+
+    def allgather(self, value: T) -> list[T]:
+        """Return the list of all values on every rank. Collective."""
+        return self.bcast(self.gather(value))
+
+    def scatter(self, values: Sequence[T] | None) -> T:
+        """Return this rank's entry of rank 0's list. Collective."""
+        return self.bcast(values)[self.rank]
+
+    @property
+    def mpi_comm(self) -> Any:
+        """The mpi4py communicator for parallel HDF5, or None where there is none."""
+        return None
+
+    @property
+    def is_master(self) -> bool:
+        """Whether this is rank 0."""
+        return self.rank == 0

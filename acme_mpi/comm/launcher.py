@@ -1,0 +1,72 @@
+"""What the environment says of the launcher, before and besides MPI."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from acme_mpi.errors import LaunchError
+
+# How a launcher tells a process its place, before MPI starts: (rank, size) variables.
+LAUNCHER_VARIABLES = (
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("PMI_RANK", "PMI_SIZE"),
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+)
+
+
+def launched_rank_and_size(environ: Mapping[str, str] = os.environ) -> tuple[int, int]:
+    """Return (rank, size) as the launcher tells them without MPI; (0, 1) without a launcher."""
+    for rank_name, size_name in LAUNCHER_VARIABLES:
+        if rank_name in environ and size_name in environ:
+            return int(environ[rank_name]), int(environ[size_name])
+    return 0, 1
+
+
+def refuse_singletons(size: int, environ: Mapping[str, str] = os.environ) -> None:
+    """Raise if MPI sees one rank where the launcher started several.
+
+    Parameters
+    ----------
+    size : int
+        Number of ranks that MPI sees; 1 also before MPI starts, if it can only start alone.
+    environ : mapping
+        The process's environment.
+
+    Raises
+    ------
+    LaunchError
+        Each process believes to be rank 0 of 1 and would do all the work again.
+    """
+    # mpiexec inside a Slurm job leaves step variables that are not about its ranks: first wins.
+    name = next((name for _, name in LAUNCHER_VARIABLES if name in environ), "")
+    n_launched = int(environ.get(name) or 1)
+    if size > 1 or n_launched < 2:
+        return
+    cure = "the mpiexec that belongs to the MPI library mpi4py uses"
+    if name.startswith("SLURM"):
+        cure = (
+            "srun --mpi=pmix for Open MPI, srun --mpi=pmi2 for MPICH (srun --mpi=list shows what "
+            "there is), or mpiexec inside the job"
+        )
+    raise LaunchError(
+        f"the launcher started {n_launched} processes ({name}={n_launched}), but for MPI each is "
+        "rank 0 of 1: launcher and MPI library do not belong together.\n"
+        f"  Nothing was started. Use {cure};\n"
+        '  python -c "from mpi4py import MPI; print(MPI.Get_library_version())" names the library.'
+    )
+
+
+def refuse_srun_without_pmi(environ: Mapping[str, str] = os.environ) -> None:
+    """Raise if srun gave its processes no way to find each other.
+
+    Before MPI starts, because some libraries end the process then, with a page of text.
+
+    Raises
+    ------
+    LaunchError
+        As `refuse_singletons`.
+    """
+    ways = ("PMI", "OMPI_COMM_WORLD")
+    if "SLURM_STEP_NUM_TASKS" in environ and not any(name.startswith(ways) for name in environ):
+        refuse_singletons(1, environ)

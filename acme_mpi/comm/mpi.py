@@ -1,0 +1,243 @@
+"""The world over an MPI communicator: the only module that imports mpi4py."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from acme_mpi.comm.base import (
+    MESSAGE_INTS,
+    ROLL_CALL_S,
+    SLICE_BYTES,
+    TAG_DATA,
+    TAG_PRESENT,
+    Backoff,
+    World,
+)
+from acme_mpi.comm.launcher import (
+    launched_rank_and_size,
+    refuse_singletons,
+    refuse_srun_without_pmi,
+)
+from acme_mpi.comm.twins import SerialWorld
+from acme_mpi.errors import LaunchError
+
+T = TypeVar("T")
+
+
+class MpiWorld(World):
+    """A world over an MPI communicator, which must be this project's own duplicate.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm
+        Used for nothing else.
+    """
+
+    def __init__(self, comm: Any) -> None:
+        super().__init__()
+        from mpi4py import MPI
+
+        self._mpi, self._comm = MPI, comm
+        self.rank, self.size = comm.Get_rank(), comm.Get_size()
+        self._buffer = np.zeros(MESSAGE_INTS, np.int64)
+        self._status = MPI.Status()
+        self._sending: list[tuple[Any, Any]] = []
+
+    @property
+    def mpi_comm(self) -> Any:
+        """The duplicated communicator."""
+        return self._comm
+
+    def _send(self, dest: int, tag: int, message: Sequence[int]) -> None:
+        # Isend, because a standard-mode send may wait for its receiver (MPI 4.1, 3.4).
+        self._sending = [pair for pair in self._sending if not pair[0].Test()]
+        buffer = np.zeros(MESSAGE_INTS, np.int64)
+        buffer[: len(message)] = message
+        self._sending.append((self._comm.Isend(buffer, dest, tag), buffer))
+
+    def _poll(self, tag: int) -> tuple[int, list[int]] | None:
+        comm, source = self._comm, self._mpi.ANY_SOURCE
+        # Open MPI looks first and progresses afterwards: the second look sees what has come in.
+        if not (comm.Iprobe(source, tag, self._status) or comm.Iprobe(source, tag, self._status)):
+            return None
+        sender = self._status.Get_source()
+        comm.Recv(self._buffer, sender, tag)
+        return sender, self._buffer.tolist()
+
+    def barrier(self, notify: Callable[[str], None] | None = None) -> None:
+        """Wait for all ranks, asleep (a blocking MPI barrier keeps a core busy)."""
+        if self.size > 1:
+            _wait_for_all(self._comm, self._comm.Ibarrier(), notify)
+
+    def bcast(self, value: T | None, root: int = 0) -> T:
+        """Return the root's value, pickled on the way."""
+        if self.size == 1:
+            return value  # type: ignore[return-value]
+        self.barrier()
+        shared: T = self._comm.bcast(value, root)
+        return shared
+
+    def bcast_buffers(self, buffers: Sequence[Any] | None) -> list[Any]:
+        """Return rank 0's arrays, moved in slices."""
+        if self.size == 1:
+            return list(buffers or [])
+        sizes = self.bcast(None if buffers is None else [len(each) for each in buffers])
+        arrays = list(buffers or [np.empty(size, np.uint8) for size in sizes])
+        for data in arrays:
+            for start in range(0, len(data), SLICE_BYTES):
+                self._comm.Bcast([data[start : start + SLICE_BYTES], self._mpi.BYTE], 0)
+        return arrays
+
+    def gather(self, value: T) -> list[T] | None:
+        """Return the list of all values on rank 0; each may be larger than 2 GiB."""
+        if self.size == 1:
+            return [value]
+        blob = pickle.dumps(value, protocol=5)
+        sizes = self._gather_sizes(len(blob))
+        if not self.is_master:
+            for start in range(0, len(blob), SLICE_BYTES):
+                self._comm.Send([blob[start : start + SLICE_BYTES], self._mpi.BYTE], 0, TAG_DATA)
+            return None
+        values = [value]
+        for source in range(1, self.size):
+            received = bytearray(sizes[source])
+            for start in range(0, len(received), SLICE_BYTES):
+                piece = memoryview(received)[start : start + SLICE_BYTES]
+                self._comm.Recv([piece, self._mpi.BYTE], source, TAG_DATA)
+            values.append(pickle.loads(received))
+        return values
+
+    def _gather_sizes(self, n_bytes: int) -> list[int]:
+        self.barrier()
+        sizes = np.zeros(self.size, np.int64)
+        self._comm.Allgather(np.array([n_bytes], np.int64), sizes)
+        return [int(n) for n in sizes]
+
+    def abort(self, exit_code: int) -> None:
+        """Call MPI_Abort."""
+        self._comm.Abort(exit_code)
+
+
+def _wait_for_all(comm: Any, request: Any, notify: Callable[[str], None] | None) -> None:
+    """Wait for a non-blocking collective, asleep; after 10 s rank 0 names who is missing.
+
+    Ranks that wait that long tell rank 0 that they are present. How many did so is settled
+    afterwards, so that none of these messages outlives the call.
+    """
+    from mpi4py import MPI
+
+    backoff, start_s = Backoff(), time.monotonic()
+    present, told, sent = {0}, False, None
+    while not request.Test():
+        backoff.sleep()
+        waited_s = time.monotonic() - start_s
+        if notify is None or waited_s < ROLL_CALL_S:
+            continue
+        if comm.rank and sent is None:
+            sent = comm.Isend(np.zeros(1, np.int64), 0, TAG_PRESENT)
+        elif not comm.rank:
+            present |= _receive_present(comm)
+            if not told and waited_s > ROLL_CALL_S + 1.0:
+                told = True
+                missing = [rank for rank in range(comm.size) if rank not in present]
+                notify(
+                    f"still waiting: rank(s) {_rank_list(missing)} of {comm.size} have not made "
+                    "this call after 10 s; every rank has to make it"
+                )
+    if notify is not None:
+        n_sent = comm.reduce(int(sent is not None), MPI.SUM, 0)
+        while not comm.rank and len(present) - 1 < n_sent:
+            present |= _receive_present(comm)
+        if sent is not None:
+            sent.Wait()
+
+
+def _receive_present(comm: Any) -> set[int]:
+    from mpi4py import MPI
+
+    status, present = MPI.Status(), set()
+    while comm.Iprobe(MPI.ANY_SOURCE, TAG_PRESENT, status):
+        comm.Recv(np.zeros(1, np.int64), status.Get_source(), TAG_PRESENT)
+        present.add(status.Get_source())
+    return present
+
+
+def _rank_list(ranks: Sequence[int]) -> str:
+    shown = ", ".join(str(rank) for rank in ranks[:8])
+    return f"{shown}, ... ({len(ranks)} ranks)" if len(ranks) > 8 else shown
+
+
+def _load_mpi() -> Any:
+    # Wrong data was reported for OMPIO's data sieving (open-mpi/ompi#10546, #12718).
+    os.environ.setdefault("OMPI_MCA_fbtl_posix_read_datasieving", "0")
+    os.environ.setdefault("OMPI_MCA_fbtl_posix_write_datasieving", "0")
+    import mpi4py
+
+    # Matched probes fail on some fabrics (Libensemble/libensemble#28).
+    mpi4py.rc.recv_mprobe = False
+    from mpi4py import MPI
+
+    return MPI
+
+
+def make_world(comm: Any = None, notify: Callable[[str], None] | None = None) -> World:
+    """Return the World over a duplicate of `comm`. Collective over `comm`.
+
+    The duplicate is kept with the communicator, so later calls cost nothing.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm, optional
+        Default: MPI.COMM_WORLD, initialising MPI if need be. Without a working MPI library and
+        without a launcher the world is a `SerialWorld`.
+    notify : callable, optional
+        Told on rank 0 which ranks do not come.
+
+    Raises
+    ------
+    LaunchError
+        Launcher and MPI do not belong together, or no MPI library is found under a launcher.
+    """
+    refuse_srun_without_pmi()
+    try:
+        mpi = _load_mpi()
+    except (ImportError, RuntimeError) as error:
+        if launched_rank_and_size()[1] > 1:
+            raise LaunchError(f"mpi4py cannot load an MPI library: {error}") from None
+        return SerialWorld()
+    if comm is None:
+        comm = mpi.COMM_WORLD
+        refuse_singletons(comm.Get_size())
+    keyval = _keyval(mpi)
+    world: World | None = comm.Get_attr(keyval)
+    if world is None:
+        duplicate, request = comm.Idup()
+        _wait_for_all(comm, request, notify if comm.size > 1 else None)
+        world = MpiWorld(duplicate)
+        comm.Set_attr(keyval, world)
+    return world
+
+
+_KEYVALS: list[int] = []
+
+
+def _keyval(mpi: Any) -> int:
+    if not _KEYVALS:
+        _KEYVALS.append(mpi.Comm.Create_keyval())
+    return _KEYVALS[0]
+
+
+def finalize() -> None:
+    """Finalize MPI, asleep until every rank is here. Collective; nothing if MPI is not up."""
+    module = sys.modules.get("mpi4py.MPI")
+    if module is None or not module.Is_initialized() or module.Is_finalized():
+        return
+    _wait_for_all(module.COMM_WORLD, module.COMM_WORLD.Ibarrier(), None)
+    module.Finalize()
