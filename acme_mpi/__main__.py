@@ -9,6 +9,7 @@ import select
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from acme_mpi import __version__
 from acme_mpi.api import PAYLOADS, finish, store_kind
 from acme_mpi.call import Call, Options
 from acme_mpi.comm import World, finalize, launched_rank_and_size, make_world
-from acme_mpi.errors import EXIT_DONE, AcmeMpiError, InputError, TaskError
+from acme_mpi.errors import EXIT_DONE, EXIT_INTERNAL, AcmeMpiError, InputError, TaskError
 from acme_mpi.foreground import debug_task, plan_text
 from acme_mpi.results import make_row_spec
 from acme_mpi.run import run, stop_runner, take_child_runner
@@ -212,6 +213,11 @@ def _with_ranks(options: Any, scripts: Sequence[str], launched_rank: int) -> int
         status = error.exit_code  # the summary has been printed
     except AcmeMpiError as error:
         status = _say(error) if world.is_master else 0
+    except BaseException:
+        # A mistake of ours. Leaving alone would make the other ranks wait for ever.
+        traceback.print_exc()
+        sys.stderr.flush()
+        world.abort(EXIT_INTERNAL)
     return status if world.is_master else 0
 
 

@@ -14,6 +14,7 @@ schedule, results, offsets, errors``.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import select
@@ -155,6 +156,7 @@ def take_child_runner(world: World) -> ChildRunner:
     n_threads = _threads_per_rank(world)
     if not _RUNNER:
         _RUNNER.append(ChildRunner(n_threads))
+        atexit.register(stop_runner)
     return _RUNNER[0]
 
 

@@ -13,6 +13,8 @@ from acme_mpi.storage.base import Store
 
 STORE_ERROR = "StoreError"  # type of a failure that is the medium's and not the function's
 
+MAX_CALL_TEXTS = 1000
+
 
 class Worker:
     """Connects one runner and one store with the master.
@@ -117,9 +119,11 @@ class Worker:
         )
 
     def _failure(self, fields: dict[str, object]) -> Failure:
-        # A million equal tracebacks are one string.
+        # A million equal tracebacks are one string, and a thousand calls as text are enough.
         text = str(fields.get("traceback", ""))
         fields = {**fields, "traceback": self._tracebacks.setdefault(text, text)}
+        if len(self.failures) >= MAX_CALL_TEXTS:
+            fields["call"] = ""
         return Failure(**fields, host=self._world.host, rank=self._world.rank)  # type: ignore[arg-type]
 
     def _lose_storage(self, message: str) -> None:

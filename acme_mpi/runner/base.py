@@ -228,7 +228,7 @@ def describe_failure(
     frames = _user_frames(error)
     location = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
     if isinstance(error, SystemExit):
-        kind, message = "exit", f"the function called sys.exit({error.code!r})"
+        kind, message = "exit", f"the function called sys.exit({_text(error)})"
     elif isinstance(error, ResultError):
         kind, message, location = "ResultError", f"the function returned {_text(error)}", ""
         frames = []

@@ -138,13 +138,9 @@ class Channel:
         """
         flags = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
         try:
-            data, ancillary, _, _ = self._socket.recvmsg(
-                INLINE_BYTES + 8 * MAX_BUFFERS + HEADER.size, socket.CMSG_SPACE(4), flags
-            )
+            data, ancillary = self._next_datagram(flags)
         except BlockingIOError:
             return None
-        except ConnectionError as error:
-            raise EOFError(str(error)) from None
         descriptors = [
             descriptor
             for level, kind, raw in ancillary
@@ -158,6 +154,19 @@ class Channel:
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
+
+    def _next_datagram(self, flags: int) -> tuple[bytes, list[tuple[int, int, bytes]]]:
+        room = INLINE_BYTES + 8 * MAX_BUFFERS + HEADER.size
+        try:
+            data, ancillary, _, _ = self._socket.recvmsg(room, socket.CMSG_SPACE(4), flags)
+        except ConnectionError:
+            # The other side has gone with messages unread. That is told once, before the messages
+            # that it had sent.
+            try:
+                data, ancillary, _, _ = self._socket.recvmsg(room, socket.CMSG_SPACE(4), flags)
+            except ConnectionError as error:
+                raise EOFError(str(error)) from None
+        return data, ancillary
 
 
 def _sealed_memory(sizes: bytes, pieces: list[memoryview], n_bytes: int) -> int:

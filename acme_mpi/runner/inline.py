@@ -34,7 +34,7 @@ class InlineRunner(Runner):
     """
 
     def __init__(self, func: Any = None) -> None:
-        self._func = func
+        self._own = func
         self._chunks: deque[range] = deque()
         self._running: Iterator[Outcome] | None = None
         self._start: Ready | Unready | None = None
@@ -48,6 +48,7 @@ class InlineRunner(Runner):
         self._start = Ready()
         try:
             self._tasks: TaskSet = load_object(assignment.tasks, assignment.buffers)
+            self._func = self._own
             if self._func is None:
                 enter_caller(assignment)
                 self._func = load_object(assignment.func, [])

@@ -194,8 +194,8 @@ def refusals(path: str) -> Iterator[None]:
         yield
     except StoreError:
         raise
-    except (OSError, RuntimeError) as error:
-        # h5py reports a full disk as OSError or RuntimeError, with the errno in its text.
+    except (OSError, RuntimeError, ValueError) as error:
+        # As any of these h5py reports what HDF5 says of a full disk, with the errno in its text.
         raise StoreError(f"cannot write {path}: {_reason(error)}") from error
 
 
