@@ -228,7 +228,7 @@ def describe_failure(
     frames = _user_frames(error)
     location = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
     if isinstance(error, SystemExit):
-        kind, message = "exit", f"the function called sys.exit({_text(error)})"
+        kind, message = "exit", f"the function called sys.exit({_text(error.code, repr)})"
     elif isinstance(error, ResultError):
         kind, message, location = "ResultError", f"the function returned {_text(error)}", ""
         frames = []
@@ -260,11 +260,12 @@ def _user_frames(error: BaseException) -> list[traceback.FrameSummary]:
     return [frame for frame in frames if not frame.filename.startswith(own + os.sep)]
 
 
-def _text(error: BaseException) -> str:
+def _text(value: Any, convert: Callable[[Any], str] = str) -> str:
+    """Return an object of the user's as text, whatever its own methods do."""
     try:
-        return str(error)[:2000]
-    except BaseException as second:
-        return f"(its text cannot be had: {type(second).__name__})"
+        return convert(value)[:2000]
+    except BaseException as error:
+        return f"(its text cannot be had: {type(error).__name__})"
 
 
 class Frozen:
