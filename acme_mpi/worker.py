@@ -8,10 +8,8 @@ from collections import deque
 from acme_mpi.comm import TAG_CHUNK, TAG_REPORT, World
 from acme_mpi.errors import Failure, StoreError
 from acme_mpi.master import ALIVE_EVERY_S, Report
-from acme_mpi.runner.base import Outcome, PlaceRequest, Ready, Runner, Unready
+from acme_mpi.runner.base import MEDIUM, Outcome, PlaceRequest, Ready, Runner, Unready
 from acme_mpi.storage.base import Store
-
-STORE_ERROR = "StoreError"  # type of a failure that is the medium's and not the function's
 
 MAX_CALL_TEXTS = 1000
 
@@ -57,7 +55,9 @@ class Worker:
             progressed = True
             _, message = arrived
             self._take(range(message[0], message[1]))
-        for event in self._runner.poll() if not self._is_retired else []:
+        # After the stop nothing may be reported: the master may have left, and the next run's
+        # would take it for one of its own workers'.
+        for event in [] if self._is_retired or self.is_finished else self._runner.poll():
             progressed = True
             self._handle(event)
         if time.monotonic() - self._told_s > ALIVE_EVERY_S and not self.is_finished:
@@ -98,7 +98,7 @@ class Worker:
         self._runner.answer(site)
 
     def _finish(self, outcome: Outcome) -> None:
-        lost = [f for f in outcome.failures if f["type"] == STORE_ERROR]
+        lost = [f for f in outcome.failures if f["type"] == MEDIUM]
         try:
             if lost:
                 raise StoreError(lost[0]["message"])

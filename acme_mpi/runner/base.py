@@ -24,6 +24,13 @@ REPORT_BYTES = 8 * 1024 * 1024
 
 FailureFields = dict[str, Any]
 
+# Type of a failure that is the storage medium's; no exception class can have this name.
+MEDIUM = "<medium>"
+
+
+class MediumError(Exception):
+    """The storage medium refused an array that a runner was to put in its place."""
+
 
 @dataclass
 class Outcome:
@@ -86,6 +93,8 @@ class Assignment:
         Results stay in memory.
     can_place : bool
         The store can tell where a large array goes.
+    number : int
+        Tells the assignments of one runner apart; set by the runner.
     """
 
     func: bytes
@@ -96,6 +105,7 @@ class Assignment:
     spec: tuple[Any, ...] | None = None
     in_memory: bool = False
     can_place: bool = False
+    number: int = 0
 
     @property
     def row_spec(self) -> RowSpec | None:
@@ -229,6 +239,8 @@ def describe_failure(
     location = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
     if isinstance(error, SystemExit):
         kind, message = "exit", f"the function called sys.exit({_text(error.code, repr)})"
+    elif isinstance(error, MediumError):
+        kind, message, frames = MEDIUM, _text(error), []
     elif isinstance(error, ResultError):
         kind, message, location = "ResultError", f"the function returned {_text(error)}", ""
         frames = []

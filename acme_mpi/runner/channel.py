@@ -40,8 +40,8 @@ class Kind(IntEnum):
     SHOW = 5  # print values                                        (values, buffers, failed)
     ANSWER = 6  # end of a script's map call                        (Answer)
     # ----
-    READY = 17  # the function is loaded                            (name)
-    UNREADY = 18  # it cannot be loaded                             (reason)
+    READY = 17  # the function is loaded                            number of the assignment
+    UNREADY = 18  # it cannot be loaded                             (number, reason)
     LOADED = 19  # result of LOAD                                   (PreparedCommand)
     PLACE = 20  # where shall this array go?                        (index, k, shape, dtype)
     OUTCOME = 21  # results of the tasks in [start, stop)           (Outcome)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 from acme_mpi.results import Content
@@ -41,17 +42,20 @@ class ChildRunner(Runner):
         self._pending: deque[range] = deque()  # submitted, not yet reported; oldest first
         self._events: deque[Any] = deque()
         self._is_prepared = False
+        self._n_assignments = 0
         self._n_idle_deaths = 0
         self.other_messages: deque[tuple[Kind, Any]] = deque()
 
     def prepare(self, assignment: Assignment) -> None:
         """Send function and arguments to the child."""
-        self._assignment = assignment
+        # A child that was slow to load the last run's function still says so.
+        self._n_assignments += 1
+        self._assignment = replace(assignment, number=self._n_assignments)
         self._pending.clear()
         self._events.clear()
         self._is_prepared = False
         self._n_idle_deaths = 0
-        self.send(Kind.TASKS, astuple_shallow(assignment))
+        self.send(Kind.TASKS, astuple_shallow(self._assignment))
 
     def send(self, kind: Kind, content: Any) -> None:
         """Send a message to the child; a child that is gone is noticed by `poll`."""
@@ -96,10 +100,13 @@ class ChildRunner(Runner):
 
     def _take(self, kind: Kind, content: Any) -> None:
         if kind == Kind.READY:
-            self._is_prepared = True
-            self._events.append(Ready())
+            if content == self._n_assignments:
+                self._is_prepared = True
+                self._events.append(Ready())
         elif kind == Kind.UNREADY:
-            self._events.append(Unready(str(content)))
+            number, reason = content
+            if number == self._n_assignments:
+                self._events.append(Unready(str(reason)))
         elif kind == Kind.PLACE:
             index, k, shape, dtype = content
             self._events.append(PlaceRequest(index, k, tuple(shape), dtype))

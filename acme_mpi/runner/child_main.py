@@ -12,12 +12,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from acme_mpi.errors import StoreError
 from acme_mpi.offsets import write_all
 from acme_mpi.results import Encoder
 from acme_mpi.runner.base import (
     Assignment,
     Frozen,
+    MediumError,
     dump_values,
     enter_caller,
     load_object,
@@ -133,7 +133,8 @@ class Server:
         except BaseException as error:
             self._run = None
             reason = f"{type(error).__name__}: {error}"
-            self._channel.send(Kind.UNREADY, f"{socket.gethostname()}: {reason}")
+            reason = f"{socket.gethostname()}: {reason}"
+            self._channel.send(Kind.UNREADY, (assignment.number, reason))
             return
         encoder = Encoder(
             assignment.row_spec,
@@ -143,7 +144,7 @@ class Server:
             freeze=Frozen,
         )
         self._run = (func, function_name(func), tasks, encoder)
-        self._channel.send(Kind.READY)
+        self._channel.send(Kind.READY, assignment.number)
 
     def _call(self, chunk: range) -> None:
         assert self._run is not None
@@ -181,7 +182,7 @@ def write_at(path: str, offset: int, array: Any) -> None:
 
     Raises
     ------
-    StoreError
+    MediumError
         The medium refused the data.
     """
     try:
@@ -191,7 +192,7 @@ def write_at(path: str, offset: int, array: Any) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}") from None
+        raise MediumError(f"cannot write {path}: {error.strerror}") from None
 
 
 if __name__ == "__main__":
