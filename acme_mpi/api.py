@@ -126,7 +126,8 @@ def map(
         if output_dir is not None and not isinstance(output_dir, str):
             raise InputError(f"`output_dir` has to be either `None` or str, not {type(output_dir)}")
         tasks = distribute(func, args, named, n_inputs)
-        _pack(call, world, func, tasks)
+        _pack(call, world, func if isolate or is_connected() else None, tasks)
+        call.inline = func
         call.options = Options(
             function_name(func), tasks.n_tasks, kind, output_dir,
             None if spec is None else (spec.shape, spec.axis, spec.dtype), isolate, root,
@@ -191,17 +192,19 @@ def _check_in_memory(kind: str, spec: RowSpec | None, root: int | None, size: in
                          "write_worker_results=False")  # fmt: skip
 
 
-def _pack(call: Call, world: World, func: Callable[..., Any], tasks: TaskSet) -> None:
-    """Put function and arguments into `call`, pickled; only rank 0's arguments travel."""
-    call.inline = func
+def _pack(call: Call, world: World, func: Callable[..., Any] | None, tasks: TaskSet) -> None:
+    """Put function and arguments into `call`, pickled; only rank 0's arguments travel.
+
+    A function that is called in this very process (None here) need not be picklable.
+    """
     try:
         call.func = cloudpickle.dumps(func)
         if world.is_master:
             call.tasks, call.buffers = dump_object(tasks)
     except Exception as error:
         raise InputError(
-            f"{function_name(func)} or an argument cannot be pickled: {error}; make open files, "
-            "locks and connections inside the function"
+            f"the function or an argument cannot be pickled: {error}; make open files, locks and "
+            "connections inside the function"
         ) from None
     if world.size > 1:
         call.digests = {each.label: _digest(each.value) for each in tasks.arguments}

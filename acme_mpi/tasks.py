@@ -8,6 +8,7 @@ one common length are split, one element per task; everything else is shared by 
 from __future__ import annotations
 
 import inspect
+import io
 import numbers
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -226,10 +227,8 @@ def _bind(
     func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[list[tuple[str, str | None, Any, Any]], bool]:
     """Return (label, keyword, value, default) per argument, and whether taskID is to be filled."""
-    args = [list(value) if isinstance(value, Iterator) else value for value in args]
-    kwargs = {
-        key: list(value) if isinstance(value, Iterator) else value for key, value in kwargs.items()
-    }
+    args = [_listed_if_iterator(value) for value in args]
+    kwargs = {key: _listed_if_iterator(value) for key, value in kwargs.items()}
     signature = signature_of(func)
     empty = inspect.Parameter.empty
     if signature is None:
@@ -267,6 +266,12 @@ def _bind(
     return entries, inject
 
 
+def _listed_if_iterator(value: Any) -> Any:
+    # An open file is an iterator, too, but nobody means its lines.
+    is_list = isinstance(value, Iterator) and not isinstance(value, io.IOBase)
+    return list(value) if is_list else value
+
+
 def _binds(signature: inspect.Signature, args: Sequence[Any]) -> bool:
     try:
         signature.bind_partial(*args)
@@ -290,9 +295,7 @@ def _unwrap(label: str, keyword: str | None, value: Any) -> Argument | None:
         return Argument(label, keyword, value.value, per_task=False)
     if not isinstance(value, PerTask):
         return None
-    inner, axis = value.value, value.axis
-    if isinstance(inner, Iterator):
-        inner = list(inner)
+    inner, axis = _listed_if_iterator(value.value), value.axis
     if isinstance(inner, (list, tuple, range)) and axis == 0:
         return Argument(label, keyword, inner, per_task=True)
     refusal = f"argument {label!r} cannot be split along axis {axis}: it is {_shape_text(inner)}"

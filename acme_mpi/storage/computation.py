@@ -124,6 +124,11 @@ class ComputationStore(LinkedStore):
         """Return what ``comp_<index>`` links to: the root of the task's file."""
         return f"{self.layout.payload_folder}/{self.layout.name}_{index}.h5", "/"
 
+    @property
+    def rows_lie_in_groups(self) -> bool:
+        """Whether the group of a task holds its row, too: a file holds all that a task has."""
+        return True
+
     def own_rows(self, records: Records) -> Iterator[tuple[int, Any]]:
         """Yield (first task, rows) of this rank's results."""
         for index in _indices(records[records["rank"] == self.world.rank]):

@@ -55,16 +55,22 @@ def missing_tasks(records: Records, n_tasks: int) -> Any:
     return np.flatnonzero(~is_done)
 
 
+def tasks_with_groups(records: Records) -> Iterator[tuple[Any, int]]:
+    """Yield (record, task) for every task that has a group in the container."""
+    for record in records[records["form"] & AS_GROUPS != 0]:
+        first = int(record["first"])
+        for index in range(first, first + int(record["count"])):
+            yield record, index
+
+
 def link_groups(
     file: h5py.File, records: Records, target: Callable[[Any, int], tuple[str, str]]
 ) -> None:
     """Link every ``comp_i`` to ``target(record, i) -> (file, object)``, in task order."""
     links = file.id.links
-    for record in records[records["form"] & AS_GROUPS != 0]:
-        first = int(record["first"])
-        for index in range(first, first + int(record["count"])):
-            path, name = target(record, index)
-            links.create_external(b"comp_%d" % index, os.fsencode(path), name.encode())
+    for record, index in tasks_with_groups(records):
+        path, name = target(record, index)
+        links.create_external(b"comp_%d" % index, os.fsencode(path), name.encode())
 
 
 def link_rows(

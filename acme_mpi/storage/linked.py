@@ -22,6 +22,7 @@ from acme_mpi.storage.container import (
     missing_tasks,
     n_sources,
     read_records,
+    tasks_with_groups,
 )
 from acme_mpi.storage.payload import PayloadStore
 from acme_mpi.storage.shared_rows import SharedRows
@@ -71,12 +72,32 @@ class LinkedStore(Store):
                 ) as file:  # fmt: skip
                     if spec is not None and not is_filled:
                         self.link_rows(file, records)
-                    link_groups(file, records, self.group_target)
+                    self._link_groups(file, records)
                     hdf5.sync(file)
                 os.replace(self.layout.partial, self.layout.container)
 
         together(self.world, link if self.world.is_master else lambda: None)
         return Stored(self.layout.container, self.result_paths(records))
+
+    def _link_groups(self, file: h5py.File, records: Records) -> None:
+        """Link what does not go into ``result_0``."""
+        if self.spec is None or not self.rows_lie_in_groups:
+            link_groups(file, records, self.group_target)
+            return
+        # The group of a task also holds its row, so only the other parts are linked.
+        for record, index in tasks_with_groups(records):
+            path, name = self.group_target(record, index)
+            source = os.path.join(self.layout.directory, path)
+            with h5py.File(source, "r", locking=False) as payload:
+                for part in payload[name]:
+                    if part != "result_0":
+                        link = h5py.ExternalLink(path, f"{name.rstrip('/')}/{part}")
+                        file[f"comp_{index}/{part}"] = link
+
+    @property
+    def rows_lie_in_groups(self) -> bool:
+        """Whether the group of a task holds its row, too."""
+        return self.spec is not None and self.spec.is_ragged
 
 
 class RankStore(LinkedStore, PayloadStore):

@@ -19,7 +19,7 @@ from acme_mpi.journal import AS_GROUPS, AS_RAGGED
 from acme_mpi.offsets import write_all
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import refusals, together
-from acme_mpi.storage.container import Records
+from acme_mpi.storage.container import Records, tasks_with_groups
 
 # (task, k, dtype, shape, offset in the payload, bytes, value of strings)
 Description = tuple[int, int, Any, tuple[int, ...] | None, int, int, Any]
@@ -80,10 +80,8 @@ class Merge:
         with refusals(self._path):
             self._file = h5py.File(self._path, "r+", libver=hdf5.LIBVER, locking=False)
             # In task order, because that is the order in which users iterate.
-            for record in groups:
-                first = int(record["first"])
-                for index in range(first, first + int(record["count"])):
-                    h5py.h5g.create(self._file.id, b"comp_%d" % index)
+            for _, index in tasks_with_groups(groups):
+                h5py.h5g.create(self._file.id, b"comp_%d" % index)
 
     def _merge_round(self, payload: int | None) -> None:
         described: list[Description] = []
@@ -112,14 +110,12 @@ class Merge:
         """Yield what a payload file holds, without the numbers."""
         path = self._payload_path(self._world.rank, payload)
         with h5py.File(path, "r", locking=False) as file:
-            for record in self._mine[self._mine["payload"] == payload]:
-                first = int(record["first"])
-                for index in range(first, first + int(record["count"])):
-                    n_results = h5py.h5g.open(file.id, b"comp_%d" % index).get_num_objs()
-                    # In the payload of a run with rows, result_0 lies elsewhere.
-                    skipped = 1 if self._skip_first and not self._holds_first(record) else 0
-                    for k in range(1 if self._skip_first else 0, n_results + skipped):
-                        yield _describe_dataset(file.id, index, k)
+            for record, index in tasks_with_groups(self._mine[self._mine["payload"] == payload]):
+                n_results = h5py.h5g.open(file.id, b"comp_%d" % index).get_num_objs()
+                # In the payload of a run with rows, result_0 lies elsewhere.
+                skipped = 1 if self._skip_first and not self._holds_first(record) else 0
+                for k in range(1 if self._skip_first else 0, n_results + skipped):
+                    yield _describe_dataset(file.id, index, k)
 
     @staticmethod
     def _holds_first(record: Any) -> bool:
