@@ -343,7 +343,11 @@ def _run_command(world: World, options: Any) -> None:
 
 
 def _load(runner: ChildRunner, options: Any) -> Call:
-    loaded = _ask(runner, Kind.LOAD, _request(options))
+    # All ranks are on their way into the run: what is wrong is told there, to all of them.
+    try:
+        loaded = _ask(runner, Kind.LOAD, _request(options))
+    except InputError as error:
+        return Call(error=str(error))
     if "error" in loaded:
         return Call(error=loaded["error"])
     spec = options.spec

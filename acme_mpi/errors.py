@@ -130,7 +130,7 @@ def summarize(
     lines = [
         f"{len(failures)} of {n_tasks} tasks failed, first: {failures[0]}",
     ]
-    for (kind, location), group in _group(failures).items():
+    for (kind, location, _), group in _group(failures).items():
         ids = ", ".join(str(failure.index) for failure in group[:3])
         more = ", ..." if len(group) > 3 else ""
         at = f" at {location}" if location else ""
@@ -144,8 +144,10 @@ def summarize(
     return "\n".join(lines)
 
 
-def _group(failures: Iterable[Failure]) -> dict[tuple[str, str], list[Failure]]:
-    groups: dict[tuple[str, str], list[Failure]] = defaultdict(list)
+def _group(failures: Iterable[Failure]) -> dict[tuple[str, str, str], list[Failure]]:
+    groups: dict[tuple[str, str, str], list[Failure]] = defaultdict(list)
     for failure in failures:
-        groups[failure.type, failure.location].append(failure)
+        # What has no line, such as the death of a runner, is told apart by its message.
+        message = "" if failure.location else failure.message
+        groups[failure.type, failure.location, message].append(failure)
     return dict(sorted(groups.items(), key=lambda item: -len(item[1])))

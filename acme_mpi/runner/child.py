@@ -134,30 +134,40 @@ class ChildRunner(Runner):
         status = self._child.kill()
         self._child = None
         kind, message = ending_text(status)
+        if misdeed is None and status == 0:
+            misdeed = "lost its channel (closed descriptors?)"
         if misdeed is not None:
             kind, message = "protocol", f"the process that ran the task {misdeed}"
         if not self._is_prepared:
             if self._assignment is not None:
                 self._events.append(Unready(f"{message} while the function was loaded"))
             return
-        running = self._pending[0] if self._pending else range(0)
-        if index not in running:
+        running = self._pending.popleft() if self._pending else range(0)
+        if not running:
             self._n_idle_deaths += 1
             if self._n_idle_deaths > MAX_IDLE_DEATHS:
                 self._events.append(Unready(f"{message}, again and again, between two tasks"))
                 return
-            self._restart()
-            return
-        self._pending.popleft()
+        elif misdeed is None and index in running:
+            self._charge(running, index, kind, message)
+        elif len(running) == 1:
+            self._charge(running, running.start, kind, message)
+        else:
+            # Which task of the chunk it was is not known: what a task has done to its process
+            # may show only later. Halving the chunk finds it.
+            middle = running.start + len(running) // 2
+            self._pending.extendleft([range(middle, running.stop), range(running.start, middle)])
+        self._restart()
+
+    def _charge(self, running: range, index: int, kind: str, message: str) -> None:
+        """Fail one task of the oldest chunk and put the others back."""
         if index + 1 < running.stop:
             self._pending.appendleft(range(index + 1, running.stop))
         # The tasks before it had returned, but their results died with the child.
         if running.start < index:
             self._pending.appendleft(range(running.start, index))
-        self._events.append(
-            Outcome(index, index + 1, [{"index": index, "type": kind, "message": message}])
-        )
-        self._restart()
+        fields = {"index": index, "type": kind, "message": message}
+        self._events.append(Outcome(index, index + 1, [fields]))
 
     def _restart(self) -> None:
         pending, self._pending = list(self._pending), deque()

@@ -10,15 +10,15 @@ from typing import Any
 import h5py
 import numpy as np
 
-from acme_mpi.journal import AS_GROUPS, AS_ROWS, pack_record
-from acme_mpi.results import is_placed, parts_of
+from acme_mpi.journal import pack_record
+from acme_mpi.results import PLACED, Content, is_placed, parts_of
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import Layout, refusals
 from acme_mpi.storage.committer import Committer
 from acme_mpi.storage.container import Records, link_computations
+from acme_mpi.storage.forms import pieces_of
 from acme_mpi.storage.linked import LinkedStore
-from acme_mpi.storage.payload import form_of_groups
 
 
 def computation_path(layout: Layout, index: int) -> str:
@@ -35,18 +35,9 @@ class ComputationStore(LinkedStore):
     def __init__(self, world: Any, layout: Layout, spec: Any, n_tasks: int) -> None:
         super().__init__(world, layout, spec, n_tasks)
         self._committer = Committer(layout.journal(world.rank))
-        self._open: dict[int, h5py.File] = {}  # files with placed arrays, not yet complete
-
-    def _file(self, index: int, is_new: bool) -> h5py.File:
-        if is_new and index in self._open:
-            self._open.pop(index).close()
-        if index not in self._open:
-            path = computation_path(self.layout, index)
-            # Left by an attempt that died: no record says that it is complete.
-            if os.path.exists(path):
-                os.unlink(path)
-            self._open[index] = hdf5.create_file(path)
-        return self._open[index]
+        # Files in which arrays have been placed, and which: not yet complete.
+        self._open: dict[int, h5py.File] = {}
+        self._placed: dict[int, set[int]] = {}
 
     def place(
         self, index: int, k: int, shape: tuple[int, ...], dtype: str
@@ -54,54 +45,66 @@ class ComputationStore(LinkedStore):
         """Create the task's file and the space for a large array in it."""
         path = computation_path(self.layout, index)
         with refusals(path):
-            file = self._file(index, is_new=False)
-            if f"result_{k}" in file:
-                file = self._file(index, is_new=True)
+            if k in self._placed.get(index, ()):  # by an attempt that died
+                self._drop(index)
+            file = self._begun(index)
+            self._placed.setdefault(index, set()).add(k)
             dataset = hdf5.create_array(file.id, b"result_%d" % k, shape, np.dtype(dtype))
             return path, int(dataset.get_offset())
 
+    def _begun(self, index: int) -> h5py.File:
+        """Return the open file of a task, new if there is none."""
+        if index not in self._open:
+            self._open[index] = hdf5.create_file(computation_path(self.layout, index))
+        return self._open[index]
+
+    def _drop(self, index: int) -> None:
+        """Remove the file of a task that was begun and will not be completed."""
+        self._placed.pop(index, None)
+        with hdf5.closing(self._open.pop(index)):
+            pass
+        os.unlink(computation_path(self.layout, index))
+
     def write(self, outcome: Outcome) -> None:
         """Write the files of one outcome's tasks and have them recorded."""
-        runs = outcome.succeeded()
-        if not runs:
-            return
         content = outcome.content
-        indices = [index for run in runs for index in run]
-        form = AS_ROWS | (AS_GROUPS if content.parts is not None else 0)
-        if self.spec is None or self.spec.is_ragged:
-            form = form_of_groups(self.spec, content)
-        task_s = outcome.busy_ns / 1e9 / outcome.n_succeeded
-        for position, index in enumerate(indices):
-            with refusals(computation_path(self.layout, index)):
-                descriptor = self._write_task(index, position, content)
-            record = pack_record(range(index, index + 1), form=form, busy_s=task_s)
-            try:
-                self._committer.commit([descriptor], [record])
-            finally:
-                os.close(descriptor)
+        for tasks, form, position in pieces_of(outcome.succeeded(), content, self.spec):
+            for index, offset in zip(tasks, range(position, position + len(tasks)), strict=True):
+                descriptor = self._write_task(index, offset, content)
+                task_s = outcome.busy_ns / 1e9 / outcome.n_succeeded
+                record = pack_record(range(index, index + 1), form=form, busy_s=task_s)
+                try:
+                    self._committer.commit([descriptor], [record])
+                finally:
+                    os.close(descriptor)
 
-    def _write_task(self, index: int, position: int, content: Any) -> int:
+    def _write_task(self, index: int, position: int, content: Content) -> int:
         """Write and close a task's file; return a descriptor of it that is still open."""
         parts = parts_of(content.parts[position]) if content.parts else []
-        is_begun = content.placed or any(is_placed(part) for part in parts)
-        file = self._file(index, is_new=not is_begun)
-        first_k = 1 if content.placed or content.rows is not None else 0
         if content.rows is not None:
-            hdf5.write_part(file.id, b"result_0", np.asarray(content.rows[position]))
-        for k, part in enumerate(parts, first_k):
-            if not is_placed(part):
-                hdf5.write_part(file.id, b"result_%d" % k, part)
-        descriptor = os.dup(file.id.get_vfd_handle())
-        self._open.pop(index).close()
-        return descriptor
+            parts = [np.asarray(content.rows[position]), *parts]
+        elif content.placed:
+            parts = [PLACED, *parts]
+        placed = {k for k, part in enumerate(parts) if is_placed(part)}
+        with refusals(computation_path(self.layout, index)):
+            if index in self._open and not placed:
+                self._drop(index)  # begun by an attempt that died
+            file = self._begun(index)
+            del self._open[index]
+            with hdf5.closing(file):
+                for k in self._placed.pop(index, set()) - placed:
+                    del file[f"result_{k}"]
+                for k, part in enumerate(parts):
+                    if k not in placed:
+                        hdf5.write_part(file.id, b"result_%d" % k, part)
+                file.flush()
+                return os.dup(file.id.get_vfd_handle())
 
     def close(self) -> None:
         """Remove files that no outcome has completed and wait until all others are recorded."""
-        for index, file in list(self._open.items()):
+        for index in list(self._open):
             with contextlib.suppress(OSError, RuntimeError):
-                file.close()
-                os.unlink(computation_path(self.layout, index))
-        self._open.clear()
+                self._drop(index)
         self._committer.close()
 
     def result_paths(self, records: Records) -> list[str | None]:

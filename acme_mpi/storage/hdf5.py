@@ -6,7 +6,10 @@ early allocation, which offset writes and parallel access need, is only to be ha
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -25,6 +28,52 @@ STRING = h5py.string_dtype()
 def create_file(path: str, track_order: bool = False) -> h5py.File:
     """Create a new file at `path`, which must not exist."""
     return h5py.File(path, "x", libver=LIBVER, locking=False, track_order=track_order)
+
+
+def open_or_create(path: str) -> h5py.File:
+    """Open a file that this run has begun, or create it with members kept in order."""
+    if os.path.exists(path):
+        return h5py.File(path, "r+", libver=LIBVER, locking=False)
+    return create_file(path, track_order=True)
+
+
+def abandon(file: h5py.File) -> None:
+    """Close a file into which HDF5 could not write, leaving on the disk what is there.
+
+    HDF5 would try again to write what it holds, fail to close, and crash the process later, at the
+    latest when it exits. So its last words go into memory: a device like /dev/null cannot be
+    truncated, and that would be the next failure.
+    """
+    with contextlib.suppress(OSError, RuntimeError, ValueError), _any_file_size():
+        memory = os.memfd_create("acme_mpi_abandoned", os.MFD_CLOEXEC)
+        try:
+            os.dup2(memory, file.id.get_vfd_handle(), inheritable=False)
+        finally:
+            os.close(memory)
+        file.close()
+
+
+@contextlib.contextmanager
+def _any_file_size() -> Iterator[None]:
+    """Context without the soft limit of the size of files, which holds for memory, too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextlib.contextmanager
+def closing(file: h5py.File) -> Iterator[h5py.File]:
+    """Context that closes a file, or abandons it if it cannot be written."""
+    try:
+        yield file
+        file.flush()  # what cannot be written shows here, when the file can still be abandoned
+    except BaseException:
+        abandon(file)
+        raise
+    file.close()
 
 
 def sync(file: h5py.File) -> None:

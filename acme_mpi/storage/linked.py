@@ -65,11 +65,7 @@ class LinkedStore(Store):
 
         def link() -> None:
             with refusals(self.layout.container):
-                mode = "r+" if is_filled else "x"
-                with h5py.File(
-                    self.layout.partial, mode, libver=hdf5.LIBVER, locking=False,
-                    **({} if is_filled else {"track_order": True}),
-                ) as file:  # fmt: skip
+                with hdf5.closing(hdf5.open_or_create(self.layout.partial)) as file:
                     if spec is not None and not is_filled:
                         self.link_rows(file, records)
                     self._link_groups(file, records)

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 from acme_mpi.comm import World
+from acme_mpi.errors import StoreError
 from acme_mpi.journal import AS_GROUPS, AS_RAGGED
 from acme_mpi.offsets import write_all
 from acme_mpi.storage import hdf5
@@ -68,25 +69,35 @@ class Merge:
         self._mine = groups[groups["rank"] == self._world.rank]
         payloads = np.unique(self._mine["payload"])
         n_rounds = max(self._world.allgather(len(payloads)))
-        together(self._world, lambda: self._create_groups(groups))
-        # One payload of each rank at a time bounds the memory of rank 0.
-        for k in range(n_rounds):
-            self._merge_round(int(payloads[k]) if k < len(payloads) else None)
-        together(self._world, self._finish)
+        try:
+            together(self._world, lambda: self._create_groups(groups))
+            # One payload of each rank at a time bounds the memory of rank 0.
+            for k in range(n_rounds):
+                self._merge_round(int(payloads[k]) if k < len(payloads) else None)
+            together(self._world, self._finish)
+        except StoreError:
+            if self._file is not None:
+                hdf5.abandon(self._file)
+            raise
 
     def _create_groups(self, groups: Records) -> None:
         if not self._world.is_master:
             return
         with refusals(self._path):
-            self._file = h5py.File(self._path, "r+", libver=hdf5.LIBVER, locking=False)
+            self._file = hdf5.open_or_create(self._path)
             # In task order, because that is the order in which users iterate.
             for _, index in tasks_with_groups(groups):
                 h5py.h5g.create(self._file.id, b"comp_%d" % index)
 
     def _merge_round(self, payload: int | None) -> None:
         described: list[Description] = []
-        if payload is not None:
-            described = list(self._describe(payload))
+
+        def describe() -> None:
+            if payload is not None:
+                with refusals(self._payload_path(self._world.rank, payload)):
+                    described.extend(self._describe(payload))
+
+        together(self._world, describe)
         gathered = self._world.gather(described)
         offsets: list[list[int]] | None = None
 
@@ -147,9 +158,8 @@ class Merge:
 
     def _finish(self) -> None:
         if self._file is not None:
-            with refusals(self._path):
+            with refusals(self._path), hdf5.closing(self._file):
                 hdf5.sync(self._file)
-                self._file.close()
 
 
 def _describe_dataset(file: Any, index: int, k: int) -> Description:

@@ -7,31 +7,24 @@ opened for writing again.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import Any
 
 import h5py
 import numpy as np
 
+from acme_mpi.errors import StoreError
 from acme_mpi.journal import AS_GROUPS, AS_RAGGED, AS_ROWS, pack_record
-from acme_mpi.results import PLACED_BYTES, Content, Part, RowSpec, is_placed, parts_of
+from acme_mpi.results import PLACED_BYTES, Content, Part, Parts, is_placed, parts_of
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import Store, refusals
 from acme_mpi.storage.committer import Committer
+from acme_mpi.storage.forms import pieces_of
 
 MAX_GROUPS = 4096
 MAX_BYTES = 2 * 1024**3
 CHUNK_BYTES = 1024**2
-
-
-def form_of_groups(spec: RowSpec | None, content: Content) -> int:
-    """Return the journal's form bits of results that went into datasets of their own."""
-    if spec is None:
-        return AS_GROUPS
-    has_more = any(len(parts_of(parts)) > 1 for parts in content.parts or [])
-    return AS_RAGGED | (AS_GROUPS if has_more else 0)
 
 
 class PayloadFile:
@@ -53,7 +46,7 @@ class PayloadFile:
         self.n_rows = 0
         self.n_groups = 0
         self.n_bytes = 0
-        self._placed: set[int] = set()  # tasks with placed arrays
+        self._placed: dict[int, set[int]] = {}  # arrays placed for tasks that are not done
         self._pending = hdf5.PendingBytes()
 
     @property
@@ -63,15 +56,14 @@ class PayloadFile:
         n_placed = self.n_rows if self._spec and self._spec.row_bytes >= PLACED_BYTES else 0
         return max(self.n_groups, n_placed) >= MAX_GROUPS or self.n_bytes >= MAX_BYTES
 
-    def begin(self, index: int) -> None:
-        """Make sure that nothing of a task is in the file."""
+    def begin(self, index: int, placed: set[int]) -> None:
+        """Keep only the arrays of a task that its last attempt has placed, by their numbers."""
         self.n_groups += 1
-        if index in self._placed:  # by an attempt that died
-            self._file.id.unlink(b"comp_%d" % index)
-            self._placed.discard(index)
+        for k in self._placed.pop(index, set()) - placed:
+            self._file.id.unlink(b"comp_%d/result_%d" % (index, k))
 
     def write_part(self, index: int, k: int, part: Part) -> None:
-        """Write one part of a task; the bytes of numbers follow at the next `sync`."""
+        """Write one part of a task; the bytes of numbers follow at the next `flush`."""
         name = b"comp_%d/result_%d" % (index, k)
         if part is None or part.dtype.kind == "O":
             hdf5.write_part(self._file.id, name, part)
@@ -82,10 +74,12 @@ class PayloadFile:
 
     def place_part(self, index: int, k: int, shape: tuple[int, ...], dtype: str) -> int:
         """Create an empty dataset and return the offset of its bytes."""
+        placed = self._placed.setdefault(index, set())
+        if k in placed:  # by an attempt that died
+            self._file.id.unlink(b"comp_%d" % index)
+            placed.clear()
+        placed.add(k)
         name = b"comp_%d/result_%d" % (index, k)
-        if index in self._placed and name in self._file.id:  # by an attempt that died
-            self._file.id.unlink(name)
-        self._placed.add(index)
         dataset = hdf5.create_array(self._file.id, name, shape, np.dtype(dtype))
         self.n_bytes += dataset.get_storage_size()
         return int(dataset.get_offset())
@@ -146,7 +140,12 @@ class PayloadFile:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with hdf5.closing(self._file):
+            pass
+
+    def abandon(self) -> None:
+        """Close the file without writing anything more."""
+        hdf5.abandon(self._file)
 
 
 class PayloadStore(Store):
@@ -193,11 +192,15 @@ class PayloadStore(Store):
     ) -> tuple[str, int] | None:
         """Create the space for a large array in the current payload."""
         payload = self._payload()
-        with refusals(payload.path):
-            if self._row_spec is not None and k == 0:
-                self._placed_rows[index], offset = payload.place_row()
-            else:
-                offset = payload.place_part(index, k, shape, dtype)
+        try:
+            with refusals(payload.path):
+                if self._row_spec is not None and k == 0:
+                    self._placed_rows[index], offset = payload.place_row()
+                else:
+                    offset = payload.place_part(index, k, shape, dtype)
+        except StoreError:
+            self._abandon_payload()
+            raise
         return payload.path, offset
 
     def write(self, outcome: Outcome) -> None:
@@ -205,10 +208,14 @@ class PayloadStore(Store):
         runs = outcome.succeeded()
         if not runs:
             return
-        with refusals(self.payload_path(self.world.rank, max(0, self._n_files - 1))):
-            written = self._write_content(runs, outcome.content)
-            if self._current is not None:
-                self._current.flush()
+        try:
+            with refusals(self.payload_path(self.world.rank, max(0, self._n_files - 1))):
+                written = self._write_content(runs, outcome.content)
+                if self._current is not None:
+                    self._current.flush()
+        except StoreError:
+            self._abandon_payload()
+            raise
         task_s = outcome.busy_ns / 1e9 / outcome.n_succeeded
         records = [
             pack_record(run, self._n_files - 1, form, row, task_s * len(run))
@@ -225,51 +232,50 @@ class PayloadStore(Store):
 
     def _write_content(self, runs: list[range], content: Content) -> list[tuple[range, int, int]]:
         """Write rows and parts; return (tasks, form, first row) for the journal."""
-        if content.parts is not None:
-            payload, first_k = self._payload(), 0 if self._row_spec is None else 1
-            indices = [index for run in runs for index in run]
-            for index, parts in zip(indices, content.parts, strict=True):
-                self._write_parts(payload, index, first_k, parts)
-        if self._row_spec is None:
-            form = form_of_groups(self.spec, content)
-            return [(run, form, 0) for run in runs]
-        form = AS_ROWS | (AS_GROUPS if content.parts is not None else 0)
-        if content.placed:
-            return self._placed_records(runs, form)
-        return [(run, form, row) for run, row in self._write_rows(runs, content.rows)]
+        written = []
+        for tasks, form, position in pieces_of(runs, content, self.spec):
+            if content.parts is not None and form & (AS_GROUPS | AS_RAGGED):
+                for index, parts in zip(tasks, content.parts[position:], strict=False):
+                    self._write_parts(index, parts)
+            if not form & AS_ROWS:
+                written.append((tasks, form, 0))
+            elif content.rows is None:
+                written += [(range(i, i + 1), form, self._row_placed_for(i)) for i in tasks]
+            else:
+                rows = content.rows[position : position + len(tasks)]
+                written.append((tasks, form, self._write_rows(tasks, rows)))
+        return written
 
-    def _placed_records(self, runs: list[range], form: int) -> list[tuple[range, int, int]]:
-        return [
-            (range(index, index + 1), form, self._placed_rows.pop(index))
-            for run in runs
-            for index in run
-        ]
+    def _row_placed_for(self, index: int) -> int:
+        """Return the number of the row that the runner has written for a task."""
+        return self._placed_rows.pop(index)
 
-    def _write_rows(self, runs: list[range], rows: Any) -> list[tuple[range, int]]:
-        """Write the rows of consecutive tasks; return (tasks, first row) for each run."""
-        row = self._payload().append_rows(rows)
-        firsts = []
-        for run in runs:
-            firsts.append((run, row))
-            row += len(run)
-        return firsts
+    def _write_rows(self, tasks: range, rows: Any) -> int:
+        """Write the rows of consecutive tasks; return the number of the first."""
+        return self._payload().append_rows(rows)
 
-    def _write_parts(self, payload: PayloadFile, index: int, first_k: int, parts: Any) -> None:
-        parts = parts_of(parts)
-        if not any(is_placed(part) for part in parts):
-            payload.begin(index)
-        for k, part in enumerate(parts, first_k):
+    def _write_parts(self, index: int, parts: Parts) -> None:
+        payload, parts = self._payload(), parts_of(parts)
+        numbered = list(enumerate(parts, 0 if self._row_spec is None else 1))
+        payload.begin(index, {k for k, part in numbered if is_placed(part)})
+        for k, part in numbered:
             if not is_placed(part):
                 payload.write_part(index, k, part)
 
+    def _abandon_payload(self) -> None:
+        if self._current is not None:
+            self._current.abandon()
+            self._current = None
+
     def _close_payload(self) -> None:
         if self._current is not None:
-            # On a full disk; what is recorded was brought to the disk before.
-            with contextlib.suppress(OSError, RuntimeError):
+            with refusals(self._current.path):
                 self._current.close()
             self._current = None
 
     def close(self) -> None:
         """Close the payload and wait until all is recorded."""
-        self._close_payload()
-        self._committer.close()
+        try:
+            self._close_payload()
+        finally:
+            self._committer.close()

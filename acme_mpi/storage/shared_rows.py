@@ -63,7 +63,7 @@ class SharedRows:
         if not self._world.is_master:
             return
         with refusals(self.path):
-            with hdf5.create_file(self.path, track_order=True) as file:
+            with hdf5.closing(hdf5.open_or_create(self.path)) as file:
                 kind = np.dtype(self._spec.dtype)
                 dataset = hdf5.create_array(file.id, b"result_0", self._shape, kind)
                 self.offset = dataset.get_offset() or 0
@@ -144,7 +144,7 @@ class SharedRows:
         """Write NaN into the rows of missing tasks and list them. Rank 0, after `close`."""
         if not len(missing):
             return
-        with h5py.File(self.path, "r+", libver=hdf5.LIBVER, locking=False) as file:
+        with hdf5.closing(hdf5.open_or_create(self.path)) as file:
             rows, blank = file["result_0"], missing_value(self._spec.dtype)
             for index in missing:
                 rows[(slice(None),) * self._spec.axis + (int(index),)] = blank

@@ -42,16 +42,13 @@ class SingleFileStore(PayloadStore):
         offset = self._shared.offset_of(index)
         return None if offset is None else (self._shared.path, offset)
 
-    def _placed_records(self, runs: list[range], form: int) -> list[tuple[range, int, int]]:
-        return [(run, form, 0) for run in runs]
+    def _row_placed_for(self, index: int) -> int:
+        return index
 
-    def _write_rows(self, runs: list[range], rows: Any) -> list[tuple[range, int]]:
+    def _write_rows(self, tasks: range, rows: Any) -> int:
         assert self._shared is not None
-        done = 0
-        for run in runs:
-            self._shared.write(run.start, rows[done : done + len(run)])
-            done += len(run)
-        return [(run, 0) for run in runs]
+        self._shared.write(tasks.start, rows)
+        return tasks.start
 
     def _written_descriptors(self) -> list[int]:
         shared = [] if self._shared is None else [self._shared.fileno()]
@@ -86,7 +83,7 @@ class SingleFileStore(PayloadStore):
             return
         with refusals(self.layout.partial):
             if self.spec is None:
-                hdf5.create_file(self.layout.partial, track_order=True).close()
+                hdf5.open_or_create(self.layout.partial).close()
             elif self._shared is not None:
                 self._shared.fill_missing(missing_tasks(records, self.n_tasks))
 

@@ -1,0 +1,38 @@
+"""Which tasks of an outcome are stored alike: runs of consecutive tasks of one form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from acme_mpi.journal import AS_GROUPS, AS_RAGGED, AS_ROWS
+from acme_mpi.results import Content, Parts, RowSpec, parts_of
+
+
+def pieces_of(
+    runs: Sequence[range], content: Content, spec: RowSpec | None
+) -> Iterator[tuple[range, int, int]]:
+    """Yield (tasks, form, position of the first in `content`) for tasks that are stored alike.
+
+    `form` has the journal's bits. With a `RowSpec` a task has a group of its own only if its
+    function has returned more than the row.
+    """
+    position = 0
+    for run in runs:
+        if content.parts is None:
+            yield run, AS_ROWS, position
+        elif spec is None:
+            yield run, AS_GROUPS, position
+        else:
+            parts = content.parts[position : position + len(run)]
+            forms = [_form(spec, each) for each in parts]
+            for form, members in groupby(range(len(run)), key=forms.__getitem__):
+                alike = list(members)
+                yield run[alike[0] : alike[-1] + 1], form, position + alike[0]
+        position += len(run)
+
+
+def _form(spec: RowSpec, parts: Parts) -> int:
+    n_in_rows = 1 if spec.is_ragged else 0
+    more = AS_GROUPS if len(parts_of(parts)) > n_in_rows else 0
+    return more | (AS_RAGGED if spec.is_ragged else AS_ROWS)

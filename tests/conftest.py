@@ -1,0 +1,258 @@
+"""Real starts: `mpiexec` runs a command on n ranks, under a timeout, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+MARKER = "ACME_MPI_TEST_START"  # environment variable by which a start's processes are known
+ENDING_S = 10.0  # killed processes are gone by then, also on a machine that is busy
+LAUNCHER_SETTINGS = {
+    # More ranks than cores, Open MPI 4 and 5; unbound, so that every rank may use every core.
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    "OMPI_MCA_hwloc_base_binding_policy": "none",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "PRTE_MCA_hwloc_default_binding_policy": "none",
+}
+ROOT_SETTINGS = {
+    f"{prefix}_ALLOW_RUN_AS_ROOT{suffix}": "1"
+    for prefix in ("OMPI", "PRTE")
+    for suffix in ("", "_CONFIRM")
+}
+# What a launcher around pytest itself, or a developer's shell, would put into every start.
+FOREIGN_PREFIXES = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_")
+FOREIGN_SUFFIX = "_NUM_THREADS"
+MODULE = """\
+def f(x, y, z=3):
+    return (x + y) * z
+"""
+
+
+class Launcher:
+    """Starts Python on n ranks; see `mpiexec`."""
+
+    def __init__(self, make_folder: Callable[[], Path]) -> None:
+        self._make_folder = make_folder
+        beside = Path(sys.executable).with_name("mpiexec")
+        self.program = str(beside) if beside.exists() else shutil.which("mpiexec")
+
+    def __call__(
+        self,
+        n: int,
+        *command: object,
+        timeout_s: float = 60,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | str | None = None,
+        input: str | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``python COMMAND`` on `n` ranks and return its output.
+
+        Parameters
+        ----------
+        n : int
+            Ranks; 0 starts Python without a launcher.
+        command : object
+            Arguments of the interpreter, made strings.
+        timeout_s : float
+            All its processes are killed then, and the test fails.
+        env : mapping, optional
+            Variables that are added to the environment.
+        cwd : path, optional
+            Working directory, default a new one.
+        input : str, optional
+            Standard input, default nothing.
+        """
+        line = [sys.executable, *map(str, command)]
+        if n > 0:
+            if self.program is None:
+                pytest.skip("there is no mpiexec")
+            line = [self.program, "-n", str(n), *line]
+        start_id = uuid.uuid4().hex
+        with ExitStack() as stack:
+            # Files and not pipes: a process left behind cannot keep the reader waiting.
+            stdin, stdout, stderr = (
+                stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)
+            )
+            stdin.write((input or "").encode())
+            stdin.seek(0)
+            process = subprocess.Popen(
+                line,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                cwd=cwd or self._make_folder(),
+                env={**start_environment(), **(env or {}), MARKER: start_id},
+                start_new_session=True,
+            )
+            try:
+                process.wait(timeout_s)
+                is_late = False
+            except subprocess.TimeoutExpired:
+                is_late = True
+            finally:
+                left = end_all(start_id, wait_s=0 if process.poll() is None else ENDING_S)
+                process.wait()
+            texts = []
+            for file in (stdout, stderr):
+                file.seek(0)
+                texts.append(file.read().decode(errors="replace"))
+        shown = f"{' '.join(line)}\n--- stdout\n{texts[0]}\n--- stderr\n{texts[1]}"
+        if is_late:
+            pytest.fail(f"not finished after {timeout_s} s: {shown}")
+        if left:
+            pytest.fail(f"processes left behind: {left}\n{shown}")
+        return subprocess.CompletedProcess(line, process.returncode, *texts)
+
+
+def start_environment() -> dict[str, str]:
+    """Return the environment of a start, the same whoever runs pytest."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(FOREIGN_PREFIXES) and not name.endswith(FOREIGN_SUFFIX)
+    }
+    return {**inherited, **LAUNCHER_SETTINGS, **(ROOT_SETTINGS if os.geteuid() == 0 else {})}
+
+
+def end_all(start_id: str, wait_s: float) -> list[str]:
+    """Wait for all processes of a start; kill those that stay, and return their command lines."""
+    stayed = [pid for pid in processes_of(start_id) if not has_ended(pid, wait_s)]
+    lines = [command_line(pid) for pid in stayed]
+    while left := processes_of(start_id):
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+            has_ended(pid, ENDING_S)
+    return lines
+
+
+def processes_of(start_id: str) -> list[int]:
+    """Return the ids of all processes that have a start's marker in their environment."""
+    marker = f"{MARKER}={start_id}".encode()
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                if marker in (folder / "environ").read_bytes():
+                    found.append(int(folder.name))
+            except OSError:
+                continue  # gone, or somebody else's
+    return found
+
+
+def has_ended(pid: int, wait_s: float) -> bool:
+    """Tell whether a process ends within `wait_s` seconds."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], wait_s)[0])
+    finally:
+        os.close(descriptor)
+
+
+def command_line(pid: int) -> str:
+    """Return the command line of a process."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return f"process {pid}"
+
+
+def read_content(path: Path | str) -> dict[str, tuple[Any, ...]]:
+    """Return all that a container holds, read by plain h5py, comparable bit by bit.
+
+    Returns
+    -------
+    dict
+        ``(dtype, shape, content)`` by dataset, in the order of the file; strings are a tuple of
+        str, an empty dataset has the shape None. Attributes are found as ``name@attribute``.
+    """
+    content: dict[str, tuple[Any, ...]] = {}
+
+    def visit(group: Any, prefix: str) -> None:
+        for name in group:
+            entry = group[name]  # KeyError: a link into nowhere
+            if isinstance(entry, h5py.Group):
+                visit(entry, f"{prefix}{name}/")
+                continue
+            content[prefix + name] = describe(entry)
+            for key, value in entry.attrs.items():
+                array = np.asarray(value)
+                content[f"{prefix}{name}@{key}"] = (array.dtype.str, array.shape, array.tolist())
+
+    with h5py.File(path, "r") as file:
+        visit(file, "")
+    return content
+
+
+def describe(dataset: Any) -> tuple[Any, ...]:
+    """Return ``(dtype, shape, content)`` of a dataset."""
+    if dataset.shape is None:
+        return dataset.dtype.str, None, b""
+    if h5py.check_string_dtype(dataset.dtype) is not None and dataset.dtype.kind == "O":
+        return "str", dataset.shape, tuple(np.ravel(dataset.asstr()[()]).tolist())
+    kind = dataset.dtype.descr if dataset.dtype.names else dataset.dtype.str
+    return kind, dataset.shape, np.asarray(dataset[()]).tobytes()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what only ranks can run: `test_collective` starts ranks for it."""
+    if not config.getoption("--with-mpi", default=False):
+        outside = [item for item in items if item.get_closest_marker("mpi")]
+        config.hook.pytest_deselected(items=outside)
+        items[:] = [item for item in items if item not in outside]
+
+
+@pytest.fixture(scope="session")
+def mpiexec(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
+    """Return the function that runs ``python COMMAND`` on n ranks: `Launcher.__call__`.
+
+    The mpiexec beside this Python is taken if there is one, else that on the PATH. A start that is
+    not finished in time, or leaves a process behind, fails the test.
+    """
+    return Launcher(lambda: tmp_path_factory.mktemp("start"))
+
+
+@pytest.fixture
+def module_folder(tmp_path: Path) -> Path:
+    """Return a folder with ``mymod.py`` (the function `f`) and ``args.npz`` (x and y)."""
+    (tmp_path / "mymod.py").write_text(MODULE)
+    np.savez(tmp_path / "args.npz", x=[2, 4, 6, 8], y=4)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def content_of() -> Callable[[Path | str], dict[str, tuple[Any, ...]]]:
+    """Return the function that reads a container: `read_content`."""
+    return read_content
+
+
+@pytest.fixture
+def write_script(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes a script and returns its path."""
+
+    def write(text: str, name: str = "script.py") -> Path:
+        path = tmp_path / name
+        path.write_text(textwrap.dedent(text))
+        return path
+
+    return write

@@ -1,0 +1,370 @@
+"""Whatever a function does costs its task alone, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import acme_mpi
+
+pytestmark = pytest.mark.slow
+
+CRASHES = """
+import ctypes
+import faulthandler
+import json
+import os
+import resource
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+
+import numpy as np
+from mpi4py import MPI
+
+import acme_mpi
+
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+world = MPI.COMM_WORLD
+
+
+class Silent(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+class Stuck(Exception):
+    def __reduce__(self):
+        raise TypeError("cannot be pickled")
+
+
+def sockets():
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if int(name) > 2 and stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                yield int(name)
+        except OSError:
+            pass
+
+
+def recurse():
+    return recurse()
+
+
+def misbehave(kind):
+    if kind == "segfault":
+        ctypes.string_at(0)
+    elif kind == "stack overflow":
+        faulthandler._stack_overflow()
+    elif kind == "SIGKILL":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif kind == "SIGTERM":
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+    elif kind == "os._exit":
+        os._exit(7)
+    elif kind == "os._exit(0)":
+        os._exit(0)
+    elif kind == "sys.exit":
+        sys.exit(3)
+    elif kind == "garbage":
+        for descriptor in sockets():
+            os.write(descriptor, b"garbage")
+    elif kind == "closed descriptors":
+        os.closerange(3, 1024)
+    elif kind == "closed streams":
+        os.closerange(0, 3)
+    elif kind == "silent exception":
+        raise Silent
+    elif kind == "unpicklable exception":
+        raise Stuck("stuck")
+    elif kind == "unpicklable result":
+        return threading.Lock()
+    elif kind == "recursion":
+        recurse()
+    elif kind == "memory":
+        return np.empty(2**55)
+    elif kind == "MemoryError":
+        raise MemoryError
+    elif kind == "KeyboardInterrupt":
+        raise KeyboardInterrupt
+    elif kind == "GeneratorExit":
+        raise GeneratorExit
+    elif kind == "StopIteration":
+        raise StopIteration("over")
+    elif kind == "chdir":
+        os.chdir("/")
+    elif kind == "threads":
+        threading.Thread(target=threading.Event().wait, daemon=False).start()
+    elif kind == "children":
+        subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+    elif kind == "fork":
+        if os.fork() == 0:
+            signal.pause()
+    elif kind == "stdout":
+        sys.stdout = None
+    elif kind == "environment":
+        os.environ.clear()
+        sys.path.clear()
+    elif kind == "handlers":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.alarm(0)
+    return float(len(kind))
+
+
+# Good tasks stand between the bad ones: they share chunks with them.
+kinds = json.loads(sys.argv[1])
+tasks = [kind for pair in zip(kinds, [f"good {k}" for k in range(len(kinds))]) for kind in pair]
+STORES = {
+    "rank": {},
+    "computation": {"payload": "computation"},
+    "single_file": {"single_file": True},
+    "memory": {"write_worker_results": False},
+}
+reports = {}
+for store in sys.argv[2:]:
+    try:
+        results = acme_mpi.map(misbehave, tasks, output_dir=store, **STORES[store])
+        failures = []
+    except acme_mpi.TaskError as error:
+        results, failures = error.results, error.failures
+    got = {
+        "failures": {tasks[f.index]: [f.type, f.message] for f in failures},
+        "results": results if store == "memory" else None,
+    }
+    everybody = world.gather(got)
+    if everybody is not None:
+        reports[store] = {**got, "same": [each == got for each in everybody]}
+if world.rank == 0:
+    print("REPORTS" + json.dumps({"tasks": tasks, "stores": reports}))
+"""
+# What happens, and the failure's type and a part of its message; None: the task is done.
+KINDS: dict[str, tuple[str, str] | None] = {
+    "segfault": ("killed", "SIGSEGV"),
+    "stack overflow": ("killed", "SIGSEGV"),
+    "SIGKILL": ("killed", "SIGKILL"),
+    "SIGTERM": ("killed", "SIGTERM"),
+    "os._exit": ("exit", "exit code 7"),
+    "os._exit(0)": ("exit", "exit code 0"),
+    "sys.exit": ("exit", "sys.exit(3)"),
+    "garbage": ("protocol", "garbage"),
+    "closed descriptors": ("protocol", "channel"),
+    "silent exception": ("Silent", "RuntimeError"),
+    "unpicklable exception": ("Stuck", "stuck"),
+    "unpicklable result": ("ResultError", ""),
+    "recursion": ("RecursionError", "maximum recursion depth"),
+    "memory": ("MemoryError", "Unable to allocate"),
+    "MemoryError": ("MemoryError", ""),
+    "KeyboardInterrupt": ("KeyboardInterrupt", ""),
+    "GeneratorExit": ("GeneratorExit", ""),
+    "StopIteration": ("StopIteration", "over"),
+    "chdir": None,
+    "threads": None,
+    "children": None,
+    "fork": None,
+    "closed streams": None,
+    "stdout": None,
+    "environment": None,
+    "handlers": None,
+}
+STORES = ["rank", "computation", "single_file", "memory"]
+
+
+def own_shared_memory() -> set[str]:
+    """Return our entries in /dev/shm; MPI's own may be left by jobs that were killed."""
+    folder = Path("/dev/shm")
+    return (
+        {path.name for path in folder.iterdir() if "acm" in path.name} if folder.exists() else set()
+    )
+
+
+@pytest.fixture(scope="module", params=[(0, ["memory"]), (3, STORES)], ids=["alone", "3"])
+def crashes(request, mpiexec, tmp_path_factory) -> tuple[Path, dict[str, Any], Any]:
+    """Run every kind of crash in every kind of store."""
+    n, stores = request.param
+    folder = tmp_path_factory.mktemp("crashes")
+    (folder / "crashes.py").write_text(CRASHES)
+    before = own_shared_memory()
+    # The fixture fails if a process is left behind.
+    ran = mpiexec(n, "crashes.py", json.dumps(list(KINDS)), *stores, cwd=folder, timeout_s=120)
+    assert ran.returncode == 0, ran.stderr
+    assert own_shared_memory() <= before
+    (line,) = (line for line in ran.stdout.splitlines() if line.startswith("REPORTS"))
+    return folder, json.loads(line.removeprefix("REPORTS")), ran
+
+
+def test_every_rank_is_told_the_same(crashes):
+    _, report, _ = crashes
+
+    assert [store for store, found in report["stores"].items() if not all(found["same"])] == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_crash_costs_its_task_alone_and_is_named(crashes, kind):
+    _, report, _ = crashes
+    for store, found in report["stores"].items():
+        failure = found["failures"].get(kind)
+        expected = KINDS[kind]
+        if expected is None:
+            assert failure is None, store
+        else:
+            assert failure is not None, store
+            assert failure[0] == expected[0], (store, failure)
+            assert expected[1] in failure[1], (store, failure)
+
+
+def test_all_other_tasks_are_done(crashes):
+    _, report, _ = crashes
+    bad = {kind for kind, expected in KINDS.items() if expected is not None}
+
+    for store, found in report["stores"].items():
+        assert set(found["failures"]) == bad, store
+    expected = [None if task in bad else float(len(task)) for task in report["tasks"]]
+    assert report["stores"]["memory"]["results"] == expected
+
+
+def test_results_beside_the_crashes_are_stored(crashes, content_of):
+    folder, report, _ = crashes
+    bad = {kind for kind, expected in KINDS.items() if expected is not None}
+    good = {
+        index: float(len(task)) for index, task in enumerate(report["tasks"]) if task not in bad
+    }
+    for store in report["stores"]:
+        if store == "memory":
+            continue
+        content = content_of(folder / store / "misbehave.h5")
+        assert list(content) == [f"comp_{i}/result_0" for i in good]
+        values = [np.frombuffer(data).item() for _, _, data in content.values()]
+        assert values == list(good.values())
+
+
+def test_the_summary_names_every_ending(crashes):
+    for ending in ("SIGSEGV", "SIGKILL", "SIGTERM", "exit code 7", "exit code 0"):
+        assert ending in crashes[2].stderr
+
+
+def test_our_own_frames_are_not_shown(crashes):
+    assert os.path.dirname(acme_mpi.__file__) not in crashes[2].stderr
+
+
+PLACED = """
+import os
+import signal
+import sys
+import numpy as np
+from mpi4py import MPI
+
+import acme_mpi
+
+
+def large(i):
+    if i in (1, 4):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return np.full((100, 200), float(i)), f"task {i}"
+
+
+failed = {}
+for store, options in {
+    "rank": {}, "computation": {"payload": "computation"}, "single_file": {"single_file": True},
+}.items():
+    for rows in (False, True):
+        kwargs = {**options, "output_dir": store + "-rows" * rows}
+        if rows:
+            kwargs["result_shape"] = (None, 100, 200)
+        try:
+            acme_mpi.map(large, list(range(6)), **kwargs)
+        except acme_mpi.TaskError as error:
+            failed[store, rows] = [f.index for f in error.failures]
+if MPI.COMM_WORLD.rank == 0:
+    print(set(map(tuple, failed.values())), len(failed))
+"""
+
+
+def test_large_results_survive_crashes_around_them(mpiexec, tmp_path, content_of, write_script):
+    """They are written in place by the processes that die next."""
+    write_script(PLACED)
+
+    ran = mpiexec(2, "script.py", cwd=tmp_path)
+
+    assert ran.stdout == "{(1, 4)} 6\n", ran.stderr
+    for store in ("rank", "computation", "single_file"):
+        content = content_of(tmp_path / store / "large.h5")
+        for i in (0, 2, 3, 5):
+            array = np.full((100, 200), float(i))
+            assert content[f"comp_{i}/result_0"] == ("<f8", (100, 200), array.tobytes())
+            assert content[f"comp_{i}/result_1"] == ("str", (), (f"task {i}",))
+        rows = content_of(tmp_path / f"{store}-rows" / "large.h5")["result_0"]
+        array = np.frombuffer(rows[2]).reshape(rows[1])
+        expected = np.arange(6.0)
+        expected[[1, 4]] = np.nan
+        np.testing.assert_array_equal(array[:, 0, 0], expected)
+        np.testing.assert_array_equal(array.min(axis=(1, 2)), expected)
+        np.testing.assert_array_equal(array.max(axis=(1, 2)), expected)
+
+
+SURROUNDINGS = """
+import json
+import os
+import sys
+from mpi4py import MPI
+
+import acme_mpi
+
+NAMES = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"]
+
+
+def surroundings(i):
+    from mpi4py import MPI
+
+    print(f"task {i}")
+    print(f"error of task {i}", file=sys.stderr)
+    return {
+        "threads": [os.environ.get(name) for name in NAMES],
+        "world": [MPI.COMM_WORLD.size, MPI.COMM_WORLD.rank],
+        "directory": os.getcwd(),
+        "launcher": [n for n in os.environ if n.startswith(("OMPI_COMM", "PMIX_", "PMI_"))],
+        "custom": os.environ.get("CUSTOM"),
+        "stdin": os.readlink("/proc/self/fd/0"),
+        "argv": sys.argv,
+    }
+
+
+world = MPI.COMM_WORLD
+found = acme_mpi.map(surroundings, range(12), write_worker_results=False)
+masks = world.gather(sorted(os.sched_getaffinity(0)))
+if world.rank == 0:
+    shares = {str(max(1, len(m) // sum(m == other for other in masks))) for m in masks}
+    print("REPORT" + json.dumps([found, sorted(shares)]))
+"""
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_what_surrounds_the_function(mpiexec, tmp_path, write_script, n):
+    """A world of one rank, its share of the cores, the caller's directory and environment."""
+    write_script(SURROUNDINGS)
+    env = {"CUSTOM": "kept", "MKL_NUM_THREADS": "7"}
+
+    ran = mpiexec(n, "script.py", cwd=tmp_path, env=env)
+
+    (line,) = (line for line in ran.stdout.splitlines() if line.startswith("REPORT"))
+    found, shares = json.loads(line.removeprefix("REPORT"))
+    for each in found:
+        share, blas, mkl, numexpr = each["threads"]
+        assert share in shares
+        assert (blas, mkl, numexpr) == (share, "7", share)
+        assert each["world"] == [1, 0]
+        assert each["directory"] == str(tmp_path)
+        assert each["launcher"] == []
+        assert each["custom"] == "kept"
+        assert each["stdin"] == "/dev/null"
+    for i in range(12):
+        assert ran.stdout.splitlines().count(f"task {i}") == 1
+        assert ran.stderr.splitlines().count(f"error of task {i}") == 1

@@ -1,0 +1,698 @@
+"""The protocol between master and workers, on threads, with runners that follow a script.
+
+Whatever happens to single ranks, every task is done exactly once and nobody waits for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from acme_mpi import master as master_module
+from acme_mpi import worker as worker_module
+from acme_mpi.comm import TAG_CHUNK, TAG_REPORT, Backoff, SerialWorld, ThreadWorld
+from acme_mpi.errors import Failure, StoreError
+from acme_mpi.master import CREDIT, Master, Report
+from acme_mpi.progress import Progress
+from acme_mpi.results import Content
+from acme_mpi.runner.base import (
+    MEDIUM,
+    Assignment,
+    Outcome,
+    PlaceRequest,
+    Ready,
+    Runner,
+    Unready,
+    dump_object,
+)
+from acme_mpi.runner.inline import InlineRunner
+from acme_mpi.schedule import Factoring, FixedChunks
+from acme_mpi.storage import Layout, MemoryStore
+from acme_mpi.tasks import distribute
+from acme_mpi.worker import Worker
+
+LIMIT_S = 20.0
+
+SCHEDULES = {
+    "one at a time": FixedChunks,
+    "chunks of 4": lambda n_tasks, n_workers: FixedChunks(n_tasks, n_workers, 4),
+    "factoring": Factoring,
+}
+
+
+@dataclass
+class Script:
+    """What the runner of one rank does; by default all goes well.
+
+    Attributes
+    ----------
+    is_ready : bool
+        False: its function cannot be loaded.
+    is_held : callable
+        As long as this is true the runner says nothing.
+    failing : set of int
+        Tasks that raise.
+    crashing : set of int
+        Tasks that kill the process: reported before those in front of them in their chunk.
+    unready_after : int or None
+        Number of tasks after which the runner gives up.
+    placing : set of int
+        Tasks whose result asks for a place first.
+    step : int
+        Tasks per outcome.
+    """
+
+    is_ready: bool = True
+    is_held: Callable[[], bool] = lambda: False
+    failing: set[int] = field(default_factory=set)
+    crashing: set[int] = field(default_factory=set)
+    unready_after: int | None = None
+    placing: set[int] = field(default_factory=set)
+    step: int = 3
+
+
+class ScriptedRunner(Runner):
+    """Follows its script; the "value" of a task is its index."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.chunks: deque[range] = deque()
+        self.called: list[int] = []
+        self.n_submitted = 0
+        self.answers: list[Any] = []
+        self.is_stopped = False
+        self._has_started = False
+        self._placing: int | None = None
+
+    def prepare(self, assignment: Any) -> None:
+        raise AssertionError("prepared by the test")
+
+    def submit(self, chunk: range) -> None:
+        assert not self.is_stopped, "a chunk for a runner that was stopped"
+        assert chunk, "an empty chunk"
+        self.n_submitted += len(chunk)
+        self.chunks.append(chunk)
+
+    def poll(self) -> list[Any]:
+        assert not self.is_stopped
+        script = self.script
+        if script.is_held():
+            return []
+        if not self._has_started:
+            self._has_started = True
+            return [Ready() if script.is_ready else Unready("no module named mymod")]
+        if not self.chunks or self._placing is not None:
+            return []
+        if script.unready_after is not None and len(self.called) >= script.unready_after:
+            return [Unready("again and again")]
+        chunk = self.chunks.popleft()
+        crashed = [index for index in chunk if index in script.crashing]
+        if crashed:
+            return [self._crash(chunk, crashed[0])]
+        if chunk[0] in script.placing:
+            script.placing.discard(chunk[0])
+            self.chunks.appendleft(chunk)
+            self._placing = chunk[0]
+            return [PlaceRequest(chunk[0], 0, (3,), "<f8")]
+        part, rest = chunk[: script.step], chunk[script.step :]
+        if rest:
+            self.chunks.appendleft(rest)
+        return [self._outcome(part)]
+
+    def _crash(self, chunk: range, index: int) -> Outcome:
+        before, after = range(chunk.start, index), range(index + 1, chunk.stop)
+        self.chunks.extendleft(each for each in (after, before) if each)
+        self.called.append(index)
+        return Outcome(index, index + 1, [{"index": index, "type": "killed", "message": "9"}])
+
+    def _outcome(self, part: range) -> Outcome:
+        self.called += part
+        failures = [
+            {"index": index, "type": "ValueError", "message": f"bad {index}"}
+            for index in part
+            if index in self.script.failing
+        ]
+        values = [index for index in part if index not in self.script.failing]
+        content = Content(values=values, buffers=[])  # type: ignore[arg-type]
+        return Outcome(part.start, part.stop, failures, content, 1_000_000 * len(part))
+
+    def descriptors(self) -> list[int]:
+        return []
+
+    def answer(self, site: tuple[str, int] | None) -> None:
+        self.answers.append(site)
+        self._placing = None
+
+    def stop(self) -> None:
+        self.is_stopped = True
+
+
+class FailingStore(MemoryStore):
+    """A store whose medium is full after some outcomes."""
+
+    def __init__(
+        self, *args: Any, n_good: int = 0, closes: bool = True, is_full: Any = None
+    ) -> None:
+        super().__init__(*args)
+        self.n_good, self.closes, self.is_full = n_good, closes, is_full or threading.Event()
+
+    def write(self, outcome: Outcome) -> None:
+        if self.n_good == 0:
+            self.is_full.set()
+            raise StoreError("cannot write /full/disk: No space left on device")
+        self.n_good -= 1
+        super().write(outcome)
+
+    def place(self, index: int, k: int, shape: Any, dtype: str) -> Any:
+        if self.n_good == 0:
+            raise StoreError("cannot write /full/disk: No space left on device")
+        return None
+
+    def close(self) -> None:
+        if not self.closes:
+            raise StoreError("cannot bring results to the disk")
+
+
+def after_ready(is_held: Callable[[], bool]) -> Callable[[], bool]:
+    """Return an `is_held` that lets the runner say that it is ready, and holds it from then on."""
+    n_looks = iter(range(sys.maxsize))
+    return lambda: next(n_looks) > 0 and is_held()
+
+
+@dataclass
+class Seen:
+    """What a run has led to, as rank 0 knows it, and what single ranks know."""
+
+    done: list[int]
+    failed: list[Failure]
+    n_left: int
+    n_ready: int
+    n_reported: int
+    n_reported_failed: int
+    runners: list[ScriptedRunner]
+    workers: list[Worker | None]
+
+    @property
+    def called(self) -> list[list[int]]:
+        return [runner.called for runner in self.runners]
+
+
+def play(
+    n_tasks: int = 20,
+    size: int = 3,
+    scripts: dict[int, Script] | None = None,
+    make_schedule: Any = FixedChunks,
+    make_stores: dict[int, Callable[..., MemoryStore]] | None = None,
+    first_worker: int = 0,
+    runners: list[ScriptedRunner] | None = None,
+) -> Seen:
+    """Play a whole run on threads; a run that does not end is an error."""
+    scripts = scripts or {}
+    if runners is None:
+        runners = [ScriptedRunner(scripts.get(rank, Script())) for rank in range(size)]
+    workers: list[Worker | None] = [None] * size
+    deadline = time.monotonic() + LIMIT_S
+
+    def be_rank(world: ThreadWorld) -> Any:
+        master, schedule, progress = None, None, Progress(n_tasks, bar=False)
+        make_store = (make_stores or {}).get(world.rank, MemoryStore)
+        store = make_store(world, Layout("", "f"), None, n_tasks)
+        if world.rank >= first_worker:
+            workers[world.rank] = Worker(world, runners[world.rank], store)
+        worker = workers[world.rank]
+        if world.is_master:
+            members = set(range(first_worker, size))
+            schedule = make_schedule(n_tasks, len(members))
+            master = Master(world, schedule, progress, members)
+        backoff = Backoff(0.001)
+        while (worker and not worker.is_finished) or (master and not master.is_finished):
+            progressed = master.step() if master else False
+            progressed = (worker.step() if worker else False) or progressed
+            if progressed:
+                backoff.reset()
+                continue
+            assert time.monotonic() < deadline, f"rank {world.rank} waits for ever"
+            backoff.sleep()
+        if worker:
+            worker.close()
+        failures = world.gather(worker.failures if worker else [])
+        pieces = store.commit().pieces
+        if master is None or schedule is None:
+            return None
+        done = [i for runs, _ in pieces for start, stop in runs for i in range(start, stop)]
+        values = [value for _, content in pieces for value in content.values]
+        assert values == done, "values and their indices have come apart"
+        return Seen(
+            sorted(done), sorted(chain.from_iterable(failures), key=lambda failure: failure.index),
+            schedule.n_left, master.n_ready, progress.n_done, progress.n_failed, runners, workers,
+        )  # fmt: skip
+
+    seen: Seen = ThreadWorld.run(size, be_rank, timeout_s=2 * LIMIT_S)[0]
+    return seen
+
+
+def assert_complete(seen: Seen, n_tasks: int) -> None:
+    """Check that every task was done or has failed, exactly once."""
+    assert sorted(seen.done + [f.index for f in seen.failed]) == list(range(n_tasks))
+    assert seen.n_left == 0
+    assert seen.n_reported == n_tasks
+    assert seen.n_reported_failed == len(seen.failed)
+
+
+@pytest.mark.parametrize("n_tasks", [0, 1, 3, 100])
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("make_schedule", SCHEDULES.values(), ids=SCHEDULES)
+def test_every_task_is_done_exactly_once(make_schedule, size, n_tasks):
+    seen = play(n_tasks, size, make_schedule=make_schedule)
+
+    assert_complete(seen, n_tasks)
+    assert seen.done == list(range(n_tasks))
+    assert sorted(chain.from_iterable(seen.called)) == list(range(n_tasks))
+    assert seen.n_ready <= size
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_rank_0_may_be_master_only(size):
+    seen = play(30, size, first_worker=1)
+
+    assert_complete(seen, 30)
+    assert seen.called[0] == []
+
+
+class TestFailures:
+    @pytest.mark.parametrize("failing", [{0}, {19}, {0, 19}, set(range(20))], ids=str)
+    @pytest.mark.parametrize("size", [1, 3])
+    def test_failing_tasks_do_not_stop_their_worker(self, size, failing):
+        script = Script(failing=failing)
+
+        seen = play(20, size, dict.fromkeys(range(size), script), SCHEDULES["chunks of 4"])
+
+        assert_complete(seen, 20)
+        assert [failure.index for failure in seen.failed] == sorted(failing)
+
+    def test_a_failure_knows_its_rank_and_host(self):
+        seen = play(9, 3, {k: Script(failing=set(range(9))) for k in range(3)})
+
+        for failure in seen.failed:
+            assert failure.index in seen.runners[failure.rank].called
+            assert failure.host
+            assert (failure.type, failure.message) == ("ValueError", f"bad {failure.index}")
+
+    @pytest.mark.parametrize("crashing", [{0}, {5}, {7}, {1, 2, 6}, set(range(8))], ids=str)
+    def test_a_crash_in_the_middle_of_a_chunk_costs_its_task_alone(self, crashing):
+        """The tasks in front of it are reported later than the crash, being called again."""
+        script = Script(crashing=crashing, step=2)
+
+        seen = play(24, 2, {0: script, 1: script}, lambda n, workers: FixedChunks(n, workers, 8))
+
+        assert_complete(seen, 24)
+        assert {failure.index for failure in seen.failed} == crashing
+
+    def test_a_million_equal_tracebacks_are_one_string(self):
+        runner = ScriptedRunner(Script())
+        world = SerialWorld()
+        worker = Worker(world, runner, MemoryStore(world, Layout("", "f"), None, 2))
+        for index in range(2):
+            text = "".join(["Traceback", " of ", "both"])
+            worker._chunks.append(worker_module._Open(range(index, index + 1)))
+            fields = {"index": index, "type": "E", "message": "m", "traceback": text}
+            worker._finish(Outcome(index, index + 1, [fields]))
+
+        assert worker.failures[0].traceback is worker.failures[1].traceback
+
+
+class TestSlowRanks:
+    def test_one_slow_rank_keeps_only_what_it_holds(self):
+        """It is held back until the others have done everything else."""
+        n_tasks = 60
+        runners = [ScriptedRunner(Script(step=1)) for _ in range(3)]
+        slow = runners[2]
+
+        def others_have_work() -> bool:
+            n_called = sum(len(runner.called) for runner in runners[:2])
+            return n_called + slow.n_submitted < n_tasks
+
+        slow.script.is_held = after_ready(others_have_work)
+        seen = play(n_tasks, 3, runners=runners)
+
+        assert_complete(seen, n_tasks)
+        assert len(seen.called[2]) <= CREDIT
+
+    def test_a_rank_that_is_ready_too_late_holds_nobody_up(self):
+        """It becomes ready when all tasks are done, and leaves with the others."""
+        runners = [ScriptedRunner(Script()) for _ in range(3)]
+        runners[2].script.is_held = lambda: sum(len(r.called) for r in runners[:2]) < 30
+
+        seen = play(30, 3, runners=runners)
+
+        assert_complete(seen, 30)
+        assert seen.called[2] == []
+
+    def test_a_rank_that_never_becomes_ready_holds_nobody_up(self):
+        seen = play(30, 3, {1: Script(is_held=lambda: True)})
+
+        assert_complete(seen, 30)
+        assert seen.n_ready <= 2
+        assert seen.called[1] == []
+
+
+class TestRanksThatCannotWork:
+    @pytest.mark.parametrize("unready", [0, 1, 2])
+    def test_one_rank_that_is_not_ready_is_done_without(self, unready):
+        has_started = threading.Event()
+        scripts = {rank: Script(is_held=lambda: not has_started.is_set()) for rank in range(3)}
+        scripts[unready] = Script(is_ready=False, is_held=lambda: bool(has_started.set()))
+
+        seen = play(20, 3, scripts)
+
+        assert_complete(seen, 20)
+        assert seen.n_ready <= 2
+        assert seen.called[unready] == []
+        assert seen.workers[unready].retired_because == "no module named mymod"
+
+    @pytest.mark.parametrize("size", [1, 3])
+    @pytest.mark.parametrize("n_tasks", [0, 1, 20])
+    def test_with_none_ready_nothing_is_done_and_nobody_hangs(self, size, n_tasks):
+        seen = play(n_tasks, size, {k: Script(is_ready=False) for k in range(size)})
+
+        assert (seen.done, seen.failed) == ([], [])
+        assert seen.n_left == n_tasks
+        assert seen.n_ready == 0
+
+    @pytest.mark.parametrize("after", [0, 1, 4])
+    @pytest.mark.parametrize("rank", [0, 1])
+    @pytest.mark.parametrize("make_schedule", SCHEDULES.values(), ids=SCHEDULES)
+    def test_a_rank_that_retires_in_the_middle_gives_everything_back(
+        self, make_schedule, rank, after
+    ):
+        script = Script(unready_after=after, step=1)
+
+        seen = play(40, 3, {rank: script}, make_schedule)
+
+        assert_complete(seen, 40)
+        assert sorted(chain.from_iterable(seen.called)) == list(range(40))
+        assert len(seen.called[rank]) <= after
+
+    def test_a_rank_that_retires_after_a_crash_gives_back_both_sides(self):
+        """Its chunk was torn: the tasks before and behind the crash are not done."""
+        script = Script(crashing={3}, unready_after=1)
+
+        seen = play(16, 2, {0: script}, lambda n, workers: FixedChunks(n, workers, 8))
+
+        assert_complete(seen, 16)
+
+    def test_when_all_retire_the_rest_is_left_and_nobody_hangs(self):
+        scripts = {k: Script(unready_after=3, step=1) for k in range(3)}
+
+        seen = play(100, 3, scripts)
+
+        assert len(seen.done) == 100 - seen.n_left
+        assert len(seen.done) <= 9
+
+    def test_a_chunk_on_its_way_to_a_retired_rank_comes_back(self):
+        world, runner = SerialWorld(), ScriptedRunner(Script(is_ready=False))
+        worker = Worker(world, runner, MemoryStore(world, Layout("", "f"), None, 10))
+        worker.step()
+        world.send(0, TAG_CHUNK, (4, 7))
+        worker.step()
+
+        reports = [world.poll(TAG_REPORT)[1] for _ in range(2)]
+        assert world.poll(TAG_REPORT) is None
+        assert reports[0][0] == Report.RETIRED
+        assert reports[1][:4] == [Report.RETURNED, 4, 7, 1]
+
+
+class TestStorageLost:
+    @pytest.mark.parametrize("rank", [0, 1])
+    @pytest.mark.parametrize("n_good", [0, 2])
+    def test_nothing_new_is_issued_and_nobody_hangs(self, rank, n_good):
+        """The others wait until the medium is full, and then finish what they hold."""
+        is_full = threading.Event()
+        scripts = {
+            other: Script(is_held=after_ready(lambda: not is_full.is_set())) for other in range(3)
+        }
+        scripts[rank] = Script(step=1)
+
+        def make_store(*args: Any) -> MemoryStore:
+            return FailingStore(*args, n_good=n_good, is_full=is_full)
+
+        seen = play(1000, 3, scripts, make_stores={rank: make_store})
+
+        assert "No space left" in seen.workers[rank].storage_error
+        assert [worker.storage_error for worker in seen.workers].count("") == 2
+        assert len(seen.done) + seen.n_left == 1000
+        submitted = sum(seen.runners[other].n_submitted for other in range(3) if other != rank)
+        assert len(seen.done) == n_good + submitted <= n_good + 2 * CREDIT
+
+    def test_a_place_that_is_refused_is_storage_lost_too(self):
+        seen = play(100, 1, {0: Script(placing={0})}, make_stores={0: FailingStore})
+
+        assert "No space left" in seen.workers[0].storage_error
+        assert seen.runners[0].answers == []
+        assert seen.n_left == 100
+
+    def test_a_failure_of_the_medium_inside_the_runner_is_storage_lost(self):
+        """The runner writes large arrays itself."""
+        world, runner = SerialWorld(), ScriptedRunner(Script())
+        worker = Worker(world, runner, MemoryStore(world, Layout("", "f"), None, 4))
+        worker.step()
+        world.send(0, TAG_CHUNK, (0, 4))
+        fields = {"index": 1, "type": MEDIUM, "message": "cannot write /full/disk"}
+        runner._outcome = lambda part: Outcome(0, 3, [fields])  # type: ignore[method-assign]
+        worker.step()
+
+        assert worker.storage_error == "cannot write /full/disk"
+        assert worker.failures == []
+
+    def test_an_error_at_the_end_is_remembered(self):
+        def make_store(*args: Any) -> MemoryStore:
+            return FailingStore(*args, n_good=1000, closes=False)
+
+        seen = play(10, 2, make_stores={1: make_store})
+
+        assert seen.workers[1].storage_error == "cannot bring results to the disk"
+
+    def test_an_exception_of_a_user_that_is_called_like_ours_is_a_failed_task(self):
+        class StoreError(Exception):
+            """The shop is closed."""
+
+        def f(x):
+            raise StoreError("closed on Sundays")
+
+        data, buffers = dump_object(distribute(f, [[1, 2]], {}))
+        world, runner = SerialWorld(), InlineRunner(f)
+        runner.prepare(
+            Assignment(cloudpickle.dumps(f), data, buffers, sys.path, os.getcwd(), None, True)
+        )
+        worker = Worker(world, runner, MemoryStore(world, Layout("", "f"), None, 2))
+        master = Master(world, FixedChunks(2, 1), Progress(2, bar=False), {0})
+        while not (master.is_finished and worker.is_finished):
+            assert master.step() or worker.step() or runner.has_work
+
+        assert worker.storage_error == ""
+        assert [failure.message for failure in worker.failures] == ["closed on Sundays"] * 2
+
+
+class TestPlacing:
+    def test_a_request_is_answered_with_what_the_store_says(self):
+        class PlacingStore(MemoryStore):
+            def place(self, index: int, k: int, shape: Any, dtype: str) -> tuple[str, int]:
+                return f"/site/{index}/{k}/{shape}/{dtype}", 8
+
+        seen = play(3, 1, {0: Script(placing={1})}, make_stores={0: PlacingStore})
+
+        assert_complete(seen, 3)
+        assert seen.runners[0].answers == [("/site/1/0/(3,)/<f8", 8)]
+
+    def test_in_memory_everything_travels(self):
+        seen = play(3, 1, {0: Script(placing={0, 2})})
+
+        assert_complete(seen, 3)
+        assert seen.runners[0].answers == [None, None]
+
+
+class TestCredit:
+    def hand_out(self, n_tasks: int, size: int, *reports: tuple[int, tuple[int, ...]]):
+        """Return the chunks that a master hands out to its workers after some reports."""
+        sent: list[tuple[int, tuple[int, ...]]] = []
+
+        class Wire(SerialWorld):
+            def __init__(self) -> None:
+                super().__init__()
+                self.arrived = deque(reports)
+
+            def send(self, dest, tag, message):
+                sent.append((dest, tuple(message)))
+
+            def poll(self, tag):
+                if not self.arrived:
+                    return None
+                source, message = self.arrived.popleft()
+                return source, [*message, *[0] * (8 - len(message))]
+
+        master = Master(
+            Wire(), FixedChunks(n_tasks, size), Progress(n_tasks, bar=False), set(range(size))
+        )
+        master.step()
+        return sent
+
+    def ready(self, *workers):
+        return [(worker, (Report.READY,)) for worker in workers]
+
+    def test_a_worker_holds_one_chunk_and_one_in_reserve(self):
+        assert self.hand_out(100, 1, *self.ready(0)) == [(0, (0, 1)), (0, (1, 2))]
+
+    def test_every_worker_gets_a_chunk_before_any_gets_a_reserve(self):
+        sent = self.hand_out(100, 3, *self.ready(0, 1, 2))
+
+        assert [dest for dest, _ in sent] == [0, 1, 2, 0, 1, 2]
+
+    def test_the_last_tasks_are_nobodys_reserve(self):
+        assert len(self.hand_out(3, 3, *self.ready(0, 1, 2))) == 3
+
+    def test_before_it_is_ready_a_worker_gets_nothing(self):
+        assert {dest for dest, _ in self.hand_out(100, 3, *self.ready(1))} == {1}
+
+    def test_a_retired_worker_gets_nothing(self):
+        sent = self.hand_out(100, 2, *self.ready(0, 1), (0, (Report.RETIRED,)))
+
+        assert {dest for dest, _ in sent} == {1}
+
+    def test_without_tasks_the_stop_is_sent_at_once(self):
+        assert self.hand_out(0, 3) == [(0, (0, 0)), (1, (0, 0)), (2, (0, 0))]
+
+
+class FakeClock:
+    """A `time` whose clock the test moves."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+class TestSilence:
+    @pytest.fixture
+    def clock(self, monkeypatch) -> FakeClock:
+        clock = FakeClock()
+        monkeypatch.setattr(master_module, "time", clock)
+        monkeypatch.setattr(worker_module, "time", clock)
+        return clock
+
+    @pytest.fixture
+    def aborted(self) -> list[int]:
+        return []
+
+    @pytest.fixture
+    def master(self, clock, aborted) -> Master:
+        class Lonely(SerialWorld):
+            def abort(self, exit_code):
+                aborted.append(exit_code)
+
+            def send(self, dest, tag, message):
+                if dest == 0:
+                    super().send(dest, tag, message)
+
+        return Master(Lonely(), FixedChunks(9, 3), Progress(9, bar=False), {0, 1, 2})
+
+    def report(self, master: Master, worker: int, report: Report) -> None:
+        """Let a worker report, although this world has one rank."""
+        original = master._world.poll
+        messages = [(worker, [report, *[0] * 7])]
+        master._world.poll = lambda tag: messages.pop() if messages else None  # type: ignore
+        master.step()
+        master._world.poll = original  # type: ignore[method-assign]
+
+    def test_ranks_that_say_nothing_are_named_once(self, master, clock, caplog):
+        for _ in range(200):
+            clock.now_s += 1
+            self.report(master, 1, Report.ALIVE)
+
+        warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+        assert len(warnings) == 1
+        assert "[0, 2]" in warnings[0]
+
+    def test_a_rank_lost_for_good_ends_the_job(self, master, clock, aborted):
+        for _ in range(int(master_module.LOST_S) + 10):
+            clock.now_s += 1
+            for worker in (0, 1):
+                self.report(master, worker, Report.ALIVE)
+
+        assert aborted
+        assert set(aborted) == {75}
+
+    def test_ranks_that_report_are_never_named(self, master, clock, caplog, aborted):
+        for _ in range(2000):
+            clock.now_s += 1
+            for worker in range(3):
+                self.report(master, worker, Report.ALIVE)
+
+        assert caplog.records == []
+        assert aborted == []
+
+    def test_a_worker_that_has_nothing_to_say_says_so(self, clock):
+        world = SerialWorld()
+        runner = ScriptedRunner(Script(is_held=lambda: True))
+        worker = Worker(world, runner, MemoryStore(world, Layout("", "f"), None, 1))
+        for _ in range(61):
+            worker.step()
+            clock.now_s += 1
+
+        reports = []
+        while (arrived := world.poll(TAG_REPORT)) is not None:
+            reports.append(arrived[1][0])
+        assert set(reports) == {Report.ALIVE}
+        assert 4 <= len(reports) <= 6
+
+
+@settings(deadline=None, max_examples=25)
+@given(data=st.data())
+def test_whatever_happens_to_single_ranks_every_task_is_accounted_for(data):
+    """Random sizes, schedules, failures, crashes, late and leaving ranks."""
+    n_tasks, size = data.draw(st.integers(0, 40)), data.draw(st.integers(1, 4))
+    indices = st.sets(st.integers(0, 40), max_size=4)
+    failing, crashing = data.draw(indices), data.draw(indices)
+    scripts = {
+        rank: Script(
+            is_ready=data.draw(st.booleans()) or data.draw(st.booleans()),
+            failing=failing,
+            crashing=set(crashing),
+            unready_after=data.draw(st.none() | st.integers(0, 10)),
+            placing=data.draw(indices),
+            step=data.draw(st.integers(1, 5)),
+        )
+        for rank in range(size)
+    }
+    make_schedule = data.draw(st.sampled_from(list(SCHEDULES.values())))
+
+    seen = play(n_tasks, size, scripts, make_schedule)
+
+    accounted = seen.done + [failure.index for failure in seen.failed]
+    assert len(accounted) == len(set(accounted))
+    assert len(accounted) + seen.n_left == n_tasks
+    if any(script.is_ready and script.unready_after is None for script in scripts.values()):
+        assert_complete(seen, n_tasks)
+
+
+def test_the_messages_of_the_protocol_fit_into_64_bits():
+    """Indices of a million million tasks travel unchanged."""
+    world = SerialWorld()
+    big = np.int64(10**12)
+    world.send(0, TAG_CHUNK, (big, big + 1))
+
+    assert world.poll(TAG_CHUNK)[1][:2] == [10**12, 10**12 + 1]

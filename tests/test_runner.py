@@ -1,0 +1,968 @@
+"""Runners: one contract for both kinds, and what a child process must survive or not outlive."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pytest
+
+from acme_mpi import PerTask
+from acme_mpi.results import PLACED_BYTES, Encoder, is_placed, parts_of
+from acme_mpi.runner import base, process
+from acme_mpi.runner.base import (
+    MEDIUM,
+    Assignment,
+    Outcome,
+    PlaceRequest,
+    Ready,
+    Runner,
+    Unready,
+    describe_failure,
+    dump_object,
+    load_object,
+    run_chunk,
+)
+from acme_mpi.runner.child import ChildRunner
+from acme_mpi.runner.inline import InlineRunner
+from acme_mpi.runner.process import child_environment, ending_text
+from acme_mpi.tasks import distribute
+
+LIMIT_S = 30.0  # far more than any of these runs takes, also on a busy machine
+LARGE = np.arange(PLACED_BYTES // 8, dtype=np.float64)
+
+# Functions of a user are defined inside the tests: they travel by value, as those of a script do.
+
+
+def make_assignment(func, *args, spec=None, in_memory=True, can_place=False, **kwargs):
+    """Return the assignment of a run; results stay in memory unless said otherwise."""
+    tasks = distribute(func, args, kwargs)
+    data, buffers = dump_object(tasks)
+    return Assignment(
+        cloudpickle.dumps(func),
+        np.array(data),
+        [np.array(each) for each in buffers],
+        list(sys.path),
+        os.getcwd(),
+        spec,
+        in_memory,
+        can_place,
+    )
+
+
+def events_of(runner: Runner) -> Iterator[Any]:
+    """Yield what happens, asleep in between; a silence of `LIMIT_S` fails the test."""
+    deadline = time.monotonic() + LIMIT_S
+    while True:
+        events = runner.poll()
+        yield from events
+        if not events:
+            left_s = deadline - time.monotonic()
+            descriptors = runner.descriptors()
+            assert left_s > 0, f"nothing has happened for {LIMIT_S} s"
+            assert descriptors, "nothing will ever happen"
+            select.select(descriptors, [], [], left_s)
+        else:
+            deadline = time.monotonic() + LIMIT_S
+
+
+def run_tasks(
+    runner: Runner,
+    chunks: list[range],
+    answer: Callable[[PlaceRequest], Any] = lambda request: None,
+) -> list[Outcome]:
+    """Submit all chunks at once and return the outcomes of all their tasks, as they came."""
+    for chunk in chunks:
+        runner.submit(chunk)
+    outcomes, n_left = list[Outcome](), sum(map(len, chunks))
+    if not n_left:
+        return outcomes
+    for event in events_of(runner):
+        if isinstance(event, PlaceRequest):
+            runner.answer(answer(event))
+        elif isinstance(event, Outcome):
+            outcomes.append(event)
+            n_left -= event.stop - event.start
+            if n_left <= 0:
+                break
+        else:
+            assert isinstance(event, Ready), event
+    return outcomes
+
+
+def first_event(runner: Runner) -> Any:
+    return next(events_of(runner))
+
+
+def values_by_index(outcomes: list[Outcome]) -> dict[int, Any]:
+    """Return the values of all tasks that have one."""
+    values = {}
+    for outcome in outcomes:
+        if outcome.content.values is not None:
+            loaded = load_object(outcome.content.values, outcome.content.buffers or [])
+            indices = [index for run in outcome.succeeded() for index in run]
+            values.update(zip(indices, loaded, strict=True))
+    return values
+
+
+def failures_by_index(outcomes: list[Outcome]) -> dict[int, dict[str, Any]]:
+    return {fields["index"]: fields for outcome in outcomes for fields in outcome.failures}
+
+
+def indices_of(outcomes: list[Outcome]) -> list[int]:
+    return sorted(index for each in outcomes for index in range(each.start, each.stop))
+
+
+@pytest.fixture
+def start_runner() -> Iterator[Callable[..., Any]]:
+    """Return a function that makes a runner of a kind; all are stopped at the end."""
+    runners: list[Runner] = []
+
+    def start(kind: type[Runner] = ChildRunner, *args: Any) -> Runner:
+        runners.append(kind(*args))
+        return runners[-1]
+
+    yield start
+    for runner in runners:
+        runner.stop()
+
+
+@pytest.fixture(scope="module")
+def lasting_child() -> Iterator[ChildRunner]:
+    """Return a child that serves many tests, as it serves many runs of a script."""
+    runner = ChildRunner()
+    yield runner
+    runner.stop()
+
+
+@pytest.fixture(params=["inline", "child"])
+def runner(request) -> Runner:
+    if request.param == "inline":
+        return InlineRunner()
+    return request.getfixturevalue("lasting_child")
+
+
+class TestContract:
+    """What holds for every runner."""
+
+    def run(self, runner, func, *args, chunks=None, **kwargs):
+        options = {k: kwargs.pop(k) for k in ("spec", "in_memory") if k in kwargs}
+        runner.prepare(make_assignment(func, *args, **options, **kwargs))
+        n_tasks = distribute(func, args, kwargs).n_tasks
+        return run_tasks(runner, [range(n_tasks)] if chunks is None else chunks)
+
+    def test_ready_comes_first(self, runner):
+        runner.prepare(make_assignment(lambda x: x, [1]))
+
+        assert isinstance(first_event(runner), Ready)
+
+    @pytest.mark.parametrize(
+        "chunks",
+        [
+            [range(1)],
+            [range(10)],
+            [range(4), range(4, 5), range(5, 10)],
+            [range(5, 10), range(2)],
+            [range(k, k + 1) for k in range(10)],
+        ],
+        ids=str,
+    )
+    def test_outcomes_cover_each_chunk_exactly(self, runner, chunks):
+        outcomes = self.run(runner, lambda x: x * 10, list(range(10)), chunks=chunks)
+
+        tasks = [index for chunk in chunks for index in chunk]
+        assert [i for each in outcomes for i in range(each.start, each.stop)] == tasks
+        assert values_by_index(outcomes) == {index: index * 10 for index in tasks}
+        assert all(each.busy_ns > 0 for each in outcomes)
+
+    def test_no_outcome_reaches_over_the_end_of_a_chunk(self, runner):
+        chunks = [range(3), range(3, 6)]
+
+        for outcome in self.run(runner, lambda x: x, list(range(6)), chunks=chunks):
+            assert any(c.start <= outcome.start < outcome.stop <= c.stop for c in chunks)
+
+    def test_a_failing_task_costs_itself_alone(self, runner):
+        def f(x):
+            if x in (0, 3, 5):
+                raise ValueError(f"bad {x}")
+            return x
+
+        outcomes = self.run(runner, f, list(range(6)))
+
+        assert set(failures_by_index(outcomes)) == {0, 3, 5}
+        assert values_by_index(outcomes) == {1: 1, 2: 2, 4: 4}
+
+    def test_a_failure_says_type_text_place_and_call(self, runner):
+        def f(x, y):
+            raise KeyError(x)
+
+        line = f.__code__.co_firstlineno + 1
+        (failure,) = failures_by_index(self.run(runner, f, ["key"], 4)).values()
+
+        assert failure["type"] == "KeyError"
+        assert failure["message"] == "'key'"
+        assert failure["location"] == f"{__file__}:{line}"
+        assert failure["call"] == "f('key', 4)"
+        assert "Traceback (most recent call last)" in failure["traceback"]
+        assert f'{__file__}", line {line}' in failure["traceback"]
+        assert "acme_mpi/runner" not in failure["traceback"]
+
+    def test_the_place_is_the_innermost_frame_of_the_user(self, runner):
+        def inner(x):
+            return 1 // x
+
+        def f(x):
+            return inner(x)
+
+        (failure,) = failures_by_index(self.run(runner, f, [0])).values()
+
+        assert failure["location"].endswith(f":{inner.__code__.co_firstlineno + 1}")
+
+    @pytest.mark.parametrize("code", [0, 3, "text", None])
+    def test_sys_exit_costs_its_task_alone(self, runner, code):
+        def f(x):
+            if x == 1:
+                sys.exit(code)
+            return x
+
+        outcomes = self.run(runner, f, [0, 1, 2])
+
+        failure = failures_by_index(outcomes)[1]
+        assert failure["type"] == "exit"
+        assert f"sys.exit({code!r})" in failure["message"]
+        assert values_by_index(outcomes) == {0: 0, 2: 2}
+
+    def test_a_result_that_cannot_be_kept_is_a_failure(self, runner):
+        import threading
+
+        outcomes = self.run(runner, lambda x: threading.Lock() if x else x, [0, 1])
+
+        assert failures_by_index(outcomes)[1]["type"] == "ResultError"
+        assert values_by_index(outcomes) == {0: 0}
+
+    def test_a_result_that_does_not_fit_is_a_failure_with_both_sides(self, runner):
+        outcomes = self.run(
+            runner, lambda x: [x] * x, [2, 3], spec=((2,), 0, "<f8"), in_memory=False
+        )
+
+        failure = failures_by_index(outcomes)[1]
+        assert failure["message"] == (
+            "the function returned expected shape (2,) float64, got shape (3,) int64"
+        ) or ("expected shape (2,) float64" in failure["message"] and "(3,)" in failure["message"])
+        assert failure["call"].endswith("(3)")
+
+    @pytest.mark.parametrize("n_bytes", [8, 10_000, 20_000, 50_000, 70_000, 3_000_000])
+    def test_values_of_any_size_come_back_bit_by_bit(self, runner, n_bytes):
+        arrays = [np.arange(n_bytes // 8) + k for k in range(3)]
+
+        outcomes = self.run(runner, lambda x: (x, "text"), PerTask(arrays))
+
+        values = values_by_index(outcomes)
+        for index, array in enumerate(arrays):
+            np.testing.assert_array_equal(values[index][0], array)
+            assert values[index][1] == "text"
+
+    @pytest.mark.parametrize("n_bytes", [8, 10_000, 20_000, 50_000, 70_000, 3_000_000])
+    def test_a_function_may_write_into_arguments_of_any_size(self, runner, n_bytes):
+        def f(x):
+            x += 1
+            return x[0]
+
+        outcomes = self.run(runner, f, PerTask(np.zeros((2, n_bytes // 8))))
+
+        assert failures_by_index(outcomes) == {}
+        assert values_by_index(outcomes) == {0: 1.0, 1: 1.0}
+
+    def test_results_for_files_are_parts(self, runner):
+        outcomes = self.run(runner, lambda x: (x, "text", None), [1, 2], in_memory=False)
+
+        parts = [parts_of(each) for outcome in outcomes for each in outcome.content.parts]
+        assert [[None if p is None else p.tolist() for p in each] for each in parts] == [
+            [1, "text", None],
+            [2, "text", None],
+        ]
+
+    def test_results_with_a_form_are_rows(self, runner):
+        outcomes = self.run(
+            runner, lambda x: (x, 2 * x), PerTask(np.arange(6).reshape(3, 2)),
+            spec=((2,), 0, "<f4"), in_memory=False,
+        )  # fmt: skip
+
+        rows = np.concatenate([outcome.content.rows for outcome in outcomes])
+        assert rows.dtype == np.float32
+        np.testing.assert_array_equal(rows, np.arange(6).reshape(3, 2))
+        assert [p.tolist() for o in outcomes for (p,) in o.content.parts] == [
+            [0, 2], [4, 6], [8, 10],
+        ]  # fmt: skip
+
+    def test_task_ids_are_those_of_the_run(self, runner):
+        def f(x, taskID):
+            return taskID
+
+        outcomes = self.run(runner, f, list(range(9)), chunks=[range(6, 9), range(2)])
+
+        assert values_by_index(outcomes) == {6: 6, 7: 7, 8: 8, 0: 0, 1: 1}
+
+    def test_a_function_that_cannot_be_loaded_is_unready_with_the_reason(self, runner):
+        assignment = make_assignment(lambda x: x, [1])
+        assignment.func = b"c__no_such_module__\nf\n."
+        runner.prepare(assignment)
+
+        event = first_event(runner)
+
+        assert isinstance(event, Unready)
+        assert "no_such_module" in event.reason
+
+    def test_it_can_be_prepared_again_for_another_function(self, runner):
+        first = self.run(runner, lambda x: x, [1, 2])
+        second = self.run(runner, lambda x: -x, [1, 2, 3])
+
+        assert values_by_index(first) == {0: 1, 1: 2}
+        assert values_by_index(second) == {0: -1, 1: -2, 2: -3}
+
+    def test_state_of_the_function_lasts_from_task_to_task(self, runner):
+        """A function may keep a model or a file that is expensive to load."""
+        seen = []
+
+        def f(x):
+            seen.append(x)
+            return len(seen)
+
+        outcomes = self.run(runner, f, [7, 8, 9], chunks=[range(2), range(2, 3)])
+
+        assert values_by_index(outcomes) == {0: 1, 1: 2, 2: 3}
+
+
+class TestRunChunk:
+    """The loop that both runners share."""
+
+    def collect(self, func, *args, chunk=None, spec=None):
+        tasks = distribute(func, args, {})
+        encoder = Encoder(spec, False)
+        chunk = range(tasks.n_tasks) if chunk is None else chunk
+        return list(run_chunk(func, "f", tasks, encoder, chunk, [-1, 0]))
+
+    def test_results_leave_after_every_task_that_takes_longer_than_the_bound(self, monkeypatch):
+        monkeypatch.setattr(base, "REPORT_NS", -1)
+
+        outcomes = self.collect(lambda x: x, [1, 2, 3])
+
+        assert [(o.start, o.stop) for o in outcomes] == [(0, 1), (1, 2), (2, 3)]
+
+    def test_results_leave_before_they_grow_too_large(self, monkeypatch):
+        monkeypatch.setattr(base, "REPORT_BYTES", 1000)
+
+        outcomes = self.collect(lambda x: np.zeros(60), [1, 2, 3, 4, 5])
+
+        assert [(o.start, o.stop) for o in outcomes] == [(0, 3), (3, 5)]
+
+    def test_short_tasks_leave_together(self):
+        assert [(o.start, o.stop) for o in self.collect(lambda x: x, range(100))] == [(0, 100)]
+
+    def test_the_running_task_is_visible_during_the_call_and_none_afterwards(self):
+        words, seen = [-1, 0], []
+
+        def f(x):
+            seen.append(words[0])
+
+        tasks = distribute(f, [list(range(10))], {})
+        list(run_chunk(f, "f", tasks, Encoder(None, False), range(3, 6), words))
+
+        assert seen == [3, 4, 5]
+        assert words[0] == -1
+
+
+class NastyError(Exception):
+    """An exception whose text cannot be had."""
+
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+class NastyCode:
+    def __repr__(self):
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [NastyError(), SystemExit(NastyCode()), KeyboardInterrupt(), ValueError("x" * 10_000_000)],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_failure_is_described_whatever_the_exception_does(error):
+    fields = describe_failure(error, 3, "f", None)
+
+    assert fields["index"] == 3
+    assert len(fields["message"]) < 10_000
+
+
+class TestOutcome:
+    @pytest.mark.parametrize(
+        ("failed", "runs"),
+        [
+            ([], [range(2, 7)]),
+            ([2], [range(3, 7)]),
+            ([6], [range(2, 6)]),
+            ([3, 5], [range(2, 3), range(4, 5), range(6, 7)]),
+            ([5, 3], [range(2, 3), range(4, 5), range(6, 7)]),
+            ([2, 3, 4, 5, 6], []),
+        ],
+    )
+    def test_succeeded_leaves_out_failed_tasks(self, failed, runs):
+        outcome = Outcome(2, 7, [{"index": index} for index in failed])
+
+        assert outcome.succeeded() == runs
+        assert outcome.n_succeeded == sum(map(len, runs))
+
+
+def end_by_signal(number):
+    def end():
+        os.kill(os.getpid(), number)
+        signal.pause()
+
+    return end
+
+
+def end_by_segfault():
+    ctypes.string_at(0)
+
+
+def write_garbage():
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                os.write(int(name), b"user code was here")
+        except OSError:
+            continue
+    signal.pause()
+
+
+def close_everything():
+    os.closerange(3, 256)
+    signal.pause()
+
+
+# A function that crashes travels by value, with all it calls.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+CRASHES = {
+    "SIGKILL": (end_by_signal(signal.SIGKILL), "killed", "SIGKILL"),
+    "SIGABRT": (os.abort, "killed", "SIGABRT"),
+    "SIGSEGV": (end_by_segfault, "killed", "SIGSEGV"),
+    "os._exit(0)": (lambda: os._exit(0), "exit", "exit code 0"),
+    "os._exit(7)": (lambda: os._exit(7), "exit", "exit code 7"),
+    "garbage": (write_garbage, "protocol", "garbage"),
+    "closed descriptors": (close_everything, "protocol", "closed its channel"),
+}
+
+
+@pytest.fixture
+def no_core_files():
+    """A crash on purpose leaves no core file behind."""
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_CORE, limits)
+
+
+@pytest.mark.usefixtures("no_core_files")
+class TestCrashes:
+    @pytest.mark.parametrize(("crash", "kind", "text"), CRASHES.values(), ids=CRASHES)
+    def test_a_crash_costs_its_task_alone_and_is_named(self, start_runner, crash, kind, text):
+        def f(x):
+            if x == 2:
+                crash()
+            return x * 10
+
+        runner = start_runner()
+        runner.prepare(make_assignment(f, list(range(6))))
+        outcomes = run_tasks(runner, [range(4), range(4, 6)])
+
+        assert indices_of(outcomes) == list(range(6))
+        assert values_by_index(outcomes) == {0: 0, 1: 10, 3: 30, 4: 40, 5: 50}
+        (failure,) = failures_by_index(outcomes).values()
+        assert (failure["index"], failure["type"]) == (2, kind)
+        assert text in failure["message"]
+
+    @pytest.mark.parametrize("bad", [{0}, {5}, {0, 1, 2, 3, 4, 5}])
+    def test_first_last_and_all_tasks_may_crash(self, start_runner, bad):
+        def f(x):
+            if x in bad:
+                os._exit(1)
+            return x
+
+        runner = start_runner()
+        runner.prepare(make_assignment(f, list(range(6))))
+        outcomes = run_tasks(runner, [range(3), range(3, 6)])
+
+        assert indices_of(outcomes) == list(range(6))
+        assert set(failures_by_index(outcomes)) == bad
+        assert set(values_by_index(outcomes)) == set(range(6)) - bad
+
+    def test_a_crash_while_the_function_is_loaded_is_unready(self, start_runner):
+        class Killer:
+            def __reduce__(self):
+                return os._exit, (5,)
+
+        runner = start_runner()
+        assignment = make_assignment(lambda x: x, [1])
+        assignment.func = cloudpickle.dumps(Killer())
+        runner.prepare(assignment)
+
+        event = first_event(runner)
+
+        assert isinstance(event, Unready)
+        assert "exit code 5" in event.reason
+        assert "while the function was loaded" in event.reason
+
+    def test_after_a_crash_while_loading_another_function_runs(self, start_runner):
+        runner = start_runner()
+        assignment = make_assignment(lambda x: x, [1])
+        assignment.func = b"garbage"
+        runner.prepare(assignment)
+        assert isinstance(first_event(runner), Unready)
+
+        runner.prepare(make_assignment(lambda x: -x, [1]))
+
+        assert values_by_index(run_tasks(runner, [range(1)])) == {0: -1}
+
+    def test_a_child_killed_between_two_tasks_costs_nothing(self, start_runner):
+        runner = start_runner()
+        runner.prepare(make_assignment(lambda x: x, [1, 2, 3]))
+        outcomes = run_tasks(runner, [range(1)])
+        os.kill(runner.pid, signal.SIGKILL)
+
+        outcomes += run_tasks(runner, [range(1, 3)])
+
+        assert values_by_index(outcomes) == {0: 1, 1: 2, 2: 3}
+        assert failures_by_index(outcomes) == {}
+
+    def test_a_child_killed_before_it_was_prepared_is_replaced_or_unready(self, start_runner):
+        """Nobody waits for ever."""
+        runner = start_runner()
+        os.kill(runner.pid, signal.SIGKILL)
+        runner.prepare(make_assignment(lambda x: x, [1]))
+
+        assert isinstance(first_event(runner), (Ready, Unready))
+
+    def test_a_child_that_always_dies_between_two_tasks_is_given_up(self, start_runner):
+        """Its tasks return and are lost, again and again: no result would ever come."""
+
+        def f(x):
+            real_send = socket.socket.sendmsg
+
+            def die(*args, **kwargs):
+                os._exit(9)
+
+            socket.socket.sendmsg = die
+            return real_send is not die
+
+        runner = start_runner()
+        runner.prepare(make_assignment(f, [1, 2]))
+        runner.submit(range(2))
+        events = events_of(runner)
+
+        event = next(event for event in events if not isinstance(event, Ready))
+
+        assert isinstance(event, Unready)
+        assert "exit code 9" in event.reason
+
+    def test_a_thread_that_keeps_running_does_not_keep_the_child_alive(self, start_runner):
+        def f(x):
+            import threading
+
+            threading.Thread(target=threading.Event().wait).start()
+            return os.getpid()
+
+        runner = start_runner()
+        runner.prepare(make_assignment(f, [1]))
+        (pid,) = values_by_index(run_tasks(runner, [range(1)])).values()
+        runner.stop()
+
+        assert is_gone(pid)
+
+    def test_stop_is_safe_twice_and_prepare_works_afterwards(self, start_runner):
+        runner = start_runner()
+        runner.stop()
+        runner.stop()
+        assert runner.descriptors() == []
+
+        runner.prepare(make_assignment(lambda x: -x, [1]))
+
+        assert values_by_index(run_tasks(runner, [range(1)])) == {0: -1}
+
+    def test_stop_ends_a_task_that_hangs(self, start_runner, tmp_path):
+        def f(x):
+            (tmp_path / "pid.new").write_text(str(os.getpid()))
+            (tmp_path / "pid.new").rename(tmp_path / "pid")
+            signal.pause()
+
+        runner = start_runner()
+        runner.prepare(make_assignment(f, [1]))
+        runner.submit(range(1))
+        wait_until((tmp_path / "pid").exists)
+        runner.stop()
+
+        assert is_gone(int((tmp_path / "pid").read_text()))
+
+    def test_replaced_children_cost_no_descriptor_for_good(self, start_runner):
+        def f(x):
+            if x:
+                os._exit(1)
+
+        runner = start_runner()
+        runner.prepare(make_assignment(f, [0, 1, 1]))
+        run_tasks(runner, [range(1)])
+        before = len(os.listdir("/proc/self/fd"))
+        run_tasks(runner, [range(1, 3)])
+
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def wait_until(is_true: Callable[[], Any]) -> None:
+    """Look again and again, at most `LIMIT_S`."""
+    deadline = time.monotonic() + LIMIT_S
+    while not is_true():
+        assert time.monotonic() < deadline, "it has not happened"
+        select.select([], [], [], 0.002)
+
+
+def is_gone(pid: int) -> bool:
+    """Wait until a process has ended (a zombie has); False if it does not."""
+
+    def has_ended() -> bool:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        return state in "ZX"
+
+    try:
+        wait_until(has_ended)
+    except AssertionError:
+        return False
+    return True
+
+
+def start_sleepers():
+    """Start a process and one that leads a process group of its own; return their ids."""
+    command = [sys.executable, "-c", "import signal; print(flush=True); signal.pause()"]
+    sleepers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
+    for sleeper in sleepers:
+        sleeper.stdout.readline()
+    return [sleeper.pid for sleeper in sleepers]
+
+
+class TestChildrenOfTheFunction:
+    def test_they_end_when_the_runner_is_stopped(self, start_runner):
+        runner = start_runner()
+        runner.prepare(make_assignment(lambda x: start_sleepers(), [1]))
+        (pids,) = values_by_index(run_tasks(runner, [range(1)])).values()
+
+        runner.stop()
+
+        assert all(is_gone(pid) for pid in pids)
+
+    def test_they_end_when_their_task_crashes(self, start_runner, tmp_path):
+        path = tmp_path / "pids"
+
+        def f(x):
+            path.write_text(json.dumps(start_sleepers()))
+            os._exit(1)
+
+        runner = start_runner()
+        runner.prepare(make_assignment(f, [1]))
+        run_tasks(runner, [range(1)])
+
+        assert all(is_gone(pid) for pid in json.loads(path.read_text()))
+
+    def test_they_can_be_interrupted_and_terminated_as_usual(self, lasting_child):
+        """The runner leaves these signals to the agent; its children must not inherit that."""
+
+        def f(number):
+            sleeper = subprocess.Popen(
+                [sys.executable, "-c", "import signal; print(flush=True); signal.pause()"],
+                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            sleeper.stdout.readline()
+            sleeper.send_signal(number)
+            return sleeper.wait(LIMIT_S)
+
+        def g(number):
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    os.kill(os.getpid(), number)
+                    signal.pause()
+                finally:
+                    os._exit(0)
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+        numbers = [signal.SIGTERM, signal.SIGUSR1]
+        for func in (f, g):
+            lasting_child.prepare(make_assignment(func, [int(number) for number in numbers]))
+            values = values_by_index(run_tasks(lasting_child, [range(2)]))
+            assert list(values.values()) == [-number for number in numbers]
+
+
+class TestEnvironment:
+    def environment_seen(self, start_runner, n_threads=1) -> dict[str, str]:
+        runner = start_runner(ChildRunner, n_threads)
+        runner.prepare(make_assignment(lambda x: dict(os.environ), [1]))
+        (environment,) = values_by_index(run_tasks(runner, [range(1)])).values()
+        return environment
+
+    def test_the_place_of_the_agent_is_not_inherited_and_all_else_is(
+        self, start_runner, monkeypatch
+    ):
+        launcher = [
+            "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_SIZE", "PRTE_LAUNCHED", "SLURM_STEP_ID",
+            "SLURM_STEPID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_TASK_PID",
+        ]  # fmt: skip
+        other = ["SLURM_JOB_ID", "SLURM_CPUS_PER_TASK", "MY_VARIABLE", "PYTHONPATH"]
+        for name in launcher + other:
+            monkeypatch.setenv(name, "/1")
+
+        environment = self.environment_seen(start_runner)
+
+        assert [name for name in launcher if name in environment] == []
+        assert [name for name in other if environment.get(name) != "/1"] == []
+
+    def test_libraries_get_the_number_of_threads_unless_it_is_set(self, start_runner, monkeypatch):
+        for name in process.THREAD_VARIABLES:
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("MKL_NUM_THREADS", "7")
+
+        environment = self.environment_seen(start_runner, n_threads=3)
+
+        assert environment["OMP_NUM_THREADS"] == "3"
+        assert environment["OPENBLAS_NUM_THREADS"] == "3"
+        assert environment["NUMEXPR_NUM_THREADS"] == "3"
+        assert environment["MKL_NUM_THREADS"] == "7"
+
+    def test_the_environment_of_this_process_stays_as_it_is(self, monkeypatch):
+        monkeypatch.setenv("PMI_RANK", "1")
+        child_environment(5)
+
+        assert os.environ["PMI_RANK"] == "1"
+        assert os.environ.get("OMP_NUM_THREADS") != "5"
+
+    def test_working_directory_and_search_path_are_the_callers(
+        self, lasting_child, tmp_path, monkeypatch
+    ):
+        (tmp_path / "module_of_the_caller.py").write_text("def f(x):\n    return x + 1\n")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        import module_of_the_caller  # type: ignore[import-not-found]
+
+        lasting_child.prepare(make_assignment(module_of_the_caller.f, [1]))
+        assert values_by_index(run_tasks(lasting_child, [range(1)])) == {0: 2}
+
+        lasting_child.prepare(make_assignment(lambda x: os.getcwd(), [1]))
+        assert values_by_index(run_tasks(lasting_child, [range(1)])) == {0: str(tmp_path)}
+
+    def test_standard_input_is_empty_and_standard_output_is_the_agents(self, start_runner, capfd):
+        def f(x):
+            print("printed by a task")
+            return sys.stdin.read()
+
+        runner = start_runner()
+        runner.prepare(make_assignment(f, [1]))
+
+        assert values_by_index(run_tasks(runner, [range(1)])) == {0: ""}
+        assert capfd.readouterr().out == "printed by a task\n"
+
+    @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"])
+    def test_signals_that_end_a_job_are_left_to_the_agent(self, lasting_child, number):
+        def f(x):
+            os.kill(os.getpid(), getattr(signal, number))
+            return x
+
+        lasting_child.prepare(make_assignment(f, [1, 2]))
+
+        assert values_by_index(run_tasks(lasting_child, [range(2)])) == {0: 1, 1: 2}
+
+    def test_a_function_that_changes_the_streams_does_no_harm(self, start_runner):
+        def f(x):
+            sys.stdout.close()
+            sys.stderr = None
+            return x
+
+        runner = start_runner()
+        runner.prepare(make_assignment(f, [1]))
+
+        assert values_by_index(run_tasks(runner, [range(1)])) == {0: 1}
+
+
+class TestPlacing:
+    @pytest.fixture
+    def file(self, tmp_path) -> Path:
+        path = tmp_path / "data"
+        path.write_bytes(bytes(1000))
+        return path
+
+    def run(self, runner, func, n, answer, spec=None):
+        runner.prepare(
+            make_assignment(func, list(range(n)), in_memory=False, can_place=True, spec=spec)
+        )
+        return run_tasks(runner, [range(n)], answer)
+
+    def test_a_large_array_is_written_where_the_agent_says(self, lasting_child, file):
+        requests = []
+
+        def answer(request):
+            requests.append(request)
+            return str(file), 1000 + request.index * LARGE.nbytes
+
+        outcomes = self.run(lasting_child, lambda x: LARGE + x, 3, answer)
+
+        assert requests == [PlaceRequest(k, 0, LARGE.shape, "<f8") for k in range(3)]
+        assert file.read_bytes() == bytes(1000) + b"".join((LARGE + k).tobytes() for k in range(3))
+        assert all(is_placed(p) for o in outcomes for each in o.content.parts for p in each)
+
+    def test_the_bytes_are_those_in_c_order(self, lasting_child, file):
+        outcomes = self.run(
+            lasting_child,
+            lambda x: np.asfortranarray(np.arange(PLACED_BYTES // 8).reshape(2, -1)),
+            1,
+            lambda request: (str(file), 0),
+        )
+
+        assert failures_by_index(outcomes) == {}
+        assert file.read_bytes() == np.arange(PLACED_BYTES // 8).tobytes()
+
+    def test_without_a_place_it_travels(self, lasting_child):
+        outcomes = self.run(lasting_child, lambda x: LARGE + x, 2, lambda request: None)
+
+        arrays = [each[0] for o in outcomes for each in o.content.parts]
+        np.testing.assert_array_equal(arrays, [LARGE, LARGE + 1])
+
+    def test_rows_are_placed_too(self, lasting_child, file):
+        outcomes = self.run(
+            lasting_child, lambda x: LARGE, 1, lambda request: (str(file), 0),
+            spec=((len(LARGE),), 0, "<f8"),
+        )  # fmt: skip
+
+        assert [o.content.placed for o in outcomes] == [True]
+        assert file.read_bytes() == LARGE.tobytes()
+
+    def test_a_medium_that_refuses_is_the_storage_and_not_the_task(self, lasting_child):
+        """A full disk ends the run; it is not a mistake of the function."""
+        outcomes = self.run(lasting_child, lambda x: LARGE, 1, lambda request: ("/dev/full", 0))
+
+        (failure,) = failures_by_index(outcomes).values()
+        assert failure["type"] == MEDIUM
+        assert "/dev/full" in failure["message"]
+        assert "No space left" in failure["message"]
+
+    def test_chunks_that_come_in_while_it_waits_are_run_afterwards(self, lasting_child, file):
+        lasting_child.prepare(
+            make_assignment(lambda x: LARGE, [1, 2, 3, 4], in_memory=False, can_place=True)
+        )
+        lasting_child.submit(range(2))
+        outcomes, is_submitted = list[Outcome](), False
+        for event in events_of(lasting_child):
+            if isinstance(event, PlaceRequest):
+                if not is_submitted:
+                    lasting_child.submit(range(2, 4))
+                    is_submitted = True
+                lasting_child.answer((str(file), 0))
+            elif isinstance(event, Outcome):
+                outcomes.append(event)
+                if event.stop == 4:
+                    break
+
+        assert indices_of(outcomes) == [0, 1, 2, 3]
+
+    def test_a_crash_after_placing_costs_its_task_alone(self, start_runner, file):
+        def f(x):
+            if x == 1:
+                # The array is on its way, and then the process dies before it has reported.
+                real = os.pwrite
+
+                def write_half(descriptor, data, offset):
+                    real(descriptor, data[: len(data) // 2], offset)
+                    os._exit(1)
+
+                os.pwrite = write_half
+            return LARGE
+
+        runner = start_runner()
+        outcomes = self.run(runner, f, 3, lambda request: (str(file), request.index * LARGE.nbytes))
+
+        assert set(failures_by_index(outcomes)) == {1}
+        assert sorted(i for o in outcomes for r in o.succeeded() for i in r) == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "text"),
+    [
+        (0, "exit", "exit code 0"),
+        (3, "exit", "exit code 3"),
+        (-signal.SIGSEGV, "killed", "SIGSEGV (a segmentation fault)"),
+        (-signal.SIGKILL, "killed", "SIGKILL (killed from outside, probably out of memory)"),
+        (-signal.SIGRTMIN - 3, "killed", "signal 37"),
+    ],
+)
+def test_the_ending_of_a_process_in_words(status, kind, text):
+    assert ending_text(status)[0] == kind
+    assert text in ending_text(status)[1]
+
+
+PARENT = """
+import json, os, signal, subprocess, sys
+import cloudpickle, numpy as np
+sys.path.insert(0, sys.argv[1])
+import test_runner as t
+
+def f(x):
+    return [os.getpid(), *t.start_sleepers()]
+
+runner = t.ChildRunner()
+runner.prepare(t.make_assignment(f, [1, 2]))
+values = t.values_by_index(t.run_tasks(runner, [range(1)]))
+print(json.dumps(values[0]), flush=True)
+if sys.argv[2] == "during a task":
+    runner.prepare(t.make_assignment(lambda x: signal.pause(), [1]))
+    t.first_event(runner)
+    runner.submit(range(1))
+    t.wait_until(lambda: runner._child.words[0] == 0)
+print("armed", flush=True)
+signal.pause()
+"""
+
+
+class TestLifeline:
+    @pytest.mark.parametrize("when", ["between tasks", "during a task"])
+    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+    def test_when_the_agent_goes_the_runner_and_its_children_go(self, number, when):
+        agent = subprocess.Popen(
+            [sys.executable, "-c", PARENT, str(Path(__file__).parent), when],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            pids = json.loads(agent.stdout.readline())
+            assert agent.stdout.readline() == "armed\n"
+            agent.send_signal(number)
+            agent.wait(LIMIT_S)
+
+            assert len(pids) == 3
+            assert all(is_gone(pid) for pid in pids)
+        finally:
+            agent.kill()
+            agent.stdout.close()
+            agent.wait()
