@@ -18,6 +18,9 @@ from acme_mpi.schedule import Schedule
 
 logger = logging.getLogger("acme_mpi")
 
+PAUSE_S = 0.001
+LONG_PAUSE_S = 0.01
+TAIL_PAUSE_S = 0.05  # nothing is left to hand out
 ALIVE_EVERY_S = 10.0
 SILENT_S = 60.0  # after this rank 0 says who is silent
 LOST_S = 900.0  # after this the job ends
@@ -72,9 +75,14 @@ class Master:
         return not self._leaving
 
     @property
-    def expects_requests(self) -> bool:
-        """Whether a report would be answered with work, so that it should not wait."""
-        return self._schedule.n_left > 0
+    def longest_pause_s(self) -> float:
+        """How long a report may wait for an answer, in seconds.
+
+        A worker has a chunk in reserve while it waits, so a fraction of that chunk's time.
+        """
+        if self._schedule.n_left == 0:
+            return TAIL_PAUSE_S
+        return min(max(PAUSE_S, self._schedule.chunk_s / 8), LONG_PAUSE_S)
 
     def step(self) -> bool:
         """Handle every report that has arrived; return whether there was one."""

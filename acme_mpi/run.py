@@ -47,9 +47,7 @@ from acme_mpi.worker import Worker
 
 logger = logging.getLogger("acme_mpi")
 
-MASTER_PAUSE_S = 0.001  # while a request may come in and is worth an answer
 IDLE_PAUSE_S = 0.01
-TAIL_PAUSE_S = 0.05  # nothing is left to hand out
 RESERVE_PAUSE_S = 1.0  # the master has nothing to say to a worker with a chunk in reserve
 
 
@@ -244,7 +242,7 @@ def _play(worker: Worker | None, master: Master | None, runner: Runner | None) -
             continue
         if isinstance(runner, InlineRunner) and runner.has_work:
             continue
-        backoff.longest_s = _longest_pause_s(worker, master)
+        backoff.longest_s = IDLE_PAUSE_S if master is None else master.longest_pause_s
         pause_s = RESERVE_PAUSE_S if _is_waiting_for_runner(worker, master) else backoff.pause()
         descriptors = runner.descriptors() if runner is not None else []
         select.select(descriptors, [], [], pause_s)
@@ -255,12 +253,6 @@ def _play(worker: Worker | None, master: Master | None, runner: Runner | None) -
 
 def _is_waiting_for_runner(worker: Worker | None, master: Master | None) -> bool:
     return master is None and worker is not None and worker.has_reserve
-
-
-def _longest_pause_s(worker: Worker | None, master: Master | None) -> float:
-    if master is None:
-        return IDLE_PAUSE_S
-    return MASTER_PAUSE_S if master.expects_requests else TAIL_PAUSE_S
 
 
 def _leave_if_orphaned(parent: int) -> None:

@@ -26,6 +26,11 @@ class Schedule(ABC):
     def chunk_size(self) -> int:
         """Return the size of the next chunk, >= 1; `n_left` is at least 1."""
 
+    @property
+    def chunk_s(self) -> float:
+        """How long a chunk is expected to take, in seconds; 0 if unknown."""
+        return 0.0
+
     def record(self, n_tasks: int, busy_s: float) -> None:  # noqa: B027 (optional hook)
         """Take note that `n_tasks` tasks kept one worker busy for `busy_s` seconds."""
 
@@ -90,7 +95,13 @@ class Factoring(Schedule):
         self.longest_s, self.shortest_s = longest_s, shortest_s
         self._batch_left = 0
         self._batch_size = 1
+        self._chunk_size = 1
         self._task_s = 0.0
+
+    @property
+    def chunk_s(self) -> float:
+        """How long the last chunk is expected to take."""
+        return self._chunk_size * self._task_s
 
     def record(self, n_tasks: int, busy_s: float) -> None:
         """Update the mean duration of a task; recent chunks weigh more."""
@@ -108,4 +119,5 @@ class Factoring(Schedule):
         self._batch_left -= 1
         n_longest = int(self.longest_s / self._task_s)
         n_shortest = int(self.shortest_s / self._task_s)
-        return max(1, min(max(self._batch_size, n_shortest), n_longest))
+        self._chunk_size = max(1, min(max(self._batch_size, n_shortest), n_longest))
+        return self._chunk_size

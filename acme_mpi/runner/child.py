@@ -134,7 +134,7 @@ class ChildRunner(Runner):
         status = self._child.kill()
         self._child = None
         kind, message = ending_text(status)
-        if misdeed is None and status == 0:
+        if misdeed is None and status == 0 and index < 0:
             misdeed = "lost its channel (closed descriptors?)"
         if misdeed is not None:
             kind, message = "protocol", f"the process that ran the task {misdeed}"
