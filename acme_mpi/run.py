@@ -120,7 +120,13 @@ def _run_agreed(world: World, call: Call, options: Options, layout: Layout) -> R
         assignment = _share_assignment(world, call, options)
         store = make_store(options.kind, world, layout, options.row_spec, options.n_tasks)
         assignment.can_place = store.can_place and options.isolate
-        store.open()
+        try:
+            store.open()
+        except StoreError:
+            # Nothing has run: leave nothing that would be taken for an unfinished run.
+            if world.is_master:
+                remove_folders(layout)
+            raise
         if world.is_master:
             _log_start(world, options, layout)
         runner = _take_runner(world, call, options)
