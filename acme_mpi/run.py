@@ -41,7 +41,7 @@ from acme_mpi.runner.base import Assignment, Runner
 from acme_mpi.runner.child import ChildRunner
 from acme_mpi.runner.inline import InlineRunner
 from acme_mpi.schedule import Factoring
-from acme_mpi.storage import Layout, Store, Stored, make_store
+from acme_mpi.storage import Layout, Store, Stored, ballast, make_store
 from acme_mpi.storage.folders import make_folders, remove_folders
 from acme_mpi.worker import Worker
 
@@ -116,26 +116,33 @@ def _warn_of_differences(digests: list[dict[str, str]]) -> None:
 
 
 def _run_agreed(world: World, call: Call, options: Options, layout: Layout) -> Result:
-    with LogFile(layout.directory if world.is_master else "", options.name):
-        assignment = _share_assignment(world, call, options)
-        store = make_store(options.kind, world, layout, options.row_spec, options.n_tasks)
-        assignment.can_place = store.can_place and options.isolate
-        try:
+    try:
+        with (
+            LogFile(layout.directory if world.is_master else "", options.name),
+            ballast.held(world, layout),
+        ):
+            assignment = _share_assignment(world, call, options)
+            store = make_store(options.kind, world, layout, options.row_spec, options.n_tasks)
+            assignment.can_place = store.can_place and options.isolate
             store.open()
-        except StoreError:
-            # Nothing has run: leave nothing that would be taken for an unfinished run.
             if world.is_master:
-                remove_folders(layout)
-            raise
-        if world.is_master:
-            _log_start(world, options, layout)
-        runner = _take_runner(world, call, options)
-        result = _work(world, options, store, runner, assignment)
-        if not result.n_ready and result.n_unfinished and world.is_master:
-            remove_folders(layout)
-        if world.is_master:
-            _log_end(result)
-        return result
+                _log_start(world, options, layout)
+            runner = _take_runner(world, call, options)
+            result = _work(world, options, store, runner, assignment)
+            if world.is_master:
+                _log_end(result)
+    except StoreError:
+        # Nothing has run: leave nothing that would be taken for an unfinished run.
+        _remove_folders(world, layout)
+        raise
+    if not result.n_ready and result.n_unfinished:
+        _remove_folders(world, layout)
+    return result
+
+
+def _remove_folders(world: World, layout: Layout) -> None:
+    if world.is_master:
+        remove_folders(layout)
 
 
 def _share_assignment(world: World, call: Call, options: Options) -> Assignment:

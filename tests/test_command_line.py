@@ -58,7 +58,7 @@ def only_even(x, y=0):
 
 
 def tell(x):
-    print(f"task {x} says hello")
+    print(f"<task {x} says hello>")
     return x
 
 
@@ -289,7 +289,8 @@ def test_prints_of_the_function_are_passed_on(acme, folder):
 
     ran = acme(3, "functions:tell", "x.npy", "--output-dir", "out", "-q")
 
-    assert sorted(ran.stdout.splitlines()) == sorted(f"task {i} says hello" for i in range(20))
+    # A launcher may cut the lines of several ranks into each other.
+    assert [ran.stdout.count(f"<task {i} says hello>") for i in range(20)] == [1] * 20
     assert ran.stderr == ""
 
 
@@ -621,17 +622,20 @@ import resource, runpy, sys
 from mpi4py import MPI
 
 # From here on, so that MPI has its own files.
-resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
 sys.argv[:] = ["acme_mpi", *sys.argv[1:]]
 runpy.run_module("acme_mpi", run_name="__main__", alter_sys=True)
 """
+OUTPUTS = {
+    "rank": [],
+    "computation": ["--payload", "computation"],
+    "single_file": ["--single-file"],
+    "single_file-rows": ["--single-file", "--result-shape", "None,10000"],
+}
 
 
-@pytest.mark.parametrize(
-    "options", [["--payload", "rank"], ["--payload", "computation"], ["--single-file"],
-                ["--single-file", "--result-shape", "None,10000"]],
-)  # fmt: skip
-def test_a_file_that_cannot_grow_is_a_storage_error(mpiexec, folder, options):
+@pytest.mark.parametrize("output", ["rank", "single_file-rows"])
+def test_a_file_that_cannot_grow_is_a_storage_error(mpiexec, folder, output):
     """Found while tasks run; every rank ends, and the command says so once."""
     (folder / "limited.py").write_text(LIMITED)
     (folder / "large.py").write_text(
@@ -639,9 +643,8 @@ def test_a_file_that_cannot_grow_is_a_storage_error(mpiexec, folder, options):
     )
     np.save(folder / "x.npy", np.arange(12))
 
-    ran = mpiexec(
-        2, "limited.py", "large:large", "x.npy", "--output-dir", "out", *options, cwd=folder
-    )
+    command = ["limited.py", "large:large", "x.npy", "--output-dir", "out", *OUTPUTS[output]]
+    ran = mpiexec(2, *command, cwd=folder)
 
     assert_is_told(ran, 74, "acme_mpi: ")
     assert "File too large" in ran.stderr
@@ -653,7 +656,7 @@ def small_disk(tmp_path):
     """Return a folder on a disk of 1 MB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
     try:
         mounted = subprocess.run(mount, capture_output=True, text=True, timeout=10)
     except FileNotFoundError:
@@ -664,13 +667,14 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(disk)], check=True, timeout=10)
 
 
-@pytest.mark.parametrize("options", [[], ["--single-file", "--result-shape", "None,10000"]])
-def test_a_full_disk_is_a_storage_error(acme, folder, small_disk, options):
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_a_full_disk_is_a_storage_error(acme, folder, small_disk, output):
     (folder / "large.py").write_text(
         "import numpy as np\n\n\ndef large(x):\n    return np.full(10000, float(x))\n"
     )
     np.save(folder / "x.npy", np.arange(40))
 
-    ran = acme(2, "large:large", "x.npy", "--output-dir", small_disk / "out", *options)
+    output_dir = ["--output-dir", small_disk / "out"]
+    ran = acme(2, "large:large", "x.npy", *output_dir, *OUTPUTS[output])
 
     assert_is_told(ran, 74, "No space left on device")

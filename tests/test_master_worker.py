@@ -561,8 +561,10 @@ class TestCredit:
 
         assert [dest for dest, _ in sent] == [0, 1, 2, 0, 1, 2]
 
-    def test_the_last_tasks_are_nobodys_reserve(self):
-        assert len(self.hand_out(3, 3, *self.ready(0, 1, 2))) == 3
+    @pytest.mark.parametrize(("n_tasks", "n_sent"), [(3, 3), (4, 3), (6, 3), (7, 4)])
+    def test_the_last_tasks_are_nobodys_reserve(self, n_tasks, n_sent):
+        """One worker's reserve would be what another one waits for."""
+        assert len(self.hand_out(n_tasks, 3, *self.ready(0, 1, 2))) == n_sent
 
     def test_before_it_is_ready_a_worker_gets_nothing(self):
         assert {dest for dest, _ in self.hand_out(100, 3, *self.ready(1))} == {1}

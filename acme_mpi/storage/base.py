@@ -212,7 +212,8 @@ def agree(world: World, error: StoreError | None) -> None:
     """Raise on every rank if any rank has an error. Collective."""
     errors = [text for text in world.allgather(None if error is None else str(error)) if text]
     if errors:
-        raise StoreError("; ".join(dict.fromkeys(errors)))
+        others = f" (and {len(errors) - 1} more rank(s) alike)" if len(errors) > 1 else ""
+        raise StoreError(f"{errors[0]}{others}")
 
 
 def together(world: World, action: Callable[[], None]) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from acme_mpi.offsets import write_all
 from acme_mpi.results import Part
+from acme_mpi.storage import ballast
 
 # Newer formats leave a file that a killed process had open unopenable; older ones take three
 # times the metadata.
@@ -38,19 +39,30 @@ def open_or_create(path: str) -> h5py.File:
 
 
 def abandon(file: h5py.File) -> None:
-    """Close a file into which HDF5 could not write, leaving on the disk what is there.
+    """Close a file into which HDF5 could not write.
 
     HDF5 would try again to write what it holds, fail to close, and crash the process later, at the
-    latest when it exits. So its last words go into memory: a device like /dev/null cannot be
-    truncated, and that would be the next failure.
+    latest when it exits. So room is made for it; where that does not help, its last words go into
+    memory.
     """
-    with contextlib.suppress(OSError, RuntimeError, ValueError), _any_file_size():
+    ballast.drop()
+    with _any_file_size():
+        try:
+            file.flush()
+        except (OSError, RuntimeError, ValueError):
+            _detach(file)
+        with contextlib.suppress(OSError, RuntimeError, ValueError):
+            file.close()
+
+
+def _detach(file: h5py.File) -> None:
+    # Memory and not /dev/null, which cannot be truncated: that would be the next failure.
+    with contextlib.suppress(OSError, RuntimeError, ValueError):
         memory = os.memfd_create("acme_mpi_abandoned", os.MFD_CLOEXEC)
         try:
             os.dup2(memory, file.id.get_vfd_handle(), inheritable=False)
         finally:
             os.close(memory)
-        file.close()
 
 
 @contextlib.contextmanager
