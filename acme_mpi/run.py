@@ -255,17 +255,18 @@ def _play(worker: Worker | None, master: Master | None, runner: Runner | None) -
             continue
         if isinstance(runner, InlineRunner) and runner.has_work:
             continue
-        backoff.longest_s = IDLE_PAUSE_S if master is None else master.longest_pause_s
-        pause_s = RESERVE_PAUSE_S if _is_waiting_for_runner(worker, master) else backoff.pause()
+        longest_s = IDLE_PAUSE_S if master is None else master.longest_pause_s
+        backoff.longest_s = longest_s
+        if worker is not None and worker.has_reserve:
+            # Nothing is in a hurry, and the runner wakes this rank by itself.
+            pause_s = RESERVE_PAUSE_S if master is None else longest_s
+        else:
+            pause_s = backoff.pause()
         descriptors = runner.descriptors() if runner is not None else []
         select.select(descriptors, [], [], pause_s)
         if time.monotonic() - looked_s > 1.0:
             looked_s = time.monotonic()
             _leave_if_orphaned(parent)
-
-
-def _is_waiting_for_runner(worker: Worker | None, master: Master | None) -> bool:
-    return master is None and worker is not None and worker.has_reserve
 
 
 def _leave_if_orphaned(parent: int) -> None:

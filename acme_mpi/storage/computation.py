@@ -16,7 +16,7 @@ from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import Layout, refusals
 from acme_mpi.storage.committer import Committer
-from acme_mpi.storage.container import Records, link_computations
+from acme_mpi.storage.container import Place, Records, link_computations
 from acme_mpi.storage.forms import pieces_of
 from acme_mpi.storage.linked import LinkedStore
 
@@ -123,7 +123,7 @@ class ComputationStore(LinkedStore):
         assert self.spec is not None
         link_computations(file, records, self.spec, self.layout, self.n_tasks)
 
-    def group_target(self, record: Any, index: int) -> tuple[str, str]:
+    def group_target(self, place: Place, index: int) -> tuple[str, str]:
         """Return what ``comp_<index>`` links to: the root of the task's file."""
         return f"{self.layout.payload_folder}/{self.layout.name}_{index}.h5", "/"
 

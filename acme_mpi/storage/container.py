@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -55,22 +55,31 @@ def missing_tasks(records: Records, n_tasks: int) -> Any:
     return np.flatnonzero(~is_done)
 
 
-def tasks_with_groups(records: Records) -> Iterator[tuple[Any, int]]:
-    """Yield (record, task) for every task that has a group in the container."""
-    for record in records[records["form"] & AS_GROUPS != 0]:
-        first = int(record["first"])
-        for index in range(first, first + int(record["count"])):
-            yield record, index
+class Place(NamedTuple):
+    """Where a rank has put the groups of some tasks."""
+
+    rank: int
+    payload: int
+
+
+def tasks_with_groups(records: Records) -> Iterator[tuple[Place, int]]:
+    """Yield (place, task) for every task that has a group in the container."""
+    chosen = records[records["form"] & AS_GROUPS != 0]
+    columns = (chosen[name].tolist() for name in ("rank", "payload", "first", "count"))
+    for rank, payload, first, count in zip(*columns, strict=True):
+        place = Place(rank, payload)
+        for index in range(first, first + count):
+            yield place, index
 
 
 def link_groups(
-    file: h5py.File, records: Records, target: Callable[[Any, int], tuple[str, str]]
+    file: h5py.File, records: Records, target: Callable[[Place, int], tuple[str, str]]
 ) -> None:
-    """Link every ``comp_i`` to ``target(record, i) -> (file, object)``, in task order."""
+    """Link every ``comp_i`` to ``target(place, i) -> (file, object)``, in task order."""
     links = file.id.links
-    for record, index in tasks_with_groups(records):
-        path, name = target(record, index)
-        links.create_external(b"comp_%d" % index, os.fsencode(path), name.encode())
+    for place, index in tasks_with_groups(records):
+        path, name = target(place, index)
+        links.create_external(b"comp_%d" % index, path.encode(), name.encode())
 
 
 def link_rows(

@@ -16,6 +16,7 @@ from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import Layout, Store, Stored, missing_value, refusals, together
 from acme_mpi.storage.container import (
     MAX_SOURCES,
+    Place,
     Records,
     link_groups,
     link_rows,
@@ -44,7 +45,7 @@ class LinkedStore(Store):
         """Make the virtual dataset ``result_0``."""
 
     @abstractmethod
-    def group_target(self, record: Any, index: int) -> tuple[str, str]:
+    def group_target(self, place: Place, index: int) -> tuple[str, str]:
         """Return (file relative to the container, object) that ``comp_<index>`` links to."""
 
     @abstractmethod
@@ -81,8 +82,8 @@ class LinkedStore(Store):
             link_groups(file, records, self.group_target)
             return
         # The group of a task also holds its row, so only the other parts are linked.
-        for record, index in tasks_with_groups(records):
-            path, name = self.group_target(record, index)
+        for place, index in tasks_with_groups(records):
+            path, name = self.group_target(place, index)
             source = os.path.join(self.layout.directory, path)
             with h5py.File(source, "r", locking=False) as payload:
                 for part in payload[name]:
@@ -118,9 +119,9 @@ class RankStore(LinkedStore, PayloadStore):
     def _relative(self, rank: int, k: int) -> str:
         return f"{self.folder}/{self.payload_name(rank, k)}"
 
-    def group_target(self, record: Any, index: int) -> tuple[str, str]:
+    def group_target(self, place: Place, index: int) -> tuple[str, str]:
         """Return the group of the same name in the payload."""
-        return self._relative(record["rank"], record["payload"]), f"comp_{index}"
+        return self._relative(place.rank, place.payload), f"comp_{index}"
 
     def own_rows(self, records: Records) -> Iterator[tuple[int, Any]]:
         """Yield this rank's rows."""

@@ -121,16 +121,13 @@ class Merge:
         """Yield what a payload file holds, without the numbers."""
         path = self._payload_path(self._world.rank, payload)
         with h5py.File(path, "r", locking=False) as file:
-            for record, index in tasks_with_groups(self._mine[self._mine["payload"] == payload]):
-                n_results = h5py.h5g.open(file.id, b"comp_%d" % index).get_num_objs()
-                # In the payload of a run with rows, result_0 lies elsewhere.
-                skipped = 1 if self._skip_first and not self._holds_first(record) else 0
-                for k in range(1 if self._skip_first else 0, n_results + skipped):
+            mine = self._mine[self._mine["payload"] == payload]
+            # Rows of differing length lie in the groups, packed ones elsewhere.
+            n_elsewhere = 1 if self._skip_first and not (mine["form"] & AS_RAGGED).any() else 0
+            for _, index in tasks_with_groups(mine):
+                n_here = h5py.h5g.open(file.id, b"comp_%d" % index).get_num_objs()
+                for k in range(1 if self._skip_first else 0, n_here + n_elsewhere):
                     yield _describe_dataset(file.id, index, k)
-
-    @staticmethod
-    def _holds_first(record: Any) -> bool:
-        return bool(record["form"] & AS_RAGGED)
 
     def _create(self, entry: Description) -> int:
         """Create one dataset; return the offset of its bytes, -1 if there are none to copy."""
