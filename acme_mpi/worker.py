@@ -43,11 +43,6 @@ class Worker:
         """Whether the runner has work beyond what it may finish at once."""
         return len(self._chunks) > 1
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether this rank waits for the master."""
-        return not self._chunks
-
     def step(self) -> bool:
         """Handle all chunks and events that have arrived; return whether there were any."""
         progressed = False

@@ -242,7 +242,7 @@ def describe_failure(
     error: BaseException, index: int, name: str, tasks: TaskSet | None
 ) -> FailureFields:
     """Return the fields of a `Failure`; never raises, whatever the exception does."""
-    frames = _user_frames(error)
+    frames = user_frames(error)
     location = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
     if isinstance(error, SystemExit):
         kind, message = "exit", f"the function called sys.exit({_text(error.code, repr)})"
@@ -268,7 +268,7 @@ def describe_failure(
     }
 
 
-def _user_frames(error: BaseException) -> list[traceback.FrameSummary]:
+def user_frames(error: BaseException) -> list[traceback.FrameSummary]:
     """Return the frames of the traceback without those of this package."""
     own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     try:

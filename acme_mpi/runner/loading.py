@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from acme_mpi.errors import InputError
-from acme_mpi.runner.base import dump_object, load_object
+from acme_mpi.runner.base import dump_object, load_object, user_frames
 from acme_mpi.tasks import (
     PerTask,
     Shared,
@@ -111,11 +111,10 @@ def _load_file(path: str) -> Any:
 
 def _user_traceback(error: BaseException) -> str:
     """Return the error with the frames of the user's module, none of ours or of importlib."""
-    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     frames = [
         frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((own, "<frozen importlib"))
+        for frame in user_frames(error)
+        if not frame.filename.startswith("<frozen importlib")
         and os.sep + "importlib" + os.sep not in frame.filename
     ]
     lines = traceback.format_list(frames) + traceback.format_exception_only(error)

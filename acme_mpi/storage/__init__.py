@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from acme_mpi.comm import World
-from acme_mpi.storage.base import Layout, MemoryStore, Store, Stored, agree, refusals, together
-
-KINDS = ("memory", "rank", "computation", "single_file")
+from acme_mpi.storage.base import Layout, MemoryStore, Store, Stored
 
 
 def make_store(kind: str, world: World, layout: Layout, spec: Any, n_tasks: int) -> Store:
@@ -28,7 +26,4 @@ def make_store(kind: str, world: World, layout: Layout, spec: Any, n_tasks: int)
     return SingleFileStore(world, layout, spec, n_tasks)
 
 
-__all__ = [
-    "KINDS", "Layout", "MemoryStore", "Store", "Stored",
-    "agree", "make_store", "refusals", "together",
-]  # fmt: skip
+__all__ = ["Layout", "MemoryStore", "Store", "Stored", "make_store"]
