@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import select
@@ -11,142 +10,23 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from acme_mpi import __version__
-from acme_mpi.api import PAYLOADS, finish, store_kind
 from acme_mpi.call import Call, Options
-from acme_mpi.comm import World, finalize, launched_rank_and_size, make_world
+from acme_mpi.comm import World, finalize, is_launched, launched_rank_and_size, make_world
+from acme_mpi.dry_run import announce, forecast, measuring_options, trial_form
 from acme_mpi.errors import EXIT_DONE, EXIT_INTERNAL, AcmeMpiError, InputError, TaskError
 from acme_mpi.foreground import debug_task, plan_text
-from acme_mpi.results import make_row_spec
+from acme_mpi.messages import ConsoleFormatter
+from acme_mpi.options import check_options, make_parser, split_script
 from acme_mpi.run import run, stop_runner, take_child_runner
 from acme_mpi.runner.channel import Kind
 from acme_mpi.runner.child import ChildRunner
 from acme_mpi.script import serve_script
+from acme_mpi.submit import finish
+from acme_mpi.terminal import ask
 
 logger = logging.getLogger("acme_mpi")
-
-EXAMPLES = """\
-examples:
-  mpiexec -n 4 python -m acme_mpi mymod:f args.npz
-  srun -n 64 python -m acme_mpi analysis.py:fit args.npz --single-file --result-shape None,3
-  python -m acme_mpi mymod:f --set x=[2,4,6,8] --set y=4 --plan
-  python -m acme_mpi mymod:f args.npz --debug-task 17
-  mpiexec -n 4 python -m acme_mpi script.py --its-own option
-
-exit status: 0 all tasks done; 1 some failed; 2 usage or bad input, nothing was run;
-  74 results could not be written; 75 stopped early. In script mode the script's.
-"""
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m acme_mpi",
-        usage="%(prog)s TARGET [ARGS] [options]",
-        description="Call a function for many inputs on the ranks of an MPI job; the results go "
-        "into HDF5.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "target", metavar="TARGET",
-        help="module:function, path/to/file.py:function, or script.py [its own arguments]",
-    )  # fmt: skip
-    parser.add_argument(
-        "arguments", metavar="ARGS", nargs="?",
-        help="arguments of the function: .npz (names are parameter names, arr_0, arr_1 ... are "
-        "positional, 0-d arrays become scalars) or .npy",
-    )  # fmt: skip
-    _add_input_options(parser.add_argument_group("input"))
-    _add_output_options(parser.add_argument_group("output"))
-    _add_run_options(parser.add_argument_group("run"))
-    return parser
-
-
-def _add_input_options(group: Any) -> None:
-    group.add_argument(
-        "--set", metavar="NAME=VALUE", action="append", default=[], dest="settings",
-        help="add or override one argument; VALUE is JSON, else a string",
-    )  # fmt: skip
-    group.add_argument(
-        "--split", metavar="NAME[:AXIS]", action="append", default=[],
-        help="one item of this argument per task (along AXIS, default 0)",
-    )  # fmt: skip
-    group.add_argument(
-        "--share", metavar="NAME", action="append", default=[],
-        help="the whole argument for every task",
-    )  # fmt: skip
-    group.add_argument(
-        "--n-inputs", metavar="N", type=int,
-        help="number of tasks; arguments of that length are split, without any N equal calls",
-    )  # fmt: skip
-    group.add_argument(
-        "--allow-pickle", action="store_true",
-        help="read object arrays; a pickle can run any code: only for files you trust",
-    )  # fmt: skip
-
-
-def _add_output_options(group: Any) -> None:
-    group.add_argument(
-        "--output-dir", metavar="DIR", help="default: a new ACME_YYYYMMDD-hhmmss-ffffff"
-    )
-    group.add_argument("--single-file", action="store_true", help="one file for everything")
-    group.add_argument(
-        "--payload", choices=PAYLOADS, default="rank",
-        help="payload files per rank (default) or per computation",
-    )  # fmt: skip
-    group.add_argument(
-        "--result-shape", metavar="None,M,N",
-        help="stack all results in one dataset; None is the axis of the tasks, inf an axis whose "
-        "length differs",
-    )  # fmt: skip
-    group.add_argument("--result-dtype", metavar="DTYPE", default="float", help="default float64")
-    group.add_argument("--no-write", action="store_true", help="print the results, write no file")
-
-
-def _add_run_options(group: Any) -> None:
-    group.add_argument("--plan", action="store_true", help="say what would be done; call nothing")
-    group.add_argument(
-        "--debug-task", metavar="I", type=int,
-        help="run one task in the foreground, in this process, with pdb on an error",
-    )  # fmt: skip
-    group.add_argument(
-        "--no-isolate", action="store_true",
-        help="call the function in the ranks themselves; rank 0 then only hands out tasks",
-    )  # fmt: skip
-    group.add_argument(
-        "--bar", action=argparse.BooleanOptionalAction,
-        help="progress bar; default: on a terminal, else one line a minute",
-    )  # fmt: skip
-    group.add_argument("-v", "--verbose", action="count", default=0, help="tell more")
-    group.add_argument("-q", "--quiet", action="store_true", help="only warnings and errors")
-    group.add_argument("--version", action="version", version=f"acme_mpi {__version__}")
-
-
-def split_script(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return (our arguments, the script's): all behind ``script.py`` is the script's own."""
-    takes_value = {
-        text
-        for action in make_parser()._actions
-        if action.option_strings and action.nargs is None
-        for text in action.option_strings
-    }
-    skip = False
-    for k, text in enumerate(argv):
-        if skip:
-            skip = False
-        elif text in takes_value:
-            skip = True
-        elif not text.startswith("-"):
-            return (
-                (list(argv[: k + 1]), list(argv[k + 1 :]))
-                if text.endswith(".py")
-                else (list(argv), [])
-            )
-    return list(argv), []
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -163,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         options = make_parser().parse_args(own)
         check_options(options)
-        if not options.target.endswith(".py") and (options.plan or options.debug_task is not None):
+        if not options.script and (options.plan or options.debug_task is not None):
             status = _in_foreground(options, size) if rank == 0 else 0
             options = None
     except InputError as error:
@@ -201,8 +81,9 @@ def _with_ranks(options: Any, scripts: Sequence[str], launched_rank: int) -> int
     try:
         if world.is_master and world.size == 1 and launched_rank == 0:
             _suggest_launcher()
-        if options.target.endswith(".py"):
-            status = serve_script(world, options.target, scripts, Options("", 0, bar=options.bar))
+        if options.script:
+            defaults, level = Options("", 0, bar=options.bar), _level_asked_for(options)
+            status = serve_script(world, [*options.script, *scripts], defaults, level)
         else:
             _run_command(world, options)
     except KeyboardInterrupt:
@@ -226,11 +107,17 @@ def _say(error: AcmeMpiError) -> int:
     return error.exit_code
 
 
+def _level_asked_for(options: Any) -> int | None:
+    if options.verbose:
+        return logging.DEBUG
+    return logging.WARNING if options.quiet else None
+
+
 def _set_up_logging(options: Any) -> None:
-    level = logging.WARNING if options.quiet else logging.INFO
     handler = logging.StreamHandler()
-    handler.setLevel(logging.DEBUG if options.verbose else level)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    # The log file of a run has more than what is quiet here.
+    handler.setLevel(_level_asked_for(options) or logging.DEBUG)
+    handler.setFormatter(ConsoleFormatter())
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG if options.verbose else logging.INFO)
     logger.propagate = False
@@ -241,74 +128,6 @@ def _suggest_launcher() -> None:
     if n_cores > 1:
         command = shlex.join(["python", "-m", "acme_mpi", *sys.argv[1:]])
         logger.info("one rank; for all cores: mpiexec -n %d %s", n_cores, command)
-
-
-def check_options(options: Any) -> None:
-    """Raise InputError for options that cannot be meant; fill `kind` and `spec`."""
-    if options.target.endswith(".py"):
-        if not os.path.isfile(options.target):
-            raise InputError(
-                f"there is no script {options.target!r} (working directory {os.getcwd()})"
-            )
-        _refuse_function_options(options)
-        return
-    if ":" not in options.target:
-        raise InputError(
-            f"target {options.target!r} has to be module:function, path/to/file.py:function, or "
-            "script.py"
-        )
-    options.kind = store_kind(not options.no_write, options.single_file, options.payload)
-    shape = parse_shape(options.result_shape)
-    options.spec = make_row_spec(shape, options.result_dtype)
-    if options.kind == "memory" and options.spec is not None and options.spec.is_ragged:
-        raise InputError("an axis `inf` in --result-shape needs files; leave out --no-write")
-    if options.n_inputs is not None and options.n_inputs < 1:
-        raise InputError(f"--n-inputs has to be an integer >= 1, not {options.n_inputs}")
-
-
-def _refuse_function_options(options: Any) -> None:
-    """Raise for options that a script gives to `map` itself, before they are silently ignored."""
-    parser = make_parser()
-    taken = {"target", "bar", "verbose", "quiet"}
-    given = [
-        action.option_strings[0]
-        for action in parser._actions
-        if action.option_strings
-        and action.dest in vars(options)
-        and action.dest not in taken
-        and getattr(options, action.dest) != parser.get_default(action.dest)
-    ]
-    if given:
-        raise InputError(
-            f"{', '.join(given)} cannot be used with a script; the script's own calls of "
-            "acme_mpi.map say such things (or give the script's options behind its name)"
-        )
-
-
-def parse_shape(text: str | None) -> tuple[Any, ...] | None:
-    """Return the shape of ``None,M,N``; parentheses and ``inf`` are allowed.
-
-    Raises
-    ------
-    InputError
-        An entry is none of these.
-    """
-    if text is None:
-        return None
-    entries: list[Any] = []
-    for entry in text.strip("()[] ").split(","):
-        name = entry.strip()
-        if name == "None":
-            entries.append(None)
-        elif name in ("inf", "np.inf"):
-            entries.append(float("inf"))
-        elif name.lstrip("-").isdigit():
-            entries.append(int(name))
-        elif name:
-            raise InputError(
-                f"--result-shape has to look like None,M,N with integers, not {text!r}"
-            )
-    return tuple(entries)
 
 
 def _request(options: Any) -> dict[str, Any]:
@@ -325,14 +144,20 @@ def _request(options: Any) -> dict[str, Any]:
         "n_inputs": "auto" if options.n_inputs is None else options.n_inputs,
         "sys_path": path,
         "directory": os.getcwd(),
+        "trial": (_spec(options), trial_form(options.kind), False) if options.dry_run else None,
     }
 
 
 def _run_command(world: World, options: Any) -> None:
     """Have rank 0's runner load function and arguments, run, and show. Collective."""
     runner = take_child_runner(world)
-    call = _load(runner, options) if world.is_master else Call()
-    result = run(world, call)
+    assert runner is not None
+    loaded = _Loaded(Call(), Call())
+    if world.is_master:
+        loaded = _load(runner, options)
+    if options.dry_run and not _try_one(world, loaded):
+        return
+    result = run(world, loaded.call)
     if options.kind == "memory" and world.is_master and result.options.spec is None:
         pieces = [(runs, c.values, c.buffers) for runs, c in result.stored.pieces]
         _ask(runner, Kind.SHOW, (pieces, result.options.n_tasks))
@@ -342,29 +167,62 @@ def _run_command(world: World, options: Any) -> None:
         print(values)
 
 
-def _load(runner: ChildRunner, options: Any) -> Call:
+class _Loaded(NamedTuple):
+    """What rank 0's runner has made of the command line."""
+
+    call: Call
+    trial: Call  # of one task, for a dry-run
+    task: int = 0  # its index
+
+
+def _load(runner: ChildRunner, options: Any) -> _Loaded:
     # All ranks are on their way into the run: what is wrong is told there, to all of them.
     try:
         loaded = _ask(runner, Kind.LOAD, _request(options))
+        if "error" in loaded:
+            raise InputError(loaded["error"])
     except InputError as error:
-        return Call(error=str(error))
-    if "error" in loaded:
-        return Call(error=loaded["error"])
-    spec = options.spec
-    return Call(
-        Options(
-            loaded["name"], loaded["n_tasks"], options.kind, options.output_dir,
-            None if spec is None else (spec.shape, spec.axis, spec.dtype),
-            not options.no_isolate, 0 if options.kind == "memory" else None, options.bar,
-            _reproduce(),
-        ),
-        loaded["func"], loaded["tasks"], loaded["buffers"],
-        place=(loaded["sys_path"], os.getcwd()),
+        return _Loaded(Call(error=error), Call(error=error))
+    wanted = Options(
+        loaded["name"], loaded["n_tasks"], options.kind, options.output_dir, _spec(options),
+        not options.no_isolate, 0 if options.kind == "memory" else None, options.bar, _reproduce(),
     )  # fmt: skip
+    place = (loaded["sys_path"], os.getcwd())
+    call = Call(wanted, loaded["func"], loaded["tasks"], loaded["buffers"], place=place)
+    if loaded["trial"] is None:
+        return _Loaded(call, Call())
+    index, func, tasks, buffers = loaded["trial"]
+    trial = Call(measuring_options(wanted), func, tasks, buffers, place=place)
+    return _Loaded(call, trial, index)
+
+
+def _spec(options: Any) -> tuple[Any, ...] | None:
+    spec = options.spec
+    return None if spec is None else (spec.shape, spec.axis, spec.dtype)
+
+
+def _try_one(world: World, loaded: _Loaded) -> bool:
+    """Call one task, print what it took, and return whether to go on. Collective."""
+    options = loaded.call.options
+    if world.is_master and options is not None:
+        logger.info("%s", announce(options.name, loaded.task))
+    result = run(world, loaded.trial)
+    try:
+        found = forecast(result, loaded.task, options or result.options, world.size)
+    except TaskError as error:
+        if world.is_master:
+            _say(error)
+        raise
+    answer: bool | None = None
+    if world.is_master:
+        print("\n".join(found.lines()), flush=True)
+        answer = ask(f"Do you want to run all {found.n_tasks} tasks?", int(is_launched()))
+    return bool(world.bcast(answer))
 
 
 def _reproduce() -> str:
-    command = shlex.join(["python", "-m", "acme_mpi", *sys.argv[1:]])
+    words = [word for word in sys.argv[1:] if word != "--dry-run"]
+    command = shlex.join(["python", "-m", "acme_mpi", *words])
     return command.replace("{", "{{").replace("}", "}}") + " --debug-task {index}"
 
 

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import cloudpickle
-import numpy as np
-
-from acme_mpi.call import Call, Options, Result
-from acme_mpi.comm import SerialWorld, World, make_world
+from acme_mpi.call import Call, Options
 from acme_mpi.errors import InputError
+from acme_mpi.keywords import check_flag, check_output_dir
 from acme_mpi.results import RowSpec, make_row_spec
-from acme_mpi.run import run
-from acme_mpi.runner.base import dump_object
-from acme_mpi.runner.loading import join_values
-from acme_mpi.script import is_connected, request
-from acme_mpi.storage.base import Stored, missing_value
-from acme_mpi.tasks import TaskSet, distribute, function_name
-
-logger = logging.getLogger("acme_mpi")
+from acme_mpi.script import is_connected
+from acme_mpi.submit import callers, finish, pack, submit
+from acme_mpi.tasks import distribute, function_name
 
 PAYLOADS = ("rank", "computation")
 
@@ -114,19 +104,17 @@ def map(
     >>> acme_mpi.map(f, [2, 4, 6, 8], 4, write_worker_results=False)
     [18, 24, 30, 36]
     """
-    world: World = SerialWorld() if is_connected() else make_world(comm, _tell)
+    world = callers(comm)
     call = Call()
     try:
         named = _merge(kwargs, arguments)
         kind = store_kind(write_worker_results, single_file, payload)
         spec = make_row_spec(result_shape, result_dtype)
         _check_in_memory(kind, spec, root, world.size)
-        if not isinstance(isolate, bool):
-            raise InputError(f"`isolate` has to be `True` or `False`, not {isolate!r}")
-        if output_dir is not None and not isinstance(output_dir, str):
-            raise InputError(f"`output_dir` has to be either `None` or str, not {type(output_dir)}")
+        check_flag("isolate", isolate)
+        check_output_dir(output_dir)
         tasks = distribute(func, args, named, n_inputs)
-        _pack(call, world, func if isolate or is_connected() else None, tasks)
+        pack(call, world, func if isolate or is_connected() else None, tasks)
         call.inline = func
         call.options = Options(
             function_name(func), tasks.n_tasks, kind, output_dir,
@@ -134,13 +122,9 @@ def map(
             bar=None if is_connected() else False,
         )  # fmt: skip
     except InputError as error:
-        call.error = str(error)
-    result = request(call) if is_connected() else run(world, call)
+        call.error = error
+    result = submit(world, call)
     return finish(result, wants_values=root is None or world.rank == root)
-
-
-def _tell(text: str) -> None:
-    logger.warning("%s", text)
 
 
 def _merge(kwargs: Mapping[str, Any], arguments: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -162,8 +146,7 @@ def store_kind(write_worker_results: bool, single_file: bool, payload: str) -> s
     """
     for name, value in (("write_worker_results", write_worker_results),
                         ("single_file", single_file)):  # fmt: skip
-        if not isinstance(value, bool):
-            raise InputError(f"`{name}` has to be `True` or `False`, not {value!r}")
+        check_flag(name, value)
     if payload not in PAYLOADS:
         raise InputError(f"`payload` has to be 'rank' or 'computation', not {payload!r}")
     if not write_worker_results:
@@ -190,64 +173,3 @@ def _check_in_memory(kind: str, spec: RowSpec | None, root: int | None, size: in
     if kind != "memory":
         raise InputError("`root` says who gets results in memory; it needs "
                          "write_worker_results=False")  # fmt: skip
-
-
-def _pack(call: Call, world: World, func: Callable[..., Any] | None, tasks: TaskSet) -> None:
-    """Put function and arguments into `call`, pickled; only rank 0's arguments travel.
-
-    A function that is called in this very process (None here) need not be picklable.
-    """
-    try:
-        call.func = cloudpickle.dumps(func)
-        if world.is_master:
-            call.tasks, call.buffers = dump_object(tasks)
-    except Exception as error:
-        raise InputError(
-            f"the function or an argument cannot be pickled: {error}; make open files, locks and "
-            "connections inside the function"
-        ) from None
-    if world.size > 1:
-        call.digests = {each.label: _digest(each.value) for each in tasks.arguments}
-
-
-def _digest(value: Any) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    try:
-        data = cloudpickle.dumps(
-            value, protocol=5, buffer_callback=lambda buffer: digest.update(buffer.raw())
-        )
-    except Exception:
-        return "unknown"
-    digest.update(data)
-    return digest.hexdigest()
-
-
-def finish(result: Result, wants_values: bool = True) -> Any:
-    """Return what the caller gets for a result, or raise what it calls for."""
-    options = result.options
-    results: Any = result.stored.paths
-    if options.kind == "memory":
-        results = values_of(result.stored, options) if wants_values else None
-    error = result.error(results)
-    if error is not None:
-        raise error
-    return results
-
-
-def values_of(stored: Stored, options: Options) -> Any:
-    """Return the values of a run in memory, in task order."""
-    n_tasks, spec = options.n_tasks, options.row_spec
-    if spec is None:
-        pieces = [(runs, c.values, c.buffers) for runs, c in stored.pieces]
-        return join_values(pieces, n_tasks)
-    rows = np.full((n_tasks, *spec.row_shape), missing_value(spec.dtype), spec.dtype)
-    more: list[list[Any]] = [[] for _ in range(n_tasks)]
-    for runs, content in stored.pieces:
-        assert content.rows is not None
-        indices = [index for start, stop in runs for index in range(start, stop)]
-        rows[indices] = content.rows
-        for index, parts in zip(indices, content.parts or [], strict=False):
-            more[index] = [part[()] if part is not None else None for part in parts]
-    stacked = np.moveaxis(rows, 0, spec.axis)
-    rest = [value for values in more for value in values]
-    return [np.ascontiguousarray(stacked), *rest] if rest else np.ascontiguousarray(stacked)

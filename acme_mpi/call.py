@@ -11,6 +11,7 @@ from typing import Any
 from acme_mpi.errors import AcmeMpiError, Failure, InputError, LaunchError, StoreError, TaskError
 from acme_mpi.results import RowSpec
 from acme_mpi.storage import Stored
+from acme_mpi.tasks import TaskSet
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Options:
     n_tasks : int
         Number of calls.
     kind : str
-        Kind of store: ``memory``, ``rank``, ``computation`` or ``single_file``.
+        Kind of store: ``memory``, ``rank``, ``computation``, ``single_file`` or ``pickle``.
     output_dir : str or None
         Where files go; None: a new directory ``ACME_<time>`` in the working directory.
     spec : tuple or None
@@ -37,6 +38,16 @@ class Options:
         Progress bar; None: if somebody watches.
     reproduce : str
         Command that runs one task, ``{index}`` in the task's place.
+    workers : tuple of int or None
+        The ranks that call tasks; None: all.
+    pickles : bool
+        Results that HDF5 cannot hold are pickled instead of failing their tasks.
+    dialect : str
+        Name of the interface that the run belongs to, said in its messages.
+    level : int or None
+        Least level of the messages; None: as it is.
+    log_file : str or None
+        Where they go, too; None: into the output directory; empty: nowhere.
     """
 
     name: str
@@ -48,6 +59,17 @@ class Options:
     root: int | None = None
     bar: bool | None = None
     reproduce: str = ""
+    workers: tuple[int, ...] | None = None
+    pickles: bool = False
+    dialect: str = ""
+    level: int | None = None
+    log_file: str | None = None
+
+    def worker_ranks(self, size: int) -> set[int]:
+        """Return the ranks that call tasks, of a world of `size`."""
+        chosen = set(range(size) if self.workers is None else self.workers)
+        # In its own process the function would keep rank 0 from handing out chunks.
+        return chosen - {0} if not self.isolate and size > 1 else chosen
 
     @property
     def row_spec(self) -> RowSpec | None:
@@ -74,11 +96,14 @@ class Call:
         The pickled `TaskSet`; rank 0's count.
     inline : callable or None
         The function itself, for ``isolate=False``.
+    debug : TaskSet or None
+        The tasks themselves, to be called in this very process, and the first exception ends the
+        run.
     place : tuple of (list of str, str)
         The caller's module search path and working directory; rank 0's count.
     digests : dict of str to str
         Fingerprint of each argument, to find ranks that were called differently.
-    error : str
+    error : AcmeMpiError or None
         What is wrong with this rank's call.
     """
 
@@ -87,9 +112,10 @@ class Call:
     tasks: Any = None
     buffers: list[Any] = field(default_factory=list)
     inline: Any = None
+    debug: TaskSet | None = None
     place: tuple[list[str], str] = field(default_factory=caller_place)
     digests: Mapping[str, str] = field(default_factory=dict)
-    error: str = ""
+    error: AcmeMpiError | None = None
 
 
 @dataclass
@@ -112,6 +138,8 @@ class Result:
         Why ranks could not load the function.
     n_ready : int
         Ranks that could.
+    pickled_because : str
+        Why a result was pickled instead, empty if none was.
     """
 
     options: Options
@@ -121,11 +149,17 @@ class Result:
     storage_error: str
     unready: list[str]
     n_ready: int
+    pickled_because: str = ""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every task was run, and all that came of it is safe."""
+        return not self.n_unfinished and not self.storage_error
 
     def error(self, results: Any = None) -> AcmeMpiError | None:
         """Return the exception that this result calls for, None if all is well."""
-        n_tasks, container = self.options.n_tasks, self.stored.container
-        safe = f"; the others are in {container}" if container else ""
+        n_tasks, where = self.options.n_tasks, self.stored.where
+        safe = f"; the others are in {where}" if where else ""
         if self.storage_error:
             return StoreError(
                 f"{self.storage_error}\n  {self.n_unfinished} of {n_tasks} tasks were not run{safe}"

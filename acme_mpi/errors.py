@@ -4,6 +4,8 @@
 
     AcmeMpiError
     ├── InputError  (ValueError)     the call is wrong; found before any task runs; exit 2
+    │   ├── InputTypeError (TypeError)   an option has a value of the wrong type
+    │   └── PlaceError     (OSError)     files cannot go where they were asked to go
     ├── LaunchError (RuntimeError)   launcher and MPI do not fit, or no rank can work; exit 2
     ├── StoreError  (OSError)        the storage medium refused the results; exit 74
     └── TaskError   (RuntimeError)   some tasks failed, the others are safe; exit 1
@@ -32,6 +34,17 @@ class AcmeMpiError(Exception):
 
 class InputError(AcmeMpiError, ValueError):
     """The function, its arguments or an option cannot be used; nothing has run."""
+
+
+class InputTypeError(InputError, TypeError):
+    """An option has a value of the wrong type; also a `TypeError`, as ACME raises there."""
+
+
+class PlaceError(InputError, OSError):
+    """Files cannot go where they were asked to go; also an `OSError`, as in ACME.
+
+    Results of the same function are there already, or there is no such directory.
+    """
 
 
 class LaunchError(AcmeMpiError, RuntimeError):
@@ -139,7 +152,7 @@ def summarize(
             lines.append(f"    reproduce: {reproduce.format(index=group[0].index)}")
         elif group[0].call:
             lines.append(f"    reproduce: {group[0].call}")
-    if where:
+    if where and n_tasks > len(failures):
         lines.append(f"  The other {n_tasks - len(failures)} results are in {where}")
     return "\n".join(lines)
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 # Bits of `form`: packed rows of result_0; groups comp_i that belong into the container; rows of
-# differing length, each in a dataset of its own.
-AS_ROWS, AS_GROUPS, AS_RAGGED = 1, 2, 4
+# differing length, each in a dataset of its own; pickles, each in a file of its own.
+AS_ROWS, AS_GROUPS, AS_RAGGED, AS_PICKLES = 1, 2, 4, 8
 
 RECORD = np.dtype(
     [

@@ -3,65 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
-from datetime import datetime
 from typing import Any
+
+from acme_mpi.terminal import is_watched
 
 logger = logging.getLogger("acme_mpi")
 
 LINE_EVERY_S = 60.0
 BAR_FORMAT = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
-
-
-class LogFile:
-    """Context in which the package's messages also go to a log file of the run.
-
-    Parameters
-    ----------
-    directory : str
-        The output directory; empty: no file.
-    name : str
-        The function's name; the file is ``ACME_<name>_YYYYMMDD-hhmmss.log``.
-    """
-
-    def __init__(self, directory: str, name: str) -> None:
-        self._handler: logging.Handler | None = None
-        if directory:
-            stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-            # Made at the first message.
-            path = os.path.join(directory, f"ACME_{name}_{stamp}.log")
-            self._handler = logging.FileHandler(path, delay=True)
-            self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-
-    def __enter__(self) -> None:
-        """Start to log."""
-        self._level = logger.level
-        if self._handler is not None:
-            logger.addHandler(self._handler)
-            if logger.getEffectiveLevel() > logging.INFO:
-                logger.setLevel(logging.INFO)
-
-    def __exit__(self, *exception: object) -> None:
-        """Close the file and leave the logger as it was."""
-        logger.setLevel(self._level)
-        if self._handler is not None:
-            logger.removeHandler(self._handler)
-            self._handler.close()
-
-
-def is_watched() -> bool:
-    """Tell whether a person sees stderr.
-
-    A launcher's ranks never have a terminal of their own, so the launcher's is looked at.
-    """
-    if sys.stderr.isatty():
-        return True
-    try:
-        return os.readlink(f"/proc/{os.getppid()}/fd/2").startswith(("/dev/pts/", "/dev/tty"))
-    except OSError:
-        return False
 
 
 class Progress:

@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from acme_mpi.errors import InputError
+from acme_mpi.errors import InputError, InputTypeError
 
 Array = np.ndarray[Any, Any]
 # None, or an ndarray whose dtype HDF5 can hold; object dtype means strings
 Part = Any
-# What a task has: a list of parts, or a plain number that stands for [array([number])].
+# What a task has: a list of parts, or a plain number that stands for [array([number])], or bytes:
+# a pickle of all that it returned.
 Parts = Any
 
 # From this size on a result does not travel through the channel: the runner writes it in place.
@@ -83,7 +84,7 @@ def make_row_spec(result_shape: Any, result_dtype: Any) -> RowSpec | None:
     if result_shape is None:
         return None
     if not isinstance(result_shape, (tuple, list)):
-        raise InputError(
+        raise InputTypeError(
             f"`result_shape` has to be either `None` or tuple, not {type(result_shape)}"
         )
     if sum(entry is None for entry in result_shape) != 1:
@@ -102,7 +103,7 @@ def make_row_spec(result_shape: Any, result_dtype: Any) -> RowSpec | None:
     try:
         dtype = np.dtype(result_dtype)
     except TypeError as error:
-        raise InputError(
+        raise InputTypeError(
             f"`result_dtype` has to be a valid NumPy datatype specification: {error}"
         ) from None
     if dtype.kind not in "biufc":
@@ -278,6 +279,8 @@ class Content:
         In memory mode: the pickled list of return values.
     buffers : list of ndarray of uint8
         Out-of-band buffers of `values`.
+    unstorable : str
+        Why a result was pickled, though HDF5 was asked for; empty if none was.
     """
 
     rows: Array | None = None
@@ -285,6 +288,7 @@ class Content:
     parts: list[Parts] | None = None
     values: bytes | None = None
     buffers: list[Any] | None = None
+    unstorable: str = ""
 
 
 PLACED = "placed"
@@ -315,6 +319,12 @@ class Encoder:
     freeze : callable, optional
         ``freeze(value)``: what stands for a value that stays in memory until it is dumped, so that
         the function may go on using the object it has returned.
+    to_pickle : callable, optional
+        ``to_pickle(value) -> bytes``; raises `ResultError`.
+    as_pickles : bool
+        Every result becomes a pickle.
+    may_pickle : bool
+        What HDF5 cannot hold becomes a pickle, of the list of return values.
     """
 
     def __init__(
@@ -324,9 +334,13 @@ class Encoder:
         place: Place | None = None,
         dumps: Callable[[list[Any]], tuple[bytes, list[Any]]] | None = None,
         freeze: Callable[[Any], Any] | None = None,
+        to_pickle: Callable[[Any], bytes] | None = None,
+        as_pickles: bool = False,
+        may_pickle: bool = False,
     ) -> None:
         self._spec, self._in_memory, self._place = spec, in_memory, place
-        self._dumps, self._freeze = dumps, freeze
+        self._dumps, self._freeze, self._to_pickle = dumps, freeze, to_pickle
+        self._as_pickles, self._may_pickle = as_pickles, may_pickle
         self._as_rows = spec is not None and not spec.is_ragged
         self.add = self._choose_add()
         self._clear()
@@ -340,6 +354,8 @@ class Encoder:
         if self._spec is not None:
             is_float = self._spec.shape == () and self._spec.dtype == "<f8"
             return self._add_float if is_float else self._add_row
+        if self._as_pickles:
+            return self._add_pickle
         return self._add_value if self._in_memory else self._add_parts
 
     def _clear(self) -> None:
@@ -349,13 +365,27 @@ class Encoder:
         self._n_rows = 0
         self._placed = False
         self._has_more = False
+        self._unstorable = ""
         self.n_bytes = 0
 
     def _add_parts(self, index: int, value: Any) -> None:
         if type(value) in _PLAIN_NUMBERS and _fits_64_bits(value):
             self._parts.append(value)
-        else:
-            self._parts.append(self._place_large(index, 0, to_parts(value)))
+            return
+        try:
+            parts = to_parts(value)
+        except ResultError as error:
+            if not self._may_pickle:
+                raise
+            self._add_pickle(index, list(value) if _is_several(value) else [value])
+            self._unstorable = self._unstorable or f"{error} (task {index})"
+            return
+        self._parts.append(self._place_large(index, 0, parts))
+
+    def _add_pickle(self, index: int, value: Any) -> None:
+        assert self._to_pickle is not None
+        self._parts.append(self._to_pickle(value))
+        self.n_bytes += len(self._parts[-1])
 
     def _add_value(self, index: int, value: Any) -> None:
         if type(value) is np.ndarray and not value.dtype.hasobject:
@@ -426,7 +456,7 @@ class Encoder:
 
     def take(self) -> Content:
         """Return what was collected since the last call."""
-        content = Content()
+        content = Content(unstorable=self._unstorable)
         if self._as_rows:
             assert self._spec is not None
             content.placed = self._placed
@@ -454,6 +484,11 @@ def _fits_64_bits(value: Any) -> bool:
     return type(value) is not int or -(2**63) <= value < 2**63
 
 
+def is_pickle(parts: Parts) -> bool:
+    """Tell whether a task's result is a pickle."""
+    return isinstance(parts, bytes)
+
+
 def parts_of(parts: Parts) -> list[Part]:
-    """Return the parts as a list of arrays."""
+    """Return the parts as a list of arrays; not for a pickle."""
     return parts if isinstance(parts, list) else [np.array([parts])]

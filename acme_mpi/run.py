@@ -7,9 +7,10 @@ written by the rank's `Store`, brought to the disk, recorded in the rank's `Jour
 the report is the request for the next chunk. At the end the stores make one container together,
 and every rank leaves with the same result or the same exception.
 
-Imports go downwards only: ``__main__, __init__, script_main`` > ``api, foreground`` > ``script`` >
-``run`` > ``call, master, worker`` > ``storage, runner, journal, progress`` > ``comm`` > ``tasks,
-schedule, results, offsets, errors``.
+Imports go downwards only: ``__main__, __init__, script_main`` > ``parallel_map, foreground,
+options`` > ``api, cluster, dry_run, in_process`` > ``submit`` > ``script`` > ``run`` > ``call,
+master, worker`` > ``storage, runner, journal, progress`` > ``comm, messages, terminal`` > ``tasks,
+schedule, results, offsets, keywords, errors``.
 """
 
 from __future__ import annotations
@@ -27,22 +28,22 @@ from typing import Any
 import numpy as np
 
 from acme_mpi.call import Call, Options, Result
-from acme_mpi.comm import Backoff, World
+from acme_mpi.comm import Backoff, World, settle
 from acme_mpi.errors import (
     AcmeMpiError,
     Failure,
-    InputError,
     StoreError,
     summarize,
 )
 from acme_mpi.master import Master
-from acme_mpi.progress import LogFile, Progress
+from acme_mpi.messages import ANNOUNCE, log_path, run_messages
+from acme_mpi.progress import Progress
 from acme_mpi.runner.base import Assignment, Runner
 from acme_mpi.runner.child import ChildRunner
 from acme_mpi.runner.inline import InlineRunner
-from acme_mpi.schedule import Factoring
+from acme_mpi.schedule import Factoring, FixedChunks, Schedule
 from acme_mpi.storage import Layout, Store, Stored, ballast, make_store
-from acme_mpi.storage.folders import make_folders, remove_folders
+from acme_mpi.storage.folders import make_folders, mark_finished, remove_folders
 from acme_mpi.worker import Worker
 
 logger = logging.getLogger("acme_mpi")
@@ -58,6 +59,8 @@ def run(world: World, call: Call) -> Result:
     ------
     InputError, LaunchError, StoreError
         On every rank alike, before any task has run.
+    BaseException
+        With `Call.debug`: what a task has raised, or the user who interrupts it.
     """
     world.barrier(_warn)
     options, layout = _agree_on_call(world, call)
@@ -66,6 +69,8 @@ def run(world: World, call: Call) -> Result:
     except AcmeMpiError:
         raise
     except BaseException:
+        if call.debug is not None:
+            raise
         # Leaving alone would make the others wait for ever.
         stop_runner()
         if world.size > 1:
@@ -81,28 +86,16 @@ def _warn(text: str) -> None:
 
 def _agree_on_call(world: World, call: Call) -> tuple[Options, Layout]:
     """Check all ranks' calls and make the directories; all ranks raise alike."""
-    brought = world.gather((call.error, dict(call.digests)))
-    verdict: tuple[str, Any, Any] = ("", None, None)
-    if brought is not None:
-        errors = [f"rank {rank}: {error}" for rank, (error, _) in enumerate(brought) if error]
-        if call.error:
-            errors = [call.error]
-        _warn_of_differences([digests for _, digests in brought])
-        try:
-            if errors:
-                raise InputError("\n".join(errors))
-            assert call.options is not None
-            wanted, (_, base) = call.options, call.place
-            layout = make_folders(wanted.kind, wanted.name, wanted.output_dir, base)
-            verdict = ("", astuple(wanted), astuple(layout))
-        except InputError as error:
-            verdict = ("input", str(error), None)
-        except StoreError as error:
-            verdict = ("store", str(error), None)
-    kind, first, second = world.bcast(verdict)
-    if kind:
-        raise (InputError if kind == "input" else StoreError)(first)
-    return Options(*first), Layout(*second)
+
+    def decide(digests: list[dict[str, str]]) -> tuple[Any, Any]:
+        _warn_of_differences(digests)
+        assert call.options is not None
+        wanted, (_, base) = call.options, call.place
+        layout = make_folders(wanted.kind, wanted.name, wanted.output_dir, base)
+        return astuple(wanted), astuple(layout)
+
+    options, layout = settle(world, call.error, dict(call.digests), decide)
+    return Options(*options), Layout(*layout)
 
 
 def _warn_of_differences(digests: list[dict[str, str]]) -> None:
@@ -116,11 +109,9 @@ def _warn_of_differences(digests: list[dict[str, str]]) -> None:
 
 
 def _run_agreed(world: World, call: Call, options: Options, layout: Layout) -> Result:
+    path = _log_path(options, layout) if world.is_master else ""
     try:
-        with (
-            LogFile(layout.directory if world.is_master else "", options.name),
-            ballast.held(world, layout),
-        ):
+        with run_messages(path, options.dialect, options.level), ballast.held(world, layout):
             assignment = _share_assignment(world, call, options)
             store = make_store(options.kind, world, layout, options.row_spec, options.n_tasks)
             assignment.can_place = store.can_place and options.isolate
@@ -128,7 +119,7 @@ def _run_agreed(world: World, call: Call, options: Options, layout: Layout) -> R
             if world.is_master:
                 _log_start(world, options, layout)
             runner = _take_runner(world, call, options)
-            result = _work(world, options, store, runner, assignment)
+            result = _work(world, call, options, store, runner, assignment)
             if world.is_master:
                 _log_end(result)
     except StoreError:
@@ -137,7 +128,15 @@ def _run_agreed(world: World, call: Call, options: Options, layout: Layout) -> R
         raise
     if not result.n_ready and result.n_unfinished:
         _remove_folders(world, layout)
+    elif world.is_master and layout.directory and result.is_complete:
+        mark_finished(layout)
     return result
+
+
+def _log_path(options: Options, layout: Layout) -> str:
+    if options.log_file is not None:
+        return options.log_file
+    return log_path(layout.directory, options.name) if layout.directory else ""
 
 
 def _remove_folders(world: World, layout: Layout) -> None:
@@ -155,16 +154,29 @@ def _share_assignment(world: World, call: Call, options: Options) -> Assignment:
     path, directory = world.bcast(call.place)
     own_func = bytes(func) if call.func is None else call.func
     return Assignment(
-        own_func, tasks, buffers, path, directory, options.spec, options.kind == "memory"
+        *(own_func, tasks, buffers, path, directory, options.spec),
+        in_memory=options.kind == "memory",
+        as_pickles=options.kind == "pickle",
+        may_pickle=options.pickles,
     )
 
 
 _RUNNER: list[ChildRunner] = []
 
 
-def take_child_runner(world: World) -> ChildRunner:
-    """Return this process's child runner, started at its first use. Collective."""
-    n_threads = _threads_per_rank(world)
+def take_child_runner(world: World, is_worker: bool = True) -> ChildRunner | None:
+    """Return this process's child runner, started at its first use. Collective.
+
+    Parameters
+    ----------
+    world : World
+        The ranks.
+    is_worker : bool
+        Whether this rank calls tasks; None is returned if not.
+    """
+    n_threads = _threads_per_rank(world, is_worker)
+    if not is_worker:
+        return None
     if not _RUNNER:
         _RUNNER.append(ChildRunner(n_threads))
         atexit.register(stop_runner)
@@ -177,36 +189,49 @@ def stop_runner() -> None:
         _RUNNER.pop().stop()
 
 
-def _threads_per_rank(world: World) -> int:
+def _threads_per_rank(world: World, is_worker: bool) -> int:
     """Return this rank's share of the cores that it may run on."""
     mask = sorted(os.sched_getaffinity(0))
-    ranks = world.allgather((world.host, mask))
-    return max(1, len(mask) // ranks.count((world.host, mask)))
+    ranks = world.allgather((world.host, mask) if is_worker else None)
+    return max(1, len(mask) // max(1, ranks.count((world.host, mask))))
 
 
 def _take_runner(world: World, call: Call, options: Options) -> Runner | None:
+    is_worker = world.rank in options.worker_ranks(world.size)
+    if call.debug is not None:
+        return InlineRunner(call.inline, call.debug, swallow=())
     if options.isolate:
-        return take_child_runner(world)
-    # In this process the function would keep rank 0 from handing out chunks.
-    return None if world.is_master and world.size > 1 else InlineRunner(call.inline)
+        return take_child_runner(world, is_worker)
+    return InlineRunner(call.inline) if is_worker else None
 
 
 def _work(
-    world: World, options: Options, store: Store, runner: Runner | None, assignment: Assignment
+    world: World,
+    call: Call,
+    options: Options,
+    store: Store,
+    runner: Runner | None,
+    assignment: Assignment,
 ) -> Result:
     """Play master and worker to the end, close the store, and gather what happened. Collective."""
     worker = master = progress = None
     if runner is not None:
         runner.prepare(assignment)
         worker = Worker(world, runner, store)
-    first_worker = 1 if not options.isolate and world.size > 1 else 0
-    workers = set(range(first_worker, world.size))
-    schedule = Factoring(options.n_tasks, len(workers))
+    workers = options.worker_ranks(world.size)
+    schedule: Schedule = Factoring(options.n_tasks, len(workers))
+    if call.debug is not None:
+        schedule = FixedChunks(options.n_tasks, 1)  # what was done before an exception is kept
     if world.is_master:
         progress = Progress(options.n_tasks, options.bar)
         master = Master(world, schedule, progress, workers)
+    raised: BaseException | None = None
     try:
         _play(worker, master, runner)
+    except BaseException as error:
+        if call.debug is None:
+            raise
+        raised = error
     finally:
         if progress is not None:
             progress.close()
@@ -220,6 +245,10 @@ def _work(
         stored = store.commit(options.root)
     except StoreError as error:
         storage_error = storage_error or str(error)
+    if raised is not None:
+        if progress is not None and not progress.n_done:
+            remove_folders(store.layout)
+        raise raised
     n_ready, n_left = world.bcast((master.n_ready, schedule.n_left) if master else None)
     failures = [Failure(*fields) for each in brought for fields in each[0]]
     return Result(
@@ -230,14 +259,15 @@ def _work(
         storage_error,
         [each[1] for each in brought if each[1]],
         n_ready,
+        next((each[3] for each in brought if each[3]), ""),
     )
 
 
-def _brought(worker: Worker | None) -> tuple[list[tuple[Any, ...]], str, str]:
+def _brought(worker: Worker | None) -> tuple[list[tuple[Any, ...]], str, str, str]:
     if worker is None:
-        return [], "", ""
+        return [], "", "", ""
     failures = [astuple(failure) for failure in worker.failures]
-    return failures, worker.retired_because, worker.storage_error
+    return failures, worker.retired_because, worker.storage_error, worker.pickled_because
 
 
 def _play(worker: Worker | None, master: Master | None, runner: Runner | None) -> None:
@@ -279,11 +309,15 @@ def _leave_if_orphaned(parent: int) -> None:
 
 def _log_start(world: World, options: Options, layout: Layout) -> None:
     logger.info(
-        "Preparing %d parallel calls of `%s` using %d ranks",
-        *(options.n_tasks, options.name, world.size),
+        "Preparing %d parallel calls of `%s` using %d workers",
+        *(options.n_tasks, options.name, len(options.worker_ranks(world.size))),
     )
     if layout.directory:
-        logger.info("Results go to %s", layout.container)
+        logger.info("Results go to %s", _place_of(options, layout))
+
+
+def _place_of(options: Options, layout: Layout) -> str:
+    return layout.directory if options.kind == "pickle" else layout.container
 
 
 def _log_end(result: Result) -> None:
@@ -291,9 +325,16 @@ def _log_end(result: Result) -> None:
     for reason in dict.fromkeys(result.unready):
         if result.n_ready:
             logger.warning("a rank takes no part, it could not load the function: %s", reason)
+    if stored.pickles:
+        logger.warning(
+            "%d results have been pickled, because HDF5 cannot hold them: %s%s\n  The first was %s",
+            *(len(stored.pickles), stored.pickles[0], ", ..." if stored.pickles[1:] else ""),
+            result.pickled_because,
+        )
     if result.failures:
         where = stored.container or ""
         logger.error("%s", summarize(result.failures, options.n_tasks, where, options.reproduce))
-    elif not result.n_unfinished:
-        where = f"; results are in {stored.container}" if stored.container else ""
-        logger.info("SUCCESS! %d tasks done%s", options.n_tasks, where)
+    elif result.is_complete:
+        where = stored.where
+        end = f"Results have been saved to {where}" if where else "Finished parallel computation"
+        logger.log(ANNOUNCE, "SUCCESS! %d tasks done. %s", options.n_tasks, end)

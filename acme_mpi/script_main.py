@@ -1,4 +1,4 @@
-"""The child of rank 0 that runs a user's script as ``__main__``."""
+"""The child of rank 0 that runs a user's script, or module, as ``__main__``."""
 
 from __future__ import annotations
 
@@ -14,17 +14,22 @@ from acme_mpi.script import connect
 
 
 def main() -> None:
-    """Run the script; its calls of `map` go to the agent."""
+    """Run the script; its calls go to the agent."""
     channel_fd, lifeline, page = (int(text) for text in sys.argv[1:4])
     arm_lifeline(lifeline, whole_group=False)
     os.close(page)
     os.set_inheritable(channel_fd, False)
     connect(Channel.from_descriptor(channel_fd))
-    path = sys.argv[4]
-    sys.argv[:] = sys.argv[4:]
-    sys.path[0] = os.path.dirname(os.path.abspath(path))
+    command = sys.argv[4:]
     sys.excepthook = print_without_own_frames
-    runpy.run_path(path, run_name="__main__")
+    if command[0] == "-m":
+        sys.argv[:] = command[1:]
+        sys.path[0] = os.getcwd()
+        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv[:] = command
+        sys.path[0] = os.path.dirname(os.path.abspath(command[0]))
+        runpy.run_path(command[0], run_name="__main__")
 
 
 def print_without_own_frames(

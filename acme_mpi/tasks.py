@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import itertools
 import numbers
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -73,6 +74,11 @@ class Argument:
     value: Any
     per_task: bool
 
+    def how(self) -> str:
+        """Return how it is distributed, and what it is."""
+        how = "split, one item per task" if self.per_task else "shared by all tasks"
+        return f"{how}: {_shape_text(self.value)}"
+
 
 @dataclass(frozen=True)
 class TaskSet:
@@ -107,6 +113,13 @@ class TaskSet:
         kwargs = ({**shared, **dict(zip(names, row, strict=True))} for row in columns)
         return zip(args, kwargs, strict=True)
 
+    def only(self, index: int) -> TaskSet:
+        """Return the single task `index` as a task set of its own, with the same call."""
+        args, kwargs = next(self.calls(index, index + 1))
+        arguments = [Argument(f"number {k}", None, value, False) for k, value in enumerate(args)]
+        arguments += [Argument(key, key, value, False) for key, value in kwargs.items()]
+        return TaskSet(tuple(arguments), 1)
+
     @staticmethod
     def _rows(arguments: Sequence[Argument], start: int, stop: int) -> Iterator[tuple[Any, ...]]:
         """Return the values of several arguments, one tuple per task."""
@@ -125,13 +138,7 @@ class TaskSet:
 
     def describe(self) -> list[str]:
         """Return one line per argument: its name, what it is, split or shared."""
-        lines = []
-        for argument in self.arguments:
-            if argument.per_task:
-                how = f"split, one item per task: {_shape_text(argument.value)}"
-            else:
-                how = f"shared by all tasks: {_shape_text(argument.value)}"
-            lines.append(f"{argument.label}: {how}")
+        lines = [f"{argument.label}: {argument.how()}" for argument in self.arguments]
         if self.inject_task_id:
             lines.append(f"{TASK_ID}: the task's index")
         return lines
@@ -172,6 +179,7 @@ def distribute(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     n_inputs: Any = "auto",
+    columns: bool = False,
 ) -> TaskSet:
     """Decide which arguments are split and how many tasks there are.
 
@@ -184,6 +192,8 @@ def distribute(
     n_inputs : int or "auto"
         Number of tasks, >= 1. A number makes arguments of that length split and all others shared;
         without one of that length, the same call is made `n_inputs` times.
+    columns : bool
+        Arrays of shape (n, 1) may be split, too, into n arrays of shape (1,), as ACME does.
 
     Returns
     -------
@@ -204,7 +214,7 @@ def distribute(
     wanted = _check_n_inputs(n_inputs)
     arguments = [_unwrap(label, keyword, value) for label, keyword, value, _ in entries]
     guesses = [
-        argument is None and _is_candidate(value, default)
+        argument is None and _is_candidate(value, default, columns)
         for argument, (_, _, value, default) in zip(arguments, entries, strict=True)
     ]
     lengths = {
@@ -247,7 +257,8 @@ def _bind(
         bound = signature.bind(*args, **kwargs, **({TASK_ID: 0} if inject else {}))
     except TypeError as error:
         name = function_name(func)
-        raise InputError(f"{name}(): {error}; its signature is {name}{signature}") from None
+        lead = _count_text(signature, args, kwargs)
+        raise InputError(f"{name}{lead}: {error}; its signature is {name}{signature}") from None
     entries: list[tuple[str, str | None, Any, Any]] = []
     is_gapless = True  # so far every parameter has got an argument: it can be passed by position
     for name, parameter in signature.parameters.items():
@@ -266,7 +277,28 @@ def _bind(
     return entries, inject
 
 
+def _count_text(
+    signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> str:
+    """Return what ACME says where arguments do not fit by their number, else ``()``."""
+    parameters = list(signature.parameters.values())
+    kinds = {p.kind for p in parameters}
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = tuple(p.name for p in positional if p.default is p.empty)
+    optional = tuple(p.name for p in parameters if p.default is not p.empty)
+    n_found = len(args) + sum(name in required for name in kwargs)
+    is_over = n_found > len(positional) and inspect.Parameter.VAR_POSITIONAL not in kinds
+    if n_found < len(required) or is_over:
+        return f" expects {len(required)} positional arguments {required}, found {n_found}"
+    n_named = sum(name not in required for name in kwargs)
+    if n_named > len(optional) and inspect.Parameter.VAR_KEYWORD not in kinds:
+        return f" accepts at maximum {len(optional)} keyword arguments {optional}, found {n_named}"
+    return "()"
+
+
 def _listed_if_iterator(value: Any) -> Any:
+    if isinstance(value, (itertools.count, itertools.cycle)):
+        raise InputError(f"an argument is an endless iterator, {value!r}; give a list or a range")
     # An open file is an iterator, too, but nobody means its lines.
     is_list = isinstance(value, Iterator) and not isinstance(value, io.IOBase)
     return list(value) if is_list else value
@@ -296,7 +328,7 @@ def _unwrap(label: str, keyword: str | None, value: Any) -> Argument | None:
     if not isinstance(value, PerTask):
         return None
     inner, axis = _listed_if_iterator(value.value), value.axis
-    if isinstance(inner, (list, tuple, range)) and axis == 0:
+    if axis == 0 and (isinstance(inner, (list, tuple, range)) or _is_read_by_pieces(inner)):
         return Argument(label, keyword, inner, per_task=True)
     refusal = f"argument {label!r} cannot be split along axis {axis}: it is {_shape_text(inner)}"
     try:
@@ -308,14 +340,23 @@ def _unwrap(label: str, keyword: str | None, value: Any) -> Argument | None:
     return Argument(label, keyword, np.moveaxis(array, axis, 0), per_task=True)
 
 
-def _is_candidate(value: Any, default: Any) -> bool:
+def _is_read_by_pieces(value: Any) -> bool:
+    """Tell whether a value is an array on a medium, such as an `h5py.Dataset`: never read whole."""
+    has_array_shape = not isinstance(value, (np.ndarray, np.generic)) and bool(
+        getattr(value, "shape", ())
+    )
+    return has_array_shape and hasattr(value, "dtype") and hasattr(value, "chunks")
+
+
+def _is_candidate(value: Any, default: Any, columns: bool) -> bool:
     """Tell whether the guess may split `value`.
 
     A list whose default is a list of the same length, and an array whose default is an array, is
     meant whole.
     """
     if isinstance(value, np.ndarray):
-        return value.ndim == 1 and not isinstance(default, np.ndarray)
+        is_column = columns and value.ndim > 1 and value.size == len(value) > 1
+        return (value.ndim == 1 or is_column) and not isinstance(default, np.ndarray)
     if isinstance(value, (list, tuple, range)):
         return not (isinstance(default, (list, tuple)) and len(default) == len(value))
     return False

@@ -35,6 +35,7 @@ class Worker:
         self.failures: list[Failure] = []
         self.retired_because = ""
         self.storage_error = ""
+        self.pickled_because = ""
         self._tracebacks: dict[str, str] = {}
         self._told_s = time.monotonic()
 
@@ -101,6 +102,7 @@ class Worker:
         except StoreError as error:
             self._lose_storage(str(error))
             return
+        self.pickled_because = self.pickled_because or outcome.content.unstorable
         for fields in outcome.failures:
             self.failures.append(self._failure(fields))
         chunk = next(chunk for chunk in self._chunks if outcome.start in chunk.tasks)

@@ -312,7 +312,7 @@ def test_quiet_verbose_and_the_bar(acme):
     assert bar.stderr.count("100%") == 1
     assert "4/4" in bar.stderr
     assert "%" not in usual.stderr
-    assert usual.stderr.count("Preparing 4 parallel calls of `f` using 1 rank") == 1
+    assert usual.stderr.count("Preparing 4 parallel calls of `f` using 1 workers") == 1
     assert verbose.returncode == 0
     assert len(verbose.stderr.splitlines()) >= len(usual.stderr.splitlines())
 

@@ -20,6 +20,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 EXCEPTIONS = {
     ("tasks", "errors"),
     ("results", "errors"),
+    ("keywords", "errors"),
     ("storage", "runner"),  # outcomes of tasks are what a store writes
     ("storage", "journal"),
     ("worker", "master"),  # the kinds of reports
@@ -125,17 +126,18 @@ def test_only_comm_imports_mpi4py():
     assert importers == {"comm"}
 
 
-def test_only_storage_imports_h5py():
+def test_h5py_is_imported_by_storage_and_for_arguments_alone():
+    """In a runner only when an argument is an HDF5 file."""
     importers = {
-        top(module_of(path))
+        module_of(path)
         for path in SOURCES
         if any(name.split(".")[0] == "h5py" for name in imports_of(path))
     }
 
-    assert importers == {"storage"}
+    assert {name for name in importers if top(name) != "storage"} == {"runner.hdf5_arguments"}
 
 
-@pytest.mark.parametrize("layer", ["tasks", "schedule", "results", "errors"])
+@pytest.mark.parametrize("layer", ["tasks", "schedule", "results", "keywords", "errors"])
 def test_the_bottom_layer_opens_no_files_and_knows_no_processes(layer):
     foreign = {"os", "subprocess", "socket", "signal", "multiprocessing", "pathlib", "h5py"}
 

@@ -23,7 +23,6 @@ import h5py
 import numpy as np
 import pytest
 
-from acme_mpi.api import values_of
 from acme_mpi.call import Options
 from acme_mpi.comm import SerialWorld, ThreadWorld, World, finalize, make_world
 from acme_mpi.errors import InputError, StoreError
@@ -33,6 +32,7 @@ from acme_mpi.runner.base import Frozen, Outcome, dump_values
 from acme_mpi.storage import Layout, MemoryStore, Store, Stored, container, make_store, payload
 from acme_mpi.storage.committer import Committer
 from acme_mpi.storage.folders import make_folders
+from acme_mpi.submit import values_of
 
 FAILED = object()  # in the place of the value of a task that has no result
 KINDS = ["rank", "computation", "single_file"]

@@ -5,8 +5,9 @@ never waited for, and collectives that sleep instead of spin. `SerialWorld` (one
 `ThreadWorld` (ranks as threads) are its twins without MPI.
 """
 
+from acme_mpi.comm.agreement import Packed, pack_error, settle, unpack_error
 from acme_mpi.comm.base import MESSAGE_INTS, TAG_CHUNK, TAG_REPORT, Backoff, World
-from acme_mpi.comm.launcher import launched_rank_and_size, refuse_singletons
+from acme_mpi.comm.launcher import is_launched, launched_rank_and_size, refuse_singletons
 from acme_mpi.comm.mpi import MpiWorld, finalize, make_world
 from acme_mpi.comm.twins import SerialWorld, ThreadWorld
 
@@ -16,11 +17,16 @@ __all__ = [
     "TAG_REPORT",
     "Backoff",
     "MpiWorld",
+    "Packed",
     "SerialWorld",
     "ThreadWorld",
     "World",
     "finalize",
+    "is_launched",
     "launched_rank_and_size",
     "make_world",
+    "pack_error",
     "refuse_singletons",
+    "settle",
+    "unpack_error",
 ]

@@ -23,6 +23,11 @@ def launched_rank_and_size(environ: Mapping[str, str] = os.environ) -> tuple[int
     return 0, 1
 
 
+def is_launched(environ: Mapping[str, str] = os.environ) -> bool:
+    """Tell whether a launcher has started this process, be it as the only rank."""
+    return any(rank in environ for rank, _ in LAUNCHER_VARIABLES)
+
+
 def refuse_singletons(size: int, environ: Mapping[str, str] = os.environ) -> None:
     """Raise if MPI sees one rank where the launcher started several.
 

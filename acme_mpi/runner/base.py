@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import linecache
 import os
 import pickle
@@ -16,7 +17,8 @@ from typing import Any
 import cloudpickle
 import numpy as np
 
-from acme_mpi.results import Content, Encoder, ResultError, RowSpec
+from acme_mpi.results import Content, Encoder, Place, ResultError, RowSpec
+from acme_mpi.runner.hdf5_arguments import reduce_hdf5
 from acme_mpi.tasks import TaskSet
 
 REPORT_NS = 50_000_000  # results leave the runner at least this often between two tasks
@@ -96,6 +98,10 @@ class Assignment:
         The store can tell where a large array goes.
     number : int
         Tells the assignments of one runner apart; set by the runner.
+    as_pickles : bool
+        Results become pickles.
+    may_pickle : bool
+        Those that HDF5 cannot hold become pickles.
     """
 
     func: bytes
@@ -107,11 +113,27 @@ class Assignment:
     in_memory: bool = False
     can_place: bool = False
     number: int = 0
+    as_pickles: bool = False
+    may_pickle: bool = False
 
     @property
     def row_spec(self) -> RowSpec | None:
         """The form of the results."""
         return None if self.spec is None else RowSpec(*self.spec)
+
+
+def make_encoder(assignment: Assignment, place: Place | None = None) -> Encoder:
+    """Return what takes the return values of an assignment's tasks."""
+    return Encoder(
+        assignment.row_spec,
+        assignment.in_memory,
+        place,
+        dumps=dump_values,
+        freeze=Frozen,
+        to_pickle=pickle_result,
+        as_pickles=assignment.as_pickles,
+        may_pickle=assignment.may_pickle,
+    )
 
 
 class Runner(ABC):
@@ -302,10 +324,7 @@ class Frozen:
     """
 
     def __init__(self, value: Any) -> None:
-        try:
-            self._data = cloudpickle.dumps(value, protocol=5)
-        except Exception as error:
-            raise ResultError(f"a value that cannot be pickled: {_text(error)}") from None
+        self._data = pickle_result(value)
 
     @property
     def n_bytes(self) -> int:
@@ -317,6 +336,21 @@ class Frozen:
         return pickle.loads, (self._data,)
 
 
+def pickle_result(value: Any) -> bytes:
+    """Return a pickle that plain `pickle` reads.
+
+    Raises
+    ------
+    ResultError
+        The value cannot be pickled either.
+    """
+    try:
+        data: bytes = cloudpickle.dumps(value, protocol=5)
+    except Exception as error:
+        raise ResultError(f"a value that cannot be pickled: {_text(error)}") from None
+    return data
+
+
 def dump_values(values: list[Any]) -> tuple[bytes, list[Any]]:
     """Pickle return values, each plain or `Frozen`; large arrays become out-of-band buffers."""
     buffers: list[Any] = []
@@ -324,10 +358,40 @@ def dump_values(values: list[Any]) -> tuple[bytes, list[Any]]:
     return data, buffers
 
 
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickle what users give: open HDF5 files by their names, all else as cloudpickle does."""
+
+    def reducer_override(self, value: Any) -> Any:
+        reduced = reduce_hdf5(value)
+        return super().reducer_override(value) if reduced is None else reduced
+
+
+def pickle_given(value: Any, take: Callable[[pickle.PickleBuffer], bool] | None = None) -> bytes:
+    """Pickle a function or an argument.
+
+    Parameters
+    ----------
+    value : object
+        What the user has given.
+    take : callable, optional
+        The pickler's `buffer_callback`.
+
+    Raises
+    ------
+    InputError
+        An open HDF5 file among it cannot be opened by others.
+    Exception
+        Whatever its own methods raise.
+    """
+    file = io.BytesIO()
+    _Pickler(file, protocol=5, buffer_callback=take).dump(value)
+    return file.getvalue()
+
+
 def dump_object(value: Any) -> tuple[Any, list[Any]]:
     """Pickle a function or a TaskSet as (array of uint8, buffers)."""
     buffers: list[Any] = []
-    data = cloudpickle.dumps(value, protocol=5, buffer_callback=_collect(buffers))
+    data = pickle_given(value, _collect(buffers))
     return np.frombuffer(data, np.uint8), buffers
 
 

@@ -39,6 +39,7 @@ class Kind(IntEnum):
     SITE = 4  # where to write a placed array                       (path, offset) or None
     SHOW = 5  # print values                                        (values, buffers, failed)
     ANSWER = 6  # end of a script's map call                        (Answer)
+    HELLO = 7  # to a script: the ranks that serve it               (ranks, level)
     # ----
     READY = 17  # the function is loaded                            number of the assignment
     UNREADY = 18  # it cannot be loaded                             (number, reason)
@@ -47,6 +48,7 @@ class Kind(IntEnum):
     OUTCOME = 21  # results of the tasks in [start, stop)           (Outcome)
     SHOWN = 22  # the values are printed                            ()
     CALL = 23  # a script calls map                                 (PreparedCall)
+    RELEASE = 24  # a script needs no runners for now               ()
 
 
 class _PlainUnpickler(pickle.Unpickler):

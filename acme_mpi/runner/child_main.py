@@ -16,11 +16,10 @@ from acme_mpi.offsets import write_all
 from acme_mpi.results import Encoder
 from acme_mpi.runner.base import (
     Assignment,
-    Frozen,
     MediumError,
-    dump_values,
     enter_caller,
     load_object,
+    make_encoder,
     run_chunk,
 )
 from acme_mpi.runner.channel import Channel, Kind
@@ -126,23 +125,18 @@ class Server:
         return message
 
     def _load(self, assignment: Assignment) -> None:
+        # First, so that files which the last run's arguments held open are seen as they are now.
+        self._run = None
         try:
             enter_caller(assignment)
             func = load_object(assignment.func, [])
             tasks = load_object(assignment.tasks, assignment.buffers)
         except BaseException as error:
-            self._run = None
             reason = f"{type(error).__name__}: {error}"
             reason = f"{socket.gethostname()}: {reason}"
             self._channel.send(Kind.UNREADY, (assignment.number, reason))
             return
-        encoder = Encoder(
-            assignment.row_spec,
-            assignment.in_memory,
-            place=self._place if assignment.can_place else None,
-            dumps=dump_values,
-            freeze=Frozen,
-        )
+        encoder = make_encoder(assignment, self._place if assignment.can_place else None)
         self._run = (func, function_name(func), tasks, encoder)
         self._channel.send(Kind.READY, assignment.number)
 
@@ -157,7 +151,7 @@ class Server:
                 (
                     *(outcome.start, outcome.stop, outcome.failures, outcome.busy_ns),
                     *(content.rows, content.placed, content.parts),
-                    *(content.values, content.buffers),
+                    *(content.values, content.buffers, content.unstorable),
                 ),
             )
 

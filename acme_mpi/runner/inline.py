@@ -6,17 +6,15 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from acme_mpi.results import Encoder
 from acme_mpi.runner.base import (
     Assignment,
-    Frozen,
     Outcome,
     Ready,
     Runner,
     Unready,
-    dump_values,
     enter_caller,
     load_object,
+    make_encoder,
     run_chunk,
 )
 from acme_mpi.tasks import TaskSet, function_name
@@ -31,10 +29,19 @@ class InlineRunner(Runner):
     ----------
     func : callable, optional
         This rank's own function; None: the one of the assignment.
+    tasks : TaskSet, optional
+        The tasks themselves; None: those of the assignment.
+    swallow : tuple of exception types
+        What costs a task and not the run.
     """
 
-    def __init__(self, func: Any = None) -> None:
-        self._own = func
+    def __init__(
+        self,
+        func: Any = None,
+        tasks: TaskSet | None = None,
+        swallow: tuple[type[BaseException], ...] = (Exception, SystemExit),
+    ) -> None:
+        self._own, self._own_tasks, self._swallow = func, tasks, swallow
         self._chunks: deque[range] = deque()
         self._running: Iterator[Outcome] | None = None
         self._start: Ready | Unready | None = None
@@ -42,12 +49,12 @@ class InlineRunner(Runner):
 
     def prepare(self, assignment: Assignment) -> None:
         """Load the arguments at once."""
-        self._encoder = Encoder(
-            assignment.row_spec, assignment.in_memory, dumps=dump_values, freeze=Frozen
-        )
+        self._encoder = make_encoder(assignment)
         self._start = Ready()
         try:
-            self._tasks: TaskSet = load_object(assignment.tasks, assignment.buffers)
+            self._tasks: TaskSet = self._own_tasks or load_object(
+                assignment.tasks, assignment.buffers
+            )
             self._func = self._own
             if self._func is None:
                 enter_caller(assignment)
@@ -69,7 +76,7 @@ class InlineRunner(Runner):
             chunk = self._chunks.popleft()
             self._running = run_chunk(
                 self._func, self._name, self._tasks, self._encoder, chunk, self._words,
-                swallow=(Exception, SystemExit),
+                swallow=self._swallow,
             )  # fmt: skip
         if self._running is None:
             return []

@@ -12,17 +12,17 @@ import importlib.util
 import json
 import os
 import pickle
+import random
 import sys
 import traceback
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from acme_mpi.errors import InputError
+from acme_mpi.runner.argument_files import load_arguments
 from acme_mpi.runner.base import dump_object, load_object, user_frames
+from acme_mpi.runner.measure import Measured
 from acme_mpi.tasks import (
     PerTask,
     Shared,
@@ -121,57 +121,6 @@ def _user_traceback(error: BaseException) -> str:
     return "\n" + "".join(lines).rstrip()
 
 
-def load_arguments(path: str, allow_pickle: bool) -> tuple[list[Any], dict[str, Any]]:
-    """Return (args, kwargs) of an ``.npz`` or ``.npy`` file; 0-d arrays become scalars.
-
-    Raises
-    ------
-    InputError
-        No such file, not a NumPy file, or pickled objects without permission.
-    """
-    if not os.path.isfile(path):
-        raise InputError(f"there is no argument file {path!r} (working directory {os.getcwd()})")
-    try:
-        loaded = np.load(path, allow_pickle=allow_pickle)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        raise _unreadable(path, path, error) from None
-    if isinstance(loaded, np.ndarray):
-        return [_as_scalar(loaded)], {}
-    args: dict[int, Any] = {}
-    kwargs: dict[str, Any] = {}
-    with loaded:
-        for name in loaded.files:
-            try:
-                value = _as_scalar(loaded[name])
-            except (ValueError, OSError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-                raise _unreadable(f"{name!r} in {path}", path, error) from None
-            number = name.removeprefix("arr_")
-            if name.startswith("arr_") and number.isdigit():
-                args[int(number)] = value
-            else:
-                kwargs[name] = value
-    return [args[k] for k in sorted(args)], kwargs
-
-
-def _unreadable(what: str, path: str, error: Exception) -> InputError:
-    if "allow_pickle" in str(error):
-        if not path.endswith((".npz", ".npy")):
-            return InputError(f"{path} is not a NumPy file (.npz or .npy)")
-        return InputError(
-            f"{what} holds pickled objects, and a pickle can run any code when it is read; "
-            "if you trust the file, say --allow-pickle"
-        )
-    return InputError(f"{what} cannot be read as a NumPy file (.npz or .npy): {error}")
-
-
-def _as_scalar(value: Any) -> Any:
-    if value.ndim:
-        return value
-    if value.dtype in (np.bool_, np.int64, np.float64, np.complex128) or value.dtype.kind in "UO":
-        return value.item()
-    return value[()]
-
-
 def parse_setting(text: str) -> tuple[str, Any]:
     """Return (name, value) of ``name=value``; the value is JSON, else a string.
 
@@ -195,7 +144,8 @@ def load_command(request: Mapping[str, Any]) -> tuple[Callable[..., Any], TaskSe
     Parameters
     ----------
     request : mapping
-        ``target, arguments, allow_pickle, settings, split, share, n_inputs, sys_path, directory``.
+        ``target, arguments, allow_pickle, settings, split, share, n_inputs, sys_path, directory,
+        trial``; `trial` is None, or what `Measured` needs besides the function.
 
     Raises
     ------
@@ -266,11 +216,13 @@ def prepare_command(request: Mapping[str, Any]) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``name, n_tasks, func, tasks, buffers``, or ``error`` with the text.
+        ``name, n_tasks, func, tasks, buffers``, or ``error`` with the text. If the request has a
+        `trial`, also ``trial``: index, function and task of a dry-run.
     """
     try:
         func, tasks = load_command(request)
         data, buffers = dump_object(tasks)
+        trial = _prepare_trial(request, tasks)
     except InputError as error:
         return {"error": str(error)}
     except Exception as error:
@@ -282,7 +234,18 @@ def prepare_command(request: Mapping[str, Any]) -> dict[str, Any]:
         "tasks": data,
         "buffers": buffers,
         "sys_path": list(sys.path),
+        "trial": trial,
     }
+
+
+def _prepare_trial(request: Mapping[str, Any], tasks: TaskSet) -> tuple[Any, ...] | None:
+    if request["trial"] is None:
+        return None
+    if tasks.n_tasks == 0:
+        raise InputError("--dry-run needs a task, and there are none")
+    index = random.randrange(tasks.n_tasks)
+    measured = Measured(_ByTarget(request["target"]), *request["trial"])  # type: ignore[arg-type]
+    return index, pickle.dumps(measured), *dump_object(tasks.only(index))
 
 
 def show_values(pieces: Sequence[Any], n_tasks: int) -> None:

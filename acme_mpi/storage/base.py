@@ -59,6 +59,14 @@ class Layout:
         """The container while it is being made."""
         return os.path.join(self.dot_folder, f"{self.name}.h5.partial")
 
+    def pickle(self, index: int) -> str:
+        """Return the file of one task where all results are pickled."""
+        return os.path.join(self.directory, f"{self.name}_{index}.pickle")
+
+    def emergency_pickle(self, index: int) -> str:
+        """Return the file of one task whose result HDF5 could not hold."""
+        return os.path.join(self.directory, self.payload_folder, f"{self.name}_{index}.pickle")
+
     def journal(self, rank: int) -> str:
         """Return the journal of one rank."""
         return os.path.join(self.dot_folder, f"run0_rank{rank}.journal")
@@ -74,6 +82,8 @@ class Stored:
         Path of the results container.
     paths : list of str or None
         What the call returns in file modes; None in place of a missing computation.
+    pickles : list of str
+        Files of the results that HDF5 could not hold, in task order.
     pieces : list of (Outcome fields)
         In memory mode the outcomes of all ranks, on the ranks that want them.
     """
@@ -81,6 +91,13 @@ class Stored:
     container: str | None = None
     paths: list[str | None] | None = None
     pieces: list[tuple[list[tuple[int, int]], Content]] = field(default_factory=list)
+    pickles: list[str] = field(default_factory=list)
+
+    @property
+    def where(self) -> str:
+        """What to open: the container, else the directory of pickles; empty without files."""
+        first = next((path for path in self.paths or [] if path), "")
+        return self.container or os.path.dirname(first)
 
 
 class Store(ABC):

@@ -10,15 +10,17 @@ from typing import Any
 import h5py
 import numpy as np
 
-from acme_mpi.journal import pack_record
-from acme_mpi.results import PLACED, Content, is_placed, parts_of
+from acme_mpi.journal import AS_PICKLES, pack_record
+from acme_mpi.results import PLACED, Content, is_pickle, is_placed, parts_of
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import Layout, refusals
 from acme_mpi.storage.committer import Committer
-from acme_mpi.storage.container import Place, Records, link_computations
+from acme_mpi.storage.container import link_computations
 from acme_mpi.storage.forms import pieces_of
 from acme_mpi.storage.linked import LinkedStore
+from acme_mpi.storage.pickles import write_pickle
+from acme_mpi.storage.records import Place, Records, indices_of
 
 
 def computation_path(layout: Layout, index: int) -> str:
@@ -80,6 +82,10 @@ class ComputationStore(LinkedStore):
 
     def _write_task(self, index: int, position: int, content: Content) -> int:
         """Write and close a task's file; return a descriptor of it that is still open."""
+        if content.parts and is_pickle(content.parts[position]):
+            if index in self._open:
+                self._drop(index)  # begun by an attempt that died
+            return write_pickle(self.layout.emergency_pickle(index), content.parts[position])
         parts = parts_of(content.parts[position]) if content.parts else []
         if content.rows is not None:
             parts = [np.asarray(content.rows[position]), *parts]
@@ -110,8 +116,11 @@ class ComputationStore(LinkedStore):
     def result_paths(self, records: Records) -> list[str | None]:
         """Return the path of every task's file, None where there is no result."""
         paths: list[str | None] = [None] * self.n_tasks
-        for index in _indices(records):
+        is_pickled = records["form"] & AS_PICKLES != 0
+        for index in indices_of(records[~is_pickled]):
             paths[index] = computation_path(self.layout, index)
+        for index in indices_of(records[is_pickled]):
+            paths[index] = self.layout.emergency_pickle(index)
         return paths
 
     def n_sources(self, records: Records) -> int:
@@ -134,13 +143,7 @@ class ComputationStore(LinkedStore):
 
     def own_rows(self, records: Records) -> Iterator[tuple[int, Any]]:
         """Yield (first task, rows) of this rank's results."""
-        for index in _indices(records[records["rank"] == self.world.rank]):
+        for index in indices_of(records[records["rank"] == self.world.rank]):
             path = computation_path(self.layout, index)
             with h5py.File(path, "r", locking=False) as file:
                 yield index, np.asarray(file["result_0"][()])[np.newaxis]
-
-
-def _indices(records: Records) -> Iterator[int]:
-    for record in records:
-        first = int(record["first"])
-        yield from range(first, first + int(record["count"]))

@@ -7,69 +7,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import numpy as np
 
-from acme_mpi.journal import AS_GROUPS, AS_ROWS, RECORD, read_journal
+from acme_mpi.journal import AS_ROWS
 from acme_mpi.results import RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import Layout, missing_value
+from acme_mpi.storage.records import Place, Records, indices_of, missing_tasks, tasks_with_groups
 
 # A virtual dataset keeps all its sources open, and reads fill values, without an error, when
 # descriptors run out (limit often 1024).
 MAX_SOURCES = 256
 # The cost to open a union of hyperslabs grows with its square.
 MAX_RUNS = 256
-
-Records = np.ndarray[Any, Any]
-
-
-def read_records(layout: Layout, n_ranks: int) -> Records:
-    """Return the records of all ranks in task order, with a field ``rank`` added."""
-    dtype = np.dtype([*RECORD.descr, ("rank", "<i4")])
-    parts = []
-    for rank in range(n_ranks):
-        records = read_journal(layout.journal(rank))
-        part = np.zeros(len(records), dtype)
-        for name in RECORD.names or ():
-            part[name] = records[name]
-        part["rank"] = rank
-        parts.append(part)
-    records = np.concatenate(parts)
-    return records[np.argsort(records["first"], kind="stable")]
-
-
-def n_sources(records: Records) -> int:
-    """Return how many payload files hold rows."""
-    rows = records[records["form"] & AS_ROWS != 0]
-    return len(np.unique(np.stack([rows["rank"], rows["payload"]]), axis=1).T)
-
-
-def missing_tasks(records: Records, n_tasks: int) -> Any:
-    """Return the indices of tasks without a record, (n,) ndarray of int64."""
-    is_done = np.zeros(n_tasks, bool)
-    for record in records:
-        is_done[record["first"] : record["first"] + record["count"]] = True
-    return np.flatnonzero(~is_done)
-
-
-class Place(NamedTuple):
-    """Where a rank has put the groups of some tasks."""
-
-    rank: int
-    payload: int
-
-
-def tasks_with_groups(records: Records) -> Iterator[tuple[Place, int]]:
-    """Yield (place, task) for every task that has a group in the container."""
-    chosen = records[records["form"] & AS_GROUPS != 0]
-    columns = (chosen[name].tolist() for name in ("rank", "payload", "first", "count"))
-    for rank, payload, first, count in zip(*columns, strict=True):
-        place = Place(rank, payload)
-        for index in range(first, first + count):
-            yield place, index
 
 
 def link_groups(
@@ -175,15 +128,13 @@ def link_computations(file: h5py.File, records: Records, spec: RowSpec, layout: 
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plist.set_fill_value(np.array(missing_value(spec.dtype), spec.dtype))
     row_shape = spec.row_shape
-    for record in records:
-        first = int(record["first"])
-        for index in range(first, first + int(record["count"])):
-            target = h5py.h5s.create_simple(shape)
-            corner = tuple(index if k == spec.axis else 0 for k in range(len(shape)))
-            target.select_hyperslab(corner, spec.stacked_shape(1))
-            source = hdf5.simple_space(row_shape)
-            path = f"{layout.payload_folder}/{layout.name}_{index}.h5"
-            plist.set_virtual(target, os.fsencode(path), b"result_0", source)
+    for index in indices_of(records):
+        target = h5py.h5s.create_simple(shape)
+        corner = tuple(index if k == spec.axis else 0 for k in range(len(shape)))
+        target.select_hyperslab(corner, spec.stacked_shape(1))
+        source = hdf5.simple_space(row_shape)
+        path = f"{layout.payload_folder}/{layout.name}_{index}.h5"
+        plist.set_virtual(target, os.fsencode(path), b"result_0", source)
     _create_virtual(file, spec, shape, plist)
     note_missing(file, records, n_tasks)
 

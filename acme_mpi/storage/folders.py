@@ -6,14 +6,17 @@ import contextlib
 import glob
 import os
 import shutil
+import time
 from datetime import datetime
 
-from acme_mpi.errors import InputError, StoreError
-from acme_mpi.storage.base import Layout
+from acme_mpi.errors import PlaceError, StoreError
+from acme_mpi.storage.base import DOT_FOLDER, Layout
+
+FINISHED = "finished"
 
 
-def make_folders(kind: str, name: str, output_dir: str | None, base: str) -> Layout:
-    """Make the directories that a run of one kind needs. Rank 0 only.
+def choose_layout(kind: str, name: str, output_dir: str | None, base: str) -> Layout:
+    """Decide where the files of a run go; nothing is made yet. Rank 0 only.
 
     Parameters
     ----------
@@ -28,20 +31,36 @@ def make_folders(kind: str, name: str, output_dir: str | None, base: str) -> Lay
 
     Raises
     ------
-    InputError
+    PlaceError
         There is a container of this function already, or what an unfinished run has left.
-    StoreError
-        A directory cannot be made.
     """
     if kind == "memory":
         return Layout("", name)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
     directory = os.path.join(base, os.path.expanduser(output_dir or f"ACME_{stamp}"))
     layout = Layout(os.path.abspath(directory), name)
+    _refuse_remains(layout)
+    return layout
+
+
+def make_folders(kind: str, name: str, output_dir: str | None, base: str) -> Layout:
+    """Make the directories that a run of one kind needs. Rank 0 only.
+
+    Parameters are those of `choose_layout`.
+
+    Raises
+    ------
+    PlaceError
+        As there.
+    StoreError
+        A directory cannot be made.
+    """
+    layout = choose_layout(kind, name, output_dir, base)
+    if not layout.directory:
+        return layout
     payload = os.path.join(layout.directory, layout.payload_folder)
-    _refuse_remains(layout, payload)
     spool = os.path.join(layout.directory, layout.spool_folder)
-    inner = {"rank": [payload], "computation": [payload], "single_file": [spool]}[kind]
+    inner = {"rank": [payload], "computation": [payload], "single_file": [spool]}.get(kind, [])
     for path in (layout.directory, layout.dot_folder, *inner):
         try:
             os.makedirs(path, exist_ok=True)
@@ -50,15 +69,61 @@ def make_folders(kind: str, name: str, output_dir: str | None, base: str) -> Lay
     return layout
 
 
-def _refuse_remains(layout: Layout, payload: str) -> None:
+def _refuse_remains(layout: Layout) -> None:
+    payload = os.path.join(layout.directory, layout.payload_folder)
     cure = "choose another --output-dir (output_dir=...) or move it away"
-    if os.path.lexists(layout.container):
-        raise InputError(f"{layout.container} exists and is never overwritten; {cure}")
+    for path in (layout.container, layout.pickle(0)):
+        if os.path.lexists(path):
+            raise PlaceError(f"{path} exists and is never overwritten; {cure}")
     for path in (payload, layout.dot_folder):
         if os.path.lexists(path):
-            raise InputError(
+            raise PlaceError(
                 f"{path} is left from a run of {layout.name} that was not finished; {cure}"
             )
+
+
+def mark_finished(layout: Layout) -> None:
+    """Leave the sign by which a directory is known as that of a run that has ended. Rank 0 only."""
+    # Nothing depends on it but the removal of old directories.
+    with contextlib.suppress(OSError), open(os.path.join(layout.dot_folder, FINISHED), "x"):
+        pass
+
+
+def remove_old_runs(base: str, older_than_days: float) -> list[str]:
+    """Remove directories of finished runs of this user, ``ACME_*`` in `base`. Rank 0 only.
+
+    Parameters
+    ----------
+    base : str
+        Directory that is looked at.
+    older_than_days : float
+        Days since a run has ended, >= 0.
+
+    Returns
+    -------
+    list of str
+        What was removed.
+    """
+    limit_s = time.time() - older_than_days * 86400
+    removed = []
+    for path in sorted(glob.glob(os.path.join(glob.escape(base), "ACME_*"))):
+        # Only what carries our own mark, not what merely has such a name.
+        if (ended_s := _ended_s(path)) is not None and ended_s <= limit_s:
+            shutil.rmtree(path, ignore_errors=True)
+            if not os.path.lexists(path):
+                removed.append(path)
+    return removed
+
+
+def _ended_s(path: str) -> float | None:
+    """Return when the last run of a directory has ended; None if it is no such directory."""
+    try:
+        if os.path.islink(path) or os.stat(path).st_uid != os.geteuid():
+            return None
+        runs = [entry.path for entry in os.scandir(os.path.join(path, DOT_FOLDER))]
+        return max(os.stat(os.path.join(run, FINISHED)).st_mtime for run in runs)
+    except (OSError, ValueError):
+        return None
 
 
 def remove_folders(layout: Layout) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from acme_mpi.journal import AS_GROUPS, AS_RAGGED, AS_ROWS
-from acme_mpi.results import Content, Parts, RowSpec, parts_of
+from acme_mpi.journal import AS_GROUPS, AS_PICKLES, AS_RAGGED, AS_ROWS
+from acme_mpi.results import Content, Parts, RowSpec, is_pickle, parts_of
 
 
 def pieces_of(
@@ -21,7 +21,7 @@ def pieces_of(
     for run in runs:
         if content.parts is None:
             yield run, AS_ROWS, position
-        elif spec is None:
+        elif spec is None and not content.unstorable:
             yield run, AS_GROUPS, position
         else:
             parts = content.parts[position : position + len(run)]
@@ -32,7 +32,9 @@ def pieces_of(
         position += len(run)
 
 
-def _form(spec: RowSpec, parts: Parts) -> int:
+def _form(spec: RowSpec | None, parts: Parts) -> int:
+    if spec is None:
+        return AS_PICKLES if is_pickle(parts) else AS_GROUPS
     n_in_rows = 1 if spec.is_ragged else 0
     more = AS_GROUPS if len(parts_of(parts)) > n_in_rows else 0
     return more | (AS_RAGGED if spec.is_ragged else AS_ROWS)

@@ -14,18 +14,17 @@ from acme_mpi.comm import World
 from acme_mpi.results import RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import Layout, Store, Stored, missing_value, refusals, together
-from acme_mpi.storage.container import (
-    MAX_SOURCES,
+from acme_mpi.storage.container import MAX_SOURCES, link_groups, link_rows
+from acme_mpi.storage.payload import PayloadStore
+from acme_mpi.storage.pickles import emergency_pickles
+from acme_mpi.storage.records import (
     Place,
     Records,
-    link_groups,
-    link_rows,
     missing_tasks,
     n_sources,
-    read_records,
+    share_records,
     tasks_with_groups,
 )
-from acme_mpi.storage.payload import PayloadStore
 from acme_mpi.storage.shared_rows import SharedRows
 
 
@@ -54,9 +53,7 @@ class LinkedStore(Store):
 
     def commit(self, root: int | None = None) -> Stored:
         """Make the container. Collective."""
-        records = self.world.bcast(
-            read_records(self.layout, self.world.size) if self.world.is_master else None
-        )
+        records = share_records(self.world, self.layout)
         spec = self.spec
         is_filled = spec is not None and (spec.is_ragged or self.n_sources(records) > MAX_SOURCES)
         if spec is not None and is_filled:
@@ -74,7 +71,8 @@ class LinkedStore(Store):
                 os.replace(self.layout.partial, self.layout.container)
 
         together(self.world, link if self.world.is_master else lambda: None)
-        return Stored(self.layout.container, self.result_paths(records))
+        pickles = emergency_pickles(self.layout, records)
+        return Stored(self.layout.container, self.result_paths(records), pickles=pickles)
 
     def _link_groups(self, file: h5py.File, records: Records) -> None:
         """Link what does not go into ``result_0``."""

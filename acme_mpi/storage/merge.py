@@ -20,7 +20,7 @@ from acme_mpi.journal import AS_GROUPS, AS_RAGGED
 from acme_mpi.offsets import write_all
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import refusals, together
-from acme_mpi.storage.container import Records, tasks_with_groups
+from acme_mpi.storage.records import Records, tasks_with_groups
 
 # (task, k, dtype, shape, offset in the payload, bytes, value of strings)
 Description = tuple[int, int, Any, tuple[int, ...] | None, int, int, Any]

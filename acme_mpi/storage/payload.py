@@ -14,13 +14,14 @@ import h5py
 import numpy as np
 
 from acme_mpi.errors import StoreError
-from acme_mpi.journal import AS_GROUPS, AS_RAGGED, AS_ROWS, pack_record
+from acme_mpi.journal import AS_GROUPS, AS_PICKLES, AS_RAGGED, AS_ROWS, pack_record
 from acme_mpi.results import PLACED_BYTES, Content, Part, Parts, is_placed, parts_of
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import Store, refusals
 from acme_mpi.storage.committer import Committer
 from acme_mpi.storage.forms import pieces_of
+from acme_mpi.storage.pickles import write_pickle
 
 MAX_GROUPS = 4096
 MAX_BYTES = 2 * 1024**3
@@ -237,6 +238,9 @@ class PayloadStore(Store):
             if content.parts is not None and form & (AS_GROUPS | AS_RAGGED):
                 for index, parts in zip(tasks, content.parts[position:], strict=False):
                     self._write_parts(index, parts)
+            if content.parts is not None and form & AS_PICKLES:
+                for index, data in zip(tasks, content.parts[position:], strict=False):
+                    self._write_pickle(index, data)
             if not form & AS_ROWS:
                 written.append((tasks, form, 0))
             elif content.rows is None:
@@ -261,6 +265,13 @@ class PayloadStore(Store):
         for k, part in numbered:
             if not is_placed(part):
                 payload.write_part(index, k, part)
+
+    def _write_pickle(self, index: int, data: bytes) -> None:
+        descriptor = write_pickle(self.layout.emergency_pickle(index), data)
+        try:
+            os.fdatasync(descriptor)  # rare, so here and not by the committer
+        finally:
+            os.close(descriptor)
 
     def _abandon_payload(self) -> None:
         if self._current is not None:

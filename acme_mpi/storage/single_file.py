@@ -11,10 +11,10 @@ from acme_mpi.journal import AS_GROUPS
 from acme_mpi.results import Content
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import Layout, Stored, refusals, together
-from acme_mpi.storage.container import Records, missing_tasks, read_records
 from acme_mpi.storage.linked import fill_rows, payload_rows
 from acme_mpi.storage.merge import Merge
 from acme_mpi.storage.payload import PayloadStore
+from acme_mpi.storage.records import Records, missing_tasks, share_records
 from acme_mpi.storage.shared_rows import SharedRows
 
 
@@ -63,9 +63,7 @@ class SingleFileStore(PayloadStore):
         """Close the shared file, merge the spool into it, and give it its name. Collective."""
         if self._shared is not None:
             self._shared.close()
-        records = self.world.bcast(
-            read_records(self.layout, self.world.size) if self.world.is_master else None
-        )
+        records = share_records(self.world, self.layout)
         if self.spec is not None and self._shared is None:
             fill_rows(
                 *(self.world, self.layout, self.spec, self.n_tasks, records),

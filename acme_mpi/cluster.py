@@ -1,0 +1,421 @@
+"""ACME's clients and clusters, on ranks that the launcher has started.
+
+A `Client` is a handle on the ranks of this job. What a launcher has decided, such as partition and
+memory, is checked and otherwise has no effect.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from acme_mpi.errors import InputError, InputTypeError
+from acme_mpi.keywords import check_count, check_memory, check_partition
+from acme_mpi.messages import add_console_handler
+from acme_mpi.submit import callers, job_ranks, release
+
+logger = logging.getLogger("acme_mpi")
+
+
+class Client:
+    """The ranks of this job that call tasks.
+
+    Parameters
+    ----------
+    ranks : sequence of (str, int)
+        Host and process id of every rank of the job.
+    n_workers : int, optional
+        Use the first `n_workers` of them, >= 1; default all.
+    """
+
+    def __init__(self, ranks: Sequence[tuple[str, int]], n_workers: int | None = None) -> None:
+        self._ranks = dict(enumerate(ranks[:n_workers]))
+        self.status = "running"
+
+    @property
+    def n_workers(self) -> int:
+        """Number of ranks in use."""
+        return len(self._ranks)
+
+    @property
+    def workers(self) -> tuple[int, ...]:
+        """The ranks in use, in order."""
+        return tuple(self._ranks)
+
+    @property
+    def cluster(self) -> Cluster:
+        """The same ranks as dask's cluster objects show them."""
+        return Cluster(self)
+
+    def scheduler_info(self) -> dict[str, Any]:
+        """Return ``{"type", "address", "workers"}``, the ranks in use by their address.
+
+        Each entry of ``workers`` has ``rank``, ``host``, ``pid`` (of the MPI process), ``name`` and
+        ``nthreads``.
+        """
+        workers = {
+            f"mpi://{host}:{rank}": {
+                "type": "Worker",
+                "rank": rank,
+                "name": rank,
+                "host": host,
+                "pid": pid,
+                "nthreads": 1,
+            }
+            for rank, (host, pid) in self._ranks.items()
+        }
+        return {"type": "Scheduler", "address": next(iter(workers), ""), "workers": workers}
+
+    def retire_workers(
+        self, workers: Iterable[str | int] | None = None, n: int | None = None
+    ) -> dict[str, Any]:
+        """Use some ranks no more. Independent; in SPMD scripts every rank says the same.
+
+        Parameters
+        ----------
+        workers : iterable of str or int, optional
+            Addresses of `scheduler_info`, or ranks.
+        n : int, optional
+            Instead of `workers`: the number of ranks, the last ones.
+
+        Returns
+        -------
+        dict
+            The retired entries of `scheduler_info`.
+
+        Raises
+        ------
+        InputError
+            There is no such worker.
+        """
+        known = self.scheduler_info()["workers"]
+        by_rank = {entry["rank"]: address for address, entry in known.items()}
+        if workers is None:
+            wanted = list(known)[len(known) - min(len(known), n or 0) :]
+        else:
+            wanted = [by_rank.get(each, "") if isinstance(each, int) else each for each in workers]
+        unknown = [each for each in wanted if each not in known]
+        if unknown:
+            raise InputError(f"there is no worker {unknown[0]!r}; there are {', '.join(known)}")
+        for address in wanted:
+            del self._ranks[known[address]["rank"]]
+        return {address: known[address] for address in wanted}
+
+    def close(self, timeout: float | None = None) -> None:
+        """End the runners and forget this handle; later runs use all ranks of the job again."""
+        if self.status == "running":
+            self.status = "closed"
+            release()
+        _KEPT[:] = [each for each in _KEPT if each is not self]
+
+    shutdown = close
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        address = self.scheduler_info()["address"] or "mpi://"
+        return f"<Client: {address!r} processes={self.n_workers} threads={self.n_workers}>"
+
+
+class Cluster:
+    """A client's ranks as dask's cluster objects show them.
+
+    Parameters
+    ----------
+    client : Client
+        Whose ranks.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    @property
+    def workers(self) -> dict[int, dict[str, Any]]:
+        """The ranks in use, by their numbers."""
+        return {each["rank"]: each for each in self.scheduler_info["workers"].values()}
+
+    @property
+    def scheduler_info(self) -> dict[str, Any]:
+        """What `Client.scheduler_info` returns."""
+        return self._client.scheduler_info()
+
+    def close(self, timeout: float | None = None) -> None:
+        """Do what `Client.close` does."""
+        self._client.close()
+
+
+# The client that the next ParallelMap attaches to, if any.
+_KEPT: list[Client] = []
+_TOLD: set[str] = set()
+
+
+def kept_client() -> Client | None:
+    """Return the client that was set up and not closed, None if there is none."""
+    return _KEPT[-1] if _KEPT else None
+
+
+def keep(client: Client) -> None:
+    """Have later runs attach to a client."""
+    _KEPT[:] = [client]
+
+
+def tell_once(text: str, *values: object, dialect: str) -> None:
+    """Say something at INFO, but not twice in one process."""
+    if text not in _TOLD:
+        _TOLD.add(text)
+        logger.info(text, *values, extra={"dialect": dialect})
+
+
+def tell_of_missing_ranks(n_wanted: int, n_there: int, dialect: str) -> None:
+    """Warn that the job has fewer ranks than were asked for."""
+    if n_wanted > n_there:
+        logger.warning(
+            "`n_workers` is %d, but the job has %d rank(s): all are used. Their number is said to "
+            "the launcher: srun -n %d, or mpiexec -n %d",
+            *(n_wanted, n_there, n_wanted, n_wanted),
+            extra={"dialect": dialect},
+        )
+
+
+def _set_up(name: str, check: Callable[[], int | None]) -> Client:
+    """Check keywords and return a client on the ranks that they ask for. Collective."""
+    world = callers()
+    if world.is_master:
+        add_console_handler()
+    n_workers, error = None, None
+    try:
+        n_workers = check()
+    except InputError as caught:
+        error = type(caught)(f"<{name}> {caught}")
+    ranks = job_ranks(world, error)
+    client = Client(ranks, n_workers)
+    keep(client)
+    if world.is_master:
+        tell_once(
+            "partition, cores, memory and start-up of the workers were decided by the launcher "
+            "(srun, mpiexec); the keywords for them are checked and change nothing",
+            dialect=name,
+        )
+        tell_of_missing_ranks(n_workers or 1, len(ranks), name)
+        text = "Using %d of %d ranks: %s"
+        logger.info(text, client.n_workers, len(ranks), client, extra={"dialect": name})
+    return client
+
+
+def local_cluster_setup(
+    n_workers: int | None = None, mem_per_worker: str | None = None, interactive: bool = True
+) -> Client:
+    """Return a handle on the ranks of this job. Collective.
+
+    Parameters
+    ----------
+    n_workers : int, optional
+        How many of the ranks to use, >= 1; default all.
+    mem_per_worker : str, optional
+        Such as "8GB"; decided by the launcher.
+    interactive : bool
+        Nothing is asked here: ranks need no ``__main__`` guard.
+
+    Raises
+    ------
+    InputError
+        A keyword has a wrong value.
+    """
+
+    def check() -> int | None:
+        if not isinstance(interactive, bool):
+            raise InputTypeError(f"`interactive` has to be Boolean, not {type(interactive)}")
+        if mem_per_worker is not None:
+            check_memory(mem_per_worker)
+        return None if n_workers is None else check_count("n_workers", n_workers, 1)
+
+    return _set_up("local_cluster_setup", check)
+
+
+def slurm_cluster_setup(
+    partition: str = "partition_name",
+    n_cores: int = 1,
+    n_workers: int = 1,
+    processes_per_worker: int = 1,
+    mem_per_worker: str = "1GB",
+    n_workers_startup: int = 1,
+    timeout: int = 60,
+    interactive: bool = True,
+    interactive_wait: int = 10,
+    start_client: bool = True,
+    job_extra: Sequence[str] = (),
+    worker_extra_args: Sequence[str] | None = None,
+    scheduler_options: dict[str, Any] | None = None,
+    avail_partitions: Sequence[str] = (),
+    invalid_partitions: Sequence[str] = (),
+    mem_cushion: int = 100,
+    **kwargs: Any,
+) -> Client | Cluster:
+    """Return a handle on the ranks of this Slurm job. Collective.
+
+    Parameters
+    ----------
+    partition, n_cores, processes_per_worker, mem_per_worker, n_workers_startup, timeout, \
+    interactive_wait, job_extra, worker_extra_args, scheduler_options, mem_cushion
+        Decided by ``srun``; checked only.
+    n_workers : int
+        How many of the ranks to use, >= 1.
+    interactive : bool
+        Nothing is asked here.
+    start_client : bool
+        False: return the handle's `Cluster`.
+    avail_partitions, invalid_partitions : sequence of str
+        If given, `partition` has to be among the first and not among the second.
+    **kwargs
+        ACME takes any; unknown ones are named in a warning.
+
+    Raises
+    ------
+    InputError
+        A keyword has a wrong value.
+    """
+    counts = {
+        "n_cores": n_cores,
+        "processes_per_worker": processes_per_worker,
+        "n_workers_startup": n_workers_startup,
+        "timeout": timeout,
+        "interactive_wait": interactive_wait,
+        "mem_cushion": mem_cushion,
+    }
+    lists = {"job_extra": job_extra, "worker_extra_args": worker_extra_args}
+
+    def check() -> int:
+        _check_slurm(partition, mem_per_worker, interactive, counts, lists, kwargs)
+        if partition in invalid_partitions or partition not in (avail_partitions or [partition]):
+            allowed = [each for each in avail_partitions if each not in invalid_partitions]
+            raise InputError(
+                f"Invalid partition {partition!r}; available are: {', '.join(allowed) or 'others'}"
+            )
+        return check_count("n_workers", n_workers, 1)
+
+    client = _set_up("slurm_cluster_setup", check)
+    return client if start_client else client.cluster
+
+
+def _check_slurm(
+    partition: Any,
+    memory: Any,
+    interactive: Any,
+    counts: dict[str, Any],
+    lists: dict[str, Any],
+    unknown: dict[str, Any],
+) -> None:
+    check_partition(partition)
+    check_memory(memory)
+    if not isinstance(interactive, bool):
+        raise InputTypeError(f"`interactive` has to be Boolean, not {type(interactive)}")
+    for name, value in counts.items():
+        check_count(name, value, 1 if name in ("n_cores", "processes_per_worker") else 0)
+    for name, value in lists.items():
+        if value is not None and not isinstance(value, (list, tuple)):
+            raise InputTypeError(f"`{name}` has to be a list, not {type(value)}")
+    if unknown:
+        tell_once("these keywords are not known and change nothing: %s", ", ".join(unknown),
+                  dialect="cluster_setup")  # fmt: skip
+
+
+def esi_cluster_setup(
+    partition: str = "auto",
+    n_workers: int = 2,
+    mem_per_worker: str = "auto",
+    cores_per_worker: int | None = None,
+    n_workers_startup: int = 1,
+    timeout: int = 60,
+    interactive: bool = True,
+    interactive_wait: int = 120,
+    start_client: bool = True,
+    job_extra: Sequence[str] = (),
+    mem_cushion: int = 100,
+    **kwargs: Any,
+) -> Client | Cluster:
+    """Return a handle on the ranks of this job: `slurm_cluster_setup` with ESI's keywords.
+
+    Collective. The cores of a worker are `cores_per_worker` and, like all that is not `n_workers`,
+    decided by the launcher.
+
+    Raises
+    ------
+    InputError
+        A keyword has a wrong value.
+    """
+    return _set_up_site("esi_cluster_setup", locals())
+
+
+def _set_up_site(name: str, given: dict[str, Any]) -> Client | Cluster:
+    counts = {key: given[key] for key in ("n_workers_startup", "timeout", "interactive_wait",
+                                          "mem_cushion")}  # fmt: skip
+    counts["n_cores"] = 1 if given["cores_per_worker"] is None else given["cores_per_worker"]
+
+    def check() -> int:
+        lists = {"job_extra": given["job_extra"]}
+        _check_slurm(
+            *(given["partition"], given["mem_per_worker"], given["interactive"]),
+            *(counts, lists, given["kwargs"]),
+        )
+        return check_count("n_workers", given["n_workers"], 1)
+
+    client = _set_up(name, check)
+    return client if given["start_client"] else client.cluster
+
+
+def bic_cluster_setup(
+    partition: str = "auto",
+    n_workers: int = 2,
+    mem_per_worker: str = "auto",
+    cores_per_worker: int | None = None,
+    n_workers_startup: int = 1,
+    timeout: int = 120,
+    interactive: bool = True,
+    interactive_wait: int = 120,
+    start_client: bool = True,
+    job_extra: Sequence[str] = (),
+    mem_cushion: int = 500,
+    **kwargs: Any,
+) -> Client | Cluster:
+    """Return a handle on the ranks of this job: `slurm_cluster_setup` with CoBIC's keywords.
+
+    Collective.
+
+    Raises
+    ------
+    InputError
+        A keyword has a wrong value.
+    """
+    return _set_up_site("bic_cluster_setup", locals())
+
+
+def cluster_cleanup(client: Client | Cluster | None = None) -> None:
+    """Close a client; default the one that was set up last. Independent.
+
+    Raises
+    ------
+    InputTypeError
+        It is no client.
+    """
+    name = "cluster_cleanup"
+    if client is None:
+        client = kept_client()
+        if client is None:
+            logger.warning("No dangling clients or clusters found.", extra={"dialect": name})
+            return
+    if isinstance(client, Cluster):
+        client = client._client
+    if not isinstance(client, Client):
+        raise InputTypeError(
+            f"<{name}> `client` has to be a client object, as local_cluster_setup() returns, "
+            f"not {type(client)}"
+        )
+    n_workers, shown = client.n_workers, repr(client)
+    client.close()
+    logger.info("Successfully shut down %s containing %d workers", shown, n_workers,
+                extra={"dialect": name})  # fmt: skip

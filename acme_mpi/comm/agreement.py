@@ -1,0 +1,71 @@
+"""Decisions that all ranks have to share: what rank 0 decides, or one exception everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from acme_mpi import errors
+from acme_mpi.comm.base import World
+from acme_mpi.errors import AcmeMpiError
+
+T = TypeVar("T")
+V = TypeVar("V")
+
+# An exception on its way to another process: the name of its class, and its text.
+Packed = tuple[str, str]
+
+
+def pack_error(error: AcmeMpiError | None) -> Packed | None:
+    """Return an exception as plain values, None for none."""
+    return None if error is None else (type(error).__name__, str(error))
+
+
+def unpack_error(packed: Packed) -> AcmeMpiError:
+    """Return the exception that `pack_error` took apart."""
+    name, text = packed
+    error: AcmeMpiError = getattr(errors, name)(text)
+    return error
+
+
+def settle(
+    world: World, error: AcmeMpiError | None, brings: V, decide: Callable[[list[V]], T]
+) -> T:
+    """Return what rank 0 decides; raise on every rank if any has an error. Collective.
+
+    Parameters
+    ----------
+    world : World
+        The ranks.
+    error : AcmeMpiError or None
+        What is wrong on this rank. Rank 0's is raised if it has one, else all others' as one.
+    brings : object
+        Plain values of this rank.
+    decide : callable
+        ``decide(brought)`` is called on rank 0 with what every rank brings, if none has an error;
+        returns plain values, may raise AcmeMpiError.
+    """
+    brought = world.gather((pack_error(error), brings))
+    verdict: tuple[Packed | None, T | None] | None = None
+    if brought is not None:
+        fault = _first_fault([each for each, _ in brought])
+        decision = None
+        try:
+            decision = decide([each for _, each in brought]) if fault is None else None
+        except AcmeMpiError as refused:
+            fault = pack_error(refused)
+        verdict = fault, decision
+    packed, decision = world.bcast(verdict)
+    if packed is not None:
+        raise unpack_error(packed)
+    return decision  # type: ignore[return-value]
+
+
+def _first_fault(brought: list[Packed | None]) -> Packed | None:
+    """Return rank 0's error, else that of all other ranks with their numbers."""
+    if brought[0] is not None:
+        return brought[0]
+    faults = [(rank, packed) for rank, packed in enumerate(brought) if packed is not None]
+    if not faults:
+        return None
+    return faults[0][1][0], "\n".join(f"rank {rank}: {text}" for rank, (_, text) in faults)

@@ -1,0 +1,221 @@
+"""Try one task before all of them run, and forecast what all of them take."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from acme_mpi.call import Call, Options, Result
+from acme_mpi.comm import World
+from acme_mpi.errors import InputError, TaskError
+from acme_mpi.results import RowSpec
+from acme_mpi.runner.measure import N_FIGURES, Measured
+from acme_mpi.submit import pack, submit
+from acme_mpi.tasks import TaskSet
+
+# Bytes of HDF5's own per result, measured with results of one scalar: a file with its link; a group
+# with its link; a group.
+OVERHEAD = {"computation": 2300, "rank": 700, "single_file": 500, "pickle": 0, "memory": 0}
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What one task took, and what all tasks will.
+
+    Attributes
+    ----------
+    index : int
+        The task that was called.
+    elapsed_s : float
+        Its duration in seconds.
+    peak_bytes : int
+        Peak memory of the process that called it.
+    agent_bytes : int
+        Memory of its rank besides.
+    result_bytes : int
+        Size of its result as it is stored.
+    n_tasks, n_workers : int
+        Of the run to come.
+    kind : str
+        Its store.
+    is_stacked : bool
+        Results are rows of one dataset.
+    """
+
+    index: int
+    elapsed_s: float
+    peak_bytes: int
+    agent_bytes: int
+    result_bytes: int
+    n_tasks: int
+    n_workers: int
+    kind: str
+    is_stacked: bool
+
+    @property
+    def wall_s(self) -> float:
+        """Wall time of all tasks in seconds, if each takes as long as this one did."""
+        return self.elapsed_s * math.ceil(self.n_tasks / self.n_workers)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all results, in files or in the caller's memory."""
+        has_overhead = not self.is_stacked or self.kind == "computation"
+        overhead = OVERHEAD[self.kind] if has_overhead else 0
+        return self.n_tasks * (self.result_bytes + overhead)
+
+    @property
+    def rank_bytes(self) -> int:
+        """Memory that each rank needs."""
+        return self.peak_bytes + self.agent_bytes
+
+    def lines(self) -> list[str]:
+        """Return what a person wants to know, two lines."""
+        where = "in memory" if self.kind == "memory" else "in files"
+        return [
+            f"Dry-run completed. Elapsed time is {self.elapsed_s:f} seconds, estimated memory "
+            f"consumption was {self.peak_bytes / 1e6:3.2f} MB.",
+            f"All {self.n_tasks} calls on {self.n_workers} workers would take about "
+            f"{_duration_text(self.wall_s)}; {_size_text(self.stored_bytes)} {where}; "
+            f"{_size_text(self.rank_bytes)} of memory per rank.",
+        ]
+
+
+def _duration_text(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def _size_text(n_bytes: float) -> str:
+    power = min(4, int(math.log10(max(1.0, n_bytes)) // 3))
+    digits = 0 if power == 0 else 1
+    return f"{n_bytes / 1000**power:.{digits}f} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
+def announce(name: str, index: int) -> str:
+    """Return the line that says which task is tried."""
+    return (
+        f"Performing a single dry-run of {name} simulating randomly picked worker #{index} with "
+        "automatically distributed arguments"
+    )
+
+
+def pick(n_tasks: int) -> int:
+    """Return the index of the task to try.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    """
+    if n_tasks == 0:
+        raise InputError("a dry-run needs a task, and there are none")
+    return random.randrange(n_tasks)
+
+
+def measured(func: Callable[..., Any], options: Options) -> Measured:
+    """Return the function that calls `func` and returns figures."""
+    return Measured(func, options.spec, trial_form(options.kind), options.pickles)
+
+
+def trial_form(kind: str) -> str:
+    """Return what results become in a kind of store, as `Measured` needs it."""
+    return kind if kind in ("memory", "pickle") else "hdf5"
+
+
+def measuring_options(options: Options) -> Options:
+    """Return the options of the run of the one task: it leaves nothing behind and says nothing."""
+    return replace(
+        options,
+        n_tasks=1,
+        kind="memory",
+        output_dir=None,
+        spec=((N_FIGURES,), 0, "<f8"),
+        root=None,
+        bar=False,
+        pickles=False,
+        level=logging.CRITICAL,
+        log_file="",
+    )
+
+
+def forecast(result: Result, index: int, options: Options, size: int) -> Forecast:
+    """Return what the figures of a measured task say of a whole run.
+
+    Parameters
+    ----------
+    result : Result
+        Of the run of the one task.
+    index : int
+        Its index.
+    options : Options
+        Of the run to come.
+    size : int
+        Ranks of the job.
+
+    Raises
+    ------
+    TaskError
+        The task failed.
+    LaunchError, InputError
+        It could not be called.
+    """
+    if result.failures:
+        failure = replace(result.failures[0], index=index)
+        trace = f"\n{failure.traceback.rstrip()}" if failure.traceback else ""
+        raise TaskError(f"the dry-run of {options.name} failed: {failure}{trace}", [failure])
+    error = result.error()
+    if error is not None:
+        raise error
+    rows = result.stored.pieces[0][1].rows
+    assert rows is not None
+    elapsed_s, peak, agent, n_bytes = rows[0].tolist()
+    is_stacked = options.spec is not None and not RowSpec(*options.spec).is_ragged
+    n_workers = max(1, len(options.worker_ranks(size)))
+    return Forecast(
+        *(index, elapsed_s, int(peak), int(agent), int(n_bytes)),
+        *(options.n_tasks, n_workers, options.kind, is_stacked),
+    )
+
+
+def dry_run(
+    world: World, func: Callable[..., Any], tasks: TaskSet, options: Options, size: int
+) -> Forecast:
+    """Call one random task on a rank and return what that says of all. Collective.
+
+    Parameters
+    ----------
+    world : World
+        The callers.
+    func, tasks : callable, TaskSet
+        What would be called; rank 0's tasks count.
+    options : Options
+        Of the run to come.
+    size : int
+        Ranks of the job.
+
+    Raises
+    ------
+    TaskError, InputError, LaunchError
+        On every rank alike.
+    """
+    call, index = Call(), 0
+    try:
+        index = pick(tasks.n_tasks)
+        pack(call, world, measured(func, options), tasks.only(index))
+        call.digests = {}  # each rank has picked a task of its own
+        call.options = measuring_options(options)
+        call.inline = measured(func, options)
+    except InputError as error:
+        call.error = error
+    index = world.bcast(index)
+    if world.is_master and call.error is None:
+        logging.getLogger("acme_mpi").info("%s", announce(options.name, index))
+    return forecast(submit(world, call), index, options, size)

@@ -1,0 +1,49 @@
+"""Run all tasks in the calling process and thread, for debuggers: ``compute(debug=True)``."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+
+import cloudpickle
+
+from acme_mpi.call import Call, Result
+from acme_mpi.comm import SerialWorld, World
+from acme_mpi.errors import TaskError
+from acme_mpi.run import run
+
+
+def run_here(world: World, call: Call) -> Result:
+    """Run a call in this process of rank 0 and share what comes of it. Collective."""
+    result: Result | None = None
+    raised: BaseException | None = None
+    if world.is_master:
+        try:
+            result = run(SerialWorld(), call)
+        except BaseException as error:
+            raised = error
+    packed = world.bcast(None if raised is None else _packed_exception(raised))
+    if raised is not None:
+        # The user's frames only, as if the function had been called directly.
+        raise raised.with_traceback(_users_part(raised.__traceback__))
+    if packed is not None:
+        raise cloudpickle.loads(packed)
+    return world.bcast(result)
+
+
+def _users_part(trace: TracebackType | None) -> TracebackType | None:
+    """Return the part of a traceback that follows the frames of this package."""
+    own, part = os.path.dirname(__file__), trace
+    while part is not None and part.tb_frame.f_code.co_filename.startswith(own):
+        part = part.tb_next
+    return part or trace
+
+
+def _packed_exception(error: BaseException) -> bytes:
+    """Return an exception for the other ranks, as it is or at least as what it says."""
+    try:
+        data: bytes = cloudpickle.dumps(error)
+        cloudpickle.loads(data)
+    except Exception:
+        data = cloudpickle.dumps(TaskError(f"{type(error).__name__} on rank 0: {error}"))
+    return data

@@ -1,0 +1,94 @@
+"""What is said in words: on the console, and in the log file of a run.
+
+Everything is said through the logger ``acme_mpi``, whose parent is ``ACME``: ACME's users look for
+their messages, handlers and levels under that name. Importing the package adds no handler.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+ANNOUNCE = 25  # ACME's level between INFO and WARNING
+logging.addLevelName(ANNOUNCE, "ANNOUNCE")
+
+acme_logger = logging.getLogger("ACME")
+logger = logging.getLogger("acme_mpi")
+logger.parent = acme_logger
+
+
+class ConsoleFormatter(logging.Formatter):
+    """Write ``<dialect> LEVEL: message``, or the bare message where nothing has a dialect.
+
+    A record's own attribute `dialect` counts more than that of the formatter, and that more than
+    the one of the run that is going on.
+
+    Parameters
+    ----------
+    dialect : str
+        Name of the interface that speaks.
+    """
+
+    running = ""
+
+    def __init__(self, dialect: str = "") -> None:
+        super().__init__("%(message)s")
+        self._dialect = dialect
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of one message."""
+        text = super().format(record)
+        dialect = getattr(record, "dialect", self._dialect or self.running)
+        return f"<{dialect}> {record.levelname}: {text}" if dialect else text
+
+
+def add_console_handler() -> None:
+    """Let ACME's dialects speak on stderr; at the first call only."""
+    if not any(isinstance(each.formatter, ConsoleFormatter) for each in acme_logger.handlers):
+        handler = logging.StreamHandler()
+        handler.setFormatter(ConsoleFormatter("ParallelMap"))
+        acme_logger.addHandler(handler)
+
+
+def log_path(directory: str, name: str) -> str:
+    """Return the path of a new log file, ``ACME_<name>_YYYYMMDD-hhmmss.log``."""
+    return os.path.join(directory, f"ACME_{name}_{datetime.now():%Y%m%d-%H%M%S}.log")
+
+
+@contextmanager
+def run_messages(path: str, dialect: str = "", level: int | None = None) -> Iterator[None]:
+    """Context of one run: its messages also go to a file, each as soon as it is said.
+
+    Parameters
+    ----------
+    path : str
+        The log file, appended to if it exists; empty: none.
+    dialect : str
+        Name of the interface that the run belongs to.
+    level : int, optional
+        Least level of what is said; default: the logger's own, INFO at least for the file.
+    """
+    saved, ConsoleFormatter.running = logger.level, dialect
+    handler: logging.Handler | None = None
+    try:
+        handler = logging.FileHandler(path) if path else None
+    except OSError as error:
+        logger.warning("there is no log file: %s", error)  # no reason to lose the results
+    if level is not None:
+        logger.setLevel(level)
+    elif path and logger.getEffectiveLevel() > logging.INFO:
+        logger.setLevel(logging.INFO)
+    if handler is not None:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        ConsoleFormatter.running = ""
+        logger.setLevel(saved)
+        if handler is not None:
+            logger.removeHandler(handler)
+            handler.close()

@@ -1,0 +1,220 @@
+"""What the command line may say, and what of it cannot be meant."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from acme_mpi import __version__
+from acme_mpi.api import PAYLOADS, store_kind
+from acme_mpi.errors import InputError
+from acme_mpi.results import make_row_spec
+
+EXAMPLES = """\
+examples:
+  mpiexec -n 4 python -m acme_mpi mymod:f args.npz
+  srun -n 64 python -m acme_mpi analysis.py:fit args.npz --single-file --result-shape None,3
+  python -m acme_mpi mymod:f --set x=[2,4,6,8] --set y=4 --plan
+  python -m acme_mpi mymod:f args.npz --debug-task 17
+  mpiexec -n 4 python -m acme_mpi script.py --its-own option
+  mpiexec -n 4 python -m acme_mpi -m pytest tests
+
+exit status: 0 all tasks done; 1 some failed; 2 usage or bad input, nothing was run;
+  74 results could not be written; 75 stopped early. In script mode the script's.
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m acme_mpi",
+        usage="%(prog)s TARGET [ARGS] [options]",
+        description="Call a function for many inputs on the ranks of an MPI job; the results go "
+        "into HDF5.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "target", metavar="TARGET", nargs="?",
+        help="module:function, path/to/file.py:function, or script.py [its own arguments]",
+    )  # fmt: skip
+    parser.add_argument(
+        "-m", metavar="MODULE", dest="module",
+        help="instead of TARGET: run a module as a script, for example pytest [its own arguments]",
+    )  # fmt: skip
+    parser.add_argument(
+        "arguments", metavar="ARGS", nargs="?",
+        help="arguments of the function: .npz (names are parameter names, arr_0, arr_1 ... are "
+        "positional, 0-d arrays become scalars), .npy, .h5[:/group] or .json",
+    )  # fmt: skip
+    _add_input_options(parser.add_argument_group("input"))
+    _add_output_options(parser.add_argument_group("output"))
+    _add_run_options(parser.add_argument_group("run"))
+    return parser
+
+
+def _add_input_options(group: Any) -> None:
+    group.add_argument(
+        "--set", metavar="NAME=VALUE", action="append", default=[], dest="settings",
+        help="add or override one argument; VALUE is JSON, else a string",
+    )  # fmt: skip
+    group.add_argument(
+        "--split", metavar="NAME[:AXIS]", action="append", default=[],
+        help="one item of this argument per task (along AXIS, default 0)",
+    )  # fmt: skip
+    group.add_argument(
+        "--share", metavar="NAME", action="append", default=[],
+        help="the whole argument for every task",
+    )  # fmt: skip
+    group.add_argument(
+        "--n-inputs", metavar="N", type=int,
+        help="number of tasks; arguments of that length are split, without any N equal calls",
+    )  # fmt: skip
+    group.add_argument(
+        "--allow-pickle", action="store_true",
+        help="read object arrays; a pickle can run any code: only for files you trust",
+    )  # fmt: skip
+
+
+def _add_output_options(group: Any) -> None:
+    group.add_argument(
+        "--output-dir", metavar="DIR", help="default: a new ACME_YYYYMMDD-hhmmss-ffffff"
+    )
+    group.add_argument("--single-file", action="store_true", help="one file for everything")
+    group.add_argument(
+        "--payload", choices=PAYLOADS, default="rank",
+        help="payload files per rank (default) or per computation",
+    )  # fmt: skip
+    group.add_argument(
+        "--result-shape", metavar="None,M,N",
+        help="stack all results in one dataset; None is the axis of the tasks, inf an axis whose "
+        "length differs",
+    )  # fmt: skip
+    group.add_argument("--result-dtype", metavar="DTYPE", default="float", help="default float64")
+    group.add_argument("--no-write", action="store_true", help="print the results, write no file")
+
+
+def _add_run_options(group: Any) -> None:
+    group.add_argument(
+        "--dry-run", action="store_true",
+        help="call one random task first, tell time and memory, and forecast all tasks; goes on "
+        "only if somebody says so on a terminal",
+    )  # fmt: skip
+    group.add_argument("--plan", action="store_true", help="say what would be done; call nothing")
+    group.add_argument(
+        "--debug-task", metavar="I", type=int,
+        help="run one task in the foreground, in this process, with pdb on an error",
+    )  # fmt: skip
+    group.add_argument(
+        "--no-isolate", action="store_true",
+        help="call the function in the ranks themselves; rank 0 then only hands out tasks",
+    )  # fmt: skip
+    group.add_argument(
+        "--bar", action=argparse.BooleanOptionalAction,
+        help="progress bar; default: on a terminal, else one line a minute",
+    )  # fmt: skip
+    group.add_argument("-v", "--verbose", action="count", default=0, help="tell more")
+    group.add_argument("-q", "--quiet", action="store_true", help="only warnings and errors")
+    group.add_argument("--version", action="version", version=f"acme_mpi {__version__}")
+
+
+def split_script(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return (our arguments, the script's): those behind ``script.py`` or ``-m MODULE``."""
+    takes_value = {
+        text
+        for action in make_parser()._actions
+        if action.option_strings and action.nargs is None
+        for text in action.option_strings
+    }
+    k = 0
+    while k < len(argv):
+        text = argv[k]
+        k += 2 if text in takes_value else 1
+        if text == "-m" or (not text.startswith("-") and text.endswith(".py")):
+            return list(argv[:k]), list(argv[k:])
+        if not text.startswith("-"):
+            break
+    return list(argv), []
+
+
+def check_options(options: Any) -> None:
+    """Raise InputError for options that cannot be meant; fill `script`, `kind` and `spec`."""
+    options.script = _script_of(options)
+    if options.script:
+        _refuse_function_options(options)
+        return
+    if ":" not in options.target:
+        raise InputError(
+            f"target {options.target!r} has to be module:function, path/to/file.py:function, or "
+            "script.py"
+        )
+    options.kind = store_kind(not options.no_write, options.single_file, options.payload)
+    shape = parse_shape(options.result_shape)
+    options.spec = make_row_spec(shape, options.result_dtype)
+    if options.kind == "memory" and options.spec is not None and options.spec.is_ragged:
+        raise InputError("an axis `inf` in --result-shape needs files; leave out --no-write")
+    if options.n_inputs is not None and options.n_inputs < 1:
+        raise InputError(f"--n-inputs has to be an integer >= 1, not {options.n_inputs}")
+
+
+def _script_of(options: Any) -> list[str]:
+    """Return the start of the command of a script or module, empty for a function."""
+    if options.module is not None:
+        if options.target is not None:
+            raise InputError(f"-m {options.module} and {options.target!r}: give one of them")
+        return ["-m", options.module]
+    if options.target is None:
+        raise InputError("TARGET is missing: module:function, file.py:function, or script.py")
+    if not options.target.endswith(".py"):
+        return []
+    if not os.path.isfile(options.target):
+        raise InputError(f"there is no script {options.target!r} (working directory {os.getcwd()})")
+    return [options.target]
+
+
+def _refuse_function_options(options: Any) -> None:
+    """Raise for options that a script gives to `map` itself, before they are silently ignored."""
+    parser = make_parser()
+    taken = {"target", "module", "bar", "verbose", "quiet"}
+    given = [
+        action.option_strings[0]
+        for action in parser._actions
+        if action.option_strings
+        and action.dest in vars(options)
+        and action.dest not in taken
+        and getattr(options, action.dest) != parser.get_default(action.dest)
+    ]
+    if given:
+        raise InputError(
+            f"{', '.join(given)} cannot be used with a script; the script's own calls of "
+            "acme_mpi.map say such things (or give the script's options behind its name)"
+        )
+
+
+def parse_shape(text: str | None) -> tuple[Any, ...] | None:
+    """Return the shape of ``None,M,N``; parentheses and ``inf`` are allowed.
+
+    Raises
+    ------
+    InputError
+        An entry is none of these.
+    """
+    if text is None:
+        return None
+    entries: list[Any] = []
+    for entry in text.strip("()[] ").split(","):
+        name = entry.strip()
+        if name == "None":
+            entries.append(None)
+        elif name in ("inf", "np.inf"):
+            entries.append(float("inf"))
+        elif name.lstrip("-").isdigit():
+            entries.append(int(name))
+        elif name:
+            raise InputError(
+                f"--result-shape has to look like None,M,N with integers, not {text!r}"
+            )
+    return tuple(entries)

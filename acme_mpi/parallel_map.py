@@ -1,0 +1,572 @@
+"""ACME's dialect: `ParallelMap`, with ACME's keywords, attributes and layout of files."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from acme_mpi.api import PAYLOADS
+from acme_mpi.call import Call, Options, Result
+from acme_mpi.cluster import (
+    Client,
+    keep,
+    kept_client,
+    tell_of_missing_ranks,
+    tell_once,
+)
+from acme_mpi.comm import is_launched, settle
+from acme_mpi.dry_run import dry_run
+from acme_mpi.errors import (
+    AcmeMpiError,
+    InputError,
+    InputTypeError,
+    LaunchError,
+    PlaceError,
+    TaskError,
+)
+from acme_mpi.in_process import run_here
+from acme_mpi.keywords import (
+    check_count,
+    check_count_or_auto,
+    check_dtype,
+    check_flag,
+    check_log_file,
+    check_memory,
+    check_output_dir,
+    check_partition,
+    check_stop_client,
+    check_verbose,
+)
+from acme_mpi.messages import acme_logger, add_console_handler, log_path
+from acme_mpi.results import RowSpec, make_row_spec
+from acme_mpi.script import connection, is_connected
+from acme_mpi.storage.folders import choose_layout, remove_old_runs
+from acme_mpi.submit import callers, job_ranks, pack, submit, values_of
+from acme_mpi.tasks import Argument, TaskSet, distribute, function_name, signature_of
+from acme_mpi.terminal import ask
+
+logger = logging.getLogger("acme_mpi")
+
+N_TRACEBACKS = 3  # in the text of a failure
+LEVELS = {None: logging.INFO, True: logging.DEBUG, False: logging.WARNING}
+
+
+class ParallelMap:
+    """Call a function for many inputs, ACME's way; a context manager and a plain object.
+
+    Collective in scripts that run on every rank (all construct it, rank 0's arguments count); in a
+    script started by ``python -m acme_mpi script.py`` only the script does. Everything is checked
+    here, nothing is written before `compute`.
+
+    Parameters
+    ----------
+    func : callable
+        Called once per task. A parameter named ``taskID`` gets the task's index.
+    *args, **kwargs
+        Its arguments, as in `acme_mpi.map`.
+    n_inputs : int or "auto"
+        Number of calls, >= 1.
+    write_worker_results : bool
+        True: results go to files. False: `compute` returns them.
+    output_dir : str, optional
+        Directory of the files; default a new ``ACME_YYYYMMDD-hhmmss-ffffff`` in the working
+        directory.
+    result_shape : tuple, optional
+        Shape of one array for all results, None in the place of the task axis; one axis may be
+        ``numpy.inf``.
+    result_dtype : str
+        dtype of that array, default float64.
+    single_file : bool
+        One container instead of payload files with links.
+    write_pickle : bool
+        Pickles instead of HDF5.
+    payload : {"computation", "rank"}
+        One payload file per task, or one per rank, which is faster with many small results.
+    partition, mem_per_worker, setup_timeout
+        Decided by the launcher; checked only.
+    n_workers : int or "auto"
+        Use so many of the ranks, >= 1; default all.
+    setup_interactive : bool
+        Ask whether to go on after a dry-run, if somebody is there to answer.
+    stop_client : bool or "auto"
+        False: later runs use the same ranks as this one. True: a client that was set up is closed
+        at the end. "auto": neither.
+    verbose : bool or None
+        None: messages from INFO on; True: from DEBUG; False: from WARNING.
+    dryrun : bool
+        First call one random task, tell what it took, and forecast the rest.
+    logfile : bool or str, optional
+        Log file; None: in the output directory if there is one.
+    cleanup_threshold_days : int, optional
+        Remove directories ``ACME_*`` in the working directory, >= 0 days after their last run has
+        ended. Only those which carry the mark of a finished run of this package.
+
+    Attributes
+    ----------
+    results_container : str or None
+        The main file; None in memory and with pickles.
+    n_inputs, n_calls : int
+        Number of calls.
+    argv, kwargv : list, dict
+        One entry per argument: a sequence of `n_calls` values, or of one that is shared. Changes
+        before `compute` count.
+    client : Client
+        The ranks.
+    config, daemon : ParallelMap
+        This object: ACME keeps some attributes there.
+
+    Raises
+    ------
+    InputError
+        A keyword or argument has a wrong value, also a TypeError where ACME raises one.
+    PlaceError
+        There are results of this function in `output_dir`; also an OSError.
+    TaskError
+        The dry-run failed.
+
+    Examples
+    --------
+    >>> from acme_mpi import ParallelMap
+    >>> def f(x, y, z=3):
+    ...     return (x + y) * z
+    >>> with ParallelMap(f, [2, 4, 6, 8], 4, write_worker_results=False) as pmap:
+    ...     results = pmap.compute()
+    >>> results
+    [18, 24, 30, 36]
+    """
+
+    objName = "<ParallelMap>"
+
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        *args: Any,
+        n_inputs: int | str = "auto",
+        write_worker_results: bool = True,
+        output_dir: str | None = None,
+        result_shape: tuple[Any, ...] | None = None,
+        result_dtype: str = "float",
+        single_file: bool = False,
+        write_pickle: bool = False,
+        payload: str = "computation",
+        partition: str = "auto",
+        n_workers: int | str = "auto",
+        mem_per_worker: str = "auto",
+        setup_timeout: int = 60,
+        setup_interactive: bool = True,
+        stop_client: bool | str = "auto",
+        verbose: bool | None = None,
+        dryrun: bool = False,
+        logfile: bool | str | None = None,
+        cleanup_threshold_days: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._world = callers()
+        self.func = func
+        if self._world.is_master:
+            add_console_handler()
+        error: AcmeMpiError | None = None
+        try:
+            self._set_messages(verbose, logfile)
+            self._set_arguments(func, args, kwargs, n_inputs)
+            self._set_results(
+                *(write_worker_results, output_dir, result_shape, result_dtype),
+                *(single_file, write_pickle, payload),
+            )
+            self._set_workers(n_workers, stop_client)
+            self._check_launched(partition, mem_per_worker, setup_timeout)
+            check_flag("dryrun", dryrun)
+            check_flag("setup_interactive", setup_interactive)
+            if cleanup_threshold_days is not None:
+                check_count("cleanup_threshold_days", cleanup_threshold_days, 0)
+        except InputError as caught:
+            error = self._prefixed(caught)
+        ranks = job_ranks(self._world, error)
+        self._take_client(ranks)
+        self._choose_place(cleanup_threshold_days)
+        self._is_declined = False
+        if dryrun:
+            self._is_declined = not self._try_one(len(ranks), setup_interactive)
+
+    def _prefixed(self, error: AcmeMpiError) -> AcmeMpiError:
+        return type(error)(f"{self.objName} {error}")
+
+    def _say(self, level: int, text: str, *values: object) -> None:
+        """Say something once per job."""
+        if self._world.is_master:
+            logger.log(level, text, *values)
+
+    def _set_messages(self, verbose: Any, logfile: Any) -> None:
+        served = connection()
+        self._level = LEVELS[check_verbose(verbose)]
+        if served is not None and served.level is not None:
+            self._level = served.level
+        if self._world.is_master:
+            acme_logger.setLevel(self._level)
+        self.logfile = check_log_file(logfile)
+        if isinstance(logfile, str):
+            path = os.path.abspath(os.path.expanduser(logfile))
+            if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path)):
+                wrong = "is a directory" if os.path.isdir(path) else "is in no directory"
+                raise PlaceError(f"`logfile` {path} {wrong}; give the name of a file")
+            if os.path.exists(path):
+                self._say(logging.WARNING, "log-file %s already exists, appending to it", path)
+            self.logfile = path
+
+    def _set_arguments(self, func: Any, args: Any, kwargs: dict[str, Any], n_inputs: Any) -> None:
+        if not callable(func):
+            raise InputTypeError(f"first input has to be a callable function, not {type(func)}")
+        n_wanted = check_count_or_auto("n_inputs", n_inputs)
+        tasks = distribute(func, args, kwargs, n_wanted or "auto", columns=True)
+        self._tells_task_id = tasks.inject_task_id
+        self.n_inputs = tasks.n_tasks
+        self.argv: list[Any] = []
+        self.kwargv: dict[str, Any] = {}
+        self._labels: list[str] = []
+        defaults = _parameters_with_default(func)
+        for each in tasks.arguments:
+            entry = each.value if each.per_task else [each.value]
+            if each.keyword is None and each.label not in defaults:
+                self.argv.append(entry)
+                self._labels.append(each.label)
+            else:
+                self.kwargv[each.keyword or each.label] = entry
+            self._say(logging.DEBUG, "argument %s", f"`{each.label}`: {each.how()}")
+
+    def _tasks(self) -> TaskSet:
+        """Return the calls that `argv` and `kwargv` describe now.
+
+        Raises
+        ------
+        InputError
+            An entry was changed to something of a wrong length.
+        """
+        positional = zip(self._labels, self.argv, strict=True)
+        entries: list[tuple[str, str | None, Any]] = [(key, None, each) for key, each in positional]
+        entries += [(name, name, entry) for name, entry in self.kwargv.items()]
+        arguments = []
+        for label, keyword, entry in entries:
+            if len(entry) not in (1, self.n_inputs):
+                raise InputError(
+                    f"argument `{label}` has {len(entry)} entries; allowed are {self.n_inputs}, "
+                    "or one for all calls"
+                )
+            per_task = len(entry) == self.n_inputs
+            arguments.append(Argument(label, keyword, entry if per_task else entry[0], per_task))
+        return TaskSet(tuple(arguments), self.n_inputs, self._tells_task_id)
+
+    def _set_results(
+        self,
+        write: Any,
+        output_dir: Any,
+        shape: Any,
+        dtype: Any,
+        single_file: Any,
+        write_pickle: Any,
+        payload: Any,
+    ) -> None:
+        """Check what results shall become; like ACME, warn of what has no effect."""
+        flags = {"write_worker_results": write, "single_file": single_file,
+                 "write_pickle": write_pickle}  # fmt: skip
+        for name, value in flags.items():
+            check_flag(name, value)
+        self._wanted_dir = check_output_dir(output_dir)
+        if payload not in PAYLOADS:
+            raise InputError(f"`payload` has to be 'computation' or 'rank', not {payload!r}")
+        if write_pickle and single_file:
+            raise InputError("Pickling of results does not support single output file creation.")
+        no_write = "if `write_worker_results` is `True`."
+        if not write:
+            for is_given, text in (
+                (output_dir is not None, "Output directory specification has no effect "
+                 "if `write_worker_results` is `False`."),
+                (single_file, f"Generating a single output file only possible {no_write}"),
+                (write_pickle, f"Pickling of results only possible {no_write}"),
+            ):  # fmt: skip
+                if is_given:
+                    self._say(logging.WARNING, text)
+        elif write_pickle and shape is not None:
+            self._say(
+                logging.WARNING,
+                "Pickling of results does not support output array shape specification.",
+            )
+            shape = None
+        self._spec = make_row_spec(shape, check_dtype(dtype))
+        if not write and self._spec is not None and self._spec.is_ragged:
+            raise InputError(
+                "using `np.inf` in `result_shape` is only valid if `write_worker_results` is `True`"
+            )
+        self.collect_results = not write
+        self.single_file, self.write_pickle = write and single_file, write and write_pickle
+        kinds = (("memory", not write), ("pickle", write_pickle), ("single_file", single_file))
+        self._kind = next((kind for kind, is_meant in kinds if is_meant), payload)
+
+    def _set_workers(self, n_workers: Any, stop_client: Any) -> None:
+        self._n_wanted = check_count_or_auto("n_workers", n_workers)
+        self._is_stopping = check_stop_client(stop_client)
+        self.stop_client = stop_client
+
+    def _check_launched(self, partition: Any, memory: Any, timeout: Any) -> None:
+        """Check what the launcher has decided already."""
+        check_partition(partition)
+        check_memory(memory)
+        check_count("setup_timeout", timeout, 0)
+        given = {"partition": partition != "auto", "mem_per_worker": memory != "auto"}
+        if any(given.values()) and self._world.is_master:
+            names = " and ".join(f"`{name}`" for name, is_given in given.items() if is_given)
+            tell_once(
+                f"{names} changed nothing: the launcher (srun, mpiexec) has decided where the "
+                "ranks run and what they may use",
+                dialect="ParallelMap",
+            )
+
+    def _take_client(self, ranks: list[tuple[str, int]]) -> None:
+        found = kept_client()
+        if found is not None:
+            self._say(logging.INFO, "Attaching to global parallel computing client %s", found)
+        self.client = found or Client(ranks, self._n_wanted)
+        self._has_found_client = found is not None
+        if self._is_stopping is False:
+            keep(self.client)
+        if self._world.is_master and self._n_wanted is not None:
+            tell_of_missing_ranks(self._n_wanted, self.client.n_workers, "ParallelMap")
+
+    def _choose_place(self, cleanup_days: int | None) -> None:
+        """Decide on rank 0 where files go, and remove old ones. Collective."""
+
+        def decide(_: list[None]) -> tuple[str, str | None, str | None]:
+            if cleanup_days is not None:
+                for path in remove_old_runs(os.getcwd(), cleanup_days):
+                    logger.info("Removed %s", path)
+            name = function_name(self.func)
+            try:
+                layout = choose_layout(self._kind, name, self._wanted_dir, os.getcwd())
+            except PlaceError as error:
+                raise self._existing(error) from None
+            has_container = layout.directory and self._kind != "pickle"
+            log = self.logfile
+            if log is True or (log is None and layout.directory):
+                log = log_path(layout.directory or os.getcwd(), name)
+            return layout.directory, layout.container if has_container else None, log or None
+
+        place = settle(self._world, None, None, decide)
+        self.output_dir, self.results_container, self.logfile = place[0] or None, *place[1:]
+
+    def _existing(self, error: PlaceError) -> AcmeMpiError:
+        text = f"automatic creation of output folder {self._wanted_dir} failed: {error}"
+        return self._prefixed(PlaceError(text))
+
+    def _options(self) -> Options:
+        spec = self._spec
+        return Options(
+            function_name(self.func),
+            self.n_inputs,
+            self._kind,
+            self.output_dir,
+            None if spec is None else (spec.shape, spec.axis, spec.dtype),
+            workers=self._workers(),
+            pickles=self._kind in PAYLOADS and spec is None,
+            dialect="ParallelMap",
+            level=self._level,
+            log_file=str(self.logfile or ""),
+        )
+
+    def _workers(self) -> tuple[int, ...]:
+        return self.client.workers[: self._n_wanted]
+
+    def _try_one(self, size: int, may_ask: bool) -> bool:
+        """Call one task, say what it took, and return whether to go on. Collective."""
+        try:
+            found = dry_run(self._world, self.func, self._tasks(), self._options(), size)
+        except InputError as error:
+            raise self._prefixed(error) from None
+        answer: bool | None = None
+        if self._world.is_master:
+            for line in found.lines():
+                logger.info("%s", line)
+            if may_ask:
+                name = function_name(self.func)
+                n_above = 2 if is_connected() else int(is_launched())
+                answer = ask(
+                    f"Do you want to continue executing {name} with the provided arguments?",
+                    n_above,
+                )
+        return self._world.bcast(answer) is not False
+
+    def compute(self, debug: bool = False) -> Any:
+        """Call the function for all inputs. Collective where the constructor was.
+
+        Parameters
+        ----------
+        debug : bool
+            Call it in this very process and thread (of rank 0), one task after the other, so that
+            breakpoints and post-mortem debuggers work; the first exception is raised as it is.
+
+        Returns
+        -------
+        list or ndarray or None
+            Paths of the payload files (or pickles) in task order; with one container
+            ``[results_container]``; in memory the return values, with `result_shape` the stacked
+            array. None after a dry-run that was answered by no.
+
+        Raises
+        ------
+        TaskError
+            Tasks failed; see its `failures` and `results`.
+        PlaceError
+            There are results already.
+        LaunchError
+            All ranks have been retired.
+        StoreError
+            Results could not be written.
+        """
+        if self._is_declined:
+            self._say(logging.INFO, "%s is not executed", function_name(self.func))
+            return None
+        call = Call()
+        tasks: TaskSet | None = None
+        try:
+            check_flag("debug", debug)
+            tasks = self._tasks()
+            if debug:
+                call.debug, call.inline = tasks, self.func
+            else:
+                pack(call, self._world, self.func, tasks)
+            call.options = self._options()
+        except InputError as error:
+            call.error = self._prefixed(error)
+        if not self._workers():
+            raise LaunchError(
+                f"{self.objName} no active workers found in distributed computing client "
+                f"{self.client}. Consider running cluster_cleanup() to use all ranks again"
+            )
+        try:
+            result = run_here(self._world, call) if debug is True else submit(self._world, call)
+        except PlaceError as error:
+            raise self._existing(error) from None
+        return self._finish(result)
+
+    def _finish(self, result: Result) -> Any:
+        options = result.options
+        is_in_memory = options.kind == "memory"
+        results = values_of(result.stored, options) if is_in_memory else result.stored.paths
+        error = result.error(results)
+        if isinstance(error, TaskError):
+            raise TaskError(self._failure_text(result), error.failures, results)
+        if error is not None:
+            raise error
+        return results
+
+    def _failure_text(self, result: Result) -> str:
+        failures, n_tasks = result.failures, result.options.n_tasks
+        ids = ", ".join(str(each.index) for each in failures[:20])
+        lines = [
+            f"Parallel computation failed: {len(failures)}/{n_tasks} tasks failed or stalled: "
+            f"{ids}{', ...' if len(failures) > 20 else ''}"
+        ]
+        first_of_kind = {(each.type, each.location): each for each in reversed(failures)}
+        for each in list(reversed(first_of_kind.values()))[:N_TRACEBACKS]:
+            lines.append(f"  {each}")
+            lines += [f"    {line}" for line in each.traceback.rstrip().splitlines()]
+        if result.stored.where and len(failures) < n_tasks:
+            n_safe = n_tasks - len(failures)
+            lines.append(f"  The other {n_safe} results are in {result.stored.where}")
+        if self.logfile:
+            lines.append(f"  Log file: {self.logfile}")
+        return "\n".join(lines)
+
+    def cleanup(self) -> None:
+        """End the use of the ranks as `stop_client` says; `with` does it at its end."""
+        if self._is_stopping:
+            self.client.close()
+
+    def __enter__(self) -> ParallelMap:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.cleanup()
+
+    def __repr__(self) -> str:
+        name = function_name(self.func)
+        return f"<ParallelMap of {name}: {self.n_calls} calls, {self.n_workers} workers>"
+
+    @property
+    def daemon(self) -> ParallelMap:
+        """The object itself."""
+        return self
+
+    @property
+    def config(self) -> ParallelMap:
+        """The object itself."""
+        return self
+
+    @property
+    def n_calls(self) -> int:
+        """Number of calls."""
+        return self.n_inputs
+
+    @property
+    def task_ids(self) -> range:
+        """The tasks' indices."""
+        return range(self.n_inputs)
+
+    @property
+    def n_workers(self) -> int:
+        """Number of ranks that call the function."""
+        return len(self._workers())
+
+    @property
+    def out_dir(self) -> str | None:
+        """The output directory; None in memory."""
+        return self.output_dir
+
+    @property
+    def result_shape(self) -> tuple[Any, ...] | None:
+        """Shape of the stacked array, `numpy.inf` in the place of an unlimited axis."""
+        spec = self._spec
+        return None if spec is None else _whole_shape(spec, self.n_inputs)
+
+    @property
+    def result_dtype(self) -> str | None:
+        """Type of the numbers in the stacked array."""
+        return None if self._spec is None else self._spec.dtype
+
+    @property
+    def stacking_dim(self) -> int | None:
+        """Axis of the tasks in the stacked array."""
+        return None if self._spec is None else self._spec.axis
+
+    @property
+    def has_slurm(self) -> bool:
+        """Whether this is a job of Slurm's."""
+        return "SLURM_JOB_ID" in os.environ
+
+
+ACMEdaemon = ParallelMap
+
+
+def _whole_shape(spec: RowSpec, n_tasks: int) -> tuple[Any, ...]:
+    return (*spec.shape[: spec.axis], n_tasks, *spec.shape[spec.axis :])
+
+
+def _parameters_with_default(func: Callable[..., Any]) -> set[str]:
+    """Return the parameters that ACME calls keyword arguments, if they can be passed by name."""
+    signature = signature_of(func)
+    if signature is None:
+        return set()
+    parameters = list(signature.parameters.values())
+    if any(each.kind is each.VAR_POSITIONAL for each in parameters):
+        return set()
+    return {
+        each.name
+        for each in parameters
+        if each.kind is each.POSITIONAL_OR_KEYWORD and each.default is not each.empty
+    }

@@ -1,0 +1,92 @@
+"""Measure one call where it runs: time, memory, and the bytes that would be stored."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from acme_mpi.results import ResultError, RowSpec, to_parts, to_row
+from acme_mpi.runner.base import pickle_result
+
+# What `Measured` returns: elapsed seconds, peak memory of this process and memory of its agent in
+# bytes, bytes of the result.
+N_FIGURES = 4
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A function that calls another one and returns figures instead of its result.
+
+    Attributes
+    ----------
+    func : callable
+        The user's function.
+    spec : tuple or None
+        Fields of the run's `RowSpec`.
+    form : str
+        What becomes of results: ``"memory"``, ``"pickle"``, or ``"hdf5"``.
+    may_pickle : bool
+        What HDF5 cannot hold is pickled.
+    """
+
+    func: Callable[..., Any]
+    spec: tuple[Any, ...] | None
+    form: str
+    may_pickle: bool
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return (N_FIGURES,) ndarray of float64."""
+        _forget_peak()
+        start_s = time.perf_counter()
+        value = self.func(*args, **kwargs)
+        elapsed_s = time.perf_counter() - start_s
+        peak, agent = _memory(os.getpid(), "VmHWM"), _memory(os.getppid(), "VmRSS")
+        return np.array([elapsed_s, peak, agent, self._n_bytes(value)], float)
+
+    def _n_bytes(self, value: Any) -> int:
+        if self.spec is not None:
+            spec = RowSpec(*self.spec)
+            several = isinstance(value, tuple) and len(value) > 0
+            rest = to_parts(value[1:]) if several and len(value) > 1 else []
+            return sum(map(_size, [to_row(value[0] if several else value, spec), *rest]))
+        if self.form == "hdf5":
+            try:
+                return sum(map(_size, to_parts(value)))
+            except ResultError:
+                if not self.may_pickle:
+                    raise
+        return len(pickle_result(value))
+
+
+def _size(part: Any) -> int:
+    if part is None:
+        return 0
+    if part.dtype.kind == "O":
+        return sum(len(text.encode()) + 16 for text in part.flat)
+    return int(part.nbytes)
+
+
+def _forget_peak() -> None:
+    """Let the peak memory of this process start again, as far as the kernel allows it."""
+    try:
+        with open("/proc/self/clear_refs", "w") as file:  # proc(5): 5 resets VmHWM
+            file.write("5")
+    except OSError:
+        pass
+
+
+def _memory(pid: int, field: str) -> int:
+    """Return a figure of a process's memory in bytes, 0 if it cannot be had."""
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            for line in file:
+                if line.startswith(field):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0

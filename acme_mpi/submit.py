@@ -1,0 +1,150 @@
+"""One call on its way to the ranks, wherever this process stands, and its result's way back."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from acme_mpi import script
+from acme_mpi.call import Call, Options, Result
+from acme_mpi.comm import SerialWorld, World, make_world, settle
+from acme_mpi.errors import AcmeMpiError, InputError
+from acme_mpi.run import run, stop_runner
+from acme_mpi.runner.base import dump_object, pickle_given
+from acme_mpi.runner.loading import join_values
+from acme_mpi.script import connection, is_connected, request
+from acme_mpi.storage.base import Stored, missing_value
+from acme_mpi.tasks import TaskSet
+
+logger = logging.getLogger("acme_mpi")
+
+
+def callers(comm: Any = None) -> World:
+    """Return the processes that make a call together. Collective.
+
+    In a script that is served by ranks that is the script alone, else all ranks of `comm`.
+    """
+    return SerialWorld() if is_connected() else make_world(comm, _tell)
+
+
+def job_ranks(world: World, error: AcmeMpiError | None = None) -> list[tuple[str, int]]:
+    """Return host and process id of every rank of the job. Collective over `callers`.
+
+    Raises
+    ------
+    AcmeMpiError
+        On every rank alike, if any brings an `error`.
+    """
+    there = settle(world, error, (world.host, os.getpid()), lambda brought: brought)
+    served = connection()
+    return there if served is None else served.ranks
+
+
+def release() -> None:
+    """End the runners: of all ranks from a script that they serve, else of this rank. Independent.
+
+    The next run starts new ones.
+    """
+    if is_connected():
+        script.release()
+    else:
+        stop_runner()
+
+
+def _tell(text: str) -> None:
+    logger.warning("%s", text)
+
+
+def pack(call: Call, world: World, func: Callable[..., Any] | None, tasks: TaskSet) -> None:
+    """Put function and arguments into `call`, pickled; only rank 0's arguments travel. Independent.
+
+    A function that is called in this very process (None here) need not be picklable.
+
+    Raises
+    ------
+    InputError
+        Something cannot be pickled.
+    """
+    try:
+        call.func = pickle_given(func)
+        if world.is_master:
+            call.tasks, call.buffers = dump_object(tasks)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"the function or an argument cannot be pickled: {error}; make open files, locks and "
+            "connections inside the function"
+        ) from None
+    if world.size > 1:
+        call.digests = {each.label: _digest(each.value) for each in tasks.arguments}
+
+
+def _digest(value: Any) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+
+    def take(buffer: pickle.PickleBuffer) -> bool:
+        digest.update(buffer.raw())
+        return False
+
+    try:
+        data = pickle_given(value, take)
+    except Exception:
+        return "unknown"
+    digest.update(data)
+    return digest.hexdigest()
+
+
+def submit(world: World, call: Call) -> Result:
+    """Have all tasks of a call run and return what became of them. Collective.
+
+    Parameters
+    ----------
+    world : World
+        From `callers`.
+    call : Call
+        This process's; rank 0's counts.
+
+    Raises
+    ------
+    InputError, LaunchError, StoreError
+        On every rank alike, before any task has run.
+    """
+    return request(call) if is_connected() else run(world, call)
+
+
+def finish(result: Result, wants_values: bool = True) -> Any:
+    """Return what the caller gets for a result, or raise what it calls for."""
+    options = result.options
+    results: Any = result.stored.paths
+    if options.kind == "memory":
+        results = values_of(result.stored, options) if wants_values else None
+    error = result.error(results)
+    if error is not None:
+        raise error
+    return results
+
+
+def values_of(stored: Stored, options: Options) -> Any:
+    """Return the values of a run in memory, in task order."""
+    n_tasks, spec = options.n_tasks, options.row_spec
+    if spec is None:
+        pieces = [(runs, c.values, c.buffers) for runs, c in stored.pieces]
+        return join_values(pieces, n_tasks)
+    rows = np.full((n_tasks, *spec.row_shape), missing_value(spec.dtype), spec.dtype)
+    more: list[list[Any]] = [[] for _ in range(n_tasks)]
+    for runs, content in stored.pieces:
+        assert content.rows is not None
+        indices = [index for start, stop in runs for index in range(start, stop)]
+        rows[indices] = content.rows
+        for index, parts in zip(indices, content.parts or [], strict=False):
+            more[index] = [part[()] if part is not None else None for part in parts]
+    stacked = np.moveaxis(rows, 0, spec.axis)
+    rest = [value for values in more for value in values]
+    return [np.ascontiguousarray(stacked), *rest] if rest else np.ascontiguousarray(stacked)

@@ -1,0 +1,72 @@
+"""Whether a person is there, to see or to answer.
+
+A launcher's ranks have no terminal of their own, so the launcher's is looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+_TERMINALS = ("/dev/pts/", "/dev/tty")
+
+
+def is_watched() -> bool:
+    """Tell whether a person sees stderr, of this process or of its launcher."""
+    return sys.stderr.isatty() or _is_terminal(os.getppid(), 2)
+
+
+def ask(question: str, n_above: int = 0) -> bool | None:
+    """Ask a yes-or-no question on the terminal; Enter is yes.
+
+    Parameters
+    ----------
+    question : str
+        Without the choices.
+    n_above : int
+        The launcher is this process's parent (1) or its parent's parent (2), and passes on what is
+        typed on its own terminal; 0: there is no launcher.
+
+    Returns
+    -------
+    bool or None
+        None if nobody is there to answer.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        The user does not want to go on at all.
+    """
+    if not _can_answer(n_above):
+        return None
+    sys.stderr.write(f"{question} [Y/n] ")
+    sys.stderr.flush()
+    answer = sys.stdin.readline()
+    return not answer.strip().lower().startswith("n") if answer else None
+
+
+def _can_answer(n_above: int) -> bool:
+    try:
+        if sys.stdin.isatty():
+            return True
+    except (AttributeError, ValueError):
+        return False  # closed, or taken away by a test runner
+    pid = os.getpid()
+    for _ in range(n_above):
+        pid = _parent(pid)
+    return n_above > 0 and _is_terminal(pid, 0)
+
+
+def _parent(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return int(file.read().rpartition(")")[2].split()[1])
+    except (OSError, ValueError):
+        return 0
+
+
+def _is_terminal(pid: int, descriptor: int) -> bool:
+    try:
+        return os.readlink(f"/proc/{pid}/fd/{descriptor}").startswith(_TERMINALS)
+    except OSError:
+        return False
