@@ -7,13 +7,11 @@ from typing import Any
 
 from acme_mpi.call import Call, Options
 from acme_mpi.errors import InputError
-from acme_mpi.keywords import check_flag, check_output_dir
+from acme_mpi.keywords import PAYLOADS, check_flag, check_output_dir
 from acme_mpi.results import RowSpec, make_row_spec
 from acme_mpi.script import is_connected
 from acme_mpi.submit import callers, finish, pack, submit
 from acme_mpi.tasks import distribute, function_name
-
-PAYLOADS = ("rank", "computation")
 
 
 def map(

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from acme_mpi.errors import InputError, InputTypeError
-from acme_mpi.keywords import check_count, check_memory, check_partition
+from acme_mpi.keywords import check_count, check_flag, check_memory, check_partition
 from acme_mpi.messages import add_console_handler
-from acme_mpi.submit import callers, job_ranks, release
+from acme_mpi.submit import callers, is_speaker, job_ranks, release
 
 logger = logging.getLogger("acme_mpi")
 
@@ -90,16 +90,17 @@ class Client:
             There is no such worker.
         """
         known = self.scheduler_info()["workers"]
-        by_rank = {entry["rank"]: address for address, entry in known.items()}
+        addresses = {entry["rank"]: address for address, entry in known.items()}
         if workers is None:
-            wanted = list(known)[len(known) - min(len(known), n or 0) :]
+            n_retired = min(len(known), check_count("n", 0 if n is None else n, 0))
+            wanted = list(known)[len(known) - n_retired :]
         else:
-            wanted = [by_rank.get(each, "") if isinstance(each, int) else each for each in workers]
-        unknown = [each for each in wanted if each not in known]
-        if unknown:
-            raise InputError(f"there is no worker {unknown[0]!r}; there are {', '.join(known)}")
+            wanted = [addresses.get(each, each) for each in dict.fromkeys(workers)]
+        for each in wanted:
+            if each not in known:
+                raise InputError(f"there is no worker {each!r}; there are {', '.join(known)}")
         for address in wanted:
-            del self._ranks[known[address]["rank"]]
+            self._ranks.pop(known[address]["rank"], None)
         return {address: known[address] for address in wanted}
 
     def close(self, timeout: float | None = None) -> None:
@@ -164,21 +165,32 @@ def keep(client: Client) -> None:
     _KEPT[:] = [client]
 
 
-def tell_once(text: str, *values: object, dialect: str) -> None:
-    """Say something at INFO, but not twice in one process."""
-    if text not in _TOLD:
-        _TOLD.add(text)
-        logger.info(text, *values, extra={"dialect": dialect})
+def tell_once(text: str, *values: object, dialect: str, level: int = logging.INFO) -> None:
+    """Say something, but not twice in one process."""
+    if (said := text % values) not in _TOLD:
+        _TOLD.add(said)
+        logger.log(level, "%s", said, extra={"dialect": dialect})
 
 
-def tell_of_missing_ranks(n_wanted: int, n_there: int, dialect: str) -> None:
-    """Warn that the job has fewer ranks than were asked for."""
+def tell_of_missing_ranks(
+    n_wanted: int, n_there: int, dialect: str, client: Client | None = None
+) -> None:
+    """Warn, once, that the job, or the client in use, has fewer ranks than were asked for."""
     if n_wanted > n_there:
-        logger.warning(
+        tell_once(
             "`n_workers` is %d, but the job has %d rank(s): all are used. Their number is said to "
             "the launcher: srun -n %d, or mpiexec -n %d",
             *(n_wanted, n_there, n_wanted, n_wanted),
-            extra={"dialect": dialect},
+            dialect=dialect,
+            level=logging.WARNING,
+        )
+    elif client is not None and n_wanted > client.n_workers:
+        tell_once(
+            "`n_workers` is %d, but %s was set up with %d: all are used. cluster_cleanup() gives "
+            "way to all ranks of the job",
+            *(n_wanted, client, client.n_workers),
+            dialect=dialect,
+            level=logging.WARNING,
         )
 
 
@@ -290,7 +302,9 @@ def slurm_cluster_setup(
     lists = {"job_extra": job_extra, "worker_extra_args": worker_extra_args}
 
     def check() -> int:
-        _check_slurm(partition, mem_per_worker, interactive, counts, lists, kwargs)
+        check_flag("start_client", start_client)
+        _check_slurm(partition, mem_per_worker, interactive, counts, lists)
+        _tell_of_unknown("slurm_cluster_setup", kwargs)
         if partition in invalid_partitions or partition not in (avail_partitions or [partition]):
             allowed = [each for each in avail_partitions if each not in invalid_partitions]
             raise InputError(
@@ -302,26 +316,31 @@ def slurm_cluster_setup(
     return client if start_client else client.cluster
 
 
+OF_ONE_AT_LEAST = {"n_cores", "cores_per_worker", "processes_per_worker"}
+
+
 def _check_slurm(
     partition: Any,
     memory: Any,
     interactive: Any,
     counts: dict[str, Any],
     lists: dict[str, Any],
-    unknown: dict[str, Any],
 ) -> None:
     check_partition(partition)
     check_memory(memory)
     if not isinstance(interactive, bool):
         raise InputTypeError(f"`interactive` has to be Boolean, not {type(interactive)}")
     for name, value in counts.items():
-        check_count(name, value, 1 if name in ("n_cores", "processes_per_worker") else 0)
+        check_count(name, value, 1 if name in OF_ONE_AT_LEAST else 0)
     for name, value in lists.items():
         if value is not None and not isinstance(value, (list, tuple)):
             raise InputTypeError(f"`{name}` has to be a list, not {type(value)}")
-    if unknown:
-        tell_once("these keywords are not known and change nothing: %s", ", ".join(unknown),
-                  dialect="cluster_setup")  # fmt: skip
+
+
+def _tell_of_unknown(name: str, unknown: dict[str, Any]) -> None:
+    if unknown and is_speaker():
+        text = "these keywords are not known and change nothing: %s"
+        tell_once(text, ", ".join(unknown), dialect=name, level=logging.WARNING)
 
 
 def esi_cluster_setup(
@@ -354,14 +373,16 @@ def esi_cluster_setup(
 def _set_up_site(name: str, given: dict[str, Any]) -> Client | Cluster:
     counts = {key: given[key] for key in ("n_workers_startup", "timeout", "interactive_wait",
                                           "mem_cushion")}  # fmt: skip
-    counts["n_cores"] = 1 if given["cores_per_worker"] is None else given["cores_per_worker"]
+    if given["cores_per_worker"] is not None:
+        counts["cores_per_worker"] = given["cores_per_worker"]
 
     def check() -> int:
+        check_flag("start_client", given["start_client"])
         lists = {"job_extra": given["job_extra"]}
         _check_slurm(
-            *(given["partition"], given["mem_per_worker"], given["interactive"]),
-            *(counts, lists, given["kwargs"]),
+            given["partition"], given["mem_per_worker"], given["interactive"], counts, lists
         )
+        _tell_of_unknown(name, given["kwargs"])
         return check_count("n_workers", given["n_workers"], 1)
 
     client = _set_up(name, check)
@@ -403,19 +424,23 @@ def cluster_cleanup(client: Client | Cluster | None = None) -> None:
         It is no client.
     """
     name = "cluster_cleanup"
-    if client is None:
-        client = kept_client()
-        if client is None:
-            logger.warning("No dangling clients or clusters found.", extra={"dialect": name})
-            return
+    if is_speaker():
+        add_console_handler()
     if isinstance(client, Cluster):
         client = client._client
+    client = client or kept_client()
+    if client is None:
+        if is_speaker():
+            text = "No dangling clients or clusters found."
+            logger.warning(text, extra={"dialect": name})
+        return
     if not isinstance(client, Client):
         raise InputTypeError(
             f"<{name}> `client` has to be a client object, as local_cluster_setup() returns, "
             f"not {type(client)}"
         )
-    n_workers, shown = client.n_workers, repr(client)
+    was_running, n_workers, shown = client.status == "running", client.n_workers, repr(client)
     client.close()
-    logger.info("Successfully shut down %s containing %d workers", shown, n_workers,
-                extra={"dialect": name})  # fmt: skip
+    if was_running and is_speaker():
+        text = "Successfully shut down %s containing %d workers"
+        logger.info(text, shown, n_workers, extra={"dialect": name})

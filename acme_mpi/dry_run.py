@@ -20,6 +20,7 @@ from acme_mpi.tasks import TaskSet
 # Bytes of HDF5's own per result, measured with results of one scalar: a file with its link; a group
 # with its link; a group.
 OVERHEAD = {"computation": 2300, "rank": 700, "single_file": 500, "pickle": 0, "memory": 0}
+LEAST_S = 0.1  # a run takes some time to begin and to end
 
 
 @dataclass(frozen=True)
@@ -79,18 +80,20 @@ class Forecast:
         return [
             f"Dry-run completed. Elapsed time is {self.elapsed_s:f} seconds, estimated memory "
             f"consumption was {self.peak_bytes / 1e6:3.2f} MB.",
-            f"All {self.n_tasks} calls on {self.n_workers} workers would take about "
+            f"All {self.n_tasks} calls on {self.n_workers} worker(s) would take "
             f"{_duration_text(self.wall_s)}; {_size_text(self.stored_bytes)} {where}; "
             f"{_size_text(self.rank_bytes)} of memory per rank.",
         ]
 
 
 def _duration_text(seconds: float) -> str:
+    if seconds < LEAST_S:
+        return f"less than {LEAST_S} s"
     if seconds < 60:
-        return f"{seconds:.3g} s"
+        return f"about {seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+    return f"about {hours} h {minutes:02} min" if hours else f"about {minutes} min {rest:02} s"
 
 
 def _size_text(n_bytes: float) -> str:

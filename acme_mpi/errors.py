@@ -25,6 +25,8 @@ EXIT_INTERNAL = 70
 EXIT_STORAGE = 74
 EXIT_STOPPED = 75
 
+N_IDS, N_TRACEBACKS = 20, 3  # in the text of a failed run
+
 
 class AcmeMpiError(Exception):
     """Base of every error that acme_mpi raises on purpose."""
@@ -154,6 +156,32 @@ def summarize(
             lines.append(f"    reproduce: {group[0].call}")
     if where and n_tasks > len(failures):
         lines.append(f"  The other {n_tasks - len(failures)} results are in {where}")
+    return "\n".join(lines)
+
+
+def report(failures: Sequence[Failure], n_tasks: int, where: str = "", log: str = "") -> str:
+    """Return the text with which a failed run of ACME's dialect ends, with the first tracebacks.
+
+    Parameters
+    ----------
+    failures : sequence of Failure
+        In index order, at least one.
+    n_tasks : int
+        Size of the run.
+    where, log : str
+        Where the other results and the messages are; left out if empty.
+    """
+    ids = ", ".join(str(failure.index) for failure in failures[:N_IDS])
+    more = ", ..." if len(failures) > N_IDS else ""
+    share = f"{len(failures)}/{n_tasks}"
+    lines = [f"Parallel computation failed: {share} tasks failed or stalled: {ids}{more}"]
+    for group in list(_group(failures).values())[:N_TRACEBACKS]:
+        lines.append(f"  {group[0]}")
+        lines += [f"    {line}" for line in group[0].traceback.rstrip().splitlines()]
+    if where and n_tasks > len(failures):
+        lines.append(f"  The other {n_tasks - len(failures)} results are in {where}")
+    if log:
+        lines.append(f"  Log file: {log}")
     return "\n".join(lines)
 
 

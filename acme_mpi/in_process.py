@@ -13,21 +13,24 @@ from acme_mpi.errors import TaskError
 from acme_mpi.run import run
 
 
-def run_here(world: World, call: Call) -> Result:
-    """Run a call in this process of rank 0 and share what comes of it. Collective."""
+def run_here(world: World, call: Call) -> Result | BaseException:
+    """Run a call in this process of rank 0 and share what comes of it. Collective.
+
+    Returns
+    -------
+    Result or BaseException
+        The exception that the caller has to raise, on every rank, with the user's frames only.
+    """
     result: Result | None = None
     raised: BaseException | None = None
     if world.is_master:
         try:
             result = run(SerialWorld(), call)
         except BaseException as error:
-            raised = error
+            raised = error.with_traceback(_users_part(error.__traceback__))
     packed = world.bcast(None if raised is None else _packed_exception(raised))
-    if raised is not None:
-        # The user's frames only, as if the function had been called directly.
-        raise raised.with_traceback(_users_part(raised.__traceback__))
     if packed is not None:
-        raise cloudpickle.loads(packed)
+        return raised or cloudpickle.loads(packed)
     return world.bcast(result)
 
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 import numbers
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from acme_mpi.errors import InputError, InputTypeError
+from acme_mpi.results import RowSpec, make_row_spec
+
+PAYLOADS = ("rank", "computation")
 
 
 def check_flag(name: str, value: Any) -> bool:
@@ -68,7 +72,8 @@ def check_memory(value: Any) -> None:
         raise InputTypeError(
             f"Memory specification `mem_per_worker` has to be a string, not {value!r}"
         )
-    if value != "auto" and not re.fullmatch(r"\s*0*[1-9]\d*(\.\d+)?\s*[MG]B\s*", value):
+    amount = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*[MG]B\s*", value)
+    if value != "auto" and not (amount and float(amount[1])):
         raise InputError(
             "`mem_per_worker` has to be a valid memory specifier (e.g., '8GB', '12000MB'), "
             f"not {value!r}"
@@ -157,3 +162,79 @@ def check_dtype(value: Any) -> Any:
     if not isinstance(value, (str, type)) and not is_dtype:
         raise InputTypeError(f"`result_dtype` has to be a string, not {type(value)}")
     return value
+
+
+@dataclass(frozen=True)
+class ResultForm:
+    """What shall become of results.
+
+    Attributes
+    ----------
+    kind : str
+        Kind of store.
+    spec : RowSpec or None
+        Form of one array for all results.
+    output_dir : str or None
+        As the user gave it.
+    warnings : list of str
+        Of keywords that have no effect beside others.
+    """
+
+    kind: str
+    spec: RowSpec | None
+    output_dir: str | None
+    warnings: list[str]
+
+
+def check_results(
+    write: Any,
+    output_dir: Any,
+    shape: Any,
+    dtype: Any,
+    single_file: Any,
+    write_pickle: Any,
+    payload: Any,
+) -> ResultForm:
+    """Return what ACME's keywords for results ask for together.
+
+    Raises
+    ------
+    InputTypeError, InputError
+        One of them has a wrong value, or two contradict each other.
+    """
+    check_flag("write_worker_results", write)
+    check_flag("single_file", single_file)
+    check_flag("write_pickle", write_pickle)
+    check_output_dir(output_dir)
+    if payload not in PAYLOADS:
+        raise InputError(f"`payload` has to be 'computation' or 'rank', not {payload!r}")
+    if write_pickle and single_file:
+        raise InputError("Pickling of results does not support single output file creation.")
+    warnings = _useless_keywords(write, output_dir, shape, single_file, write_pickle)
+    spec = make_row_spec(None if write and write_pickle else shape, check_dtype(dtype))
+    if not write and spec is not None and spec.is_ragged:
+        raise InputError(
+            "using `np.inf` in `result_shape` is only valid if `write_worker_results` is `True`"
+        )
+    kinds = (("memory", not write), ("pickle", write_pickle), ("single_file", single_file))
+    kind = next((kind for kind, is_meant in kinds if is_meant), payload)
+    return ResultForm(kind, spec, output_dir, warnings)
+
+
+def _useless_keywords(
+    write: bool, output_dir: str | None, shape: Any, single_file: bool, write_pickle: bool
+) -> list[str]:
+    condition = "only possible if `write_worker_results` is `True`."
+    cases = (
+        (
+            not write and output_dir is not None,
+            "Output directory specification has no effect if `write_worker_results` is `False`.",
+        ),
+        (not write and single_file, f"Generating a single output file {condition}"),
+        (not write and write_pickle, f"Pickling of results {condition}"),
+        (
+            write and write_pickle and shape is not None,
+            "Pickling of results does not support output array shape specification.",
+        ),
+    )
+    return [text for is_case, text in cases if is_case]

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from typing import TextIO
 
 ANNOUNCE = 25  # ACME's level between INFO and WARNING
 logging.addLevelName(ANNOUNCE, "ANNOUNCE")
@@ -23,16 +25,15 @@ logger.parent = acme_logger
 class ConsoleFormatter(logging.Formatter):
     """Write ``<dialect> LEVEL: message``, or the bare message where nothing has a dialect.
 
-    A record's own attribute `dialect` counts more than that of the formatter, and that more than
-    the one of the run that is going on.
+    A record's own attribute `dialect` counts most, then that of the run that is going on.
 
     Parameters
     ----------
     dialect : str
-        Name of the interface that speaks.
+        Name of the interface that speaks between two runs.
     """
 
-    running = ""
+    running: str | None = None
 
     def __init__(self, dialect: str = "") -> None:
         super().__init__("%(message)s")
@@ -41,16 +42,30 @@ class ConsoleFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the text of one message."""
         text = super().format(record)
-        dialect = getattr(record, "dialect", self._dialect or self.running)
+        between = self._dialect if self.running is None else self.running
+        dialect = getattr(record, "dialect", between)
         return f"<{dialect}> {record.levelname}: {text}" if dialect else text
+
+
+class ConsoleHandler(logging.StreamHandler[TextIO]):
+    """Write to what `sys.stderr` is at each message: a notebook or a test may replace it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+        self.setFormatter(ConsoleFormatter("ParallelMap"))
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        """The standard error of this moment."""
+        return sys.stderr
 
 
 def add_console_handler() -> None:
     """Let ACME's dialects speak on stderr; at the first call only."""
-    if not any(isinstance(each.formatter, ConsoleFormatter) for each in acme_logger.handlers):
-        handler = logging.StreamHandler()
-        handler.setFormatter(ConsoleFormatter("ParallelMap"))
-        acme_logger.addHandler(handler)
+    if not any(isinstance(each, ConsoleHandler) for each in acme_logger.handlers):
+        acme_logger.addHandler(ConsoleHandler())
+    if acme_logger.level == logging.NOTSET:
+        acme_logger.setLevel(logging.INFO)
 
 
 def log_path(directory: str, name: str) -> str:
@@ -87,7 +102,7 @@ def run_messages(path: str, dialect: str = "", level: int | None = None) -> Iter
     try:
         yield
     finally:
-        ConsoleFormatter.running = ""
+        ConsoleFormatter.running = None
         logger.setLevel(saved)
         if handler is not None:
             logger.removeHandler(handler)

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from acme_mpi import __version__
-from acme_mpi.api import PAYLOADS, store_kind
+from acme_mpi.api import store_kind
 from acme_mpi.errors import InputError
+from acme_mpi.keywords import PAYLOADS
 from acme_mpi.results import make_row_spec
 
 EXAMPLES = """\
@@ -133,7 +134,8 @@ def split_script(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     while k < len(argv):
         text = argv[k]
         k += 2 if text in takes_value else 1
-        if text == "-m" or (not text.startswith("-") and text.endswith(".py")):
+        is_module = text.startswith("-m")  # or -mMODULE, as for Python itself
+        if is_module or (not text.startswith("-") and text.endswith(".py")):
             return list(argv[:k]), list(argv[k:])
         if not text.startswith("-"):
             break

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-from acme_mpi.api import PAYLOADS
 from acme_mpi.call import Call, Options, Result
-from acme_mpi.cluster import (
-    Client,
-    keep,
-    kept_client,
-    tell_of_missing_ranks,
-    tell_once,
-)
+from acme_mpi.cluster import Client, keep, kept_client, tell_of_missing_ranks, tell_once
 from acme_mpi.comm import is_launched, settle
 from acme_mpi.dry_run import dry_run
 from acme_mpi.errors import (
@@ -26,31 +20,40 @@ from acme_mpi.errors import (
     LaunchError,
     PlaceError,
     TaskError,
+    report,
 )
 from acme_mpi.in_process import run_here
 from acme_mpi.keywords import (
+    PAYLOADS,
+    ResultForm,
     check_count,
     check_count_or_auto,
-    check_dtype,
     check_flag,
     check_log_file,
     check_memory,
-    check_output_dir,
     check_partition,
+    check_results,
     check_stop_client,
     check_verbose,
 )
 from acme_mpi.messages import acme_logger, add_console_handler, log_path
-from acme_mpi.results import RowSpec, make_row_spec
+from acme_mpi.results import RowSpec
 from acme_mpi.script import connection, is_connected
-from acme_mpi.storage.folders import choose_layout, remove_old_runs
+from acme_mpi.storage.folders import choose_layout, refuse_unmakeable, remove_old_runs
 from acme_mpi.submit import callers, job_ranks, pack, submit, values_of
-from acme_mpi.tasks import Argument, TaskSet, distribute, function_name, signature_of
+from acme_mpi.tasks import (
+    Argument,
+    TaskSet,
+    distribute,
+    function_name,
+    is_sequence,
+    shape_text,
+    signature_of,
+)
 from acme_mpi.terminal import ask
 
 logger = logging.getLogger("acme_mpi")
 
-N_TRACEBACKS = 3  # in the text of a failure
 LEVELS = {None: logging.INFO, True: logging.DEBUG, False: logging.WARNING}
 
 
@@ -173,8 +176,10 @@ class ParallelMap:
             self._set_messages(verbose, logfile)
             self._set_arguments(func, args, kwargs, n_inputs)
             self._set_results(
-                *(write_worker_results, output_dir, result_shape, result_dtype),
-                *(single_file, write_pickle, payload),
+                check_results(
+                    *(write_worker_results, output_dir, result_shape, result_dtype),
+                    *(single_file, write_pickle, payload),
+                )
             )
             self._set_workers(n_workers, stop_client)
             self._check_launched(partition, mem_per_worker, setup_timeout)
@@ -244,65 +249,33 @@ class ParallelMap:
         InputError
             An entry was changed to something of a wrong length.
         """
-        positional = zip(self._labels, self.argv, strict=True)
-        entries: list[tuple[str, str | None, Any]] = [(key, None, each) for key, each in positional]
-        entries += [(name, name, entry) for name, entry in self.kwargv.items()]
-        arguments = []
-        for label, keyword, entry in entries:
-            if len(entry) not in (1, self.n_inputs):
-                raise InputError(
-                    f"argument `{label}` has {len(entry)} entries; allowed are {self.n_inputs}, "
-                    "or one for all calls"
-                )
-            per_task = len(entry) == self.n_inputs
-            arguments.append(Argument(label, keyword, entry if per_task else entry[0], per_task))
-        return TaskSet(tuple(arguments), self.n_inputs, self._tells_task_id)
-
-    def _set_results(
-        self,
-        write: Any,
-        output_dir: Any,
-        shape: Any,
-        dtype: Any,
-        single_file: Any,
-        write_pickle: Any,
-        payload: Any,
-    ) -> None:
-        """Check what results shall become; like ACME, warn of what has no effect."""
-        flags = {"write_worker_results": write, "single_file": single_file,
-                 "write_pickle": write_pickle}  # fmt: skip
-        for name, value in flags.items():
-            check_flag(name, value)
-        self._wanted_dir = check_output_dir(output_dir)
-        if payload not in PAYLOADS:
-            raise InputError(f"`payload` has to be 'computation' or 'rank', not {payload!r}")
-        if write_pickle and single_file:
-            raise InputError("Pickling of results does not support single output file creation.")
-        no_write = "if `write_worker_results` is `True`."
-        if not write:
-            for is_given, text in (
-                (output_dir is not None, "Output directory specification has no effect "
-                 "if `write_worker_results` is `False`."),
-                (single_file, f"Generating a single output file only possible {no_write}"),
-                (write_pickle, f"Pickling of results only possible {no_write}"),
-            ):  # fmt: skip
-                if is_given:
-                    self._say(logging.WARNING, text)
-        elif write_pickle and shape is not None:
-            self._say(
-                logging.WARNING,
-                "Pickling of results does not support output array shape specification.",
-            )
-            shape = None
-        self._spec = make_row_spec(shape, check_dtype(dtype))
-        if not write and self._spec is not None and self._spec.is_ragged:
+        if len(self.argv) != len(self._labels):
             raise InputError(
-                "using `np.inf` in `result_shape` is only valid if `write_worker_results` is `True`"
+                f"`argv` has {len(self.argv)} entries; it needs one for each of "
+                f"{', '.join(self._labels) or 'no arguments'}"
             )
-        self.collect_results = not write
-        self.single_file, self.write_pickle = write and single_file, write and write_pickle
-        kinds = (("memory", not write), ("pickle", write_pickle), ("single_file", single_file))
-        self._kind = next((kind for kind, is_meant in kinds if is_meant), payload)
+        entries = [(key, None, each) for key, each in zip(self._labels, self.argv, strict=True)]
+        named = [(name, name, entry) for name, entry in self.kwargv.items()]
+        _refuse_unknown(self.func, self.kwargv)
+        arguments = tuple(self._argument(*each) for each in [*entries, *named])
+        return TaskSet(arguments, self.n_inputs, self._tells_task_id)
+
+    def _argument(self, label: str, keyword: str | None, entry: Any) -> Argument:
+        n_entries = len(entry) if is_sequence(entry) else None
+        if n_entries not in (1, self.n_inputs):
+            raise InputError(
+                f"argument `{label}` has to be a list or array of {self.n_inputs} entries, or of "
+                f"one for all calls, not {shape_text(entry)}"
+            )
+        per_task = n_entries == self.n_inputs
+        return Argument(label, keyword, entry if per_task else entry[0], per_task)
+
+    def _set_results(self, form: ResultForm) -> None:
+        for text in form.warnings:
+            self._say(logging.WARNING, text)
+        self._form = form
+        self.collect_results = form.kind == "memory"
+        self.single_file, self.write_pickle = form.kind == "single_file", form.kind == "pickle"
 
     def _set_workers(self, n_workers: Any, stop_client: Any) -> None:
         self._n_wanted = check_count_or_auto("n_workers", n_workers)
@@ -328,11 +301,10 @@ class ParallelMap:
         if found is not None:
             self._say(logging.INFO, "Attaching to global parallel computing client %s", found)
         self.client = found or Client(ranks, self._n_wanted)
-        self._has_found_client = found is not None
         if self._is_stopping is False:
             keep(self.client)
         if self._world.is_master and self._n_wanted is not None:
-            tell_of_missing_ranks(self._n_wanted, self.client.n_workers, "ParallelMap")
+            tell_of_missing_ranks(self._n_wanted, len(ranks), "ParallelMap", self.client)
 
     def _choose_place(self, cleanup_days: int | None) -> None:
         """Decide on rank 0 where files go, and remove old ones. Collective."""
@@ -343,10 +315,12 @@ class ParallelMap:
                     logger.info("Removed %s", path)
             name = function_name(self.func)
             try:
-                layout = choose_layout(self._kind, name, self._wanted_dir, os.getcwd())
+                layout = choose_layout(self._form.kind, name, self._form.output_dir, os.getcwd())
+                if layout.directory:
+                    refuse_unmakeable(layout.directory)
             except PlaceError as error:
                 raise self._existing(error) from None
-            has_container = layout.directory and self._kind != "pickle"
+            has_container = layout.directory and self._form.kind != "pickle"
             log = self.logfile
             if log is True or (log is None and layout.directory):
                 log = log_path(layout.directory or os.getcwd(), name)
@@ -356,19 +330,20 @@ class ParallelMap:
         self.output_dir, self.results_container, self.logfile = place[0] or None, *place[1:]
 
     def _existing(self, error: PlaceError) -> AcmeMpiError:
-        text = f"automatic creation of output folder {self._wanted_dir} failed: {error}"
+        folder = self._form.output_dir or self.output_dir
+        text = f"automatic creation of output folder {folder} failed: {error}"
         return self._prefixed(PlaceError(text))
 
     def _options(self) -> Options:
-        spec = self._spec
+        spec = self._form.spec
         return Options(
             function_name(self.func),
             self.n_inputs,
-            self._kind,
+            self._form.kind,
             self.output_dir,
             None if spec is None else (spec.shape, spec.axis, spec.dtype),
             workers=self._workers(),
-            pickles=self._kind in PAYLOADS and spec is None,
+            pickles=self._form.kind in PAYLOADS and spec is None,
             dialect="ParallelMap",
             level=self._level,
             log_file=str(self.logfile or ""),
@@ -379,6 +354,7 @@ class ParallelMap:
 
     def _try_one(self, size: int, may_ask: bool) -> bool:
         """Call one task, say what it took, and return whether to go on. Collective."""
+        self._refuse_without_workers()
         try:
             found = dry_run(self._world, self.func, self._tasks(), self._options(), size)
         except InputError as error:
@@ -426,28 +402,35 @@ class ParallelMap:
         if self._is_declined:
             self._say(logging.INFO, "%s is not executed", function_name(self.func))
             return None
+        self._refuse_without_workers()
         call = Call()
-        tasks: TaskSet | None = None
         try:
             check_flag("debug", debug)
-            tasks = self._tasks()
+            tasks, options = self._tasks(), self._options()
             if debug:
                 call.debug, call.inline = tasks, self.func
+                options = replace(options, workers=(0,), isolate=False, bar=False)
             else:
                 pack(call, self._world, self.func, tasks)
-            call.options = self._options()
+            call.options = options
         except InputError as error:
             call.error = self._prefixed(error)
+        try:
+            if debug is not True:
+                return self._finish(submit(self._world, call))
+            result = run_here(self._world, call)
+        except PlaceError as error:
+            raise self._existing(error) from None
+        if isinstance(result, BaseException):
+            raise result
+        return self._finish(result)
+
+    def _refuse_without_workers(self) -> None:
         if not self._workers():
             raise LaunchError(
                 f"{self.objName} no active workers found in distributed computing client "
                 f"{self.client}. Consider running cluster_cleanup() to use all ranks again"
             )
-        try:
-            result = run_here(self._world, call) if debug is True else submit(self._world, call)
-        except PlaceError as error:
-            raise self._existing(error) from None
-        return self._finish(result)
 
     def _finish(self, result: Result) -> Any:
         options = result.options
@@ -455,28 +438,12 @@ class ParallelMap:
         results = values_of(result.stored, options) if is_in_memory else result.stored.paths
         error = result.error(results)
         if isinstance(error, TaskError):
-            raise TaskError(self._failure_text(result), error.failures, results)
+            where, log = result.stored.where, str(self.logfile or "")
+            text = report(error.failures, options.n_tasks, where, log)
+            raise TaskError(text, error.failures, results)
         if error is not None:
             raise error
         return results
-
-    def _failure_text(self, result: Result) -> str:
-        failures, n_tasks = result.failures, result.options.n_tasks
-        ids = ", ".join(str(each.index) for each in failures[:20])
-        lines = [
-            f"Parallel computation failed: {len(failures)}/{n_tasks} tasks failed or stalled: "
-            f"{ids}{', ...' if len(failures) > 20 else ''}"
-        ]
-        first_of_kind = {(each.type, each.location): each for each in reversed(failures)}
-        for each in list(reversed(first_of_kind.values()))[:N_TRACEBACKS]:
-            lines.append(f"  {each}")
-            lines += [f"    {line}" for line in each.traceback.rstrip().splitlines()]
-        if result.stored.where and len(failures) < n_tasks:
-            n_safe = n_tasks - len(failures)
-            lines.append(f"  The other {n_safe} results are in {result.stored.where}")
-        if self.logfile:
-            lines.append(f"  Log file: {self.logfile}")
-        return "\n".join(lines)
 
     def cleanup(self) -> None:
         """End the use of the ranks as `stop_client` says; `with` does it at its end."""
@@ -531,18 +498,18 @@ class ParallelMap:
     @property
     def result_shape(self) -> tuple[Any, ...] | None:
         """Shape of the stacked array, `numpy.inf` in the place of an unlimited axis."""
-        spec = self._spec
+        spec = self._form.spec
         return None if spec is None else _whole_shape(spec, self.n_inputs)
 
     @property
     def result_dtype(self) -> str | None:
         """Type of the numbers in the stacked array."""
-        return None if self._spec is None else self._spec.dtype
+        return None if self._form.spec is None else self._form.spec.dtype
 
     @property
     def stacking_dim(self) -> int | None:
         """Axis of the tasks in the stacked array."""
-        return None if self._spec is None else self._spec.axis
+        return None if self._form.spec is None else self._form.spec.axis
 
     @property
     def has_slurm(self) -> bool:
@@ -551,6 +518,20 @@ class ParallelMap:
 
 
 ACMEdaemon = ParallelMap
+
+
+def _refuse_unknown(func: Callable[..., Any], names: Iterable[str]) -> None:
+    """Raise for names that are no parameters of a function."""
+    signature = signature_of(func)
+    if signature is None:
+        return
+    parameters = signature.parameters
+    if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        return
+    unknown = [name for name in names if name not in parameters]
+    if unknown:
+        name = function_name(func)
+        raise InputError(f"{name} has no parameter {unknown[0]!r}; it is {name}{signature}")
 
 
 def _whole_shape(spec: RowSpec, n_tasks: int) -> tuple[Any, ...]:

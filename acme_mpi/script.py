@@ -67,6 +67,7 @@ def _serve(world: World, request: str, call: Call) -> Any:
     if request == "call":
         return _serve_call(world, call)
     stop_runner()
+    world.barrier()  # the script may rely on it that all have ended
     return None
 
 
@@ -93,8 +94,8 @@ def _next_message(child: Child) -> tuple[Kind, Any] | None:
 
 def _to_call(content: Any, defaults: Options) -> Call:
     options, func, tasks, buffers, place, error = content
-    if options is None:
-        return Call(error=None if error is None else unpack_error(error))
+    if error is not None:
+        return Call(error=unpack_error(error))
     fields = Options(*options)
     # Values go to the script alone, not to all ranks.
     root = 0 if fields.kind == "memory" else None

@@ -13,7 +13,7 @@ import numpy as np
 
 from acme_mpi import script
 from acme_mpi.call import Call, Options, Result
-from acme_mpi.comm import SerialWorld, World, make_world, settle
+from acme_mpi.comm import SerialWorld, World, launched_rank_and_size, make_world, settle
 from acme_mpi.errors import AcmeMpiError, InputError
 from acme_mpi.run import run, stop_runner
 from acme_mpi.runner.base import dump_object, pickle_given
@@ -44,6 +44,11 @@ def job_ranks(world: World, error: AcmeMpiError | None = None) -> list[tuple[str
     there = settle(world, error, (world.host, os.getpid()), lambda brought: brought)
     served = connection()
     return there if served is None else served.ranks
+
+
+def is_speaker() -> bool:
+    """Tell whether this process says what concerns the whole job. Independent."""
+    return is_connected() or launched_rank_and_size()[0] == 0
 
 
 def release() -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import inspect
 import io
 import itertools
+import math
 import numbers
 import reprlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
@@ -22,6 +23,7 @@ import numpy as np
 from acme_mpi.errors import InputError
 
 TASK_ID = "taskID"
+PIECE_BYTES = 16 * 1024**2
 
 
 class PerTask:
@@ -74,10 +76,19 @@ class Argument:
     value: Any
     per_task: bool
 
+    def column(self, start: int, stop: int) -> Iterable[Any]:
+        """Return its values for the tasks in [start, stop)."""
+        if not self.per_task:
+            return repeat(self.value, stop - start)
+        if _is_read_by_pieces(self.value):
+            return _read_rows(self.value, start, stop)
+        values: Iterable[Any] = self.value[start:stop]
+        return values
+
     def how(self) -> str:
         """Return how it is distributed, and what it is."""
         how = "split, one item per task" if self.per_task else "shared by all tasks"
-        return f"{how}: {_shape_text(self.value)}"
+        return f"{how}: {shape_text(self.value)}"
 
 
 @dataclass(frozen=True)
@@ -125,9 +136,7 @@ class TaskSet:
         """Return the values of several arguments, one tuple per task."""
         if not arguments:
             return repeat((), stop - start)
-        n = stop - start
-        columns = (a.value[start:stop] if a.per_task else repeat(a.value, n) for a in arguments)
-        return zip(*columns, strict=True)
+        return zip(*(argument.column(start, stop) for argument in arguments), strict=True)
 
     def call_text(self, name: str, index: int) -> str:
         """Return the call of task `index` as one line of text, long values shortened."""
@@ -289,15 +298,26 @@ def _count_text(
     n_found = len(args) + sum(name in required for name in kwargs)
     is_over = n_found > len(positional) and inspect.Parameter.VAR_POSITIONAL not in kinds
     if n_found < len(required) or is_over:
-        return f" expects {len(required)} positional arguments {required}, found {n_found}"
+        names = ", ".join(map(repr, required))
+        return f" expects {len(required)} positional arguments ({names}), found {n_found}"
     n_named = sum(name not in required for name in kwargs)
     if n_named > len(optional) and inspect.Parameter.VAR_KEYWORD not in kinds:
-        return f" accepts at maximum {len(optional)} keyword arguments {optional}, found {n_named}"
+        names = ", ".join(map(repr, optional))
+        return f" accepts at maximum {len(optional)} keyword arguments ({names}), found {n_named}"
     return "()"
 
 
+def _is_endless(value: Any) -> bool:
+    if isinstance(value, itertools.repeat):
+        try:
+            value.__length_hint__()
+        except TypeError:
+            return True
+    return isinstance(value, (itertools.count, itertools.cycle))
+
+
 def _listed_if_iterator(value: Any) -> Any:
-    if isinstance(value, (itertools.count, itertools.cycle)):
+    if _is_endless(value):
         raise InputError(f"an argument is an endless iterator, {value!r}; give a list or a range")
     # An open file is an iterator, too, but nobody means its lines.
     is_list = isinstance(value, Iterator) and not isinstance(value, io.IOBase)
@@ -328,12 +348,12 @@ def _unwrap(label: str, keyword: str | None, value: Any) -> Argument | None:
     if not isinstance(value, PerTask):
         return None
     inner, axis = _listed_if_iterator(value.value), value.axis
-    if axis == 0 and (isinstance(inner, (list, tuple, range)) or _is_read_by_pieces(inner)):
+    if axis == 0 and is_sequence(inner) and not isinstance(inner, np.ndarray):
         return Argument(label, keyword, inner, per_task=True)
-    refusal = f"argument {label!r} cannot be split along axis {axis}: it is {_shape_text(inner)}"
+    refusal = f"argument {label!r} cannot be split along axis {axis}: it is {shape_text(inner)}"
     try:
         array = np.asarray(inner)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise InputError(f"{refusal}; {error}") from None
     if not isinstance(axis, numbers.Integral) or not -array.ndim <= axis < array.ndim:
         raise InputError(refusal)
@@ -342,10 +362,32 @@ def _unwrap(label: str, keyword: str | None, value: Any) -> Argument | None:
 
 def _is_read_by_pieces(value: Any) -> bool:
     """Tell whether a value is an array on a medium, such as an `h5py.Dataset`: never read whole."""
-    has_array_shape = not isinstance(value, (np.ndarray, np.generic)) and bool(
-        getattr(value, "shape", ())
-    )
-    return has_array_shape and hasattr(value, "dtype") and hasattr(value, "chunks")
+    if isinstance(value, (np.ndarray, np.generic)):
+        return False
+    try:
+        return bool(value.shape) and hasattr(value, "dtype") and hasattr(value, "chunks")
+    except (AttributeError, TypeError, ValueError):  # no array, or one in a closed file
+        return False
+
+
+def is_sequence(value: Any) -> bool:
+    """Tell whether a value has one item per task, if it has as many items as there are tasks."""
+    return isinstance(value, (list, tuple, range, np.ndarray)) or _is_read_by_pieces(value)
+
+
+def _read_rows(value: Any, start: int, stop: int) -> Iterator[Any]:
+    """Yield the rows [start, stop) of an array on a medium, a few MB at a time."""
+    row_bytes = max(1, math.prod(value.shape[1:]) * value.dtype.itemsize)
+    n_rows = max(1, PIECE_BYTES // row_bytes)
+    for first in range(start, stop, n_rows):
+        piece = range(first, min(first + n_rows, stop))
+        try:
+            rows = value[piece.start : piece.stop]
+        except Exception:
+            # One row of it cannot be read: only the task of that row shall fail.
+            yield from (value[index] for index in piece)
+        else:
+            yield from rows
 
 
 def _is_candidate(value: Any, default: Any, columns: bool) -> bool:
@@ -391,7 +433,7 @@ def _agree(
     low, high = min(values, default=0), max(values, default=0)
     message = (
         f"automatic input distribution failed: found {len(lengths)} objects containing "
-        f"{low} to {high} elements. Please specify `n_inputs` manually."
+        f"{low} to {high} elements. Please specify n_inputs manually."
     )
     if not lengths:
         raise InputError(
@@ -410,7 +452,8 @@ def _listed(lengths: Mapping[str, int]) -> str:
     return ", ".join(f"{label!r} has {n}" for label, n in lengths.items()) or "no candidates"
 
 
-def _shape_text(value: Any) -> str:
+def shape_text(value: Any) -> str:
+    """Return what a value is, in a few words."""
     if isinstance(value, np.ndarray):
         return f"array {value.shape} {value.dtype}"
     if isinstance(value, (list, tuple, range)):

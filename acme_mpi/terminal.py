@@ -39,7 +39,8 @@ def ask(question: str, n_above: int = 0) -> bool | None:
     """
     if not _can_answer(n_above):
         return None
-    sys.stderr.write(f"{question} [Y/n] ")
+    # Launchers pass on whole lines only.
+    sys.stderr.write(f"{question} [Y/n]" + (" " if sys.stdin.isatty() else "\n"))
     sys.stderr.flush()
     answer = sys.stdin.readline()
     return not answer.strip().lower().startswith("n") if answer else None

@@ -130,6 +130,7 @@ class Worker:
 
     def close(self) -> None:
         """End writing; what the store says last is remembered, not raised. Independent."""
+        self._runner.forget()
         try:
             self._store.close()
         except StoreError as error:

@@ -107,6 +107,9 @@ class ScriptedRunner(Runner):
         self.n_submitted += len(chunk)
         self.chunks.append(chunk)
 
+    def forget(self) -> None:
+        """Nothing was prepared."""
+
     def poll(self) -> list[Any]:
         assert not self.is_stopped
         script = self.script

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from acme_mpi import errors
 from acme_mpi.comm.base import World
-from acme_mpi.errors import AcmeMpiError
+from acme_mpi.errors import AcmeMpiError, PlaceError
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -43,7 +43,7 @@ def settle(
         Plain values of this rank.
     decide : callable
         ``decide(brought)`` is called on rank 0 with what every rank brings, if none has an error;
-        returns plain values, may raise AcmeMpiError.
+        returns plain values, may raise AcmeMpiError or OSError.
     """
     brought = world.gather((pack_error(error), brings))
     verdict: tuple[Packed | None, T | None] | None = None
@@ -54,6 +54,8 @@ def settle(
             decision = decide([each for _, each in brought]) if fault is None else None
         except AcmeMpiError as refused:
             fault = pack_error(refused)
+        except OSError as refused:  # the working directory is gone, for example
+            fault = pack_error(PlaceError(str(refused)))
         verdict = fault, decision
     packed, decision = world.bcast(verdict)
     if packed is not None:

@@ -23,9 +23,16 @@ def launched_rank_and_size(environ: Mapping[str, str] = os.environ) -> tuple[int
     return 0, 1
 
 
+# Variables that launchers set for their ranks, also those that tell no number of ranks.
+LAUNCHER_PREFIXES = (
+    *("OMPI_COMM_WORLD_", "PMI_", "PMI2_", "PMIX_", "SLURM_PROCID", "MPI_LOCAL", "MV2_COMM_"),
+    *("PALS_", "FLUX_", "ALPS_", "JSM_", "MPIRUN_", "HYDRA_", "HYDI_", "I_MPI_HYDRA_"),
+)
+
+
 def is_launched(environ: Mapping[str, str] = os.environ) -> bool:
-    """Tell whether a launcher has started this process, be it as the only rank."""
-    return any(rank in environ for rank, _ in LAUNCHER_VARIABLES)
+    """Tell whether a launcher may have started this process, be it as the only rank."""
+    return any(name.startswith(LAUNCHER_PREFIXES) for name in environ)
 
 
 def refuse_singletons(size: int, environ: Mapping[str, str] = os.environ) -> None:

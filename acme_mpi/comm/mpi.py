@@ -21,6 +21,7 @@ from acme_mpi.comm.base import (
     World,
 )
 from acme_mpi.comm.launcher import (
+    is_launched,
     launched_rank_and_size,
     refuse_singletons,
     refuse_srun_without_pmi,
@@ -195,8 +196,9 @@ def make_world(comm: Any = None, notify: Callable[[str], None] | None = None) ->
     Parameters
     ----------
     comm : mpi4py.MPI.Intracomm, optional
-        Default: MPI.COMM_WORLD, initialising MPI if need be. Without a working MPI library and
-        without a launcher the world is a `SerialWorld`.
+        Default: MPI.COMM_WORLD, initialising MPI if need be. Without a launcher, and if nobody has
+        loaded MPI before, the world is a `SerialWorld`: MPI would take a second to start, and
+        Open MPI leave a daemon that keeps the caller's files open.
     notify : callable, optional
         Told on rank 0 which ranks do not come.
 
@@ -205,6 +207,8 @@ def make_world(comm: Any = None, notify: Callable[[str], None] | None = None) ->
     LaunchError
         Launcher and MPI do not belong together, or no MPI library is found under a launcher.
     """
+    if comm is None and not is_launched() and "mpi4py.MPI" not in sys.modules:
+        return SerialWorld()
     refuse_srun_without_pmi()
     try:
         mpi = _load_mpi()

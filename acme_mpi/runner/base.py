@@ -7,6 +7,7 @@ import linecache
 import os
 import pickle
 import sys
+import sysconfig
 import time
 import traceback
 from abc import ABC, abstractmethod
@@ -24,6 +25,8 @@ from acme_mpi.tasks import TaskSet
 REPORT_NS = 50_000_000  # results leave the runner at least this often between two tasks
 REPORT_BYTES = 8 * 1024 * 1024
 CLOCK_NS = 200_000  # the start of a task is known this well
+
+INSTALLED = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 
 FailureFields = dict[str, Any]
 
@@ -164,6 +167,10 @@ class Runner(ABC):
         """Answer the oldest open `PlaceRequest` with path and offset, or None: send the data."""
 
     @abstractmethod
+    def forget(self) -> None:
+        """Drop function and arguments; the files that they held open are closed afterwards."""
+
+    @abstractmethod
     def stop(self) -> None:
         """End at once, with everything that the user's code has started."""
 
@@ -234,22 +241,31 @@ def run_chunk(
     """
     start, failures = chunk.start, list[FailureFields]()
     add, clock = encoder.add, time.monotonic_ns
-    calls = tasks.calls(chunk.start, chunk.stop)
     begin_ns = now_ns = clock()
+    calls = tasks.calls(chunk.start, chunk.stop)
     index, n_between = chunk.start, 1
     while index < chunk.stop:
         # Tasks of a few microseconds share one look at the clock.
         block = range(index, min(index + n_between, chunk.stop))
         words[1] = block_ns = now_ns
-        for index, (args, kwargs) in zip(block, calls, strict=False):
-            words[0] = index
-            # The only place where exceptions of user code are caught: the call, and the check of
-            # what it returned.
-            try:
-                add(index, func(*args, **kwargs))
-            except swallow as error:
-                failures.append(describe_failure(error, index, name, tasks))
-        index, now_ns = block.stop, clock()
+        index -= 1
+        # The only places where exceptions of user code are caught: the call and the check of what
+        # it returned, and around them the arguments, which may be read from a file.
+        try:
+            for index, (args, kwargs) in zip(block, calls, strict=False):
+                words[0] = index
+                try:
+                    add(index, func(*args, **kwargs))
+                except swallow as error:
+                    failures.append(describe_failure(error, index, name, tasks))
+            index = block.stop
+        except swallow as error:
+            if index + 1 not in block:
+                raise
+            failures.append(describe_failure(error, index + 1, name, None))
+            index += 2
+            calls = tasks.calls(index, chunk.stop)
+        now_ns = clock()
         n_between = max(1, min(2 * len(block), CLOCK_NS * len(block) // (now_ns - block_ns + 1)))
         if now_ns - begin_ns > REPORT_NS or encoder.n_bytes > REPORT_BYTES:
             words[0] = -1
@@ -265,7 +281,7 @@ def describe_failure(
 ) -> FailureFields:
     """Return the fields of a `Failure`; never raises, whatever the exception does."""
     frames = user_frames(error)
-    location = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    location = _location(frames)
     if isinstance(error, SystemExit):
         kind, message = "exit", f"the function called sys.exit({_text(error.code, repr)})"
     elif isinstance(error, MediumError):
@@ -290,6 +306,13 @@ def describe_failure(
     }
 
 
+def _location(frames: list[traceback.FrameSummary]) -> str:
+    """Return the innermost line of the user's own, if there is one outside installed packages."""
+    own = [frame for frame in frames if not frame.filename.startswith(INSTALLED)]
+    innermost = (own or frames)[-1:]
+    return f"{innermost[0].filename}:{innermost[0].lineno}" if innermost else ""
+
+
 def user_frames(error: BaseException) -> list[traceback.FrameSummary]:
     """Return the frames of the traceback without those of this package."""
     own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -298,7 +321,12 @@ def user_frames(error: BaseException) -> list[traceback.FrameSummary]:
         frames = traceback.extract_tb(error.__traceback__)
     except Exception:
         return []
-    return [frame for frame in frames if not frame.filename.startswith(own + os.sep)]
+    return [
+        frame
+        for frame in frames
+        # Compiled modules name sources that are not there.
+        if not frame.filename.startswith(own + os.sep) and not frame.filename.endswith(".pyx")
+    ]
 
 
 def _text(value: Any, convert: Callable[[Any], str] = str) -> str:

@@ -39,6 +39,7 @@ class Kind(IntEnum):
     SITE = 4  # where to write a placed array                       (path, offset) or None
     SHOW = 5  # print values                                        (values, buffers, failed)
     ANSWER = 6  # end of a script's map call                        (Answer)
+    FORGET = 8  # drop function and arguments                       ()
     HELLO = 7  # to a script: the ranks that serve it               (ranks, level)
     # ----
     READY = 17  # the function is loaded                            number of the assignment
@@ -48,6 +49,7 @@ class Kind(IntEnum):
     OUTCOME = 21  # results of the tasks in [start, stop)           (Outcome)
     SHOWN = 22  # the values are printed                            ()
     CALL = 23  # a script calls map                                 (PreparedCall)
+    FORGOTTEN = 25  # they are dropped                              ()
     RELEASE = 24  # a script needs no runners for now               ()
 
 

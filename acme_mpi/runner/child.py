@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import select
+import time
 from collections import deque
 from dataclasses import replace
 from typing import Any
@@ -21,6 +23,7 @@ from acme_mpi.runner.process import Child, ending_text
 
 MAX_IDLE_DEATHS = 3
 DYING_S = 0.5
+FORGETTING_S = 5.0
 
 
 class ChildRunner(Runner):
@@ -180,6 +183,25 @@ class ChildRunner(Runner):
     def answer(self, site: tuple[str, int] | None) -> None:
         """Tell the child where its array goes."""
         self.send(Kind.SITE, site)
+
+    def forget(self) -> None:
+        """Have the child drop function and arguments; one that does not answer is ended."""
+        self._assignment = None
+        self._pending.clear()
+        self.other_messages.clear()
+        if self._child is None:
+            return
+        self.send(Kind.FORGET, None)
+        give_up_s = time.monotonic() + FORGETTING_S
+        while self._child is not None and not self.other_messages:
+            left_s = give_up_s - time.monotonic()
+            if left_s <= 0:
+                self.stop()
+                return
+            select.select(self.descriptors(), [], [], left_s)
+            self._is_prepared = False  # a child that dies now is not replaced
+            self.poll()
+        self.other_messages.clear()
 
     def stop(self) -> None:
         """Kill the child and everything it has started."""

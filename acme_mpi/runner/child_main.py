@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import mmap
 import os
 import signal
@@ -108,6 +109,10 @@ class Server:
                 self._load(Assignment(*content))
             elif kind == Kind.CHUNK and self._run is not None:
                 self._call(range(*content))
+            elif kind == Kind.FORGET:
+                self._run = None
+                gc.collect()  # a function and its globals refer to each other
+                self._channel.send(Kind.FORGOTTEN)
             elif kind == Kind.LOAD:
                 from acme_mpi.runner.loading import prepare_command
 
@@ -125,7 +130,6 @@ class Server:
         return message
 
     def _load(self, assignment: Assignment) -> None:
-        # First, so that files which the last run's arguments held open are seen as they are now.
         self._run = None
         try:
             enter_caller(assignment)

@@ -15,7 +15,7 @@ from acme_mpi.errors import InputError
 SUFFIXES = (".h5", ".hdf5")
 
 
-def reduce_hdf5(value: Any) -> tuple[Callable[..., Any], tuple[str, str | None]] | None:
+def reduce_hdf5(value: Any) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
     """Return how an open h5py file, group or dataset is pickled: reopened, read-only, by its name.
 
     Returns
@@ -26,32 +26,59 @@ def reduce_hdf5(value: Any) -> tuple[Callable[..., Any], tuple[str, str | None]]
     Raises
     ------
     InputError
-        It is closed, or not in a file that another process can open.
+        It is closed, or nothing that another process can open.
     """
     h5py = sys.modules.get("h5py")
-    if h5py is None or not isinstance(value, (h5py.File, h5py.Group, h5py.Dataset)):
+    if h5py is None:
         return None
-    kind = type(value).__name__
+    if isinstance(value, (h5py.AttributeManager, h5py.h5f.FileID, h5py.h5g.GroupID,
+                          h5py.h5d.DatasetID)):  # fmt: skip
+        raise InputError(
+            f"an argument is an {type(value).__module__}.{type(value).__name__}, which other "
+            "processes cannot open; give the h5py.File, Group or Dataset that it belongs to"
+        )
+    if not isinstance(value, (h5py.File, h5py.Group, h5py.Dataset)):
+        return None
+    path = _path_for_others(value, f"an argument is an h5py.{type(value).__name__}")
+    # Not `value.name`: behind links that is a name in another file.
+    is_file = isinstance(value, h5py.File)
+    name = None if is_file else h5py.h5r.get_name(value.ref, value.id).decode()
+    return open_hdf5, (path, name, bool(value.file.swmr_mode))
+
+
+def _path_for_others(value: Any, what: str) -> str:
+    """Return the path by which another process can open the file that `value` is in."""
     if not value:
-        raise InputError(f"an argument is an h5py.{kind} of a closed file; open it for the run")
+        raise InputError(f"{what} of a closed file; open it for the run")
     file = value.file
-    path = os.path.abspath(file.filename)
+    path: str = os.path.abspath(file.filename)
     if file.driver == "core" or not os.path.isfile(path):
         raise InputError(
-            f"an argument is an h5py.{kind} in {file.filename!r}, which other processes cannot "
-            "open; give its values ([()]), or save the file and open it by its full path"
+            f"{what} in {file.filename!r}, which other processes cannot open; give its values "
+            "([()]), or save the file and open it by its full path"
         )
+    if value.name is None:
+        raise InputError(f"{what} without a name, which nobody else finds; give its values ([()])")
     if file.mode != "r":
         file.flush()
-    return open_hdf5, (path, None if isinstance(value, h5py.File) else value.name)
+        # Superblock 3 keeps a mark of the one who writes, and all others out.
+        if file.id.get_create_plist().get_version()[0] >= 3 and not file.swmr_mode:
+            raise InputError(
+                f"{what} in {path}, which is open for writing in the newest format (libver), so "
+                "that no other process can read it; close it, or open it with mode 'r', for the run"
+            )
+    return path
 
 
-def open_hdf5(path: str, name: str | None) -> Any:
+def open_hdf5(path: str, name: str | None, swmr: bool) -> Any:
     """Open a file read-only and return it, or the object `name` in it."""
     import h5py
 
-    # The caller may have it open for writing, and keep others out by a lock.
-    file = h5py.File(path, "r", locking=False)
+    try:
+        file = h5py.File(path, "r", swmr=swmr)
+    except OSError:
+        # The caller has it open for writing, and keeps others out by a lock.
+        file = h5py.File(path, "r", swmr=swmr, locking=False)
     return file if name is None else file[name]
 
 
@@ -76,6 +103,13 @@ def load_hdf5(path: str, group: str) -> dict[str, Any]:
             if not isinstance(found, h5py.Group):
                 names = ", ".join(file) or "nothing"
                 raise InputError(f"{path} has no group {group!r}; in its root are: {names}")
+            broken = [key for key, each in found.items() if each is None]
+            if broken:
+                link = found.get(broken[0], getlink=True)
+                where = f"{getattr(link, 'filename', path)}:{link.path}"
+                raise InputError(
+                    f"{broken[0]!r} in {path} is a link to {where}, which is not there"
+                )
             values = {key: _read(each) for key, each in found.items() if _is_dataset(each)}
             inner = [key for key, each in found.items() if isinstance(each, h5py.Group)]
     except OSError as error:

@@ -99,6 +99,11 @@ class InlineRunner(Runner):
         """Never asked: the values are in this process already."""
         raise AssertionError("an inline runner asks for no place")
 
+    def forget(self) -> None:
+        """Drop what `prepare` has loaded."""
+        self._func = self._own = self._own_tasks = None
+        self._tasks = TaskSet((), 0)
+
     def stop(self) -> None:
         """Forget what is queued."""
         self._chunks.clear()

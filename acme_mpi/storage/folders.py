@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
 import shutil
@@ -71,7 +72,7 @@ def make_folders(kind: str, name: str, output_dir: str | None, base: str) -> Lay
 
 def _refuse_remains(layout: Layout) -> None:
     payload = os.path.join(layout.directory, layout.payload_folder)
-    cure = "choose another --output-dir (output_dir=...) or move it away"
+    cure = "choose another output directory (--output-dir, output_dir=...) or move it away"
     for path in (layout.container, layout.pickle(0)):
         if os.path.lexists(path):
             raise PlaceError(f"{path} exists and is never overwritten; {cure}")
@@ -80,6 +81,25 @@ def _refuse_remains(layout: Layout) -> None:
             raise PlaceError(
                 f"{path} is left from a run of {layout.name} that was not finished; {cure}"
             )
+
+
+def refuse_unmakeable(directory: str) -> None:
+    """Raise if a directory cannot be made, as far as can be told without making it.
+
+    Raises
+    ------
+    PlaceError
+        What is there, or where it would lie, is no directory or may not be written.
+    """
+    parent = directory
+    while not os.path.lexists(parent):
+        parent = os.path.dirname(parent)
+    for is_fine, number in (
+        (os.path.isdir(parent), errno.ENOTDIR),
+        (os.access(parent, os.W_OK | os.X_OK), errno.EACCES),
+    ):
+        if not is_fine:
+            raise PlaceError(f"{parent}: {os.strerror(number)}")
 
 
 def mark_finished(layout: Layout) -> None:
