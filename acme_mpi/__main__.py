@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from acme_mpi.call import Call, Options
 from acme_mpi.comm import World, finalize, is_launched, launched_rank_and_size, make_world
-from acme_mpi.dry_run import announce, forecast, measuring_options, trial_form
+from acme_mpi.dry_run import announce, circumstances, forecast, measuring_options
 from acme_mpi.errors import EXIT_DONE, EXIT_INTERNAL, AcmeMpiError, InputError, TaskError
 from acme_mpi.foreground import debug_task, plan_text
 from acme_mpi.messages import ConsoleFormatter
@@ -144,7 +144,7 @@ def _request(options: Any) -> dict[str, Any]:
         "n_inputs": "auto" if options.n_inputs is None else options.n_inputs,
         "sys_path": path,
         "directory": os.getcwd(),
-        "trial": (_spec(options), trial_form(options.kind), False) if options.dry_run else None,
+        "trial": circumstances(_run_options(options)) if options.dry_run else None,
     }
 
 
@@ -183,10 +183,7 @@ def _load(runner: ChildRunner, options: Any) -> _Loaded:
             raise InputError(loaded["error"])
     except InputError as error:
         return _Loaded(Call(error=error), Call(error=error))
-    wanted = Options(
-        loaded["name"], loaded["n_tasks"], options.kind, options.output_dir, _spec(options),
-        not options.no_isolate, 0 if options.kind == "memory" else None, options.bar, _reproduce(),
-    )  # fmt: skip
+    wanted = _run_options(options, loaded["name"], loaded["n_tasks"])
     place = (loaded["sys_path"], os.getcwd())
     call = Call(wanted, loaded["func"], loaded["tasks"], loaded["buffers"], place=place)
     if loaded["trial"] is None:
@@ -196,9 +193,13 @@ def _load(runner: ChildRunner, options: Any) -> _Loaded:
     return _Loaded(call, trial, index)
 
 
-def _spec(options: Any) -> tuple[Any, ...] | None:
+def _run_options(options: Any, name: str = "", n_tasks: int = 0) -> Options:
     spec = options.spec
-    return None if spec is None else (spec.shape, spec.axis, spec.dtype)
+    return Options(
+        name, n_tasks, options.kind, options.output_dir,
+        None if spec is None else (spec.shape, spec.axis, spec.dtype),
+        not options.no_isolate, 0 if options.kind == "memory" else None, options.bar, _reproduce(),
+    )  # fmt: skip
 
 
 def _try_one(world: World, loaded: _Loaded) -> bool:

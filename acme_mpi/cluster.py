@@ -68,13 +68,13 @@ class Client:
         return {"type": "Scheduler", "address": next(iter(workers), ""), "workers": workers}
 
     def retire_workers(
-        self, workers: Iterable[str | int] | None = None, n: int | None = None
+        self, workers: Iterable[str | int] | str | int | None = None, n: int | None = None
     ) -> dict[str, Any]:
         """Use some ranks no more. Independent; in SPMD scripts every rank says the same.
 
         Parameters
         ----------
-        workers : iterable of str or int, optional
+        workers : (iterable of) str or int, optional
             Addresses of `scheduler_info`, or ranks.
         n : int, optional
             Instead of `workers`: the number of ranks, the last ones.
@@ -95,7 +95,8 @@ class Client:
             n_retired = min(len(known), check_count("n", 0 if n is None else n, 0))
             wanted = list(known)[len(known) - n_retired :]
         else:
-            wanted = [addresses.get(each, each) for each in dict.fromkeys(workers)]
+            given = [workers] if isinstance(workers, (str, int)) else workers
+            wanted = [addresses.get(each, each) for each in dict.fromkeys(given)]
         for each in wanted:
             if each not in known:
                 raise InputError(f"there is no worker {each!r}; there are {', '.join(known)}")
@@ -219,6 +220,10 @@ def _set_up(name: str, check: Callable[[], int | None]) -> Client:
     return client
 
 
+def _check_n_workers(value: Any) -> int | None:
+    return None if value is None else check_count("n_workers", value, 1)
+
+
 def local_cluster_setup(
     n_workers: int | None = None, mem_per_worker: str | None = None, interactive: bool = True
 ) -> Client:
@@ -244,7 +249,7 @@ def local_cluster_setup(
             raise InputTypeError(f"`interactive` has to be Boolean, not {type(interactive)}")
         if mem_per_worker is not None:
             check_memory(mem_per_worker)
-        return None if n_workers is None else check_count("n_workers", n_workers, 1)
+        return _check_n_workers(n_workers)
 
     return _set_up("local_cluster_setup", check)
 
@@ -252,7 +257,7 @@ def local_cluster_setup(
 def slurm_cluster_setup(
     partition: str = "partition_name",
     n_cores: int = 1,
-    n_workers: int = 1,
+    n_workers: int | None = None,
     processes_per_worker: int = 1,
     mem_per_worker: str = "1GB",
     n_workers_startup: int = 1,
@@ -275,8 +280,8 @@ def slurm_cluster_setup(
     partition, n_cores, processes_per_worker, mem_per_worker, n_workers_startup, timeout, \
     interactive_wait, job_extra, worker_extra_args, scheduler_options, mem_cushion
         Decided by ``srun``; checked only.
-    n_workers : int
-        How many of the ranks to use, >= 1.
+    n_workers : int, optional
+        How many of the ranks to use, >= 1; default all.
     interactive : bool
         Nothing is asked here.
     start_client : bool
@@ -301,7 +306,7 @@ def slurm_cluster_setup(
     }
     lists = {"job_extra": job_extra, "worker_extra_args": worker_extra_args}
 
-    def check() -> int:
+    def check() -> int | None:
         check_flag("start_client", start_client)
         _check_slurm(partition, mem_per_worker, interactive, counts, lists)
         _tell_of_unknown("slurm_cluster_setup", kwargs)
@@ -310,7 +315,7 @@ def slurm_cluster_setup(
             raise InputError(
                 f"Invalid partition {partition!r}; available are: {', '.join(allowed) or 'others'}"
             )
-        return check_count("n_workers", n_workers, 1)
+        return _check_n_workers(n_workers)
 
     client = _set_up("slurm_cluster_setup", check)
     return client if start_client else client.cluster
@@ -345,7 +350,7 @@ def _tell_of_unknown(name: str, unknown: dict[str, Any]) -> None:
 
 def esi_cluster_setup(
     partition: str = "auto",
-    n_workers: int = 2,
+    n_workers: int | None = None,
     mem_per_worker: str = "auto",
     cores_per_worker: int | None = None,
     n_workers_startup: int = 1,
@@ -376,14 +381,14 @@ def _set_up_site(name: str, given: dict[str, Any]) -> Client | Cluster:
     if given["cores_per_worker"] is not None:
         counts["cores_per_worker"] = given["cores_per_worker"]
 
-    def check() -> int:
+    def check() -> int | None:
         check_flag("start_client", given["start_client"])
         lists = {"job_extra": given["job_extra"]}
         _check_slurm(
             given["partition"], given["mem_per_worker"], given["interactive"], counts, lists
         )
         _tell_of_unknown(name, given["kwargs"])
-        return check_count("n_workers", given["n_workers"], 1)
+        return _check_n_workers(given["n_workers"])
 
     client = _set_up(name, check)
     return client if given["start_client"] else client.cluster
@@ -391,7 +396,7 @@ def _set_up_site(name: str, given: dict[str, Any]) -> Client | Cluster:
 
 def bic_cluster_setup(
     partition: str = "auto",
-    n_workers: int = 2,
+    n_workers: int | None = None,
     mem_per_worker: str = "auto",
     cores_per_worker: int | None = None,
     n_workers_startup: int = 1,

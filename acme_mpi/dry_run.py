@@ -97,9 +97,10 @@ def _duration_text(seconds: float) -> str:
 
 
 def _size_text(n_bytes: float) -> str:
-    power = min(4, int(math.log10(max(1.0, n_bytes)) // 3))
-    digits = 0 if power == 0 else 1
-    return f"{n_bytes / 1000**power:.{digits}f} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"
+    if n_bytes < 1000:
+        return f"{n_bytes:.0f} bytes"
+    power = min(4, int(math.log10(n_bytes * 1.00005) // 3))  # 999 990 bytes are 1.0 MB
+    return f"{n_bytes / 1000**power:.1f} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
 
 
 def announce(name: str, index: int) -> str:
@@ -125,12 +126,13 @@ def pick(n_tasks: int) -> int:
 
 def measured(func: Callable[..., Any], options: Options) -> Measured:
     """Return the function that calls `func` and returns figures."""
-    return Measured(func, options.spec, trial_form(options.kind), options.pickles)
+    return Measured(func, *circumstances(options))
 
 
-def trial_form(kind: str) -> str:
-    """Return what results become in a kind of store, as `Measured` needs it."""
-    return kind if kind in ("memory", "pickle") else "hdf5"
+def circumstances(options: Options) -> tuple[Any, ...]:
+    """Return what `Measured` needs besides the function, as plain values."""
+    form = options.kind if options.kind in ("memory", "pickle") else "hdf5"
+    return options.spec, form, options.pickles, options.isolate
 
 
 def measuring_options(options: Options) -> Options:

@@ -61,8 +61,8 @@ class ParallelMap:
     """Call a function for many inputs, ACME's way; a context manager and a plain object.
 
     Collective in scripts that run on every rank (all construct it, rank 0's arguments count); in a
-    script started by ``python -m acme_mpi script.py`` only the script does. Everything is checked
-    here, nothing is written before `compute`.
+    script started by ``python -m acme_mpi script.py`` only the script does. Keywords and the
+    distribution of arguments are checked here; nothing is written before `compute`.
 
     Parameters
     ----------

@@ -366,7 +366,7 @@ def _is_read_by_pieces(value: Any) -> bool:
         return False
     try:
         return bool(value.shape) and hasattr(value, "dtype") and hasattr(value, "chunks")
-    except (AttributeError, TypeError, ValueError):  # no array, or one in a closed file
+    except Exception:  # no array, or one in a closed file
         return False
 
 

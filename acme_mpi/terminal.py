@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
+ANSWERS = {"": True, "y": True, "yes": True, "n": False, "no": False}
 _TERMINALS = ("/dev/pts/", "/dev/tty")
 
 
@@ -40,10 +41,14 @@ def ask(question: str, n_above: int = 0) -> bool | None:
     if not _can_answer(n_above):
         return None
     # Launchers pass on whole lines only.
-    sys.stderr.write(f"{question} [Y/n]" + (" " if sys.stdin.isatty() else "\n"))
-    sys.stderr.flush()
-    answer = sys.stdin.readline()
-    return not answer.strip().lower().startswith("n") if answer else None
+    end = " " if sys.stdin.isatty() else "\n"
+    while True:
+        print(f"{question} [Y/n]", end=end, file=sys.stderr, flush=True)
+        answer = sys.stdin.readline()
+        if not answer:
+            return None
+        if (word := answer.strip().lower()) in ANSWERS:
+            return ANSWERS[word]
 
 
 def _can_answer(n_above: int) -> bool:

@@ -21,6 +21,7 @@ EXCEPTIONS = {
     ("tasks", "errors"),
     ("results", "errors"),
     ("keywords", "errors"),
+    ("keywords", "results"),
     ("storage", "runner"),  # outcomes of tasks are what a store writes
     ("storage", "journal"),
     ("worker", "master"),  # the kinds of reports

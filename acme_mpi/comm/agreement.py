@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from typing import TypeVar
 
 from acme_mpi import errors
 from acme_mpi.comm.base import World
-from acme_mpi.errors import AcmeMpiError, PlaceError
+from acme_mpi.errors import EXIT_INTERNAL, AcmeMpiError, PlaceError
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -56,6 +57,12 @@ def settle(
             fault = pack_error(refused)
         except OSError as refused:  # the working directory is gone, for example
             fault = pack_error(PlaceError(str(refused)))
+        except Exception:
+            # A mistake of ours. Leaving alone would make the other ranks wait for ever.
+            if world.size > 1:
+                traceback.print_exc()
+                world.abort(EXIT_INTERNAL)
+            raise
         verdict = fault, decision
     packed, decision = world.bcast(verdict)
     if packed is not None:

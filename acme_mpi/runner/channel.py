@@ -39,18 +39,18 @@ class Kind(IntEnum):
     SITE = 4  # where to write a placed array                       (path, offset) or None
     SHOW = 5  # print values                                        (values, buffers, failed)
     ANSWER = 6  # end of a script's map call                        (Answer)
-    FORGET = 8  # drop function and arguments                       ()
     HELLO = 7  # to a script: the ranks that serve it               (ranks, level)
+    FORGET = 8  # drop function and arguments                       shall it answer?
     # ----
-    READY = 17  # the function is loaded                            number of the assignment
+    READY = 17  # the function is loaded                            (number, has it opened files?)
     UNREADY = 18  # it cannot be loaded                             (number, reason)
     LOADED = 19  # result of LOAD                                   (PreparedCommand)
     PLACE = 20  # where shall this array go?                        (index, k, shape, dtype)
     OUTCOME = 21  # results of the tasks in [start, stop)           (Outcome)
     SHOWN = 22  # the values are printed                            ()
     CALL = 23  # a script calls map                                 (PreparedCall)
-    FORGOTTEN = 25  # they are dropped                              ()
     RELEASE = 24  # a script needs no runners for now               ()
+    FORGOTTEN = 25  # function and arguments are dropped            ()
 
 
 class _PlainUnpickler(pickle.Unpickler):

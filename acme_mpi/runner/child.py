@@ -45,6 +45,7 @@ class ChildRunner(Runner):
         self._pending: deque[range] = deque()  # submitted, not yet reported; oldest first
         self._events: deque[Any] = deque()
         self._is_prepared = False
+        self._holds_files = False  # arguments that the child has opened
         self._n_assignments = 0
         self._n_idle_deaths = 0
         self.other_messages: deque[tuple[Kind, Any]] = deque()
@@ -103,7 +104,8 @@ class ChildRunner(Runner):
 
     def _take(self, kind: Kind, content: Any) -> None:
         if kind == Kind.READY:
-            if content == self._n_assignments:
+            number, self._holds_files = content
+            if number == self._n_assignments:
                 self._is_prepared = True
                 self._events.append(Ready())
         elif kind == Kind.UNREADY:
@@ -185,21 +187,20 @@ class ChildRunner(Runner):
         self.send(Kind.SITE, site)
 
     def forget(self) -> None:
-        """Have the child drop function and arguments; one that does not answer is ended."""
+        """Have the child drop function and arguments; wait for that if they hold files open."""
         self._assignment = None
+        self._is_prepared = False  # a child that dies now is not replaced
         self._pending.clear()
         self.other_messages.clear()
         if self._child is None:
             return
-        self.send(Kind.FORGET, None)
+        self.send(Kind.FORGET, self._holds_files)
         give_up_s = time.monotonic() + FORGETTING_S
-        while self._child is not None and not self.other_messages:
+        while self._holds_files and self._child is not None and not self.other_messages:
             left_s = give_up_s - time.monotonic()
             if left_s <= 0:
-                self.stop()
-                return
+                return self.stop()
             select.select(self.descriptors(), [], [], left_s)
-            self._is_prepared = False  # a child that dies now is not replaced
             self.poll()
         self.other_messages.clear()
 

@@ -24,6 +24,7 @@ from acme_mpi.runner.base import (
     run_chunk,
 )
 from acme_mpi.runner.channel import Channel, Kind
+from acme_mpi.runner.hdf5_arguments import has_opened
 from acme_mpi.runner.process import arm_lifeline
 from acme_mpi.tasks import TaskSet, function_name
 
@@ -111,8 +112,9 @@ class Server:
                 self._call(range(*content))
             elif kind == Kind.FORGET:
                 self._run = None
-                gc.collect()  # a function and its globals refer to each other
-                self._channel.send(Kind.FORGOTTEN)
+                if content:
+                    gc.collect()  # a function and its globals refer to each other
+                    self._channel.send(Kind.FORGOTTEN)
             elif kind == Kind.LOAD:
                 from acme_mpi.runner.loading import prepare_command
 
@@ -142,7 +144,7 @@ class Server:
             return
         encoder = make_encoder(assignment, self._place if assignment.can_place else None)
         self._run = (func, function_name(func), tasks, encoder)
-        self._channel.send(Kind.READY, assignment.number)
+        self._channel.send(Kind.READY, (assignment.number, has_opened()))
 
     def _call(self, chunk: range) -> None:
         assert self._run is not None

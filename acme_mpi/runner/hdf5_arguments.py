@@ -74,12 +74,23 @@ def open_hdf5(path: str, name: str | None, swmr: bool) -> Any:
     """Open a file read-only and return it, or the object `name` in it."""
     import h5py
 
+    _OPENED.append(path)
     try:
         file = h5py.File(path, "r", swmr=swmr)
     except OSError:
         # The caller has it open for writing, and keeps others out by a lock.
         file = h5py.File(path, "r", swmr=swmr, locking=False)
     return file if name is None else file[name]
+
+
+_OPENED: list[str] = []
+
+
+def has_opened() -> bool:
+    """Tell whether this process has opened files since the last time it was asked."""
+    is_any = bool(_OPENED)
+    _OPENED.clear()
+    return is_any
 
 
 def load_hdf5(path: str, group: str) -> dict[str, Any]:

@@ -32,12 +32,15 @@ class Measured:
         What becomes of results: ``"memory"``, ``"pickle"``, or ``"hdf5"``.
     may_pickle : bool
         What HDF5 cannot hold is pickled.
+    has_agent : bool
+        The parent of this process is its agent; otherwise this process is.
     """
 
     func: Callable[..., Any]
     spec: tuple[Any, ...] | None
     form: str
     may_pickle: bool
+    has_agent: bool = True
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return (N_FIGURES,) ndarray of float64."""
@@ -45,7 +48,8 @@ class Measured:
         start_s = time.perf_counter()
         value = self.func(*args, **kwargs)
         elapsed_s = time.perf_counter() - start_s
-        peak, agent = _memory(os.getpid(), "VmHWM"), _memory(os.getppid(), "VmRSS")
+        peak = _memory(os.getpid(), "VmHWM")
+        agent = _memory(os.getppid(), "VmRSS") if self.has_agent else 0
         return np.array([elapsed_s, peak, agent, self._n_bytes(value)], float)
 
     def _n_bytes(self, value: Any) -> int:
