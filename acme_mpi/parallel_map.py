@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
+from acme_mpi.acme_arguments import ArgumentShape
 from acme_mpi.call import Call, Options, Result
 from acme_mpi.cluster import Client, keep, kept_client, tell_of_missing_ranks, tell_once
 from acme_mpi.comm import is_launched, settle
@@ -42,13 +43,9 @@ from acme_mpi.script import connection, is_connected
 from acme_mpi.storage.folders import choose_layout, refuse_unmakeable, remove_old_runs
 from acme_mpi.submit import callers, job_ranks, pack, submit, values_of
 from acme_mpi.tasks import (
-    Argument,
     TaskSet,
     distribute,
     function_name,
-    is_sequence,
-    shape_text,
-    signature_of,
 )
 from acme_mpi.terminal import ask
 
@@ -226,49 +223,14 @@ class ParallelMap:
             raise InputTypeError(f"first input has to be a callable function, not {type(func)}")
         n_wanted = check_count_or_auto("n_inputs", n_inputs)
         tasks = distribute(func, args, kwargs, n_wanted or "auto", columns=True)
-        self._tells_task_id = tasks.inject_task_id
         self.n_inputs = tasks.n_tasks
-        self.argv: list[Any] = []
-        self.kwargv: dict[str, Any] = {}
-        self._labels: list[str] = []
-        defaults = _parameters_with_default(func)
-        for each in tasks.arguments:
-            entry = each.value if each.per_task else [each.value]
-            if each.keyword is None and each.label not in defaults:
-                self.argv.append(entry)
-                self._labels.append(each.label)
-            else:
-                self.kwargv[each.keyword or each.label] = entry
-            self._say(logging.DEBUG, "argument %s", f"`{each.label}`: {each.how()}")
+        self._shape = ArgumentShape.of(func, tasks)
+        self.argv, self.kwargv = self._shape.split(tasks)
+        for line in tasks.describe():
+            self._say(logging.DEBUG, "argument %s", line)
 
     def _tasks(self) -> TaskSet:
-        """Return the calls that `argv` and `kwargv` describe now.
-
-        Raises
-        ------
-        InputError
-            An entry was changed to something of a wrong length.
-        """
-        if len(self.argv) != len(self._labels):
-            raise InputError(
-                f"`argv` has {len(self.argv)} entries; it needs one for each of "
-                f"{', '.join(self._labels) or 'no arguments'}"
-            )
-        entries = [(key, None, each) for key, each in zip(self._labels, self.argv, strict=True)]
-        named = [(name, name, entry) for name, entry in self.kwargv.items()]
-        _refuse_unknown(self.func, self.kwargv)
-        arguments = tuple(self._argument(*each) for each in [*entries, *named])
-        return TaskSet(arguments, self.n_inputs, self._tells_task_id)
-
-    def _argument(self, label: str, keyword: str | None, entry: Any) -> Argument:
-        n_entries = len(entry) if is_sequence(entry) else None
-        if n_entries not in (1, self.n_inputs):
-            raise InputError(
-                f"argument `{label}` has to be a list or array of {self.n_inputs} entries, or of "
-                f"one for all calls, not {shape_text(entry)}"
-            )
-        per_task = n_entries == self.n_inputs
-        return Argument(label, keyword, entry if per_task else entry[0], per_task)
+        return self._shape.join(self.func, self.argv, self.kwargv)
 
     def _set_results(self, form: ResultForm) -> None:
         for text in form.warnings:
@@ -520,34 +482,5 @@ class ParallelMap:
 ACMEdaemon = ParallelMap
 
 
-def _refuse_unknown(func: Callable[..., Any], names: Iterable[str]) -> None:
-    """Raise for names that are no parameters of a function."""
-    signature = signature_of(func)
-    if signature is None:
-        return
-    parameters = signature.parameters
-    if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
-        return
-    unknown = [name for name in names if name not in parameters]
-    if unknown:
-        name = function_name(func)
-        raise InputError(f"{name} has no parameter {unknown[0]!r}; it is {name}{signature}")
-
-
 def _whole_shape(spec: RowSpec, n_tasks: int) -> tuple[Any, ...]:
     return (*spec.shape[: spec.axis], n_tasks, *spec.shape[spec.axis :])
-
-
-def _parameters_with_default(func: Callable[..., Any]) -> set[str]:
-    """Return the parameters that ACME calls keyword arguments, if they can be passed by name."""
-    signature = signature_of(func)
-    if signature is None:
-        return set()
-    parameters = list(signature.parameters.values())
-    if any(each.kind is each.VAR_POSITIONAL for each in parameters):
-        return set()
-    return {
-        each.name
-        for each in parameters
-        if each.kind is each.POSITIONAL_OR_KEYWORD and each.default is not each.empty
-    }

@@ -387,7 +387,9 @@ def little_memory() -> Iterator[None]:
 @pytest.mark.usefixtures("client", "little_memory")
 @pytest.mark.parametrize("mark", [lambda x: x, PerTask], ids=["plain", "marked"])
 @pytest.mark.parametrize(
-    "endless", [itertools.count(), itertools.cycle([1]), itertools.repeat(1)], ids=repr
+    "endless",
+    [itertools.count(), itertools.cycle([1]), itertools.repeat(1)],
+    ids=lambda value: type(value).__name__,
 )
 def test_endless_iterators_are_refused(endless, mark):
     with pytest.raises(InputError, match=r"endless iterator.*give a list or a range"):

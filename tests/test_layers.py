@@ -20,8 +20,6 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 EXCEPTIONS = {
     ("tasks", "errors"),
     ("results", "errors"),
-    ("keywords", "errors"),
-    ("keywords", "results"),
     ("storage", "runner"),  # outcomes of tasks are what a store writes
     ("storage", "journal"),
     ("worker", "master"),  # the kinds of reports
@@ -138,7 +136,9 @@ def test_h5py_is_imported_by_storage_and_for_arguments_alone():
     assert {name for name in importers if top(name) != "storage"} == {"runner.hdf5_arguments"}
 
 
-@pytest.mark.parametrize("layer", ["tasks", "schedule", "results", "keywords", "errors"])
+@pytest.mark.parametrize(
+    "layer", ["tasks", "schedule", "results", "acme_arguments", "keywords", "errors"]
+)
 def test_the_bottom_layer_opens_no_files_and_knows_no_processes(layer):
     foreign = {"os", "subprocess", "socket", "signal", "multiprocessing", "pathlib", "h5py"}
 

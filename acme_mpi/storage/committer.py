@@ -57,6 +57,13 @@ class Committer:
             self._thread.start()
         self._queue.put(([os.dup(descriptor) for descriptor in descriptors], list(records)))
 
+    def commit_file(self, descriptor: int, record: bytes) -> None:
+        """Have a record journalled as soon as its file is on the disk, and close the file."""
+        try:
+            self.commit([descriptor], [record])
+        finally:
+            os.close(descriptor)
+
     def close(self) -> None:
         """Wait until everything is recorded.
 

@@ -75,10 +75,7 @@ class ComputationStore(LinkedStore):
                 descriptor = self._write_task(index, offset, content)
                 task_s = outcome.busy_ns / 1e9 / outcome.n_succeeded
                 record = pack_record(range(index, index + 1), form=form, busy_s=task_s)
-                try:
-                    self._committer.commit([descriptor], [record])
-                finally:
-                    os.close(descriptor)
+                self._committer.commit_file(descriptor, record)
 
     def _write_task(self, index: int, position: int, content: Content) -> int:
         """Write and close a task's file; return a descriptor of it that is still open."""

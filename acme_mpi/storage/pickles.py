@@ -55,10 +55,7 @@ class PickleStore(Store):
                 descriptor = write_pickle(self.layout.pickle(index), data)
                 task_s = outcome.busy_ns / 1e9 / outcome.n_succeeded
                 record = pack_record(range(index, index + 1), form=AS_PICKLES, busy_s=task_s)
-                try:
-                    self._committer.commit([descriptor], [record])
-                finally:
-                    os.close(descriptor)
+                self._committer.commit_file(descriptor, record)
 
     def close(self) -> None:
         """Wait until everything is recorded."""
