@@ -5,7 +5,7 @@ acme_mpi`` the command line; `PerTask` and `Shared` say how one argument is dist
 the package does not initialise MPI.
 """
 
-from acme_mpi.api import map
+from acme_mpi.api import map as map  # not in __all__: a star would hide the builtin
 from acme_mpi.cluster import (
     bic_cluster_setup,
     cluster_cleanup,
@@ -46,6 +46,5 @@ __all__ = [
     "cluster_cleanup",
     "esi_cluster_setup",
     "local_cluster_setup",
-    "map",
     "slurm_cluster_setup",
 ]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from acme_mpi.call import Call, Options
-from acme_mpi.comm import World, finalize, is_launched, launched_rank_and_size, make_world
+from acme_mpi.comm import World, finalize, launched_rank_and_size, make_world
 from acme_mpi.dry_run import announce, circumstances, forecast, measuring_options
 from acme_mpi.errors import EXIT_DONE, EXIT_INTERNAL, AcmeMpiError, InputError, TaskError
 from acme_mpi.foreground import debug_task, plan_text
@@ -23,7 +23,7 @@ from acme_mpi.run import run, stop_runner, take_child_runner
 from acme_mpi.runner.channel import Kind
 from acme_mpi.runner.child import ChildRunner
 from acme_mpi.script import serve_script
-from acme_mpi.submit import finish
+from acme_mpi.submit import finish, generations_below_launcher
 from acme_mpi.terminal import ask
 
 logger = logging.getLogger("acme_mpi")
@@ -217,7 +217,9 @@ def _try_one(world: World, loaded: _Loaded) -> bool:
     answer: bool | None = None
     if world.is_master:
         print("\n".join(found.lines()), flush=True)
-        answer = ask(f"Do you want to run all {found.n_tasks} tasks?", int(is_launched()))
+        answer = ask(f"Do you want to run all {found.n_tasks} tasks?", generations_below_launcher())
+        if answer is None:
+            print("Only tried, as nobody is here to answer; without --dry-run all tasks are run.")
     return bool(world.bcast(answer))
 
 

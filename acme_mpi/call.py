@@ -105,6 +105,8 @@ class Call:
         Fingerprint of each argument, to find ranks that were called differently.
     error : AcmeMpiError or None
         What is wrong with this rank's call.
+    client : list of int
+        Descriptors that become readable when nobody waits for the result any more.
     """
 
     options: Options | None = None
@@ -116,6 +118,7 @@ class Call:
     place: tuple[list[str], str] = field(default_factory=caller_place)
     digests: Mapping[str, str] = field(default_factory=dict)
     error: AcmeMpiError | None = None
+    client: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -138,8 +141,8 @@ class Result:
         Why ranks could not load the function.
     n_ready : int
         Ranks that could.
-    pickled_because : str
-        Why a result was pickled instead, empty if none was.
+    unstorable : tuple of (int, str), or None
+        The first task whose result was pickled, though HDF5 was asked for, and why.
     """
 
     options: Options
@@ -149,7 +152,7 @@ class Result:
     storage_error: str
     unready: list[str]
     n_ready: int
-    pickled_because: str = ""
+    unstorable: tuple[int, str] | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -168,9 +171,10 @@ class Result:
             reasons = "\n  ".join(dict.fromkeys(self.unready))
             return InputError(f"no rank could load {self.options.name}:\n  {reasons}")
         if self.n_unfinished:
+            why = "every rank has lost its runner" if self.unready else "the run was stopped"
             return LaunchError(
-                f"{self.n_unfinished} of {n_tasks} tasks were not run, because every rank has "
-                f"lost its runner{safe}:\n  " + "\n  ".join(dict.fromkeys(self.unready))
+                f"{self.n_unfinished} of {n_tasks} tasks were not run, because {why}{safe}:\n  "
+                + "\n  ".join(dict.fromkeys(self.unready))
             )
         if self.failures:
             text = f"{len(self.failures)} of {n_tasks} tasks failed, first: {self.failures[0]}"

@@ -52,7 +52,7 @@ class Client:
         """Return ``{"type", "address", "workers"}``, the ranks in use by their address.
 
         Each entry of ``workers`` has ``rank``, ``host``, ``pid`` (of the MPI process), ``name`` and
-        ``nthreads``.
+        ``nthreads``, the number of tasks that it calls at a time: 1.
         """
         workers = {
             f"mpi://{host}:{rank}": {
@@ -89,6 +89,8 @@ class Client:
         InputError
             There is no such worker.
         """
+        if workers is not None and n is not None:
+            raise InputError("give the workers to retire, or their number `n`, not both")
         known = self.scheduler_info()["workers"]
         addresses = {entry["rank"]: address for address, entry in known.items()}
         if workers is None:
@@ -268,8 +270,8 @@ def slurm_cluster_setup(
     job_extra: Sequence[str] = (),
     worker_extra_args: Sequence[str] | None = None,
     scheduler_options: dict[str, Any] | None = None,
-    avail_partitions: Sequence[str] = (),
-    invalid_partitions: Sequence[str] = (),
+    avail_partitions: Sequence[str] | None = None,
+    invalid_partitions: Sequence[str] | None = None,
     mem_cushion: int = 100,
     **kwargs: Any,
 ) -> Client | Cluster:
@@ -304,14 +306,20 @@ def slurm_cluster_setup(
         "interactive_wait": interactive_wait,
         "mem_cushion": mem_cushion,
     }
-    lists = {"job_extra": job_extra, "worker_extra_args": worker_extra_args}
+    lists = {
+        "job_extra": job_extra,
+        "worker_extra_args": worker_extra_args,
+        "avail_partitions": avail_partitions,
+        "invalid_partitions": invalid_partitions,
+    }
 
     def check() -> int | None:
         check_flag("start_client", start_client)
         _check_slurm(partition, mem_per_worker, interactive, counts, lists)
         _tell_of_unknown("slurm_cluster_setup", kwargs)
-        if partition in invalid_partitions or partition not in (avail_partitions or [partition]):
-            allowed = [each for each in avail_partitions if each not in invalid_partitions]
+        invalid = invalid_partitions or []
+        if partition in invalid or partition not in (avail_partitions or [partition]):
+            allowed = [each for each in avail_partitions or [] if each not in invalid]
             raise InputError(
                 f"Invalid partition {partition!r}; available are: {', '.join(allowed) or 'others'}"
             )

@@ -11,6 +11,7 @@ from acme_mpi.call import Call, Result
 from acme_mpi.comm import SerialWorld, World
 from acme_mpi.errors import TaskError
 from acme_mpi.run import run
+from acme_mpi.submit import alone
 
 
 def run_here(world: World, call: Call) -> Result | BaseException:
@@ -25,12 +26,13 @@ def run_here(world: World, call: Call) -> Result | BaseException:
     raised: BaseException | None = None
     if world.is_master:
         try:
-            result = run(SerialWorld(), call)
+            with alone():
+                result = run(SerialWorld(), call)
         except BaseException as error:
             raised = error.with_traceback(_users_part(error.__traceback__))
     packed = world.bcast(None if raised is None else _packed_exception(raised))
     if packed is not None:
-        return raised or cloudpickle.loads(packed)
+        return cloudpickle.loads(packed) if raised is None else raised
     return world.bcast(result)
 
 

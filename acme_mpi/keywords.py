@@ -119,7 +119,13 @@ def check_output_dir(value: Any) -> str | None:
     """
     if value is not None and not isinstance(value, str):
         raise InputTypeError(f"`output_dir` has to be either `None` or str, not {type(value)}")
-    return value
+    return _without_nul("output_dir", value)
+
+
+def _without_nul(name: str, path: str | None) -> str | None:
+    if path is not None and "\0" in path:
+        raise InputError(f"`{name}` holds a NUL character, which no path can: {path!r}")
+    return path
 
 
 def check_verbose(value: Any) -> bool | None:
@@ -147,7 +153,7 @@ def check_log_file(value: Any) -> bool | str | None:
         raise InputTypeError(
             f"`logfile` has to be `None`, `True`, `False` or a valid file-name, not {type(value)}"
         )
-    return value
+    return _without_nul("logfile", value) if isinstance(value, str) else value
 
 
 def check_dtype(value: Any) -> Any:

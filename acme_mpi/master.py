@@ -67,12 +67,18 @@ class Master:
         self._looked_s = time.monotonic()
         self._is_told: set[int] = set()
         self.n_ready = 0
-        self.is_storage_lost = False
+        self._is_ending = False  # nothing new is handed out
+        self.is_cut_short = False
 
     @property
     def is_finished(self) -> bool:
         """Whether every worker has left."""
         return not self._leaving
+
+    @property
+    def n_not_done(self) -> int:
+        """Tasks that no worker has reported as done."""
+        return self._progress.n_tasks - self._progress.n_done
 
     @property
     def longest_pause_s(self) -> float:
@@ -83,6 +89,11 @@ class Master:
         if self._schedule.n_left == 0:
             return TAIL_PAUSE_S
         return min(max(PAUSE_S, self._schedule.chunk_s / 8), LONG_PAUSE_S)
+
+    def cut_short(self) -> None:
+        """Have all workers leave at once, with what they are calling unfinished."""
+        self.is_cut_short = self._is_ending = True
+        self._stop()
 
     def step(self) -> bool:
         """Handle every report that has arrived; return whether there was one."""
@@ -129,7 +140,7 @@ class Master:
             self._starting.discard(worker)
             self._retired.add(worker)
         elif report is Report.STORAGE:
-            self.is_storage_lost = True
+            self._is_ending = True
         elif report is Report.BYE:
             self._leaving.discard(worker)
 
@@ -140,7 +151,7 @@ class Master:
         for credit in range(CREDIT):
             n_spare = len(active) if credit else 0
             for worker in active:
-                if self.is_storage_lost or self._schedule.n_left <= n_spare:
+                if self._is_ending or self._schedule.n_left <= n_spare:
                     break
                 if self._held[worker] == credit:
                     chunk = self._schedule.next_chunk(worker)
@@ -151,7 +162,10 @@ class Master:
         if self._is_stopping or any(self._held.values()):
             return
         nobody_left = not self._starting and self._retired >= self._held.keys()
-        if self._schedule.n_left == 0 or nobody_left or self.is_storage_lost:
-            self._is_stopping = True
-            for worker in self._leaving:
-                self._world.send(worker, TAG_CHUNK, (0, 0))
+        if self._schedule.n_left == 0 or nobody_left or self._is_ending:
+            self._stop()
+
+    def _stop(self) -> None:
+        self._is_stopping = True
+        for worker in self._leaving:
+            self._world.send(worker, TAG_CHUNK, (0, 0))

@@ -12,7 +12,7 @@ from typing import Any
 from acme_mpi.acme_arguments import ArgumentShape
 from acme_mpi.call import Call, Options, Result
 from acme_mpi.cluster import Client, keep, kept_client, tell_of_missing_ranks, tell_once
-from acme_mpi.comm import is_launched, settle
+from acme_mpi.comm import settle
 from acme_mpi.dry_run import dry_run
 from acme_mpi.errors import (
     AcmeMpiError,
@@ -39,9 +39,17 @@ from acme_mpi.keywords import (
 )
 from acme_mpi.messages import acme_logger, add_console_handler, log_path
 from acme_mpi.results import RowSpec
-from acme_mpi.script import connection, is_connected
+from acme_mpi.script import connection
+from acme_mpi.storage import Layout
 from acme_mpi.storage.folders import choose_layout, refuse_unmakeable, remove_old_runs
-from acme_mpi.submit import callers, job_ranks, pack, submit, values_of
+from acme_mpi.submit import (
+    callers,
+    generations_below_launcher,
+    job_ranks,
+    pack,
+    submit,
+    values_of,
+)
 from acme_mpi.tasks import (
     TaskSet,
     distribute,
@@ -188,9 +196,8 @@ class ParallelMap:
             error = self._prefixed(caught)
         ranks = job_ranks(self._world, error)
         self._take_client(ranks)
-        self._choose_place(cleanup_threshold_days)
         self._is_declined = False
-        if dryrun:
+        if self._settle_place(cleanup_threshold_days, dryrun):
             self._is_declined = not self._try_one(len(ranks), setup_interactive)
 
     def _prefixed(self, error: AcmeMpiError) -> AcmeMpiError:
@@ -209,14 +216,6 @@ class ParallelMap:
         if self._world.is_master:
             acme_logger.setLevel(self._level)
         self.logfile = check_log_file(logfile)
-        if isinstance(logfile, str):
-            path = os.path.abspath(os.path.expanduser(logfile))
-            if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path)):
-                wrong = "is a directory" if os.path.isdir(path) else "is in no directory"
-                raise PlaceError(f"`logfile` {path} {wrong}; give the name of a file")
-            if os.path.exists(path):
-                self._say(logging.WARNING, "log-file %s already exists, appending to it", path)
-            self.logfile = path
 
     def _set_arguments(self, func: Any, args: Any, kwargs: dict[str, Any], n_inputs: Any) -> None:
         if not callable(func):
@@ -268,28 +267,49 @@ class ParallelMap:
         if self._world.is_master and self._n_wanted is not None:
             tell_of_missing_ranks(self._n_wanted, len(ranks), "ParallelMap", self.client)
 
-    def _choose_place(self, cleanup_days: int | None) -> None:
-        """Decide on rank 0 where files go, and remove old ones. Collective."""
+    def _settle_place(self, cleanup_days: int | None, dryrun: bool) -> bool:
+        """Have rank 0 decide where files go, and whether one task is tried first. Collective."""
 
-        def decide(_: list[None]) -> tuple[str, str | None, str | None]:
+        def decide(_: list[None]) -> tuple[str, str | None, str | None, int, bool]:
+            layout = self._free_layout()
             if cleanup_days is not None:
-                for path in remove_old_runs(os.getcwd(), cleanup_days):
+                for path in remove_old_runs(os.getcwd(), cleanup_days, layout.directory):
                     logger.info("Removed %s", path)
-            name = function_name(self.func)
-            try:
-                layout = choose_layout(self._form.kind, name, self._form.output_dir, os.getcwd())
-                if layout.directory:
-                    refuse_unmakeable(layout.directory)
-            except PlaceError as error:
-                raise self._existing(error) from None
             has_container = layout.directory and self._form.kind != "pickle"
-            log = self.logfile
-            if log is True or (log is None and layout.directory):
-                log = log_path(layout.directory or os.getcwd(), name)
-            return layout.directory, layout.container if has_container else None, log or None
+            container = layout.container if has_container else None
+            if dryrun:
+                self._refuse_without_workers()
+            return layout.directory, container, self._log_file(layout), self.n_inputs, dryrun
 
         place = settle(self._world, None, None, decide)
-        self.output_dir, self.results_container, self.logfile = place[0] or None, *place[1:]
+        self.output_dir, self.results_container = place[0] or None, place[1]
+        self.logfile, self.n_inputs = place[2:4]
+        return place[4]
+
+    def _free_layout(self) -> Layout:
+        name = function_name(self.func)
+        try:
+            layout = choose_layout(self._form.kind, name, self._form.output_dir, os.getcwd())
+            if layout.directory:
+                refuse_unmakeable(layout.directory)
+        except PlaceError as error:
+            raise self._existing(error) from None
+        return layout
+
+    def _log_file(self, layout: Layout) -> str | None:
+        """Return the path of the log file, None for none."""
+        wanted = self.logfile
+        if wanted is True or (wanted is None and layout.directory):
+            return log_path(layout.directory or os.getcwd(), layout.name)
+        if not isinstance(wanted, str):
+            return None
+        path = os.path.abspath(os.path.expanduser(wanted))
+        if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path)):
+            wrong = "is a directory" if os.path.isdir(path) else "is in no directory"
+            raise self._prefixed(PlaceError(f"`logfile` {path} {wrong}; give the name of a file"))
+        if os.path.exists(path):
+            logger.warning("log-file %s already exists, appending to it", path)
+        return path
 
     def _existing(self, error: PlaceError) -> AcmeMpiError:
         folder = self._form.output_dir or self.output_dir
@@ -316,7 +336,6 @@ class ParallelMap:
 
     def _try_one(self, size: int, may_ask: bool) -> bool:
         """Call one task, say what it took, and return whether to go on. Collective."""
-        self._refuse_without_workers()
         try:
             found = dry_run(self._world, self.func, self._tasks(), self._options(), size)
         except InputError as error:
@@ -327,10 +346,9 @@ class ParallelMap:
                 logger.info("%s", line)
             if may_ask:
                 name = function_name(self.func)
-                n_above = 2 if is_connected() else int(is_launched())
                 answer = ask(
                     f"Do you want to continue executing {name} with the provided arguments?",
-                    n_above,
+                    generations_below_launcher(),
                 )
         return self._world.bcast(answer) is not False
 
@@ -361,15 +379,33 @@ class ParallelMap:
         StoreError
             Results could not be written.
         """
-        if self._is_declined:
+        is_debug, is_declined = settle(self._world, None, None, lambda _: self._decide(debug))
+        if is_declined:
             self._say(logging.INFO, "%s is not executed", function_name(self.func))
             return None
-        self._refuse_without_workers()
-        call = Call()
+        try:
+            result = self._run(is_debug)
+        except PlaceError as error:
+            raise self._existing(error) from None
+        if isinstance(result, BaseException):
+            raise result
+        return self._finish(result)
+
+    def _decide(self, debug: Any) -> tuple[bool, bool]:
+        """Return what decides about the way of all ranks. Rank 0's counts."""
         try:
             check_flag("debug", debug)
+        except InputError as error:
+            raise self._prefixed(error) from None
+        self._refuse_without_workers()
+        return debug, self._is_declined
+
+    def _run(self, is_debug: bool) -> Result | BaseException:
+        """Run all tasks; return what the exception is that ends a run in this process."""
+        call = Call()
+        try:
             tasks, options = self._tasks(), self._options()
-            if debug:
+            if is_debug:
                 call.debug, call.inline = tasks, self.func
                 options = replace(options, workers=(0,), isolate=False, bar=False)
             else:
@@ -377,15 +413,7 @@ class ParallelMap:
             call.options = options
         except InputError as error:
             call.error = self._prefixed(error)
-        try:
-            if debug is not True:
-                return self._finish(submit(self._world, call))
-            result = run_here(self._world, call)
-        except PlaceError as error:
-            raise self._existing(error) from None
-        if isinstance(result, BaseException):
-            raise result
-        return self._finish(result)
+        return run_here(self._world, call) if is_debug else submit(self._world, call)
 
     def _refuse_without_workers(self) -> None:
         if not self._workers():

@@ -102,7 +102,7 @@ def make_row_spec(result_shape: Any, result_dtype: Any) -> RowSpec | None:
         raise InputError("cannot use more than one `np.inf` in `result_shape`")
     try:
         dtype = np.dtype(result_dtype)
-    except TypeError as error:
+    except (TypeError, ValueError, SyntaxError) as error:
         raise InputTypeError(
             f"`result_dtype` has to be a valid NumPy datatype specification: {error}"
         ) from None
@@ -279,8 +279,8 @@ class Content:
         In memory mode: the pickled list of return values.
     buffers : list of ndarray of uint8
         Out-of-band buffers of `values`.
-    unstorable : str
-        Why a result was pickled, though HDF5 was asked for; empty if none was.
+    unstorable : tuple of (int, str), or None
+        The first task whose result was pickled, though HDF5 was asked for, and why.
     """
 
     rows: Array | None = None
@@ -288,7 +288,7 @@ class Content:
     parts: list[Parts] | None = None
     values: bytes | None = None
     buffers: list[Any] | None = None
-    unstorable: str = ""
+    unstorable: tuple[int, str] | None = None
 
 
 PLACED = "placed"
@@ -365,7 +365,7 @@ class Encoder:
         self._n_rows = 0
         self._placed = False
         self._has_more = False
-        self._unstorable = ""
+        self._unstorable: tuple[int, str] | None = None
         self.n_bytes = 0
 
     def _add_parts(self, index: int, value: Any) -> None:
@@ -378,7 +378,7 @@ class Encoder:
             if not self._may_pickle:
                 raise
             self._add_pickle(index, list(value) if _is_several(value) else [value])
-            self._unstorable = self._unstorable or f"{error} (task {index})"
+            self._unstorable = self._unstorable or (index, str(error))
             return
         self._parts.append(self._place_large(index, 0, parts))
 

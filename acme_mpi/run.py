@@ -23,7 +23,7 @@ import sys
 import time
 import traceback
 from dataclasses import astuple
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -110,6 +110,7 @@ def _warn_of_differences(digests: list[dict[str, str]]) -> None:
 
 def _run_agreed(world: World, call: Call, options: Options, layout: Layout) -> Result:
     path = _log_path(options, layout) if world.is_master else ""
+    new_log = "" if os.path.lexists(path) else path
     try:
         with run_messages(path, options.dialect, options.level), ballast.held(world, layout):
             assignment = _share_assignment(world, call, options)
@@ -124,10 +125,14 @@ def _run_agreed(world: World, call: Call, options: Options, layout: Layout) -> R
                 _log_end(result)
     except StoreError:
         # Nothing has run: leave nothing that would be taken for an unfinished run.
-        _remove_folders(world, layout)
+        _remove_folders(world, layout, new_log)
+        raise
+    except BaseException:
+        if call.debug is not None and not os.path.exists(layout.journal(0)):
+            _remove_folders(world, layout, new_log)
         raise
     if not result.n_ready and result.n_unfinished:
-        _remove_folders(world, layout)
+        _remove_folders(world, layout, new_log)
     elif world.is_master and layout.directory and result.is_complete:
         mark_finished(layout)
     return result
@@ -139,9 +144,9 @@ def _log_path(options: Options, layout: Layout) -> str:
     return log_path(layout.directory, options.name) if layout.directory else ""
 
 
-def _remove_folders(world: World, layout: Layout) -> None:
+def _remove_folders(world: World, layout: Layout, log_file: str) -> None:
     if world.is_master:
-        remove_folders(layout)
+        remove_folders(layout, log_file)
 
 
 def _share_assignment(world: World, call: Call, options: Options) -> Assignment:
@@ -174,7 +179,7 @@ def take_child_runner(world: World, is_worker: bool = True) -> ChildRunner | Non
     is_worker : bool
         Whether this rank calls tasks; None is returned if not.
     """
-    n_threads = _threads_per_rank(world, is_worker)
+    n_threads = _threads_per_rank(world)
     if not is_worker:
         return None
     if not _RUNNER:
@@ -189,11 +194,14 @@ def stop_runner() -> None:
         _RUNNER.pop().stop()
 
 
-def _threads_per_rank(world: World, is_worker: bool) -> int:
-    """Return this rank's share of the cores that it may run on."""
+def _threads_per_rank(world: World) -> int:
+    """Return this rank's share of the cores that it may run on.
+
+    All ranks count, also those that have nothing to do now: the runner is kept for later runs.
+    """
     mask = sorted(os.sched_getaffinity(0))
-    ranks = world.allgather((world.host, mask) if is_worker else None)
-    return max(1, len(mask) // max(1, ranks.count((world.host, mask))))
+    ranks = world.allgather((world.host, mask))
+    return max(1, len(mask) // ranks.count((world.host, mask)))
 
 
 def _take_runner(world: World, call: Call, options: Options) -> Runner | None:
@@ -227,7 +235,7 @@ def _work(
         master = Master(world, schedule, progress, workers)
     raised: BaseException | None = None
     try:
-        _play(worker, master, runner)
+        _play(worker, master, runner, call.client)
     except BaseException as error:
         if call.debug is None:
             raise
@@ -239,38 +247,56 @@ def _work(
         worker.close()
     # A barrier before the container is made: everybody's records are on the disk.
     brought = world.allgather(_brought(worker))
-    storage_error = next((each[2] for each in brought if each[2]), "")
+    storage_error = next((each.storage_error for each in brought if each.storage_error), "")
     stored = Stored()
     try:
         stored = store.commit(options.root)
     except StoreError as error:
         storage_error = storage_error or str(error)
     if raised is not None:
-        if progress is not None and not progress.n_done:
-            remove_folders(store.layout)
         raise raised
-    n_ready, n_left = world.bcast((master.n_ready, schedule.n_left) if master else None)
-    failures = [Failure(*fields) for each in brought for fields in each[0]]
+    n_ready, n_left = world.bcast(_left(master, schedule) if master else None)
+    failures = [Failure(*fields) for each in brought for fields in each.failures]
     return Result(
         options,
         stored,
         sorted(failures, key=lambda failure: failure.index),
         n_left,
         storage_error,
-        [each[1] for each in brought if each[1]],
+        [each.retired_because for each in brought if each.retired_because],
         n_ready,
-        next((each[3] for each in brought if each[3]), ""),
+        min((each.unstorable for each in brought if each.unstorable), default=None),
     )
 
 
-def _brought(worker: Worker | None) -> tuple[list[tuple[Any, ...]], str, str, str]:
+def _left(master: Master, schedule: Schedule) -> tuple[int, int]:
+    """Return how many ranks could work, and how many tasks were not run to their end."""
+    return master.n_ready, master.n_not_done if master.is_cut_short else schedule.n_left
+
+
+class _Brought(NamedTuple):
+    """What a rank tells all others at the end, plain values."""
+
+    failures: list[tuple[Any, ...]]
+    retired_because: str = ""
+    storage_error: str = ""
+    unstorable: tuple[int, str] | None = None
+
+
+def _brought(worker: Worker | None) -> _Brought:
     if worker is None:
-        return [], "", "", ""
-    failures = [astuple(failure) for failure in worker.failures]
-    return failures, worker.retired_because, worker.storage_error, worker.pickled_because
+        return _Brought([])
+    return _Brought(
+        [astuple(failure) for failure in worker.failures],
+        worker.retired_because,
+        worker.storage_error,
+        worker.unstorable,
+    )
 
 
-def _play(worker: Worker | None, master: Master | None, runner: Runner | None) -> None:
+def _play(
+    worker: Worker | None, master: Master | None, runner: Runner | None, client: list[int]
+) -> None:
     """Step both roles until they are finished, asleep whenever nothing has happened."""
     backoff = Backoff()
     parent, looked_s = os.getppid(), time.monotonic()
@@ -293,7 +319,11 @@ def _play(worker: Worker | None, master: Master | None, runner: Runner | None) -
         else:
             pause_s = backoff.pause()
         descriptors = runner.descriptors() if runner is not None else []
-        select.select(descriptors, [], [], pause_s)
+        ready = select.select([*descriptors, *client], [], [], pause_s)[0]
+        if master is not None and set(client) & set(ready):
+            logger.warning("nobody waits for the results any more: the run is ended")
+            master.cut_short()
+            client = []
         if time.monotonic() - looked_s > 1.0:
             looked_s = time.monotonic()
             _leave_if_orphaned(parent)
@@ -325,11 +355,12 @@ def _log_end(result: Result) -> None:
     for reason in dict.fromkeys(result.unready):
         if result.n_ready:
             logger.warning("a rank takes no part, it could not load the function: %s", reason)
-    if stored.pickles:
+    if result.unstorable is not None:
         logger.warning(
-            "%d results have been pickled, because HDF5 cannot hold them: %s%s\n  The first was %s",
+            "%d results have been pickled, because HDF5 cannot hold them: %s%s\n"
+            "  That of task %d was %s",
             *(len(stored.pickles), stored.pickles[0], ", ..." if stored.pickles[1:] else ""),
-            result.pickled_because,
+            *result.unstorable,
         )
     if result.failures:
         where = stored.container or ""
@@ -337,4 +368,6 @@ def _log_end(result: Result) -> None:
     elif result.is_complete:
         where = stored.where
         end = f"Results have been saved to {where}" if where else "Finished parallel computation"
+        if stored.pickles:
+            end += f", {len(stored.pickles)} of them as pickles to {result.stored.pickle_folder}"
         logger.log(ANNOUNCE, "SUCCESS! %d tasks done. %s", options.n_tasks, end)

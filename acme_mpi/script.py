@@ -7,15 +7,18 @@ their answers; the script's end is the end of the channel.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import select
+import signal
+import threading
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 from acme_mpi.call import Call, Options, Result
-from acme_mpi.comm import World, pack_error, unpack_error
-from acme_mpi.errors import AcmeMpiError, Failure
+from acme_mpi.comm import World, is_launched, pack_error, unpack_error
+from acme_mpi.errors import AcmeMpiError, Failure, LaunchError
 from acme_mpi.results import Content
 from acme_mpi.run import run, stop_runner
 from acme_mpi.runner.channel import Channel, ChannelError, Kind
@@ -48,18 +51,32 @@ def serve_script(world: World, command: Sequence[str], defaults: Options, level:
             _serve(world, request, Call())
         return 0
     child = Child("acme_mpi.script_main", command, has_terminal=True)
-    _tell(child, Kind.HELLO, (ranks, level))
+    # The script decides what an interrupt means. A handler, as children would inherit SIG_IGN.
+    signal.signal(signal.SIGINT, lambda number, frame: None)
     try:
-        while (message := _next_message(child)) is not None:
-            kind, content = message
-            is_call = kind == Kind.CALL
-            call = _to_call(content, replace(defaults, level=level)) if is_call else Call()
-            world.bcast("call" if is_call else "release")
-            _tell(child, Kind.ANSWER, _serve(world, "call" if is_call else "release", call))
+        _tell(child, Kind.HELLO, (ranks, level, is_launched()))
+        _converse(world, child, replace(defaults, level=level))
         world.bcast("end")
-    finally:
-        status = _wait(child)
+    except BaseException:
+        child.kill()  # it would wait for an answer for ever
+        raise
+    status = _wait(child)
     return status if status >= 0 else 128 - status
+
+
+def _converse(world: World, child: Child, defaults: Options) -> None:
+    """Answer the script's requests until it ends. Collective with `_serve`."""
+    while (message := _next_message(child)) is not None:
+        kind, content = message
+        if kind == Kind.CANCEL:
+            continue  # what it means has ended by itself
+        number, wanted = content
+        call, request = Call(), "release"
+        if kind == Kind.CALL:
+            call, request = _to_call(wanted, defaults), "call"
+            call.client = [child.pidfd, child.channel.fileno()]
+        world.bcast(request)
+        _tell(child, Kind.ANSWER, (number, _serve(world, request, call)))
 
 
 def _serve(world: World, request: str, call: Call) -> Any:
@@ -99,8 +116,9 @@ def _to_call(content: Any, defaults: Options) -> Call:
     fields = Options(*options)
     # Values go to the script alone, not to all ranks.
     root = 0 if fields.kind == "memory" else None
-    level = fields.level if defaults.level is None else defaults.level
-    merged = replace(fields, root=root, bar=defaults.bar, level=level)
+    level = defaults.level if fields.level is None else fields.level
+    bar = defaults.bar if fields.bar is None else fields.bar
+    merged = replace(fields, root=root, bar=bar, level=level)
     return Call(merged, func, tasks, buffers, place=tuple(place))
 
 
@@ -119,7 +137,7 @@ def _serve_call(world: World, call: Call) -> tuple[Any, ...]:
         [astuple(failure) for failure in result.failures],
         (
             *(result.n_unfinished, result.storage_error, result.unready, result.n_ready),
-            result.pickled_because,
+            result.unstorable,
         ),
     )
 
@@ -142,11 +160,14 @@ class Connection:
         Host and process id of every rank.
     level : int or None
         Least level of the messages that the command line asks for.
+    is_launched : bool
+        Whether a launcher has started the ranks.
     """
 
     channel: Channel
     ranks: list[tuple[str, int]]
     level: int | None
+    is_launched: bool
 
 
 _CONNECTION: list[Connection] = []
@@ -156,8 +177,7 @@ def connect(channel: Channel) -> None:
     """Let this process's calls go to an agent. For the process that runs a script."""
     message = channel.receive()
     assert message is not None
-    ranks, level = message[1]
-    _CONNECTION[:] = [Connection(channel, ranks, level)]
+    _CONNECTION[:] = [Connection(channel, *message[1])]
     # A process that the script forks has no part in the conversation.
     os.register_at_fork(after_in_child=_CONNECTION.clear)
 
@@ -174,9 +194,35 @@ def is_connected() -> bool:
 
 def release() -> None:
     """Have the ranks end their runners. For the process that runs a script."""
+    _ask(Kind.RELEASE, None)
+
+
+_LOCK = threading.RLock()
+_NUMBERS = itertools.count(1)
+
+
+def _ask(kind: Kind, wanted: Any) -> Any:
+    """Send one request and return its answer; one thread at a time.
+
+    An exception while this waits, a timeout or an interrupt, cancels the request. Its answer may
+    still come: it is known by its number, and dropped.
+    """
     channel = _CONNECTION[0].channel
-    channel.send(Kind.RELEASE)
-    channel.receive()
+    with _LOCK:
+        number = next(_NUMBERS)
+        channel.send(kind, (number, wanted))
+        try:
+            while True:
+                message = channel.receive()
+                assert message is not None
+                answered, answer = message[1]
+                if answered == number:
+                    return answer
+        except EOFError:
+            raise LaunchError("the ranks that served this script have gone") from None
+        except BaseException:
+            channel.send(Kind.CANCEL)
+            raise
 
 
 def request(call: Call) -> Result:
@@ -187,13 +233,10 @@ def request(call: Call) -> Result:
     InputError, LaunchError, StoreError
         As `run`.
     """
-    channel = _CONNECTION[0].channel
     options = None if call.options is None else astuple(call.options)
     error = pack_error(call.error)
-    channel.send(Kind.CALL, (options, call.func, call.tasks, call.buffers, call.place, error))
-    message = channel.receive()
-    assert message is not None
-    kind, *content = message[1]
+    wanted = (options, call.func, call.tasks, call.buffers, call.place, error)
+    kind, *content = _ask(Kind.CALL, wanted)
     if kind == "error":
         raise unpack_error(content[0])
     fields, (container, paths, pieces, pickles), failures, rest = content

@@ -6,14 +6,23 @@ import hashlib
 import logging
 import os
 import pickle
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from acme_mpi import script
 from acme_mpi.call import Call, Options, Result
-from acme_mpi.comm import SerialWorld, World, launched_rank_and_size, make_world, settle
+from acme_mpi.comm import (
+    SerialWorld,
+    World,
+    is_launched,
+    launched_rank_and_size,
+    make_world,
+    settle,
+)
 from acme_mpi.errors import AcmeMpiError, InputError
 from acme_mpi.run import run, stop_runner
 from acme_mpi.runner.base import dump_object, pickle_given
@@ -30,7 +39,22 @@ def callers(comm: Any = None) -> World:
 
     In a script that is served by ranks that is the script alone, else all ranks of `comm`.
     """
-    return SerialWorld() if is_connected() else make_world(comm, _tell)
+    if is_connected() or (_ALONE and comm is None):
+        return SerialWorld()
+    return make_world(comm, _tell)
+
+
+_ALONE: list[bool] = []
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Context in which calls of this process are its own, and no other rank makes them, too."""
+    _ALONE.append(True)
+    try:
+        yield
+    finally:
+        _ALONE.pop()
 
 
 def job_ranks(world: World, error: AcmeMpiError | None = None) -> list[tuple[str, int]]:
@@ -41,9 +65,18 @@ def job_ranks(world: World, error: AcmeMpiError | None = None) -> list[tuple[str
     AcmeMpiError
         On every rank alike, if any brings an `error`.
     """
+    world.barrier(_tell)
     there = settle(world, error, (world.host, os.getpid()), lambda brought: brought)
     served = connection()
     return there if served is None else served.ranks
+
+
+def generations_below_launcher() -> int:
+    """Return how far this process is below its launcher, 0 without one: see `terminal.ask`."""
+    served = connection()
+    if served is not None:
+        return 2 if served.is_launched else 0
+    return int(is_launched())
 
 
 def is_speaker() -> bool:
@@ -121,7 +154,15 @@ def submit(world: World, call: Call) -> Result:
     InputError, LaunchError, StoreError
         On every rank alike, before any task has run.
     """
-    return request(call) if is_connected() else run(world, call)
+    if is_connected():
+        return request(call)
+    with _ONE_AT_A_TIME:
+        return run(world, call)
+
+
+# There is one runner, and one conversation with the other ranks. A function that is called in this
+# process may have calls of its own.
+_ONE_AT_A_TIME = threading.RLock()
 
 
 def finish(result: Result, wants_values: bool = True) -> Any:

@@ -35,7 +35,7 @@ class Worker:
         self.failures: list[Failure] = []
         self.retired_because = ""
         self.storage_error = ""
-        self.pickled_because = ""
+        self.unstorable: tuple[int, str] | None = None  # the first that was pickled instead
         self._tracebacks: dict[str, str] = {}
         self._told_s = time.monotonic()
 
@@ -63,6 +63,8 @@ class Worker:
     def _take(self, chunk: range) -> None:
         if not chunk:
             self.is_finished = True
+            if self._chunks:  # the run is cut short
+                self._runner.stop()
             self._report(Report.BYE)
         elif self._is_retired:
             self._report(Report.RETURNED, chunk.start, chunk.stop, 1)
@@ -102,7 +104,8 @@ class Worker:
         except StoreError as error:
             self._lose_storage(str(error))
             return
-        self.pickled_because = self.pickled_because or outcome.content.unstorable
+        found = [each for each in (self.unstorable, outcome.content.unstorable) if each]
+        self.unstorable = min(found, default=None)
         for fields in outcome.failures:
             self.failures.append(self._failure(fields))
         chunk = next(chunk for chunk in self._chunks if outcome.start in chunk.tasks)

@@ -134,7 +134,8 @@ class TestWithoutTerminal:
         ran = try_one(n, "functions:f", "args.npz", *options)
 
         assert ran.returncode == 0, ran.stderr
-        first, second = ran.stdout.splitlines()
+        first, second, last = ran.stdout.splitlines()
+        assert last.startswith("Only tried, as nobody is here to answer")
         assert first.startswith("Dry-run completed. Elapsed time is 0.0")
         assert second.startswith(f"All 4 calls on {n_workers} worker(s) would take ")
         assert f" {where}; " in second

@@ -303,7 +303,8 @@ def test_only_what_hdf5_cannot_hold_is_pickled(said):
     assert scalars(pmap.results_container) == [i for i in range(60) if i not in (5, 15, 55)]
     [warning] = [text for level, text in said() if level == "WARNING"]
     assert warning.startswith("3 results have been pickled, because HDF5 cannot hold them: ")
-    assert warning.endswith("(task 5)")
+    assert "odd_fives_5.pickle" in warning
+    assert "That of task 5 was a value of type builtins.set" in warning
 
 
 @pytest.mark.parametrize("keywords", EVERYWHERE)

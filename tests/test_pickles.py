@@ -131,6 +131,9 @@ class TestRecords:
         assert emergency_pickles(layout, records) == paths
 
 
+MADE_UP = [f"ACME_20260101-000000-{k:06}" for k in range(4)]
+
+
 def make_run(base: Path, folder: str, days: float | None, name: str = "f") -> Path:
     """Make the directory of a run that has ended `days` days ago; None: that has not ended."""
     layout = make_folders("rank", name, folder, str(base))
@@ -143,52 +146,62 @@ def make_run(base: Path, folder: str, days: float | None, name: str = "f") -> Pa
 
 class TestOldRuns:
     def test_those_that_ended_before_the_limit_are_removed_and_returned(self, tmp_path):
-        old, older = make_run(tmp_path, "ACME_1", 8), make_run(tmp_path, "ACME_2", 30)
-        young = make_run(tmp_path, "ACME_3", 6)
+        old, older = make_run(tmp_path, MADE_UP[1], 8), make_run(tmp_path, MADE_UP[2], 30)
+        young = make_run(tmp_path, MADE_UP[3], 6)
 
         assert remove_old_runs(str(tmp_path), 7) == [str(old), str(older)]
         assert list(tmp_path.iterdir()) == [young]
 
     def test_zero_days_are_all_that_have_ended(self, tmp_path):
-        ended, running = make_run(tmp_path, "ACME_1", 0), make_run(tmp_path, "ACME_2", None)
+        ended, running = make_run(tmp_path, MADE_UP[1], 0), make_run(tmp_path, MADE_UP[2], None)
 
         assert remove_old_runs(str(tmp_path), 0) == [str(ended)]
         assert list(tmp_path.iterdir()) == [running]
 
     def test_the_last_run_of_a_directory_counts(self, tmp_path):
-        make_run(tmp_path, "ACME_1", 30, "f")
-        make_run(tmp_path, "ACME_1", 1, "g")
+        make_run(tmp_path, MADE_UP[1], 30, "f")
+        make_run(tmp_path, MADE_UP[1], 1, "g")
 
         assert remove_old_runs(str(tmp_path), 7) == []
 
     def test_a_run_that_has_not_ended_keeps_its_directory(self, tmp_path):
-        make_run(tmp_path, "ACME_1", 30, "f")
-        make_run(tmp_path, "ACME_1", None, "g")
+        make_run(tmp_path, MADE_UP[1], 30, "f")
+        make_run(tmp_path, MADE_UP[1], None, "g")
 
         assert remove_old_runs(str(tmp_path), 7) == []
 
     def test_what_does_not_carry_the_mark_is_kept(self, tmp_path):
-        (tmp_path / "ACME_thesis").mkdir()
+        (tmp_path / MADE_UP[1]).mkdir()
         (tmp_path / "ACME_notes").write_text("not ours")
         elsewhere = make_run(tmp_path, "results", 30)
-        (tmp_path / "ACME_link").symlink_to(elsewhere)
-        (tmp_path / "ACME_empty" / ".acme_mpi").mkdir(parents=True)
+        (tmp_path / MADE_UP[2]).symlink_to(elsewhere)
+        (tmp_path / MADE_UP[3] / ".acme_mpi").mkdir(parents=True)
         before = set(tmp_path.rglob("*"))
 
         assert remove_old_runs(str(tmp_path), 0) == []
         assert set(tmp_path.rglob("*")) == before
 
+    def test_a_name_that_a_user_has_chosen_is_kept(self, tmp_path):
+        make_run(tmp_path, "ACME_study", 30)
+
+        assert remove_old_runs(str(tmp_path), 0) == []
+
+    def test_the_directory_in_use_is_kept(self, tmp_path):
+        used = make_run(tmp_path, MADE_UP[1], 30)
+
+        assert remove_old_runs(str(tmp_path), 0, keep=str(used)) == []
+
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give directories away")
     def test_what_belongs_to_others_is_kept(self, tmp_path):
-        os.chown(make_run(tmp_path, "ACME_1", 30), 65534, 65534)
+        os.chown(make_run(tmp_path, MADE_UP[1], 30), 65534, 65534)
 
         assert remove_old_runs(str(tmp_path), 0) == []
 
     def test_the_base_is_taken_literally(self, tmp_path):
         """Not as a pattern."""
         (tmp_path / "[a]").mkdir()
-        ours = make_run(tmp_path / "[a]", "ACME_1", 30)
-        others = make_run(tmp_path / "a", "ACME_1", 30)
+        ours = make_run(tmp_path / "[a]", MADE_UP[1], 30)
+        others = make_run(tmp_path / "a", MADE_UP[1], 30)
 
         assert remove_old_runs(str(tmp_path / "[a]"), 0) == [str(ours)]
         assert others.exists()

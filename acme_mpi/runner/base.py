@@ -287,8 +287,9 @@ def describe_failure(
     elif isinstance(error, MediumError):
         kind, message, frames = MEDIUM, _text(error), []
     elif isinstance(error, ResultError):
-        kind, message, location = "ResultError", f"the function returned {_text(error)}", ""
-        frames = []
+        text = _text(error)
+        lead = "" if text.startswith("expected") else "the function returned "
+        kind, message, location, frames = "ResultError", lead + text, "", []
     else:
         kind, message = type(error).__name__, _text(error)
     try:

@@ -50,6 +50,7 @@ class Kind(IntEnum):
     SHOWN = 22  # the values are printed                            ()
     CALL = 23  # a script calls map                                 (PreparedCall)
     RELEASE = 24  # a script needs no runners for now               ()
+    CANCEL = 26  # the script no longer waits for its answer        ()
     FORGOTTEN = 25  # function and arguments are dropped            ()
 
 

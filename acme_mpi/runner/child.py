@@ -46,6 +46,7 @@ class ChildRunner(Runner):
         self._events: deque[Any] = deque()
         self._is_prepared = False
         self._holds_files = False  # arguments that the child has opened
+        self._is_used = False  # the child has called functions of an earlier run
         self._n_assignments = 0
         self._n_idle_deaths = 0
         self.other_messages: deque[tuple[Kind, Any]] = deque()
@@ -65,6 +66,7 @@ class ChildRunner(Runner):
         """Send a message to the child; a child that is gone is noticed by `poll`."""
         if self._child is None:
             self._child = Child("acme_mpi.runner.child_main", n_threads=self._n_threads)
+            self._is_used = False
         with contextlib.suppress(BrokenPipeError, ConnectionError):
             self._child.channel.send(kind, content)
 
@@ -144,7 +146,10 @@ class ChildRunner(Runner):
         if misdeed is not None:
             kind, message = "protocol", f"the process that ran the task {misdeed}"
         if not self._is_prepared:
-            if self._assignment is not None:
+            if self._is_used and self._assignment is not None:
+                # What an earlier run has left in it is no fault of this one.
+                self.send(Kind.TASKS, astuple_shallow(self._assignment))
+            elif self._assignment is not None:
                 self._events.append(Unready(f"{message} while the function was loaded"))
             return
         running = self._pending.popleft() if self._pending else range(0)
@@ -194,6 +199,7 @@ class ChildRunner(Runner):
         self.other_messages.clear()
         if self._child is None:
             return
+        self._is_used = True
         self.send(Kind.FORGET, self._holds_files)
         give_up_s = time.monotonic() + FORGETTING_S
         while self._holds_files and self._child is not None and not self.other_messages:

@@ -94,6 +94,11 @@ class Stored:
     pickles: list[str] = field(default_factory=list)
 
     @property
+    def pickle_folder(self) -> str:
+        """Where `pickles` are."""
+        return os.path.dirname(self.pickles[0])
+
+    @property
     def where(self) -> str:
         """What to open: the container, else the directory of pickles; empty without files."""
         first = next((path for path in self.paths or [] if path), "")

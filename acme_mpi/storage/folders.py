@@ -6,6 +6,7 @@ import contextlib
 import errno
 import glob
 import os
+import re
 import shutil
 import time
 from datetime import datetime
@@ -14,6 +15,7 @@ from acme_mpi.errors import PlaceError, StoreError
 from acme_mpi.storage.base import DOT_FOLDER, Layout
 
 FINISHED = "finished"
+MADE_UP = re.compile(r"ACME_\d{8}-\d{6}-\d{6}")
 
 
 def choose_layout(kind: str, name: str, output_dir: str | None, base: str) -> Layout:
@@ -109,8 +111,10 @@ def mark_finished(layout: Layout) -> None:
         pass
 
 
-def remove_old_runs(base: str, older_than_days: float) -> list[str]:
-    """Remove directories of finished runs of this user, ``ACME_*`` in `base`. Rank 0 only.
+def remove_old_runs(base: str, older_than_days: float, keep: str = "") -> list[str]:
+    """Remove directories of finished runs of this user. Rank 0 only.
+
+    Only those whose names were made up here, ``ACME_YYYYMMDD-hhmmss-ffffff``.
 
     Parameters
     ----------
@@ -118,6 +122,8 @@ def remove_old_runs(base: str, older_than_days: float) -> list[str]:
         Directory that is looked at.
     older_than_days : float
         Days since a run has ended, >= 0.
+    keep : str
+        A directory that stays, whatever its age.
 
     Returns
     -------
@@ -127,7 +133,9 @@ def remove_old_runs(base: str, older_than_days: float) -> list[str]:
     limit_s = time.time() - older_than_days * 86400
     removed = []
     for path in sorted(glob.glob(os.path.join(glob.escape(base), "ACME_*"))):
-        # Only what carries our own mark, not what merely has such a name.
+        if not MADE_UP.fullmatch(os.path.basename(path)) or path == keep:
+            continue
+        # Only what carries our own mark, too, not what merely has such a name.
         if (ended_s := _ended_s(path)) is not None and ended_s <= limit_s:
             shutil.rmtree(path, ignore_errors=True)
             if not os.path.lexists(path):
@@ -146,15 +154,22 @@ def _ended_s(path: str) -> float | None:
         return None
 
 
-def remove_folders(layout: Layout) -> None:
-    """Remove everything that a run without any result has made. Rank 0 only."""
+def remove_folders(layout: Layout, log_file: str = "") -> None:
+    """Remove everything that a run without any result has made. Rank 0 only.
+
+    Parameters
+    ----------
+    layout : Layout
+        Of the run.
+    log_file : str
+        The log file that it has made; empty for none.
+    """
     if not layout.directory:
         return
     shutil.rmtree(layout.dot_folder, ignore_errors=True)
     payload = os.path.join(layout.directory, layout.payload_folder)
     shutil.rmtree(payload, ignore_errors=True)
-    log = glob.escape(os.path.join(layout.directory, f"ACME_{layout.name}_"))
-    for path in (layout.container, *glob.glob(f"{log}*.log")):
+    for path in (layout.container, log_file):
         with contextlib.suppress(OSError):
             os.unlink(path)
     # The directories go only if nothing else is in them.

@@ -102,8 +102,8 @@ class RankStore(LinkedStore, PayloadStore):
         PayloadStore.__init__(self, world, layout, spec, n_tasks, layout.payload_folder)
 
     def result_paths(self, records: Records) -> list[str | None]:
-        """Return the container's path."""
-        return [self.layout.container]
+        """Return the paths of the container, and of what it cannot hold."""
+        return [self.layout.container, *emergency_pickles(self.layout, records)]
 
     def n_sources(self, records: Records) -> int:
         """Return the number of payload files that hold rows."""
