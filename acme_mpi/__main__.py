@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import Any, NamedTuple
 
 from acme_mpi.call import Call, Options
@@ -197,7 +198,7 @@ def _run_options(options: Any, name: str = "", n_tasks: int = 0) -> Options:
     spec = options.spec
     return Options(
         name, n_tasks, options.kind, options.output_dir,
-        None if spec is None else (spec.shape, spec.axis, spec.dtype),
+        None if spec is None else astuple(spec),
         not options.no_isolate, 0 if options.kind == "memory" else None, options.bar, _reproduce(),
     )  # fmt: skip
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import astuple
 from typing import Any
 
 from acme_mpi.call import Call, Options
 from acme_mpi.errors import InputError
-from acme_mpi.keywords import PAYLOADS, check_flag, check_output_dir
+from acme_mpi.keywords import check_flag, check_output_dir, check_payload, refuse_unlimited
 from acme_mpi.results import RowSpec, make_row_spec
 from acme_mpi.script import is_connected
 from acme_mpi.submit import callers, finish, pack, submit
@@ -113,10 +114,10 @@ def map(
         check_output_dir(output_dir)
         tasks = distribute(func, args, named, n_inputs)
         pack(call, world, func if isolate or is_connected() else None, tasks)
-        call.inline = func
+        call.own_func = func
         call.options = Options(
             function_name(func), tasks.n_tasks, kind, output_dir,
-            None if spec is None else (spec.shape, spec.axis, spec.dtype), isolate, root,
+            None if spec is None else astuple(spec), isolate, root,
             bar=None if is_connected() else False,
         )  # fmt: skip
     except InputError as error:
@@ -142,11 +143,9 @@ def store_kind(write_worker_results: bool, single_file: bool, payload: str) -> s
     InputError
         They contradict each other, or one has a wrong value.
     """
-    for name, value in (("write_worker_results", write_worker_results),
-                        ("single_file", single_file)):  # fmt: skip
-        check_flag(name, value)
-    if payload not in PAYLOADS:
-        raise InputError(f"`payload` has to be 'rank' or 'computation', not {payload!r}")
+    check_flag("write_worker_results", write_worker_results)
+    check_flag("single_file", single_file)
+    check_payload(payload)
     if not write_worker_results:
         if single_file:
             raise InputError(
@@ -160,10 +159,8 @@ def store_kind(write_worker_results: bool, single_file: bool, payload: str) -> s
 
 
 def _check_in_memory(kind: str, spec: RowSpec | None, root: int | None, size: int) -> None:
-    if kind == "memory" and spec is not None and spec.is_ragged:
-        raise InputError(
-            "using `np.inf` in `result_shape` is only valid if `write_worker_results` is `True`"
-        )
+    if kind == "memory":
+        refuse_unlimited(spec)
     if root is None:
         return
     if isinstance(root, bool) or not isinstance(root, int) or not 0 <= root < size:

@@ -40,7 +40,7 @@ class Options:
         Command that runs one task, ``{index}`` in the task's place.
     workers : tuple of int or None
         The ranks that call tasks; None: all.
-    pickles : bool
+    may_pickle : bool
         Results that HDF5 cannot hold are pickled instead of failing their tasks.
     dialect : str
         Name of the interface that the run belongs to, said in its messages.
@@ -60,7 +60,7 @@ class Options:
     bar: bool | None = None
     reproduce: str = ""
     workers: tuple[int, ...] | None = None
-    pickles: bool = False
+    may_pickle: bool = False
     dialect: str = ""
     level: int | None = None
     log_file: str | None = None
@@ -94,11 +94,11 @@ class Call:
         This rank's pickled function; None: rank 0's is used.
     tasks, buffers : ndarray of uint8, list of ndarray of uint8
         The pickled `TaskSet`; rank 0's count.
-    inline : callable or None
+    own_func : callable or None
         The function itself, for ``isolate=False``.
-    debug : TaskSet or None
-        The tasks themselves, to be called in this very process, and the first exception ends the
-        run.
+    own_tasks : TaskSet or None
+        The tasks themselves, to be called in this very process (``compute(debug=True)``); the
+        first exception ends the run.
     place : tuple of (list of str, str)
         The caller's module search path and working directory; rank 0's count.
     digests : dict of str to str
@@ -113,8 +113,8 @@ class Call:
     func: bytes | None = None
     tasks: Any = None
     buffers: list[Any] = field(default_factory=list)
-    inline: Any = None
-    debug: TaskSet | None = None
+    own_func: Any = None
+    own_tasks: TaskSet | None = None
     place: tuple[list[str], str] = field(default_factory=caller_place)
     digests: Mapping[str, str] = field(default_factory=dict)
     error: AcmeMpiError | None = None

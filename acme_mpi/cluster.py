@@ -1,178 +1,22 @@
-"""ACME's clients and clusters, on ranks that the launcher has started.
+"""ACME's functions that set up clients and clusters, on ranks that the launcher has started.
 
-A `Client` is a handle on the ranks of this job. What a launcher has decided, such as partition and
-memory, is checked and otherwise has no effect.
+What a launcher has decided, such as partition and memory, is checked and changes nothing.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from acme_mpi.client import Client, Cluster, keep, kept_client
 from acme_mpi.errors import InputError, InputTypeError
 from acme_mpi.keywords import check_count, check_flag, check_memory, check_partition
-from acme_mpi.messages import add_console_handler
-from acme_mpi.submit import callers, is_speaker, job_ranks, release
+from acme_mpi.messages import add_console_handler, tell_once
+from acme_mpi.submit import callers, is_speaker, job_ranks
 
 logger = logging.getLogger("acme_mpi")
-
-
-class Client:
-    """The ranks of this job that call tasks.
-
-    Parameters
-    ----------
-    ranks : sequence of (str, int)
-        Host and process id of every rank of the job.
-    n_workers : int, optional
-        Use the first `n_workers` of them, >= 1; default all.
-    """
-
-    def __init__(self, ranks: Sequence[tuple[str, int]], n_workers: int | None = None) -> None:
-        self._ranks = dict(enumerate(ranks[:n_workers]))
-        self.status = "running"
-
-    @property
-    def n_workers(self) -> int:
-        """Number of ranks in use."""
-        return len(self._ranks)
-
-    @property
-    def workers(self) -> tuple[int, ...]:
-        """The ranks in use, in order."""
-        return tuple(self._ranks)
-
-    @property
-    def cluster(self) -> Cluster:
-        """The same ranks as dask's cluster objects show them."""
-        return Cluster(self)
-
-    def scheduler_info(self) -> dict[str, Any]:
-        """Return ``{"type", "address", "workers"}``, the ranks in use by their address.
-
-        Each entry of ``workers`` has ``rank``, ``host``, ``pid`` (of the MPI process), ``name`` and
-        ``nthreads``, the number of tasks that it calls at a time: 1.
-        """
-        workers = {
-            f"mpi://{host}:{rank}": {
-                "type": "Worker",
-                "rank": rank,
-                "name": rank,
-                "host": host,
-                "pid": pid,
-                "nthreads": 1,
-            }
-            for rank, (host, pid) in self._ranks.items()
-        }
-        return {"type": "Scheduler", "address": next(iter(workers), ""), "workers": workers}
-
-    def retire_workers(
-        self, workers: Iterable[str | int] | str | int | None = None, n: int | None = None
-    ) -> dict[str, Any]:
-        """Use some ranks no more. Independent; in SPMD scripts every rank says the same.
-
-        Parameters
-        ----------
-        workers : (iterable of) str or int, optional
-            Addresses of `scheduler_info`, or ranks.
-        n : int, optional
-            Instead of `workers`: the number of ranks, the last ones.
-
-        Returns
-        -------
-        dict
-            The retired entries of `scheduler_info`.
-
-        Raises
-        ------
-        InputError
-            There is no such worker.
-        """
-        if workers is not None and n is not None:
-            raise InputError("give the workers to retire, or their number `n`, not both")
-        known = self.scheduler_info()["workers"]
-        addresses = {entry["rank"]: address for address, entry in known.items()}
-        if workers is None:
-            n_retired = min(len(known), check_count("n", 0 if n is None else n, 0))
-            wanted = list(known)[len(known) - n_retired :]
-        else:
-            given = [workers] if isinstance(workers, (str, int)) else workers
-            wanted = [addresses.get(each, each) for each in dict.fromkeys(given)]
-        for each in wanted:
-            if each not in known:
-                raise InputError(f"there is no worker {each!r}; there are {', '.join(known)}")
-        for address in wanted:
-            self._ranks.pop(known[address]["rank"], None)
-        return {address: known[address] for address in wanted}
-
-    def close(self, timeout: float | None = None) -> None:
-        """End the runners and forget this handle; later runs use all ranks of the job again."""
-        if self.status == "running":
-            self.status = "closed"
-            release()
-        _KEPT[:] = [each for each in _KEPT if each is not self]
-
-    shutdown = close
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        address = self.scheduler_info()["address"] or "mpi://"
-        return f"<Client: {address!r} processes={self.n_workers} threads={self.n_workers}>"
-
-
-class Cluster:
-    """A client's ranks as dask's cluster objects show them.
-
-    Parameters
-    ----------
-    client : Client
-        Whose ranks.
-    """
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    @property
-    def workers(self) -> dict[int, dict[str, Any]]:
-        """The ranks in use, by their numbers."""
-        return {each["rank"]: each for each in self.scheduler_info["workers"].values()}
-
-    @property
-    def scheduler_info(self) -> dict[str, Any]:
-        """What `Client.scheduler_info` returns."""
-        return self._client.scheduler_info()
-
-    def close(self, timeout: float | None = None) -> None:
-        """Do what `Client.close` does."""
-        self._client.close()
-
-
-# The client that the next ParallelMap attaches to, if any.
-_KEPT: list[Client] = []
-_TOLD: set[str] = set()
-
-
-def kept_client() -> Client | None:
-    """Return the client that was set up and not closed, None if there is none."""
-    return _KEPT[-1] if _KEPT else None
-
-
-def keep(client: Client) -> None:
-    """Have later runs attach to a client."""
-    _KEPT[:] = [client]
-
-
-def tell_once(text: str, *values: object, dialect: str, level: int = logging.INFO) -> None:
-    """Say something, but not twice in one process."""
-    if (said := text % values) not in _TOLD:
-        _TOLD.add(said)
-        logger.log(level, "%s", said, extra={"dialect": dialect})
 
 
 def tell_of_missing_ranks(
@@ -226,6 +70,67 @@ def _check_n_workers(value: Any) -> int | None:
     return None if value is None else check_count("n_workers", value, 1)
 
 
+OF_ONE_AT_LEAST = {"n_cores", "cores_per_worker", "processes_per_worker"}
+
+
+@dataclass(frozen=True)
+class _Launched:
+    """Keywords for Slurm that the launcher has decided already: they are checked only.
+
+    Attributes
+    ----------
+    partition, memory, interactive : object
+        As the user gave them.
+    counts, lists, unknown : dict
+        The other keywords by what they have to be.
+    """
+
+    partition: Any
+    memory: Any
+    interactive: Any
+    counts: dict[str, Any]
+    lists: dict[str, Any]
+    unknown: dict[str, Any]
+
+    def check(self) -> None:
+        """Raise InputError for the first wrong value."""
+        check_partition(self.partition)
+        check_memory(self.memory)
+        _check_interactive(self.interactive)
+        for name, value in self.counts.items():
+            check_count(name, value, 1 if name in OF_ONE_AT_LEAST else 0)
+        for name, value in self.lists.items():
+            if value is not None and not isinstance(value, (list, tuple)):
+                raise InputTypeError(f"`{name}` has to be a list, not {type(value)}")
+        invalid = self.lists.get("invalid_partitions") or []
+        available = self.lists.get("avail_partitions") or [self.partition]
+        if self.partition in invalid or self.partition not in available:
+            allowed = ", ".join(each for each in available if each not in invalid)
+            raise InputError(
+                f"Invalid partition {self.partition!r}; available are: {allowed or 'others'}"
+            )
+
+
+def _set_up_slurm(
+    name: str, n_workers: Any, start_client: Any, launched: _Launched
+) -> Client | Cluster:
+    def check() -> int | None:
+        check_flag("start_client", start_client)
+        launched.check()
+        if launched.unknown and is_speaker():
+            text = "these keywords are not known and change nothing: %s"
+            tell_once(text, ", ".join(launched.unknown), dialect=name, level=logging.WARNING)
+        return _check_n_workers(n_workers)
+
+    client = _set_up(name, check)
+    return client if start_client else client.cluster
+
+
+def _check_interactive(value: Any) -> None:
+    if not isinstance(value, bool):
+        raise InputTypeError(f"`interactive` has to be Boolean, not {type(value)}")
+
+
 def local_cluster_setup(
     n_workers: int | None = None, mem_per_worker: str | None = None, interactive: bool = True
 ) -> Client:
@@ -247,8 +152,7 @@ def local_cluster_setup(
     """
 
     def check() -> int | None:
-        if not isinstance(interactive, bool):
-            raise InputTypeError(f"`interactive` has to be Boolean, not {type(interactive)}")
+        _check_interactive(interactive)
         if mem_per_worker is not None:
             check_memory(mem_per_worker)
         return _check_n_workers(n_workers)
@@ -298,62 +202,27 @@ def slurm_cluster_setup(
     InputError
         A keyword has a wrong value.
     """
-    counts = {
-        "n_cores": n_cores,
-        "processes_per_worker": processes_per_worker,
-        "n_workers_startup": n_workers_startup,
-        "timeout": timeout,
-        "interactive_wait": interactive_wait,
-        "mem_cushion": mem_cushion,
-    }
-    lists = {
-        "job_extra": job_extra,
-        "worker_extra_args": worker_extra_args,
-        "avail_partitions": avail_partitions,
-        "invalid_partitions": invalid_partitions,
-    }
-
-    def check() -> int | None:
-        check_flag("start_client", start_client)
-        _check_slurm(partition, mem_per_worker, interactive, counts, lists)
-        _tell_of_unknown("slurm_cluster_setup", kwargs)
-        invalid = invalid_partitions or []
-        if partition in invalid or partition not in (avail_partitions or [partition]):
-            allowed = [each for each in avail_partitions or [] if each not in invalid]
-            raise InputError(
-                f"Invalid partition {partition!r}; available are: {', '.join(allowed) or 'others'}"
-            )
-        return _check_n_workers(n_workers)
-
-    client = _set_up("slurm_cluster_setup", check)
-    return client if start_client else client.cluster
-
-
-OF_ONE_AT_LEAST = {"n_cores", "cores_per_worker", "processes_per_worker"}
-
-
-def _check_slurm(
-    partition: Any,
-    memory: Any,
-    interactive: Any,
-    counts: dict[str, Any],
-    lists: dict[str, Any],
-) -> None:
-    check_partition(partition)
-    check_memory(memory)
-    if not isinstance(interactive, bool):
-        raise InputTypeError(f"`interactive` has to be Boolean, not {type(interactive)}")
-    for name, value in counts.items():
-        check_count(name, value, 1 if name in OF_ONE_AT_LEAST else 0)
-    for name, value in lists.items():
-        if value is not None and not isinstance(value, (list, tuple)):
-            raise InputTypeError(f"`{name}` has to be a list, not {type(value)}")
-
-
-def _tell_of_unknown(name: str, unknown: dict[str, Any]) -> None:
-    if unknown and is_speaker():
-        text = "these keywords are not known and change nothing: %s"
-        tell_once(text, ", ".join(unknown), dialect=name, level=logging.WARNING)
+    launched = _Launched(
+        partition,
+        mem_per_worker,
+        interactive,
+        {
+            "n_cores": n_cores,
+            "processes_per_worker": processes_per_worker,
+            "n_workers_startup": n_workers_startup,
+            "timeout": timeout,
+            "interactive_wait": interactive_wait,
+            "mem_cushion": mem_cushion,
+        },
+        {
+            "job_extra": job_extra,
+            "worker_extra_args": worker_extra_args,
+            "avail_partitions": avail_partitions,
+            "invalid_partitions": invalid_partitions,
+        },
+        kwargs,
+    )
+    return _set_up_slurm("slurm_cluster_setup", n_workers, start_client, launched)
 
 
 def esi_cluster_setup(
@@ -380,26 +249,21 @@ def esi_cluster_setup(
     InputError
         A keyword has a wrong value.
     """
-    return _set_up_site("esi_cluster_setup", locals())
-
-
-def _set_up_site(name: str, given: dict[str, Any]) -> Client | Cluster:
-    counts = {key: given[key] for key in ("n_workers_startup", "timeout", "interactive_wait",
-                                          "mem_cushion")}  # fmt: skip
-    if given["cores_per_worker"] is not None:
-        counts["cores_per_worker"] = given["cores_per_worker"]
-
-    def check() -> int | None:
-        check_flag("start_client", given["start_client"])
-        lists = {"job_extra": given["job_extra"]}
-        _check_slurm(
-            given["partition"], given["mem_per_worker"], given["interactive"], counts, lists
-        )
-        _tell_of_unknown(name, given["kwargs"])
-        return _check_n_workers(given["n_workers"])
-
-    client = _set_up(name, check)
-    return client if given["start_client"] else client.cluster
+    launched = _Launched(
+        partition,
+        mem_per_worker,
+        interactive,
+        {
+            "cores_per_worker": 1 if cores_per_worker is None else cores_per_worker,
+            "n_workers_startup": n_workers_startup,
+            "timeout": timeout,
+            "interactive_wait": interactive_wait,
+            "mem_cushion": mem_cushion,
+        },
+        {"job_extra": job_extra},
+        kwargs,
+    )
+    return _set_up_slurm("esi_cluster_setup", n_workers, start_client, launched)
 
 
 def bic_cluster_setup(
@@ -425,7 +289,21 @@ def bic_cluster_setup(
     InputError
         A keyword has a wrong value.
     """
-    return _set_up_site("bic_cluster_setup", locals())
+    launched = _Launched(
+        partition,
+        mem_per_worker,
+        interactive,
+        {
+            "cores_per_worker": 1 if cores_per_worker is None else cores_per_worker,
+            "n_workers_startup": n_workers_startup,
+            "timeout": timeout,
+            "interactive_wait": interactive_wait,
+            "mem_cushion": mem_cushion,
+        },
+        {"job_extra": job_extra},
+        kwargs,
+    )
+    return _set_up_slurm("bic_cluster_setup", n_workers, start_client, launched)
 
 
 def cluster_cleanup(client: Client | Cluster | None = None) -> None:
@@ -440,7 +318,7 @@ def cluster_cleanup(client: Client | Cluster | None = None) -> None:
     if is_speaker():
         add_console_handler()
     if isinstance(client, Cluster):
-        client = client._client
+        client = client.client
     client = client or kept_client()
     if client is None:
         if is_speaker():

@@ -12,7 +12,6 @@ from typing import Any
 from acme_mpi.call import Call, Options, Result
 from acme_mpi.comm import World
 from acme_mpi.errors import InputError, TaskError
-from acme_mpi.results import RowSpec
 from acme_mpi.runner.measure import N_FIGURES, Measured
 from acme_mpi.submit import pack, submit
 from acme_mpi.tasks import TaskSet
@@ -132,7 +131,7 @@ def measured(func: Callable[..., Any], options: Options) -> Measured:
 def circumstances(options: Options) -> tuple[Any, ...]:
     """Return what `Measured` needs besides the function, as plain values."""
     form = options.kind if options.kind in ("memory", "pickle") else "hdf5"
-    return options.spec, form, options.pickles, options.isolate
+    return options.spec, form, options.may_pickle, options.isolate
 
 
 def measuring_options(options: Options) -> Options:
@@ -145,7 +144,7 @@ def measuring_options(options: Options) -> Options:
         spec=((N_FIGURES,), 0, "<f8"),
         root=None,
         bar=False,
-        pickles=False,
+        may_pickle=False,
         level=logging.CRITICAL,
         log_file="",
     )
@@ -182,7 +181,8 @@ def forecast(result: Result, index: int, options: Options, size: int) -> Forecas
     rows = result.stored.pieces[0][1].rows
     assert rows is not None
     elapsed_s, peak, agent, n_bytes = rows[0].tolist()
-    is_stacked = options.spec is not None and not RowSpec(*options.spec).is_ragged
+    spec = options.row_spec
+    is_stacked = spec is not None and not spec.is_ragged
     n_workers = max(1, len(options.worker_ranks(size)))
     return Forecast(
         *(index, elapsed_s, int(peak), int(agent), int(n_bytes)),
@@ -217,7 +217,7 @@ def dry_run(
         pack(call, world, measured(func, options), tasks.only(index))
         call.digests = {}  # each rank has picked a task of its own
         call.options = measuring_options(options)
-        call.inline = measured(func, options)
+        call.own_func = measured(func, options)
     except InputError as error:
         call.error = error
     index = world.bcast(index)

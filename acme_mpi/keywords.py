@@ -170,6 +170,32 @@ def check_dtype(value: Any) -> Any:
     return value
 
 
+def check_payload(value: Any) -> None:
+    """Accept the name of a kind of payload files.
+
+    Raises
+    ------
+    InputError
+        It is something else.
+    """
+    if value not in PAYLOADS:
+        raise InputError(f"`payload` has to be 'rank' or 'computation', not {value!r}")
+
+
+def refuse_unlimited(spec: RowSpec | None) -> None:
+    """Refuse results of differing lengths where they stay in memory.
+
+    Raises
+    ------
+    InputError
+        An axis is unlimited.
+    """
+    if spec is not None and spec.is_ragged:
+        raise InputError(
+            "using `np.inf` in `result_shape` is only valid if `write_worker_results` is `True`"
+        )
+
+
 @dataclass(frozen=True)
 class ResultForm:
     """What shall become of results.
@@ -212,16 +238,13 @@ def check_results(
     check_flag("single_file", single_file)
     check_flag("write_pickle", write_pickle)
     check_output_dir(output_dir)
-    if payload not in PAYLOADS:
-        raise InputError(f"`payload` has to be 'computation' or 'rank', not {payload!r}")
+    check_payload(payload)
     if write_pickle and single_file:
         raise InputError("Pickling of results does not support single output file creation.")
     warnings = _useless_keywords(write, output_dir, shape, single_file, write_pickle)
     spec = make_row_spec(None if write and write_pickle else shape, check_dtype(dtype))
-    if not write and spec is not None and spec.is_ragged:
-        raise InputError(
-            "using `np.inf` in `result_shape` is only valid if `write_worker_results` is `True`"
-        )
+    if not write:
+        refuse_unlimited(spec)
     kinds = (("memory", not write), ("pickle", write_pickle), ("single_file", single_file))
     kind = next((kind for kind, is_meant in kinds if is_meant), payload)
     return ResultForm(kind, spec, output_dir, warnings)

@@ -107,3 +107,13 @@ def run_messages(path: str, dialect: str = "", level: int | None = None) -> Iter
         if handler is not None:
             logger.removeHandler(handler)
             handler.close()
+
+
+_TOLD: set[str] = set()
+
+
+def tell_once(text: str, *values: object, dialect: str, level: int = logging.INFO) -> None:
+    """Say something, but not twice in one process."""
+    if (said := text % values) not in _TOLD:
+        _TOLD.add(said)
+        logger.log(level, "%s", said, extra={"dialect": dialect})

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import astuple, replace
 from types import TracebackType
 from typing import Any
 
 from acme_mpi.acme_arguments import ArgumentShape
 from acme_mpi.call import Call, Options, Result
-from acme_mpi.cluster import Client, keep, kept_client, tell_of_missing_ranks, tell_once
+from acme_mpi.client import Client, keep, kept_client
+from acme_mpi.cluster import tell_of_missing_ranks
 from acme_mpi.comm import settle
 from acme_mpi.dry_run import dry_run
 from acme_mpi.errors import (
@@ -37,7 +38,7 @@ from acme_mpi.keywords import (
     check_stop_client,
     check_verbose,
 )
-from acme_mpi.messages import acme_logger, add_console_handler, log_path
+from acme_mpi.messages import acme_logger, add_console_handler, log_path, tell_once
 from acme_mpi.results import RowSpec
 from acme_mpi.script import connection
 from acme_mpi.storage import Layout
@@ -323,9 +324,9 @@ class ParallelMap:
             self.n_inputs,
             self._form.kind,
             self.output_dir,
-            None if spec is None else (spec.shape, spec.axis, spec.dtype),
+            None if spec is None else astuple(spec),
             workers=self._workers(),
-            pickles=self._form.kind in PAYLOADS and spec is None,
+            may_pickle=self._form.kind in PAYLOADS and spec is None,
             dialect="ParallelMap",
             level=self._level,
             log_file=str(self.logfile or ""),
@@ -406,7 +407,7 @@ class ParallelMap:
         try:
             tasks, options = self._tasks(), self._options()
             if is_debug:
-                call.debug, call.inline = tasks, self.func
+                call.own_tasks, call.own_func = tasks, self.func
                 options = replace(options, workers=(0,), isolate=False, bar=False)
             else:
                 pack(call, self._world, self.func, tasks)

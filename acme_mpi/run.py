@@ -8,8 +8,8 @@ the report is the request for the next chunk. At the end the stores make one con
 and every rank leaves with the same result or the same exception.
 
 Imports go downwards only: ``__main__, __init__, script_main`` > ``parallel_map, foreground,
-options`` > ``api, cluster, dry_run, in_process`` > ``submit`` > ``script`` > ``run`` > ``call,
-master, worker`` > ``storage, runner, journal, progress`` > ``comm, messages, terminal`` >
+options`` > ``api, cluster, dry_run, in_process`` > ``client`` > ``submit`` > ``script`` > ``run`` >
+``call, master, worker`` > ``storage, runner, journal, progress`` > ``comm, messages, terminal`` >
 ``acme_arguments, keywords`` > ``tasks, schedule, results, offsets, errors``.
 """
 
@@ -60,7 +60,7 @@ def run(world: World, call: Call) -> Result:
     InputError, LaunchError, StoreError
         On every rank alike, before any task has run.
     BaseException
-        With `Call.debug`: what a task has raised, or the user who interrupts it.
+        With `Call.own_tasks`: what a task has raised, or the user who interrupts it.
     """
     world.barrier(_warn)
     options, layout = _agree_on_call(world, call)
@@ -69,7 +69,7 @@ def run(world: World, call: Call) -> Result:
     except AcmeMpiError:
         raise
     except BaseException:
-        if call.debug is not None:
+        if call.own_tasks is not None:
             raise
         # Leaving alone would make the others wait for ever.
         stop_runner()
@@ -128,7 +128,7 @@ def _run_agreed(world: World, call: Call, options: Options, layout: Layout) -> R
         _remove_folders(world, layout, new_log)
         raise
     except BaseException:
-        if call.debug is not None and not os.path.exists(layout.journal(0)):
+        if call.own_tasks is not None and not os.path.exists(layout.journal(0)):
             _remove_folders(world, layout, new_log)
         raise
     if not result.n_ready and result.n_unfinished:
@@ -162,7 +162,7 @@ def _share_assignment(world: World, call: Call, options: Options) -> Assignment:
         *(own_func, tasks, buffers, path, directory, options.spec),
         in_memory=options.kind == "memory",
         as_pickles=options.kind == "pickle",
-        may_pickle=options.pickles,
+        may_pickle=options.may_pickle,
     )
 
 
@@ -206,11 +206,11 @@ def _threads_per_rank(world: World) -> int:
 
 def _take_runner(world: World, call: Call, options: Options) -> Runner | None:
     is_worker = world.rank in options.worker_ranks(world.size)
-    if call.debug is not None:
-        return InlineRunner(call.inline, call.debug, swallow=())
+    if call.own_tasks is not None:
+        return InlineRunner(call.own_func, call.own_tasks, swallow=())
     if options.isolate:
         return take_child_runner(world, is_worker)
-    return InlineRunner(call.inline) if is_worker else None
+    return InlineRunner(call.own_func) if is_worker else None
 
 
 def _work(
@@ -228,7 +228,7 @@ def _work(
         worker = Worker(world, runner, store)
     workers = options.worker_ranks(world.size)
     schedule: Schedule = Factoring(options.n_tasks, len(workers))
-    if call.debug is not None:
+    if call.own_tasks is not None:
         schedule = FixedChunks(options.n_tasks, 1)  # what was done before an exception is kept
     if world.is_master:
         progress = Progress(options.n_tasks, options.bar)
@@ -237,7 +237,7 @@ def _work(
     try:
         _play(worker, master, runner, call.client)
     except BaseException as error:
-        if call.debug is None:
+        if call.own_tasks is None:
             raise
         raised = error
     finally:
@@ -352,22 +352,23 @@ def _place_of(options: Options, layout: Layout) -> str:
 
 def _log_end(result: Result) -> None:
     options, stored = result.options, result.stored
+    pickles, container = stored.pickle_paths, stored.container or ""
     for reason in dict.fromkeys(result.unready):
         if result.n_ready:
             logger.warning("a rank takes no part, it could not load the function: %s", reason)
-    if result.unstorable is not None:
+    if pickles and result.unstorable is not None:
+        shown = pickles[0] + (", ..." if len(pickles) > 1 else "")
         logger.warning(
-            "%d results have been pickled, because HDF5 cannot hold them: %s%s\n"
+            "%d results have been pickled, because HDF5 cannot hold them: %s\n"
             "  That of task %d was %s",
-            *(len(stored.pickles), stored.pickles[0], ", ..." if stored.pickles[1:] else ""),
-            *result.unstorable,
+            *(len(pickles), shown, *result.unstorable),
         )
     if result.failures:
-        where = stored.container or ""
-        logger.error("%s", summarize(result.failures, options.n_tasks, where, options.reproduce))
+        text = summarize(result.failures, options.n_tasks, container, options.reproduce)
+        logger.error("%s", text)
     elif result.is_complete:
         where = stored.where
         end = f"Results have been saved to {where}" if where else "Finished parallel computation"
-        if stored.pickles:
-            end += f", {len(stored.pickles)} of them as pickles to {result.stored.pickle_folder}"
+        if pickles:
+            end += f", {len(pickles)} of them as pickles to {os.path.dirname(pickles[0])}"
         logger.log(ANNOUNCE, "SUCCESS! %d tasks done. %s", options.n_tasks, end)

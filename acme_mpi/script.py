@@ -133,7 +133,7 @@ def _serve_call(world: World, call: Call) -> tuple[Any, ...]:
     return (
         "result",
         astuple(result.options),
-        (stored.container, stored.paths, pieces, stored.pickles),
+        (stored.container, stored.paths, pieces, stored.pickle_paths),
         [astuple(failure) for failure in result.failures],
         (
             *(result.n_unfinished, result.storage_error, result.unready, result.n_ready),

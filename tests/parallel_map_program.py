@@ -113,7 +113,7 @@ WRONG = [
         write_pickle=True,
         single_file=True,
     ),
-    wrong(ValueError, "`payload` has to be 'computation' or 'rank', not 'node'", payload="node"),
+    wrong(ValueError, "`payload` has to be 'rank' or 'computation', not 'node'", payload="node"),
     wrong(TypeError, "`partition` has to be 'auto' or a valid SLURM partition name", partition=8),
     wrong(ValueError, f"`n_workers` {COUNT} 0", n_workers=0),
     wrong(ValueError, f"`n_workers` {AUTO} 'all'", n_workers="all"),

@@ -120,7 +120,7 @@ class TestKeywords:
     @pytest.mark.parametrize(
         ("given", "text"),
         [
-            ({"payload": "node"}, "`payload` has to be 'computation' or 'rank', not 'node'"),
+            ({"payload": "node"}, "`payload` has to be 'rank' or 'computation', not 'node'"),
             ({"write_pickle": True, "single_file": True},
              "Pickling of results does not support single output file creation"),
             ({"write": False, "shape": (None, np.inf)},

@@ -31,27 +31,27 @@ class ChannelError(Exception):
 
 
 class Kind(IntEnum):
-    """What a message is. Agent to child above the line, child to agent below."""
+    """What a message is. Agent to child above the line, child to agent below; contents behind."""
 
-    LOAD = 1  # load target and arguments of the command line       (CommandRequest)
-    TASKS = 2  # function, arguments and options of a run            (Assignment)
-    CHUNK = 3  # call the tasks in [start, stop)                     (start, stop)
-    SITE = 4  # where to write a placed array                       (path, offset) or None
-    SHOW = 5  # print values                                        (values, buffers, failed)
-    ANSWER = 6  # end of a script's map call                        (Answer)
-    HELLO = 7  # to a script: the ranks that serve it               (ranks, level)
-    FORGET = 8  # drop function and arguments                       shall it answer?
+    LOAD = 1  # load target and arguments of the command line: dict for `load_command`
+    TASKS = 2  # function, arguments and options of a run: fields of an `Assignment`
+    CHUNK = 3  # call the tasks in [start, stop): (start, stop)
+    SITE = 4  # where to write a placed array: (path, offset), or None to send it
+    SHOW = 5  # print values: (pieces, number of tasks)
+    ANSWER = 6  # to a script: (number of its request, answer)
+    HELLO = 7  # to a script: fields of a `Connection`
+    FORGET = 8  # drop function and arguments: shall it answer?
     # ----
-    READY = 17  # the function is loaded                            (number, has it opened files?)
-    UNREADY = 18  # it cannot be loaded                             (number, reason)
-    LOADED = 19  # result of LOAD                                   (PreparedCommand)
-    PLACE = 20  # where shall this array go?                        (index, k, shape, dtype)
-    OUTCOME = 21  # results of the tasks in [start, stop)           (Outcome)
-    SHOWN = 22  # the values are printed                            ()
-    CALL = 23  # a script calls map                                 (PreparedCall)
-    RELEASE = 24  # a script needs no runners for now               ()
-    CANCEL = 26  # the script no longer waits for its answer        ()
-    FORGOTTEN = 25  # function and arguments are dropped            ()
+    READY = 17  # the function is loaded: (number of the assignment, has it opened files?)
+    UNREADY = 18  # it cannot be loaded: (number of the assignment, reason)
+    LOADED = 19  # result of LOAD: dict of `prepare_command`
+    PLACE = 20  # where shall this array go: (index, k, shape, dtype)
+    OUTCOME = 21  # results of some tasks: (start, stop, failures, busy_ns, fields of a `Content`)
+    SHOWN = 22  # the values are printed
+    FORGOTTEN = 23  # function and arguments are dropped
+    CALL = 24  # a script has a call: (number, fields of a `Call`)
+    RELEASE = 25  # a script needs no runners for now: (number, None)
+    CANCEL = 26  # the script no longer waits for its answer
 
 
 class _PlainUnpickler(pickle.Unpickler):

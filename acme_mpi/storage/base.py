@@ -82,7 +82,7 @@ class Stored:
         Path of the results container.
     paths : list of str or None
         What the call returns in file modes; None in place of a missing computation.
-    pickles : list of str
+    pickle_paths : list of str
         Files of the results that HDF5 could not hold, in task order.
     pieces : list of (Outcome fields)
         In memory mode the outcomes of all ranks, on the ranks that want them.
@@ -91,12 +91,7 @@ class Stored:
     container: str | None = None
     paths: list[str | None] | None = None
     pieces: list[tuple[list[tuple[int, int]], Content]] = field(default_factory=list)
-    pickles: list[str] = field(default_factory=list)
-
-    @property
-    def pickle_folder(self) -> str:
-        """Where `pickles` are."""
-        return os.path.dirname(self.pickles[0])
+    pickle_paths: list[str] = field(default_factory=list)
 
     @property
     def where(self) -> str:

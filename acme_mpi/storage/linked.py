@@ -72,7 +72,7 @@ class LinkedStore(Store):
 
         together(self.world, link if self.world.is_master else lambda: None)
         pickles = emergency_pickles(self.layout, records)
-        return Stored(self.layout.container, self.result_paths(records), pickles=pickles)
+        return Stored(self.layout.container, self.result_paths(records), pickle_paths=pickles)
 
     def _link_groups(self, file: h5py.File, records: Records) -> None:
         """Link what does not go into ``result_0``."""

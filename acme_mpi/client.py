@@ -1,0 +1,159 @@
+"""A handle on the ranks of this job, with what users of dask's clients look for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from acme_mpi.errors import InputError
+from acme_mpi.keywords import check_count
+from acme_mpi.submit import release
+
+
+class Client:
+    """The ranks of this job that call tasks.
+
+    Parameters
+    ----------
+    ranks : sequence of (str, int)
+        Host and process id of every rank of the job.
+    n_workers : int, optional
+        Use the first `n_workers` of them, >= 1; default all.
+    """
+
+    def __init__(self, ranks: Sequence[tuple[str, int]], n_workers: int | None = None) -> None:
+        self._ranks = dict(enumerate(ranks[:n_workers]))
+        self.status = "running"
+
+    @property
+    def n_workers(self) -> int:
+        """Number of ranks in use."""
+        return len(self._ranks)
+
+    @property
+    def workers(self) -> tuple[int, ...]:
+        """The ranks in use, in order."""
+        return tuple(self._ranks)
+
+    @property
+    def cluster(self) -> Cluster:
+        """The same ranks as dask's cluster objects show them."""
+        return Cluster(self)
+
+    def scheduler_info(self) -> dict[str, Any]:
+        """Return ``{"type", "address", "workers"}``, the ranks in use by their address.
+
+        Each entry of ``workers`` has ``rank``, ``host``, ``pid`` (of the MPI process), ``name`` and
+        ``nthreads``, the number of tasks that it calls at a time: 1.
+        """
+        workers = {
+            f"mpi://{host}:{rank}": {
+                "type": "Worker",
+                "rank": rank,
+                "name": rank,
+                "host": host,
+                "pid": pid,
+                "nthreads": 1,
+            }
+            for rank, (host, pid) in self._ranks.items()
+        }
+        return {"type": "Scheduler", "address": next(iter(workers), ""), "workers": workers}
+
+    def retire_workers(
+        self, workers: Iterable[str | int] | str | int | None = None, n: int | None = None
+    ) -> dict[str, Any]:
+        """Use some ranks no more. Independent; in SPMD scripts every rank says the same.
+
+        Parameters
+        ----------
+        workers : (iterable of) str or int, optional
+            Addresses of `scheduler_info`, or ranks.
+        n : int, optional
+            Instead of `workers`: the number of ranks, the last ones.
+
+        Returns
+        -------
+        dict
+            The retired entries of `scheduler_info`.
+
+        Raises
+        ------
+        InputError
+            There is no such worker.
+        """
+        if workers is not None and n is not None:
+            raise InputError("give the workers to retire, or their number `n`, not both")
+        known = self.scheduler_info()["workers"]
+        addresses = {entry["rank"]: address for address, entry in known.items()}
+        if workers is None:
+            n_retired = min(len(known), check_count("n", 0 if n is None else n, 0))
+            wanted = list(known)[len(known) - n_retired :]
+        else:
+            given = [workers] if isinstance(workers, (str, int)) else workers
+            wanted = [addresses.get(each, each) for each in dict.fromkeys(given)]
+        for each in wanted:
+            if each not in known:
+                raise InputError(f"there is no worker {each!r}; there are {', '.join(known)}")
+        for address in wanted:
+            self._ranks.pop(known[address]["rank"], None)
+        return {address: known[address] for address in wanted}
+
+    def close(self, timeout: float | None = None) -> None:
+        """End the runners and forget this handle; later runs use all ranks of the job again."""
+        if self.status == "running":
+            self.status = "closed"
+            release()
+        _KEPT[:] = [each for each in _KEPT if each is not self]
+
+    shutdown = close
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        address = self.scheduler_info()["address"] or "mpi://"
+        return f"<Client: {address!r} processes={self.n_workers} threads={self.n_workers}>"
+
+
+class Cluster:
+    """A client's ranks as dask's cluster objects show them.
+
+    Parameters
+    ----------
+    client : Client
+        Whose ranks.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    @property
+    def workers(self) -> dict[int, dict[str, Any]]:
+        """The ranks in use, by their numbers."""
+        return {each["rank"]: each for each in self.scheduler_info["workers"].values()}
+
+    @property
+    def scheduler_info(self) -> dict[str, Any]:
+        """What `Client.scheduler_info` returns."""
+        return self.client.scheduler_info()
+
+    def close(self, timeout: float | None = None) -> None:
+        """Do what `Client.close` does."""
+        self.client.close()
+
+
+# The client that the next ParallelMap attaches to, if any.
+_KEPT: list[Client] = []
+
+
+def kept_client() -> Client | None:
+    """Return the client that was set up and not closed, None if there is none."""
+    return _KEPT[-1] if _KEPT else None
+
+
+def keep(client: Client) -> None:
+    """Have later runs attach to a client."""
+    _KEPT[:] = [client]
