@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -154,6 +155,35 @@ def test_tasks_run_on_both_nodes(slurm: Slurm, work_dir: Path) -> None:
     with h5py.File(work_dir / "out" / "meet.h5") as container:
         hosts = [container[f"comp_{i}/result_0"].asstr()[...].item() for i in range(n_tasks)]
     assert set(hosts) == {"node1", "node2"}
+
+
+PARALLEL_MAP = """
+import json
+import sys
+
+from acme_mpi import ParallelMap, slurm_cluster_setup
+from mymod import f
+
+client = slurm_cluster_setup(partition="debug", n_workers=4)
+workers = client.scheduler_info()["workers"].values()
+with ParallelMap(f, [2, 4, 6, 8], 4, output_dir="out") as pmap:
+    files = pmap.compute()
+facts = [sorted({each["host"] for each in workers}), len(files), pmap.has_slurm, pmap.n_workers]
+with open(sys.argv[1], "w") as file:
+    json.dump(facts, file)
+"""
+
+
+@pytest.mark.parametrize("command", [["-m", "acme_mpi", "script.py"], ["script.py"]])
+def test_parallel_map_uses_both_nodes(slurm: Slurm, work_dir: Path, command: list[str]) -> None:
+    """In a script that the ranks serve, and in one that every rank runs."""
+    (work_dir / "script.py").write_text(PARALLEL_MAP)
+    ran = slurm.srun("-N2", "-n", "4", sys.executable, *command, "facts.json", cwd=work_dir)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads((work_dir / "facts.json").read_text()) == [["node1", "node2"], 4, True, 4]
+    with h5py.File(work_dir / "out" / "f.h5") as container:
+        results = [container[f"comp_{i}/result_0"][...] for i in range(4)]
+    assert np.ravel(results).tolist() == EXPECTED
 
 
 def test_ranks_that_do_not_find_each_other_are_refused(slurm: Slurm, work_dir: Path) -> None:
