@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from types import TracebackType
 
 import cloudpickle
@@ -32,7 +33,7 @@ def run_here(world: World, call: Call) -> Result | BaseException:
             raised = error.with_traceback(_users_part(error.__traceback__))
     packed = world.bcast(None if raised is None else _packed_exception(raised))
     if packed is not None:
-        return cloudpickle.loads(packed) if raised is None else raised
+        return pickle.loads(packed) if raised is None else raised
     return world.bcast(result)
 
 
@@ -46,9 +47,12 @@ def _users_part(trace: TracebackType | None) -> TracebackType | None:
 
 def _packed_exception(error: BaseException) -> bytes:
     """Return an exception for the other ranks, as it is or at least as what it says."""
-    try:
-        data: bytes = cloudpickle.dumps(error)
-        cloudpickle.loads(data)
-    except Exception:
-        data = cloudpickle.dumps(TaskError(f"{type(error).__name__} on rank 0: {error}"))
-    return data
+    # By reference where that works: all ranks run the same script, and catch its own classes.
+    for dumps in (pickle.dumps, cloudpickle.dumps):
+        try:
+            data: bytes = dumps(error)
+            pickle.loads(data)
+            return data
+        except Exception:
+            continue
+    return pickle.dumps(TaskError(f"{type(error).__name__} on rank 0: {error}"))
