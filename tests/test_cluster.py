@@ -84,6 +84,10 @@ MISTAKES: dict[str, tuple[list[str], dict[str, Any], type[Exception], str]] = {
         SETUPS[1:2], {"worker_extra_args": "--death-timeout"}, TypeError,
         "`worker_extra_args` has to be a list, not <class 'str'>",
     ),
+    "avail_partitions": (
+        SETUPS[1:2], {"partition": "8GB", "avail_partitions": "8GBXS"}, TypeError,
+        "`avail_partitions` has to be a list, not <class 'str'>",
+    ),
     "unknown partition": (
         SETUPS[1:2], {"partition": "8GBXS", "avail_partitions": ["8GBS", "16GBS"],
                       "invalid_partitions": ["16GBS"]}, ValueError,
@@ -556,3 +560,8 @@ class TestRetireWorkers:
     def test_a_negative_number_is_refused(self, client):
         with pytest.raises(InputError, match="`n` has to be an integer between 0 and inf, not -1"):
             client.retire_workers(n=-1)
+
+    def test_workers_and_their_number_together_are_refused(self, client):
+        with pytest.raises(InputError, match="give the workers to retire, or their number `n`"):
+            client.retire_workers([0], n=1)
+        assert client.n_workers == 4

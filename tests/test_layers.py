@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 import subprocess
 import sys
@@ -151,6 +152,14 @@ def test_importing_the_package_does_not_import(module):
     code = f"import sys, acme_mpi; sys.exit({module!r} in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_importing_all_names_hides_no_builtin():
+    names: dict[str, object] = {}
+    exec("from acme_mpi import *", names)
+
+    assert "ParallelMap" in names
+    assert not names.keys() & vars(builtins).keys()
 
 
 @pytest.mark.parametrize("module", ["acme_mpi.runner.child_main", "acme_mpi.script_main"])

@@ -307,6 +307,15 @@ def test_only_what_hdf5_cannot_hold_is_pickled(said):
     assert "That of task 5 was a value of type builtins.set" in warning
 
 
+def test_the_paths_of_pickles_follow_that_of_the_container():
+    pmap = ParallelMap(lambda i: {i} if i == 1 else i, range(3), output_dir="out", payload="rank")
+
+    container, path = pmap.compute()
+
+    assert container == pmap.results_container
+    assert pickle.loads(Path(path).read_bytes()) == [{1}]
+
+
 @pytest.mark.parametrize("keywords", EVERYWHERE)
 @pytest.mark.parametrize("shape", [(None,), (None, 2, 3), (2, None, 3), (2, 3, None)])
 def test_rows_are_stacked_where_none_stands(shape, keywords):
@@ -675,6 +684,20 @@ def test_debugging_shows_the_call_of_compute_and_the_users_frames():
     assert caught.value.__cause__ is None
 
 
+def test_debugging_keeps_the_traceback_of_an_exception_that_is_false():
+    class EmptyError(Exception):
+        def __len__(self) -> int:
+            return 0
+
+    def fail(i: int) -> None:
+        raise EmptyError
+
+    with pytest.raises(EmptyError) as caught:
+        ParallelMap(fail, [0], **MEMORY).compute(debug=True)
+
+    assert caught.traceback[-1].name == "fail"
+
+
 def test_debugging_stops_at_the_first_exception_and_keeps_earlier_results():
     called = []
 
@@ -695,6 +718,19 @@ def test_debugging_leaves_nothing_if_the_first_task_fails(folder):
         ParallelMap(fail_at, [1, 2], {1}).compute(debug=True)
 
     assert list(folder.iterdir()) == []
+
+
+def test_a_run_that_comes_to_nothing_leaves_other_log_files_alone():
+    def fail_at_home(i: int) -> int:
+        return i
+
+    other = ParallelMap(fail_at_home, [1], output_dir="out")
+    other.compute()
+    with pytest.raises(KeyError):
+        ParallelMap(fail_at, [1], {1}, output_dir="out").compute(debug=True)
+
+    assert visible("out") == ["LOG", "fail_at_home.h5", "fail_at_home_payload"]
+    assert Path(str(other.logfile)).exists()
 
 
 def test_a_dry_run_says_what_one_task_has_taken(said):
@@ -876,6 +912,13 @@ def test_a_run_says_what_it_does_and_where_results_are(said):
     assert level == "ANNOUNCE"
     assert end.startswith("SUCCESS!")
     assert end.endswith(f"Results have been saved to {pmap.results_container}")
+
+
+def test_a_run_says_where_results_are_that_the_container_cannot_hold(said):
+    ParallelMap(lambda i: {i}, range(2), output_dir="out").compute()
+
+    end = said()[-1][1]
+    assert end.endswith(f", 2 of them as pickles to {os.path.abspath('out/lambda_payload')}")
 
 
 def test_a_run_in_memory_says_that_it_is_finished(said):
@@ -1082,6 +1125,15 @@ def test_only_directories_with_the_mark_of_a_finished_run_are_removed(folder):
     ParallelMap(*CALL, cleanup_threshold_days=0, **MEMORY)
 
     assert set(folder.iterdir()) == kept | {Path(str(unfinished.output_dir))}
+
+
+def test_the_directory_of_the_new_run_is_not_removed():
+    name = "ACME_20260101-000000-000000"
+    ParallelMap(*CALL, output_dir=name).compute()
+
+    ParallelMap(divmod, [7, 9], 4, output_dir=name, cleanup_threshold_days=0).compute()
+
+    assert visible(name) == ["LOG", "LOG", "divmod.h5", "divmod_payload", "f.h5", "f_payload"]
 
 
 def test_nothing_is_removed_unless_it_is_asked_for(folder):

@@ -341,7 +341,11 @@ class TestMakeRowSpec:
         assert "result_shape" in str(caught.value)
 
     @pytest.mark.parametrize(
-        "dtype", ["nonsense", "U5", "O", "M8[s]", "S3", "f8,i4", 3.5, [("x", "f8")], {"a": 1}]
+        "dtype",
+        [
+            *("nonsense", "U5", "O", "M8[s]", "S3", "f8,i4", "f8,,", 3.5),
+            *([("x", "f8")], {"a": 1}, {"names": ["a"], "formats": []}),
+        ],
     )
     def test_a_wrong_dtype_is_refused(self, dtype):
         with pytest.raises(InputError, match="`result_dtype` has to be"):

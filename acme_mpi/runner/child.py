@@ -148,7 +148,7 @@ class ChildRunner(Runner):
         if not self._is_prepared:
             if self._is_used and self._assignment is not None:
                 # What an earlier run has left in it is no fault of this one.
-                self.send(Kind.TASKS, astuple_shallow(self._assignment))
+                self._send_again()
             elif self._assignment is not None:
                 self._events.append(Unready(f"{message} while the function was loaded"))
             return
@@ -180,9 +180,13 @@ class ChildRunner(Runner):
         self._events.append(Outcome(index, index + 1, [fields]))
 
     def _restart(self) -> None:
+        self._is_prepared = True
+        self._send_again()
+
+    def _send_again(self) -> None:
+        """Give a new child what its predecessor had."""
         pending, self._pending = list(self._pending), deque()
         assert self._assignment is not None
-        self._is_prepared = True
         self.send(Kind.TASKS, astuple_shallow(self._assignment))
         for chunk in pending:
             self.submit(chunk)
