@@ -363,6 +363,7 @@ class TestRunChunk:
 
     def test_results_leave_before_they_grow_too_large(self, monkeypatch):
         monkeypatch.setattr(base, "REPORT_BYTES", 1000)
+        monkeypatch.setattr(base, "CLOCK_NS", 0)
 
         outcomes = self.collect(lambda x: np.zeros(60), [1, 2, 3, 4, 5])
 
