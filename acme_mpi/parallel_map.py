@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import astuple, replace
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from acme_mpi.acme_arguments import ArgumentShape
 from acme_mpi.call import Call, Options, Result
@@ -61,6 +61,17 @@ from acme_mpi.terminal import ask
 logger = logging.getLogger("acme_mpi")
 
 LEVELS = {None: logging.INFO, True: logging.DEBUG, False: logging.WARNING}
+
+
+class _Settled(NamedTuple):
+    """What rank 0 has decided when a ParallelMap is constructed."""
+
+    directory: str | None
+    container: str | None
+    log_file: str | None
+    n_inputs: int
+    spec: tuple[Any, ...] | None
+    is_tried: bool  # one task, before all of them
 
 
 class ParallelMap:
@@ -271,7 +282,7 @@ class ParallelMap:
     def _settle_place(self, cleanup_days: int | None, dryrun: bool) -> bool:
         """Have rank 0 decide where files go, and whether one task is tried first. Collective."""
 
-        def decide(_: list[None]) -> tuple[str, str | None, str | None, int, bool]:
+        def decide(_: list[None]) -> _Settled:
             layout = self._free_layout()
             if cleanup_days is not None:
                 for path in remove_old_runs(os.getcwd(), cleanup_days, layout.directory):
@@ -280,12 +291,18 @@ class ParallelMap:
             container = layout.container if has_container else None
             if dryrun:
                 self._refuse_without_workers()
-            return layout.directory, container, self._log_file(layout), self.n_inputs, dryrun
+            directory, log = layout.directory or None, self._log_file(layout)
+            return _Settled(directory, container, log, self.n_inputs, self._spec_fields(), dryrun)
 
-        place = settle(self._world, None, None, decide)
-        self.output_dir, self.results_container = place[0] or None, place[1]
-        self.logfile, self.n_inputs = place[2:4]
-        return place[4]
+        settled = settle(self._world, None, None, decide)
+        self.output_dir, self.results_container = settled.directory, settled.container
+        self.logfile, self.n_inputs = settled.log_file, settled.n_inputs
+        spec = None if settled.spec is None else RowSpec(*settled.spec)
+        self._form = replace(self._form, spec=spec)
+        return settled.is_tried
+
+    def _spec_fields(self) -> tuple[Any, ...] | None:
+        return None if self._form.spec is None else astuple(self._form.spec)
 
     def _free_layout(self) -> Layout:
         name = function_name(self.func)
@@ -318,15 +335,14 @@ class ParallelMap:
         return self._prefixed(PlaceError(text))
 
     def _options(self) -> Options:
-        spec = self._form.spec
         return Options(
             function_name(self.func),
             self.n_inputs,
             self._form.kind,
             self.output_dir,
-            None if spec is None else astuple(spec),
+            self._spec_fields(),
             workers=self._workers(),
-            may_pickle=self._form.kind in PAYLOADS and spec is None,
+            may_pickle=self._form.kind in PAYLOADS and self._form.spec is None,
             dialect="ParallelMap",
             level=self._level,
             log_file=str(self.logfile or ""),

@@ -96,7 +96,7 @@ def make_row_spec(result_shape: Any, result_dtype: Any) -> RowSpec | None:
     for entry in shape:
         if isinstance(entry, bool) or not isinstance(entry, numbers.Real):
             raise InputError(f"`result_shape` must only contain numerical values, not {entry!r}")
-        if entry != math.inf and (entry < 0 or entry % 1 != 0):
+        if entry != math.inf and (not 0 <= float(entry) < 2**63 or entry % 1 != 0):
             raise InputError(f"`result_shape` must only contain non-negative integers, not {entry}")
     if sum(entry == math.inf for entry in shape) > 1:
         raise InputError("cannot use more than one `np.inf` in `result_shape`")

@@ -78,6 +78,11 @@ def n_inputs():
     return pmap.n_inputs, len(pmap.compute())
 
 
+def shape():
+    pmap = ParallelMap(double, [1, 2], result_shape=(None,) if IS_FIRST else None, **MEMORY)
+    return pmap.result_shape, pmap.compute().tolist()
+
+
 def log_file():
     return ParallelMap(double, [1], logfile="log" if IS_FIRST else "nowhere/log", **MEMORY).logfile
 
@@ -115,6 +120,7 @@ acts = {
     "try first on rank 1": lambda: try_first_on_rank(1),
     "retired": retire_all,
     "inputs": n_inputs,
+    "shape": shape,
     "log": log_file,
     "nested": debug_nested,
     "failure": debug_failure,
@@ -169,6 +175,10 @@ def test_one_task_is_tried_first_if_rank_0_says_so(ranks, rank):
 
 def test_workers_that_rank_0_alone_has_retired_are_retired(ranks):
     assert ranks.same("retired").startswith("<ParallelMap> no active workers found")
+
+
+def test_the_shape_of_results_is_that_of_rank_0(ranks):
+    assert ranks.same("shape") == [[2], [2, 4]]
 
 
 def test_the_number_of_inputs_is_that_of_rank_0(ranks):

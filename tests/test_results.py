@@ -328,6 +328,7 @@ class TestMakeRowSpec:
             ((None, 2j), "must only contain numerical values, not 2j"),
             ((None, -1), "must only contain non-negative integers, not -1"),
             ((None, 1.5), "must only contain non-negative integers, not 1.5"),
+            ((None, 10**30), f"must only contain non-negative integers, not {10**30}"),
             ((None, -math.inf), "must only contain non-negative integers, not -inf"),
             ((None, math.nan), "must only contain non-negative integers, not nan"),
             ((None, math.inf, math.inf), "more than one `np.inf`"),
