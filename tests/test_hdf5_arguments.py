@@ -550,4 +550,4 @@ def test_the_command_line_says_once_that_there_is_no_such_group(mpiexec, group_f
 
     assert ran.returncode == 2
     assert ran.stderr.count("args.h5 has no group '/k'; in its root are: g") == 1
-    assert {path.name for path in group_file.iterdir()} <= {"mymod.py", "args.h5", "args.npz"}
+    assert not list(group_file.glob("ACME_*"))
