@@ -92,6 +92,21 @@ class _Launched:
     lists: dict[str, Any]
     unknown: dict[str, Any]
 
+    @classmethod
+    def on_site(
+        cls,
+        partition: Any,
+        memory: Any,
+        interactive: Any,
+        job_extra: Any,
+        unknown: dict[str, Any],
+        **counts: Any,
+    ) -> _Launched:
+        """Return the keywords that ESI's and CoBIC's functions share."""
+        if counts["cores_per_worker"] is None:
+            del counts["cores_per_worker"]
+        return cls(partition, memory, interactive, counts, {"job_extra": job_extra}, unknown)
+
     def check(self) -> None:
         """Raise InputError for the first wrong value."""
         check_partition(self.partition)
@@ -249,19 +264,13 @@ def esi_cluster_setup(
     InputError
         A keyword has a wrong value.
     """
-    launched = _Launched(
-        partition,
-        mem_per_worker,
-        interactive,
-        {
-            "cores_per_worker": 1 if cores_per_worker is None else cores_per_worker,
-            "n_workers_startup": n_workers_startup,
-            "timeout": timeout,
-            "interactive_wait": interactive_wait,
-            "mem_cushion": mem_cushion,
-        },
-        {"job_extra": job_extra},
-        kwargs,
+    launched = _Launched.on_site(
+        *(partition, mem_per_worker, interactive, job_extra, kwargs),
+        cores_per_worker=cores_per_worker,
+        n_workers_startup=n_workers_startup,
+        timeout=timeout,
+        interactive_wait=interactive_wait,
+        mem_cushion=mem_cushion,
     )
     return _set_up_slurm("esi_cluster_setup", n_workers, start_client, launched)
 
@@ -289,19 +298,13 @@ def bic_cluster_setup(
     InputError
         A keyword has a wrong value.
     """
-    launched = _Launched(
-        partition,
-        mem_per_worker,
-        interactive,
-        {
-            "cores_per_worker": 1 if cores_per_worker is None else cores_per_worker,
-            "n_workers_startup": n_workers_startup,
-            "timeout": timeout,
-            "interactive_wait": interactive_wait,
-            "mem_cushion": mem_cushion,
-        },
-        {"job_extra": job_extra},
-        kwargs,
+    launched = _Launched.on_site(
+        *(partition, mem_per_worker, interactive, job_extra, kwargs),
+        cores_per_worker=cores_per_worker,
+        n_workers_startup=n_workers_startup,
+        timeout=timeout,
+        interactive_wait=interactive_wait,
+        mem_cushion=mem_cushion,
     )
     return _set_up_slurm("bic_cluster_setup", n_workers, start_client, launched)
 

@@ -353,7 +353,7 @@ def _unwrap(label: str, keyword: str | None, value: Any) -> Argument | None:
     refusal = f"argument {label!r} cannot be split along axis {axis}: it is {shape_text(inner)}"
     try:
         array = np.asarray(inner)
-    except (TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{refusal}; {error}") from None
     if not isinstance(axis, numbers.Integral) or not -array.ndim <= axis < array.ndim:
         raise InputError(refusal)
