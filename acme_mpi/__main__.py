@@ -83,8 +83,8 @@ def _with_ranks(options: Any, scripts: Sequence[str], launched_rank: int) -> int
         if world.is_master and world.size == 1 and launched_rank == 0:
             _suggest_launcher()
         if options.script:
-            defaults, level = Options("", 0, bar=options.bar), _level_asked_for(options)
-            status = serve_script(world, [*options.script, *scripts], defaults, level)
+            defaults = Options("", 0, bar=options.bar, level=_level_asked_for(options))
+            status = serve_script(world, [*options.script, *scripts], defaults)
         else:
             _run_command(world, options)
     except KeyboardInterrupt:

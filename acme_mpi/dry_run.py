@@ -16,6 +16,8 @@ from acme_mpi.runner.measure import N_FIGURES, Measured
 from acme_mpi.submit import pack, submit
 from acme_mpi.tasks import TaskSet
 
+logger = logging.getLogger("acme_mpi")
+
 # Bytes of HDF5's own per result, measured with results of one scalar: a file with its link; a group
 # with its link; a group.
 OVERHEAD = {"computation": 2300, "rank": 700, "single_file": 500, "pickle": 0, "memory": 0}
@@ -222,5 +224,5 @@ def dry_run(
         call.error = error
     index = world.bcast(index)
     if world.is_master and call.error is None:
-        logging.getLogger("acme_mpi").info("%s", announce(options.name, index))
+        logger.info("%s", announce(options.name, index))
     return forecast(submit(world, call), index, options, size)

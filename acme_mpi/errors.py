@@ -154,8 +154,7 @@ def summarize(
             lines.append(f"    reproduce: {reproduce.format(index=group[0].index)}")
         elif group[0].call:
             lines.append(f"    reproduce: {group[0].call}")
-    if where and n_tasks > len(failures):
-        lines.append(f"  The other {n_tasks - len(failures)} results are in {where}")
+    lines += _where_others_are(len(failures), n_tasks, where)
     return "\n".join(lines)
 
 
@@ -178,11 +177,15 @@ def report(failures: Sequence[Failure], n_tasks: int, where: str = "", log: str 
     for group in list(_group(failures).values())[:N_TRACEBACKS]:
         lines.append(f"  {group[0]}")
         lines += [f"    {line}" for line in group[0].traceback.rstrip().splitlines()]
-    if where and n_tasks > len(failures):
-        lines.append(f"  The other {n_tasks - len(failures)} results are in {where}")
+    lines += _where_others_are(len(failures), n_tasks, where)
     if log:
         lines.append(f"  Log file: {log}")
     return "\n".join(lines)
+
+
+def _where_others_are(n_failed: int, n_tasks: int, where: str) -> list[str]:
+    is_any = bool(where) and n_tasks > n_failed
+    return [f"  The other {n_tasks - n_failed} results are in {where}"] if is_any else []
 
 
 def _group(failures: Iterable[Failure]) -> dict[tuple[str, str, str], list[Failure]]:

@@ -45,11 +45,11 @@ from acme_mpi.storage import Layout
 from acme_mpi.storage.folders import choose_layout, refuse_unmakeable, remove_old_runs
 from acme_mpi.submit import (
     callers,
+    finish,
     generations_below_launcher,
     job_ranks,
     pack,
     submit,
-    values_of,
 )
 from acme_mpi.tasks import (
     TaskSet,
@@ -440,17 +440,12 @@ class ParallelMap:
             )
 
     def _finish(self, result: Result) -> Any:
-        options = result.options
-        is_in_memory = options.kind == "memory"
-        results = values_of(result.stored, options) if is_in_memory else result.stored.paths
-        error = result.error(results)
-        if isinstance(error, TaskError):
+        try:
+            return finish(result)
+        except TaskError as error:
             where, log = result.stored.where, str(self.logfile or "")
-            text = report(error.failures, options.n_tasks, where, log)
-            raise TaskError(text, error.failures, results)
-        if error is not None:
-            raise error
-        return results
+            text = report(error.failures, result.options.n_tasks, where, log)
+            raise TaskError(text, error.failures, error.results) from None
 
     def cleanup(self) -> None:
         """End the use of the ranks as `stop_client` says; `with` does it at its end."""

@@ -26,7 +26,7 @@ from acme_mpi.runner.process import Child
 from acme_mpi.storage import Stored
 
 
-def serve_script(world: World, command: Sequence[str], defaults: Options, level: int | None) -> int:
+def serve_script(world: World, command: Sequence[str], defaults: Options) -> int:
     """Run a script on rank 0 and serve its calls on all ranks. Collective.
 
     Parameters
@@ -36,9 +36,7 @@ def serve_script(world: World, command: Sequence[str], defaults: Options, level:
     command : sequence of str
         The script's path, or ``-m`` and a module's name, then its own arguments.
     defaults : Options
-        The command line's settings for every call (`bar` and `level` are taken, if given).
-    level : int or None
-        Least level of the messages that the command line asks for.
+        The command line's `bar` and `level` for every call that has none of its own.
 
     Returns
     -------
@@ -54,8 +52,8 @@ def serve_script(world: World, command: Sequence[str], defaults: Options, level:
     # The script decides what an interrupt means. A handler, as children would inherit SIG_IGN.
     signal.signal(signal.SIGINT, lambda number, frame: None)
     try:
-        _tell(child, Kind.HELLO, (ranks, level, is_launched()))
-        _converse(world, child, replace(defaults, level=level))
+        _tell(child, Kind.HELLO, (ranks, defaults.level, is_launched()))
+        _converse(world, child, defaults)
         world.bcast("end")
     except BaseException:
         child.kill()  # it would wait for an answer for ever

@@ -104,8 +104,8 @@ class Worker:
         except StoreError as error:
             self._lose_storage(str(error))
             return
-        found = [each for each in (self.unstorable, outcome.content.unstorable) if each]
-        self.unstorable = min(found, default=None)
+        if (found := outcome.content.unstorable) is not None:
+            self.unstorable = min(found, self.unstorable or found)
         for fields in outcome.failures:
             self.failures.append(self._failure(fields))
         chunk = next(chunk for chunk in self._chunks if outcome.start in chunk.tasks)

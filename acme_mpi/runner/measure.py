@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from acme_mpi.results import ResultError, RowSpec, to_parts, to_row
+from acme_mpi.results import Encoder, RowSpec, is_pickle, parts_of
 from acme_mpi.runner.base import pickle_result
 
 # What `Measured` returns: elapsed seconds, peak memory of this process and memory of its agent in
@@ -53,18 +53,21 @@ class Measured:
         return np.array([elapsed_s, peak, agent, self._n_bytes(value)], float)
 
     def _n_bytes(self, value: Any) -> int:
-        if self.spec is not None:
-            spec = RowSpec(*self.spec)
-            several = isinstance(value, tuple) and len(value) > 0
-            rest = to_parts(value[1:]) if several and len(value) > 1 else []
-            return sum(map(_size, [to_row(value[0] if several else value, spec), *rest]))
-        if self.form == "hdf5":
-            try:
-                return sum(map(_size, to_parts(value)))
-            except ResultError:
-                if not self.may_pickle:
-                    raise
-        return len(pickle_result(value))
+        """Return the size of the result as the run's own encoder would pass it on."""
+        spec = None if self.spec is None else RowSpec(*self.spec)
+        encoder = Encoder(
+            spec,
+            in_memory=False,
+            to_pickle=pickle_result,
+            as_pickles=self.form != "hdf5",
+            may_pickle=self.may_pickle,
+        )
+        encoder.add(0, value)
+        content = encoder.take()
+        n_bytes = 0 if content.rows is None else content.rows.nbytes
+        for parts in content.parts or []:
+            n_bytes += len(parts) if is_pickle(parts) else sum(map(_size, parts_of(parts)))
+        return n_bytes
 
 
 def _size(part: Any) -> int:
