@@ -13,6 +13,7 @@ from acme_mpi.call import Call, Options, Result
 from acme_mpi.comm import World
 from acme_mpi.errors import InputError, TaskError
 from acme_mpi.runner.measure import N_FIGURES, Measured
+from acme_mpi.runner.memory import size_text
 from acme_mpi.submit import pack, submit
 from acme_mpi.tasks import TaskSet
 
@@ -82,8 +83,8 @@ class Forecast:
             f"Dry-run completed. Elapsed time is {self.elapsed_s:f} seconds, estimated memory "
             f"consumption was {self.peak_bytes / 1e6:3.2f} MB.",
             f"All {self.n_tasks} calls on {self.n_workers} worker(s) would take "
-            f"{_duration_text(self.wall_s)}; {_size_text(self.stored_bytes)} {where}; "
-            f"{_size_text(self.rank_bytes)} of memory per rank.",
+            f"{_duration_text(self.wall_s)}; {size_text(self.stored_bytes)} {where}; "
+            f"{size_text(self.rank_bytes)} of memory per rank.",
         ]
 
 
@@ -95,13 +96,6 @@ def _duration_text(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"about {hours} h {minutes:02} min" if hours else f"about {minutes} min {rest:02} s"
-
-
-def _size_text(n_bytes: float) -> str:
-    if n_bytes < 1000:
-        return f"{n_bytes:.0f} bytes"
-    power = min(4, int(math.log10(n_bytes * 1.00005) // 3))  # 999 990 bytes are 1.0 MB
-    return f"{n_bytes / 1000**power:.1f} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
 
 
 def announce(name: str, index: int) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from acme_mpi.results import Encoder, RowSpec, is_pickle, parts_of
 from acme_mpi.runner.base import pickle_result
+from acme_mpi.runner.memory import forget_peak, peak_bytes, status_bytes
 
 # What `Measured` returns: elapsed seconds, peak memory of this process and memory of its agent in
 # bytes, bytes of the result.
@@ -44,12 +45,12 @@ class Measured:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return (N_FIGURES,) ndarray of float64."""
-        _forget_peak()
+        forget_peak()
         start_s = time.perf_counter()
         value = self.func(*args, **kwargs)
         elapsed_s = time.perf_counter() - start_s
-        peak = _memory(os.getpid(), "VmHWM")
-        agent = _memory(os.getppid(), "VmRSS") if self.has_agent else 0
+        peak = peak_bytes()
+        agent = status_bytes(os.getppid(), "VmRSS") if self.has_agent else 0
         return np.array([elapsed_s, peak, agent, self._n_bytes(value)], float)
 
     def _n_bytes(self, value: Any) -> int:
@@ -76,24 +77,3 @@ def _size(part: Any) -> int:
     if part.dtype.kind == "O":
         return sum(len(text.encode()) + 16 for text in part.flat)
     return int(part.nbytes)
-
-
-def _forget_peak() -> None:
-    """Let the peak memory of this process start again, as far as the kernel allows it."""
-    try:
-        with open("/proc/self/clear_refs", "w") as file:  # proc(5): 5 resets VmHWM
-            file.write("5")
-    except OSError:
-        pass
-
-
-def _memory(pid: int, field: str) -> int:
-    """Return a figure of a process's memory in bytes, 0 if it cannot be had."""
-    try:
-        with open(f"/proc/{pid}/status") as file:
-            for line in file:
-                if line.startswith(field):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 0
