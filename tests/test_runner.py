@@ -343,6 +343,24 @@ class TestContract:
 
         assert values_by_index(outcomes) == {0: 1, 1: 2, 2: 3}
 
+    def test_outcomes_say_when_their_first_task_began(self, runner):
+        before_s = time.time()
+        outcomes = self.run(runner, lambda x: time.time(), [1, 2], chunks=[range(1), range(1, 2)])
+
+        began_s = list(values_by_index(outcomes).values())
+        starts_s = [outcome.start_s for outcome in outcomes]
+        assert before_s <= starts_s[0] <= began_s[0] <= starts_s[1] <= began_s[1]
+
+    def test_the_peak_of_memory_is_that_of_the_tasks_of_an_outcome(self, runner):
+        def f(mb):
+            np.ones(mb * 125_000)
+
+        outcomes = self.run(runner, f, [1, 200, 1], chunks=[range(k, k + 1) for k in range(3)])
+
+        before, large, after = (outcome.peak_bytes for outcome in outcomes)
+        assert large > before + 150e6
+        assert large > after + 150e6
+
 
 class TestRunChunk:
     """The loop that both runners share."""
@@ -383,6 +401,58 @@ class TestRunChunk:
 
         assert seen == [3, 4, 5]
         assert words[0] == -1
+
+
+class TestSlowTasks:
+    """Which tasks an outcome lists with their times."""
+
+    START_S = 1_000_000.0
+
+    @pytest.fixture
+    def run(self, monkeypatch):
+        """Return a function that calls tasks of given durations in ms; negative: they fail."""
+        now_ns = 5_000_000_000
+
+        def f(duration_ms):
+            nonlocal now_ns
+            now_ns += round(abs(duration_ms) * 1e6)
+            if duration_ms < 0:
+                raise ValueError
+
+        def run(durations_ms):
+            tasks = distribute(f, [durations_ms], {})
+            chunk = range(len(durations_ms))
+            outcomes = list(run_chunk(f, "f", tasks, Encoder(None, False), chunk, [-1, 0, 0]))
+            return [entry for outcome in outcomes for entry in outcome.slow]
+
+        monkeypatch.setattr(base.time, "monotonic_ns", lambda: now_ns)
+        monkeypatch.setattr(base.time, "time", lambda: self.START_S + now_ns / 1e9 - 5)
+        return run
+
+    def test_tasks_are_listed_from_ten_milliseconds_on(self, run):
+        assert run([9.9, 10, 3, 45]) == [
+            (1, 1, pytest.approx(self.START_S + 0.0099), pytest.approx(0.01)),
+            (3, 1, pytest.approx(self.START_S + 0.0229), pytest.approx(0.045)),
+        ]
+
+    def test_tasks_that_fail_are_listed_too(self, run):
+        assert run([1, -20]) == [(1, 1, pytest.approx(self.START_S + 0.001), 0.02)]
+
+    def test_tasks_that_share_a_look_at_the_clock_are_listed_together(self, run, monkeypatch):
+        monkeypatch.setattr(base, "CLOCK_NS", 10**9)
+
+        # The blocks are 1, 2 and 4 tasks long.
+        assert run([0.1, 0.1, 0.1, 4, 4, 4, 4, 1]) == [
+            (3, 4, pytest.approx(self.START_S + 0.0003), pytest.approx(0.016))
+        ]
+
+    def test_times_go_on_after_results_have_left(self, run, monkeypatch):
+        monkeypatch.setattr(base, "REPORT_NS", -1)
+
+        assert run([20, 30]) == [
+            (0, 1, self.START_S, 0.02),
+            (1, 1, pytest.approx(self.START_S + 0.02), 0.03),
+        ]
 
 
 class NastyError(Exception):

@@ -20,11 +20,13 @@ import numpy as np
 
 from acme_mpi.results import Content, Encoder, Place, ResultError, RowSpec
 from acme_mpi.runner.hdf5_arguments import reduce_hdf5
+from acme_mpi.runner.memory import forget_peak, peak_bytes
 from acme_mpi.tasks import TaskSet
 
 REPORT_NS = 50_000_000  # results leave the runner at least this often between two tasks
 REPORT_BYTES = 8 * 1024 * 1024
 CLOCK_NS = 200_000  # the start of a task is known this well
+SLOW_NS = 10_000_000  # tasks from here on are listed with their times
 
 INSTALLED = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 
@@ -52,6 +54,14 @@ class Outcome:
         The results of all other tasks of the range, in index order.
     busy_ns : int
         Time from the first call to the last return, in nanoseconds.
+    start_s : float
+        Unix time of the first call in seconds.
+    peak_bytes : int
+        Peak resident memory of the process that called the tasks, meanwhile; 0 if unknown.
+    slow : list of (int, int, float, float)
+        First task, number of tasks, Unix time of the start and duration, both in seconds, of what
+        took `SLOW_NS` or longer, failed or not. Several tasks stand together where short ones
+        shared a look at the clock.
     """
 
     start: int
@@ -59,6 +69,9 @@ class Outcome:
     failures: list[FailureFields] = field(default_factory=list)
     content: Content = field(default_factory=Content)
     busy_ns: int = 0
+    start_s: float = 0.0
+    peak_bytes: int = 0
+    slow: list[tuple[int, int, float, float]] = field(default_factory=list)
 
     def succeeded(self) -> list[range]:
         """Return the tasks that have a result, as runs of consecutive indices."""
@@ -239,9 +252,9 @@ def run_chunk(
     swallow : tuple of exception types
         What a task may raise without ending this process.
     """
-    start, failures = chunk.start, list[FailureFields]()
     add, clock = encoder.add, time.monotonic_ns
-    begin_ns = now_ns = clock()
+    outcome, begin_ns = _begin(chunk.start), clock()
+    now_ns = begin_ns
     calls = tasks.calls(chunk.start, chunk.stop)
     index, n_between = chunk.start, 1
     while index < chunk.stop:
@@ -257,23 +270,41 @@ def run_chunk(
                 try:
                     add(index, func(*args, **kwargs))
                 except swallow as error:
-                    failures.append(describe_failure(error, index, name, tasks))
+                    outcome.failures.append(describe_failure(error, index, name, tasks))
             index = block.stop
         except swallow as error:
             if index + 1 not in block:
                 raise
-            failures.append(describe_failure(error, index + 1, name, None))
+            outcome.failures.append(describe_failure(error, index + 1, name, None))
             index += 2
             calls = tasks.calls(index, chunk.stop)
         now_ns = clock()
+        if now_ns - block_ns >= SLOW_NS:
+            start_s = outcome.start_s + (block_ns - begin_ns) / 1e9
+            n_called = index - block.start
+            outcome.slow.append((block.start, n_called, start_s, (now_ns - block_ns) / 1e9))
         n_between = max(1, min(2 * len(block), CLOCK_NS * len(block) // (now_ns - block_ns + 1)))
         if now_ns - begin_ns > REPORT_NS or encoder.n_bytes > REPORT_BYTES:
             words[0] = -1
-            yield Outcome(start, index, failures, encoder.take(), now_ns - begin_ns)
-            start, failures, begin_ns = index, [], clock()
+            yield _end(outcome, index, encoder.take(), now_ns - begin_ns)
+            outcome, begin_ns = _begin(index), clock()
+            now_ns = begin_ns
     words[0] = -1
-    if start < chunk.stop:
-        yield Outcome(start, chunk.stop, failures, encoder.take(), now_ns - begin_ns)
+    if outcome.start < index:
+        yield _end(outcome, index, encoder.take(), now_ns - begin_ns)
+
+
+def _begin(start: int) -> Outcome:
+    """Return the outcome of tasks that are about to be called."""
+    forget_peak()
+    return Outcome(start, start, start_s=time.time())
+
+
+def _end(outcome: Outcome, stop: int, content: Content, busy_ns: int) -> Outcome:
+    """Complete the outcome of tasks that have been called."""
+    outcome.stop, outcome.content, outcome.busy_ns = stop, content, busy_ns
+    outcome.peak_bytes = peak_bytes()
+    return outcome
 
 
 def describe_failure(

@@ -46,7 +46,9 @@ class Kind(IntEnum):
     UNREADY = 18  # it cannot be loaded: (number of the assignment, reason)
     LOADED = 19  # result of LOAD: dict of `prepare_command`
     PLACE = 20  # where shall this array go: (index, k, shape, dtype)
-    OUTCOME = 21  # results of some tasks: (start, stop, failures, busy_ns, fields of a `Content`)
+    # Results of some tasks: start, stop, failures, busy_ns, start_s, peak_bytes and slow of an
+    # `Outcome`, then the fields of its `Content`.
+    OUTCOME = 21
     SHOWN = 22  # the values are printed
     FORGOTTEN = 23  # function and arguments are dropped
     CALL = 24  # a script has a call: (number, fields of a `Call`)

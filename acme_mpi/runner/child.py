@@ -118,8 +118,10 @@ class ChildRunner(Runner):
             index, k, shape, dtype = content
             self._events.append(PlaceRequest(index, k, tuple(shape), dtype))
         elif kind == Kind.OUTCOME:
-            start, stop, failures, busy_ns, *parts = content
-            self._finish(Outcome(start, stop, failures, Content(*parts), busy_ns))
+            start, stop, failures, busy_ns, start_s, peak, slow, *parts = content
+            self._finish(
+                Outcome(start, stop, failures, Content(*parts), busy_ns, start_s, peak, slow)
+            )
         else:
             self.other_messages.append((kind, content))
 

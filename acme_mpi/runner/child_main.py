@@ -156,6 +156,7 @@ class Server:
                 Kind.OUTCOME,
                 (
                     *(outcome.start, outcome.stop, outcome.failures, outcome.busy_ns),
+                    *(outcome.start_s, outcome.peak_bytes, outcome.slow),
                     *(content.rows, content.placed, content.parts),
                     *(content.values, content.buffers, content.unstorable),
                 ),
