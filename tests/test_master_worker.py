@@ -110,6 +110,9 @@ class ScriptedRunner(Runner):
     def forget(self) -> None:
         """Nothing was prepared."""
 
+    def drain(self) -> None:
+        raise AssertionError("drained by nobody")
+
     def poll(self) -> list[Any]:
         assert not self.is_stopped
         script = self.script

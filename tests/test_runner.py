@@ -29,6 +29,7 @@ from acme_mpi.runner.base import (
     Outcome,
     PlaceRequest,
     Ready,
+    Returned,
     Runner,
     Unready,
     describe_failure,
@@ -369,7 +370,7 @@ class TestRunChunk:
         tasks = distribute(func, args, {})
         encoder = Encoder(spec, False)
         chunk = range(tasks.n_tasks) if chunk is None else chunk
-        return list(run_chunk(func, "f", tasks, encoder, chunk, [-1, 0]))
+        return list(run_chunk(func, "f", tasks, encoder, chunk, [-1, 0, 0]))
 
     def test_results_leave_after_every_task_that_takes_longer_than_the_bound(self, monkeypatch):
         monkeypatch.setattr(base, "REPORT_NS", -1)
@@ -391,7 +392,7 @@ class TestRunChunk:
         assert [(o.start, o.stop) for o in self.collect(lambda x: x, range(100))] == [(0, 100)]
 
     def test_the_running_task_is_visible_during_the_call_and_none_afterwards(self):
-        words, seen = [-1, 0], []
+        words, seen = [-1, 0, 0], []
 
         def f(x):
             seen.append(words[0])
@@ -453,6 +454,115 @@ class TestSlowTasks:
             (0, 1, self.START_S, 0.02),
             (1, 1, pytest.approx(self.START_S + 0.02), 0.03),
         ]
+
+
+def events_of_tasks(runner: Runner, chunks: list[range]) -> list[Outcome | Returned]:
+    """Return what becomes of the tasks of `chunks`, which were submitted before."""
+    events, n_left = list[Any](), sum(map(len, chunks))
+    for event in events_of(runner):
+        if isinstance(event, (Outcome, Returned)):
+            events.append(event)
+            n_left -= event.stop - event.start
+            if n_left <= 0:
+                break
+    return events
+
+
+CHUNKS = [range(4), range(4, 6), range(6, 7)]
+REST = [Returned(1, 4), Returned(4, 6), Returned(6, 7)]  # after task 0 has run
+
+
+class TestDrain:
+    """After the wish to drain nothing new is started, and all that was not started comes back."""
+
+    @pytest.fixture
+    def hold(self, tmp_path) -> Iterator[Callable[[Callable[[], Any]], None]]:
+        """Return a function that calls another one while task 0 runs, held by its `path`."""
+        path = tmp_path / "hold"
+        os.mkfifo(path)
+
+        def hold(meanwhile):
+            with open(path, "w"):  # as soon as the task opens it
+                meanwhile()
+
+        hold.path = path
+        return hold
+
+    def start(self, runner, path, end=lambda: None):
+        def f(x):
+            if x == 0:
+                path.read_text()
+                end()
+            return x
+
+        runner.prepare(make_assignment(f, list(range(7))))
+        for chunk in CHUNKS:
+            runner.submit(chunk)
+
+    def test_the_running_task_ends_and_the_others_come_back(self, lasting_child, hold):
+        self.start(lasting_child, hold.path)
+        hold(lasting_child.drain)
+
+        outcome, *rest = events_of_tasks(lasting_child, CHUNKS)
+
+        assert values_by_index([outcome]) == {0: 0}
+        assert rest == REST
+
+    def test_an_inline_task_ends_and_the_others_come_back(self):
+        runner = InlineRunner(lambda x: runner.drain())
+        runner.prepare(make_assignment(lambda x: x, list(range(7))))
+        for chunk in CHUNKS:
+            runner.submit(chunk)
+
+        outcome, *rest = events_of_tasks(runner, CHUNKS)
+
+        assert (outcome.start, outcome.stop) == (0, 1)
+        assert rest == REST
+
+    def test_chunks_that_are_submitted_afterwards_come_back(self, runner):
+        runner.prepare(make_assignment(lambda x: x, list(range(7))))
+        runner.drain()
+        for chunk in CHUNKS:
+            runner.submit(chunk)
+
+        assert events_of_tasks(runner, CHUNKS) == [Returned(0, 4), *REST[1:]]
+
+    def test_the_next_run_calls_its_tasks(self, runner):
+        runner.prepare(make_assignment(lambda x: x, [1, 2]))
+        runner.drain()
+        runner.submit(range(2))
+        assert events_of_tasks(runner, [range(2)]) == [Returned(0, 2)]
+
+        runner.prepare(make_assignment(lambda x: -x, [1, 2]))
+
+        assert values_by_index(run_tasks(runner, [range(2)])) == {0: -1, 1: -2}
+
+    def test_if_the_running_task_crashes_it_fails_and_the_others_come_back(
+        self, start_runner, hold
+    ):
+        """Its child has no successor: that would have nothing to do."""
+        runner = start_runner()
+        self.start(runner, hold.path, lambda: os._exit(3))
+        hold(runner.drain)
+
+        outcome, *rest = events_of_tasks(runner, CHUNKS)
+
+        assert [failure["type"] for failure in outcome.failures] == ["exit"]
+        assert rest == REST
+        assert runner.pid == 0
+        runner.submit(range(5, 7))
+        assert runner.poll() == [Returned(5, 7)]
+
+    def test_a_child_that_dies_before_it_has_started_a_task_costs_nothing(self, start_runner):
+        runner = start_runner()
+        runner.prepare(make_assignment(lambda x: x, list(range(7))))
+        first_event(runner)
+        os.kill(runner.pid, signal.SIGSTOP)
+        runner.drain()
+        runner.submit(range(1))
+        os.kill(runner.pid, signal.SIGKILL)
+
+        assert events_of_tasks(runner, [range(1)]) == [Returned(0, 1)]
 
 
 class NastyError(Exception):

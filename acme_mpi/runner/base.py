@@ -27,6 +27,8 @@ REPORT_NS = 50_000_000  # results leave the runner at least this often between t
 REPORT_BYTES = 8 * 1024 * 1024
 CLOCK_NS = 200_000  # the start of a task is known this well
 SLOW_NS = 10_000_000  # tasks from here on are listed with their times
+DRAIN = 2  # number of the word by which the agent wishes that no further task is started
+N_WORDS = 3
 
 INSTALLED = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 
@@ -168,8 +170,19 @@ class Runner(ABC):
         """Queue the tasks of `chunk`; never waits."""
 
     @abstractmethod
+    def drain(self) -> None:
+        """Start no further task until the next `prepare`; never waits.
+
+        What runs goes on to its end. What was submitted and is not started, or is submitted from
+        now on, comes back as `Returned`, in order with the outcomes.
+        """
+
+    @abstractmethod
     def poll(self) -> list[Any]:
-        """Return what has happened: `Ready`, `Unready`, `PlaceRequest`, `Outcome` objects."""
+        """Return what has happened.
+
+        That is `Ready`, `Unready`, `PlaceRequest`, `Outcome` and `Returned` objects.
+        """
 
     @abstractmethod
     def descriptors(self) -> list[int]:
@@ -207,6 +220,20 @@ class Unready:
 
 
 @dataclass
+class Returned:
+    """Tasks that come back, as the runner is drained: they have not been called.
+
+    Attributes
+    ----------
+    start, stop : int
+        Half-open range of task indices, the end of one chunk.
+    """
+
+    start: int
+    stop: int
+
+
+@dataclass
 class PlaceRequest:
     """A runner asks where to write a large array.
 
@@ -233,7 +260,9 @@ def run_chunk(
     words: Any,
     swallow: tuple[type[BaseException], ...] = (BaseException,),
 ) -> Iterator[Outcome]:
-    """Call the tasks of one chunk and yield their outcomes, the last at the chunk's end.
+    """Call the tasks of one chunk and yield their outcomes.
+
+    They reach to the end of the chunk, or less far if the agent wishes it.
 
     Parameters
     ----------
@@ -246,9 +275,10 @@ def run_chunk(
     chunk : range
         Indices of the tasks.
     words : memoryview
-        At least two signed 64-bit words that the agent sees: the index of the
-        running task (-1: none)
-        and its start in nanoseconds of `time.monotonic_ns`.
+        `N_WORDS` signed 64-bit words that the agent sees: the index of the running task (-1:
+        none); its start in nanoseconds of `time.monotonic_ns`, or that of the tasks that share a
+        look at the clock with it; and, written by the agent, whether no further task is to be
+        started (`DRAIN`).
     swallow : tuple of exception types
         What a task may raise without ending this process.
     """
@@ -257,7 +287,7 @@ def run_chunk(
     now_ns = begin_ns
     calls = tasks.calls(chunk.start, chunk.stop)
     index, n_between = chunk.start, 1
-    while index < chunk.stop:
+    while index < chunk.stop and not words[DRAIN]:
         # Tasks of a few microseconds share one look at the clock.
         block = range(index, min(index + n_between, chunk.stop))
         words[1] = block_ns = now_ns

@@ -54,6 +54,7 @@ class Kind(IntEnum):
     CALL = 24  # a script has a call: (number, fields of a `Call`)
     RELEASE = 25  # a script needs no runners for now: (number, None)
     CANCEL = 26  # the script no longer waits for its answer
+    RETURNED = 27  # the rest of a chunk, which was not started: (start, stop)
 
 
 class _PlainUnpickler(pickle.Unpickler):

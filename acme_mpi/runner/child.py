@@ -11,10 +11,12 @@ from typing import Any
 
 from acme_mpi.results import Content
 from acme_mpi.runner.base import (
+    DRAIN,
     Assignment,
     Outcome,
     PlaceRequest,
     Ready,
+    Returned,
     Runner,
     Unready,
 )
@@ -45,6 +47,7 @@ class ChildRunner(Runner):
         self._pending: deque[range] = deque()  # submitted, not yet reported; oldest first
         self._events: deque[Any] = deque()
         self._is_prepared = False
+        self._is_draining = False
         self._holds_files = False  # arguments that the child has opened
         self._is_used = False  # the child has called functions of an earlier run
         self._n_assignments = 0
@@ -58,14 +61,17 @@ class ChildRunner(Runner):
         self._assignment = replace(assignment, number=self._n_assignments)
         self._pending.clear()
         self._events.clear()
-        self._is_prepared = False
+        self._is_prepared = self._is_draining = False
         self._n_idle_deaths = 0
+        if self._child is not None:
+            self._child.words[DRAIN] = 0
         self.send(Kind.TASKS, astuple_shallow(self._assignment))
 
     def send(self, kind: Kind, content: Any) -> None:
         """Send a message to the child; a child that is gone is noticed by `poll`."""
         if self._child is None:
             self._child = Child("acme_mpi.runner.child_main", n_threads=self._n_threads)
+            self._child.words[DRAIN] = self._is_draining
             self._is_used = False
         with contextlib.suppress(BrokenPipeError, ConnectionError):
             self._child.channel.send(kind, content)
@@ -73,7 +79,16 @@ class ChildRunner(Runner):
     def submit(self, chunk: range) -> None:
         """Queue the tasks of `chunk` in the child."""
         self._pending.append(chunk)
-        self.send(Kind.CHUNK, (chunk.start, chunk.stop))
+        if self._is_draining and self._child is None:
+            self._return_all()
+        else:
+            self.send(Kind.CHUNK, (chunk.start, chunk.stop))
+
+    def drain(self) -> None:
+        """Have the child start no further task; a child that dies now is not replaced."""
+        self._is_draining = True
+        if self._child is not None:
+            self._child.words[DRAIN] = 1
 
     def descriptors(self) -> list[int]:
         """Return the channel and the child's process descriptor."""
@@ -122,8 +137,16 @@ class ChildRunner(Runner):
             self._finish(
                 Outcome(start, stop, failures, Content(*parts), busy_ns, start_s, peak, slow)
             )
+        elif kind == Kind.RETURNED:
+            self._take_back(*content)
         else:
             self.other_messages.append((kind, content))
+
+    def _take_back(self, start: int, stop: int) -> None:
+        if not self._pending or self._pending[0] != range(start, stop):
+            raise ValueError(f"tasks come back that are not left: {start}")
+        self._pending.popleft()
+        self._events.append(Returned(start, stop))
 
     def _finish(self, outcome: Outcome) -> None:
         chunk = self._pending[0] if self._pending else range(0)
@@ -162,6 +185,8 @@ class ChildRunner(Runner):
                 return
         elif misdeed is None and index in running:
             self._charge(running, index, kind, message)
+        elif self._is_draining:
+            self._pending.appendleft(running)  # nothing is tried again now
         elif len(running) == 1:
             self._charge(running, running.start, kind, message)
         else:
@@ -182,8 +207,16 @@ class ChildRunner(Runner):
         self._events.append(Outcome(index, index + 1, [fields]))
 
     def _restart(self) -> None:
+        if self._is_draining:
+            self._return_all()
+            return
         self._is_prepared = True
         self._send_again()
+
+    def _return_all(self) -> None:
+        """Give back what no child has any more."""
+        self._events.extend(Returned(chunk.start, chunk.stop) for chunk in self._pending)
+        self._pending.clear()
 
     def _send_again(self) -> None:
         """Give a new child what its predecessor had."""

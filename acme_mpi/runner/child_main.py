@@ -149,6 +149,7 @@ class Server:
     def _call(self, chunk: range) -> None:
         assert self._run is not None
         func, name, tasks, encoder = self._run
+        done = chunk.start
         for outcome in run_chunk(func, name, tasks, encoder, chunk, self._words):
             content = outcome.content
             flush_standard_streams()
@@ -161,6 +162,9 @@ class Server:
                     *(content.values, content.buffers, content.unstorable),
                 ),
             )
+            done = outcome.stop
+        if done < chunk.stop:
+            self._channel.send(Kind.RETURNED, (done, chunk.stop))
 
     def _place(
         self, index: int, k: int, shape: tuple[int, ...], dtype: str

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from acme_mpi.runner.base import (
+    DRAIN,
+    N_WORDS,
     Assignment,
     Outcome,
     Ready,
+    Returned,
     Runner,
     Unready,
     enter_caller,
@@ -44,13 +47,15 @@ class InlineRunner(Runner):
         self._own, self._own_tasks, self._swallow = func, tasks, swallow
         self._chunks: deque[range] = deque()
         self._running: Iterator[Outcome] | None = None
+        self._left = range(0)  # of the chunk that runs
         self._start: Ready | Unready | None = None
-        self._words = [-1, 0]
+        self._words = [-1] + [0] * (N_WORDS - 1)
 
     def prepare(self, assignment: Assignment) -> None:
         """Load the arguments at once."""
         self._encoder = make_encoder(assignment)
         self._start = Ready()
+        self._words[DRAIN] = 0
         try:
             self._tasks: TaskSet = self._own_tasks or load_object(
                 assignment.tasks, assignment.buffers
@@ -67,24 +72,29 @@ class InlineRunner(Runner):
         """Queue a chunk."""
         self._chunks.append(chunk)
 
+    def drain(self) -> None:
+        """Call no further task; a task may ask for that, too."""
+        self._words[DRAIN] = 1
+
     def poll(self) -> list[Any]:
         """Call tasks for about 50 ms and return their outcome."""
         if self._start is not None:
             start, self._start = self._start, None
             return [start]
         if self._running is None and self._chunks:
-            chunk = self._chunks.popleft()
+            self._left = self._chunks.popleft()
             self._running = run_chunk(
-                self._func, self._name, self._tasks, self._encoder, chunk, self._words,
+                self._func, self._name, self._tasks, self._encoder, self._left, self._words,
                 swallow=self._swallow,
             )  # fmt: skip
         if self._running is None:
             return []
         outcome = next(self._running, None)
-        if outcome is None:
-            self._running = None
-            return self.poll()
-        return [outcome]
+        if outcome is not None:
+            self._left = range(outcome.stop, self._left.stop)
+            return [outcome]
+        self._running = None
+        return [Returned(self._left.start, self._left.stop)] if self._left else self.poll()
 
     def descriptors(self) -> list[int]:
         """Return nothing to select on."""
