@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import io
-import linecache
 import os
 import pickle
 import sys
-import sysconfig
 import time
 import traceback
 from abc import ABC, abstractmethod
@@ -19,6 +17,7 @@ import cloudpickle
 import numpy as np
 
 from acme_mpi.results import Content, Encoder, Place, ResultError, RowSpec
+from acme_mpi.runner.frames import innermost_line, user_frames
 from acme_mpi.runner.hdf5_arguments import reduce_hdf5
 from acme_mpi.runner.memory import forget_peak, peak_bytes
 from acme_mpi.tasks import TaskSet
@@ -29,8 +28,6 @@ CLOCK_NS = 200_000  # the start of a task is known this well
 SLOW_NS = 10_000_000  # tasks from here on are listed with their times
 DRAIN = 2  # number of the word by which the agent wishes that no further task is started
 N_WORDS = 3
-
-INSTALLED = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 
 FailureFields = dict[str, Any]
 
@@ -342,7 +339,7 @@ def describe_failure(
 ) -> FailureFields:
     """Return the fields of a `Failure`; never raises, whatever the exception does."""
     frames = user_frames(error)
-    location = _location(frames)
+    location = innermost_line(frames)
     if isinstance(error, SystemExit):
         kind, message = "exit", f"the function called sys.exit({_text(error.code, repr)})"
     elif isinstance(error, MediumError):
@@ -366,29 +363,6 @@ def describe_failure(
         "traceback": "".join([*lines, f"{kind}: {message}\n"]) if frames else "",
         "call": call,
     }
-
-
-def _location(frames: list[traceback.FrameSummary]) -> str:
-    """Return the innermost line of the user's own, if there is one outside installed packages."""
-    own = [frame for frame in frames if not frame.filename.startswith(INSTALLED)]
-    innermost = (own or frames)[-1:]
-    return f"{innermost[0].filename}:{innermost[0].lineno}" if innermost else ""
-
-
-def user_frames(error: BaseException) -> list[traceback.FrameSummary]:
-    """Return the frames of the traceback without those of this package."""
-    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    try:
-        linecache.checkcache()
-        frames = traceback.extract_tb(error.__traceback__)
-    except Exception:
-        return []
-    return [
-        frame
-        for frame in frames
-        # Compiled modules name sources that are not there.
-        if not frame.filename.startswith(own + os.sep) and not frame.filename.endswith(".pyx")
-    ]
 
 
 def _text(value: Any, convert: Callable[[Any], str] = str) -> str:

@@ -21,7 +21,8 @@ from typing import Any
 
 from acme_mpi.errors import InputError
 from acme_mpi.runner.argument_files import load_arguments
-from acme_mpi.runner.base import dump_object, load_object, user_frames
+from acme_mpi.runner.base import dump_object, load_object
+from acme_mpi.runner.frames import user_frames
 from acme_mpi.runner.measure import Measured
 from acme_mpi.tasks import (
     PerTask,

@@ -1,0 +1,40 @@
+"""Which frames of a stack are the user's."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sysconfig
+import traceback
+
+INSTALLED = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+def is_own(filename: str) -> bool:
+    """Tell whether a file is one of this package."""
+    return filename.startswith(_OWN)
+
+
+def user_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Return the frames of the traceback without those of this package."""
+    try:
+        linecache.checkcache()
+        frames = traceback.extract_tb(error.__traceback__)
+    except Exception:
+        return []
+    # Compiled modules name sources that are not there.
+    return [f for f in frames if not is_own(f.filename) and not f.filename.endswith(".pyx")]
+
+
+def innermost_line(frames: list[traceback.FrameSummary]) -> str:
+    """Return the innermost ``file:line`` of the user's own, outside installed packages if any is.
+
+    Parameters
+    ----------
+    frames : list of FrameSummary
+        The innermost is the last.
+    """
+    own = [frame for frame in frames if not frame.filename.startswith(INSTALLED)]
+    innermost = (own or frames)[-1:]
+    return f"{innermost[0].filename}:{innermost[0].lineno}" if innermost else ""
