@@ -69,13 +69,14 @@ class Failure:
         The task's index in [0, n_tasks).
     type : str
         Name of the exception's class, or ``"killed"``, ``"exit"``, ``"protocol"`` where the runner
-        itself ended.
+        itself ended, or ``"timeout"``, ``"memory"`` where the task was over a limit.
     message : str
-        The exception's text, or what ended the runner (signal or exit code).
+        The exception's text, or what ended the runner (signal or exit code), or the limit.
     location : str
         ``file:line`` of the innermost frame of the user's code, else ``""``.
     traceback : str
-        The formatted traceback as it was in the runner, else ``""``.
+        The formatted traceback as it was in the runner, or where the task was when it was stopped,
+        else ``""``.
     call : str
         The call as text, long values shortened.
     host, rank : str, int

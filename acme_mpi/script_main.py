@@ -16,12 +16,13 @@ from acme_mpi.script import connect
 
 def main() -> None:
     """Run the script; its calls go to the agent."""
-    channel_fd, lifeline, page = (int(text) for text in sys.argv[1:4])
+    channel_fd, lifeline, page, stack = (int(text) for text in sys.argv[1:5])
     arm_lifeline(lifeline, whole_group=False)
     os.close(page)
+    os.close(stack)
     os.set_inheritable(channel_fd, False)
     connect(Channel.from_descriptor(channel_fd))
-    command = sys.argv[4:]
+    command = sys.argv[5:]
     sys.excepthook = print_without_own_frames
     if command[0] == "-m":
         sys.argv[:] = command[1:]

@@ -174,6 +174,38 @@ class Runner(ABC):
         now on, comes back as `Returned`, in order with the outcomes.
         """
 
+    def limit(self, seconds: float, n_bytes: int) -> None:
+        """Set what a task may take, until the next call or `prepare`; 0 stands for no limit.
+
+        A task that takes more fails, with the type ``"timeout"`` or ``"memory"``. What the agent
+        itself calls cannot be stopped.
+
+        Parameters
+        ----------
+        seconds : float
+            Wall time.
+        n_bytes : int
+            Memory of the process that calls the task, and of those that it has started, without
+            what they share with others.
+        """
+        return None
+
+    @property
+    def look_s(self) -> float | None:
+        """Longest time in seconds between two calls of `look`; None: it need not be called."""
+        return None
+
+    def look(self) -> None:
+        """See to it that the running task keeps its limits; `poll` tells if it does not."""
+        return None
+
+    def running(self) -> tuple[int, float] | None:
+        """Return the task that runs and for how many seconds this was seen by calls of this.
+
+        None if none does, or if the agent itself calls tasks.
+        """
+        return None
+
     @abstractmethod
     def poll(self) -> list[Any]:
         """Return what has happened.

@@ -21,7 +21,9 @@ from acme_mpi.runner.base import (
     Unready,
 )
 from acme_mpi.runner.channel import ChannelError, Kind
-from acme_mpi.runner.process import Child, ending_text
+from acme_mpi.runner.guard import Guard
+from acme_mpi.runner.limits import Limits
+from acme_mpi.runner.process import Child, Ending
 
 MAX_IDLE_DEATHS = 3
 DYING_S = 0.5
@@ -42,7 +44,7 @@ class ChildRunner(Runner):
 
     def __init__(self, n_threads: int = 1) -> None:
         self._n_threads = n_threads
-        self._child: Child | None = Child("acme_mpi.runner.child_main", n_threads=n_threads)
+        self._limits = Limits()
         self._assignment: Assignment | None = None
         self._pending: deque[range] = deque()  # submitted, not yet reported; oldest first
         self._events: deque[Any] = deque()
@@ -53,6 +55,15 @@ class ChildRunner(Runner):
         self._n_assignments = 0
         self._n_idle_deaths = 0
         self.other_messages: deque[tuple[Kind, Any]] = deque()
+        self._start_child()
+
+    def _start_child(self) -> Child:
+        child = Child("acme_mpi.runner.child_main", n_threads=self._n_threads)
+        self._child: Child | None = child
+        self._guard = Guard(child)  # outlives it
+        child.words[DRAIN] = self._is_draining
+        self._is_used = False
+        return child
 
     def prepare(self, assignment: Assignment) -> None:
         """Send function and arguments to the child."""
@@ -63,18 +74,16 @@ class ChildRunner(Runner):
         self._events.clear()
         self._is_prepared = self._is_draining = False
         self._n_idle_deaths = 0
+        self._limits = Limits()
         if self._child is not None:
             self._child.words[DRAIN] = 0
         self.send(Kind.TASKS, astuple_shallow(self._assignment))
 
     def send(self, kind: Kind, content: Any) -> None:
         """Send a message to the child; a child that is gone is noticed by `poll`."""
-        if self._child is None:
-            self._child = Child("acme_mpi.runner.child_main", n_threads=self._n_threads)
-            self._child.words[DRAIN] = self._is_draining
-            self._is_used = False
+        child = self._child or self._start_child()
         with contextlib.suppress(BrokenPipeError, ConnectionError):
-            self._child.channel.send(kind, content)
+            child.channel.send(kind, content)
 
     def submit(self, chunk: range) -> None:
         """Queue the tasks of `chunk` in the child."""
@@ -90,15 +99,41 @@ class ChildRunner(Runner):
         if self._child is not None:
             self._child.words[DRAIN] = 1
 
+    def limit(self, seconds: float, n_bytes: int) -> None:
+        """Set what a task may take; see `Runner`."""
+        if self.look_s is None:
+            self._guard.begin_looks()
+        self._limits = Limits(seconds, n_bytes)
+
+    @property
+    def look_s(self) -> float | None:
+        """Longest time in seconds between two calls of `look`."""
+        return self._limits.look_s
+
+    def look(self) -> None:
+        """Kill the child if its task is over a limit; `poll` then fails that task alone."""
+        if self._child is not None:
+            self._guard.look(self._limits)
+
+    def running(self) -> tuple[int, float] | None:
+        """Return the task that runs and for how many seconds this was seen."""
+        return None if self._child is None else self._guard.running()
+
     def descriptors(self) -> list[int]:
         """Return the channel and the child's process descriptor."""
         child = self._child
-        return [] if child is None else [child.channel.fileno(), child.pidfd]
+        if child is None:
+            return []
+        return [child.pidfd] if self._guard.sentence else [child.channel.fileno(), child.pidfd]
 
     def poll(self) -> list[Any]:
         """Return what the child has said since the last call."""
         while self._child is not None:
             ended = self._child.has_ended()
+            if self._guard.sentence is not None:
+                if ended:
+                    self._bury(None)
+                break
             try:
                 message = self._child.channel.receive(wait=False)
                 if message is not None:
@@ -156,55 +191,59 @@ class ChildRunner(Runner):
         if outcome.stop < chunk.stop:
             self._pending.appendleft(range(outcome.stop, chunk.stop))
         self._n_idle_deaths = 0
+        self._guard.note_memory(outcome.peak_bytes)
         self._events.append(outcome)
 
     def _bury(self, misdeed: str | None) -> None:
         """Replace the dead (or misbehaving) child and fail the task it was running."""
         assert self._child is not None
-        index = self._child.words[0]
-        self._child.channel.close()
-        status = self._child.kill()
-        self._child = None
-        kind, message = ending_text(status)
-        if misdeed is None and status == 0 and index < 0:
-            misdeed = "lost its channel (closed descriptors?)"
-        if misdeed is not None:
-            kind, message = "protocol", f"the process that ran the task {misdeed}"
+        child, self._child = self._child, None
+        index, ending = self._guard.ending(child.kill(), misdeed)
         if not self._is_prepared:
-            if self._is_used and self._assignment is not None:
-                # What an earlier run has left in it is no fault of this one.
-                self._send_again()
-            elif self._assignment is not None:
-                self._events.append(Unready(f"{message} while the function was loaded"))
+            self._prepare_again(ending)
+        elif self._fail(index, ending):
+            self._restart()
+        else:
+            self._events.append(Unready(f"{ending.message}, again and again, between two tasks"))
+
+    def _prepare_again(self, ending: Ending) -> None:
+        """Replace a child that has died before it was ready, if an earlier run may be to blame."""
+        if self._assignment is None:
             return
+        if self._is_used:
+            self._send_again()
+        else:
+            self._events.append(Unready(f"{ending.message} while the function was loaded"))
+
+    def _fail(self, index: int, ending: Ending) -> bool:
+        """Fail the task that a dead child was running; return whether to go on."""
         running = self._pending.popleft() if self._pending else range(0)
         if not running:
             self._n_idle_deaths += 1
-            if self._n_idle_deaths > MAX_IDLE_DEATHS:
-                self._events.append(Unready(f"{message}, again and again, between two tasks"))
-                return
-        elif misdeed is None and index in running:
-            self._charge(running, index, kind, message)
+        elif index in running:
+            self._charge(running, index, ending)
         elif self._is_draining:
             self._pending.appendleft(running)  # nothing is tried again now
         elif len(running) == 1:
-            self._charge(running, running.start, kind, message)
+            self._charge(running, running.start, ending)
         else:
             # Which task of the chunk it was is not known: what a task has done to its process
             # may show only later. Halving the chunk finds it.
             middle = running.start + len(running) // 2
             self._pending.extendleft([range(middle, running.stop), range(running.start, middle)])
-        self._restart()
+        return self._n_idle_deaths <= MAX_IDLE_DEATHS
 
-    def _charge(self, running: range, index: int, kind: str, message: str) -> None:
+    def _charge(self, running: range, index: int, ending: Ending) -> None:
         """Fail one task of the oldest chunk and put the others back."""
         if index + 1 < running.stop:
             self._pending.appendleft(range(index + 1, running.stop))
         # The tasks before it had returned, but their results died with the child.
         if running.start < index:
             self._pending.appendleft(range(running.start, index))
-        fields = {"index": index, "type": kind, "message": message}
-        self._events.append(Outcome(index, index + 1, [fields]))
+        outcome = Outcome(index, index + 1, [{"index": index, **ending._asdict()}])
+        outcome.start_s = self._guard.task_start_s
+        outcome.peak_bytes = self._guard.task_peak_bytes
+        self._events.append(outcome)
 
     def _restart(self) -> None:
         if self._is_draining:
@@ -228,6 +267,7 @@ class ChildRunner(Runner):
 
     def answer(self, site: tuple[str, int] | None) -> None:
         """Tell the child where its array goes."""
+        self._guard.note_answer()
         self.send(Kind.SITE, site)
 
     def forget(self) -> None:

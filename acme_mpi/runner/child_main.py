@@ -26,6 +26,7 @@ from acme_mpi.runner.base import (
 from acme_mpi.runner.channel import Channel, Kind
 from acme_mpi.runner.hdf5_arguments import has_opened
 from acme_mpi.runner.process import arm_lifeline
+from acme_mpi.runner.stack import show_stack_on_demand
 from acme_mpi.tasks import TaskSet, function_name
 
 IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -33,9 +34,10 @@ IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2
 
 def main() -> None:
     """Serve the agent until it closes the channel or goes."""
-    channel_fd, lifeline, page = (int(text) for text in sys.argv[1:4])
+    channel_fd, lifeline, page, stack = (int(text) for text in sys.argv[1:5])
     arm_lifeline(lifeline, whole_group=True)
     leave_signals_to_the_agent()
+    show_stack_on_demand(stack)
     volunteer_for_the_oom_killer()
     words = memoryview(mmap.mmap(page, mmap.PAGESIZE)).cast("q")
     os.close(page)

@@ -12,8 +12,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from acme_mpi.runner.channel import Channel
+from acme_mpi.runner.stack import ask_for_stack
 
 # A child that imports mpi4py must get a world of its own instead of the agent's place.
 LAUNCHER_PREFIXES = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_STEP")
@@ -42,7 +44,7 @@ def child_environment(n_threads: int) -> dict[str, str]:
 
 
 class Child:
-    """A Python child with a channel, a shared page, and a lifeline.
+    """A Python child with a channel, a shared page, a file for its stack, and a lifeline.
 
     The lifeline is a pipe whose only write end is here. When this process goes, however it goes,
     the kernel kills the child and all that the child has started.
@@ -50,7 +52,8 @@ class Child:
     Parameters
     ----------
     module : str
-        Its ``main`` finds the descriptors of channel, lifeline and page as the first arguments.
+        Its ``main`` finds the descriptors of channel, lifeline, page and stack as the first
+        arguments.
     arguments : sequence of str
         Further arguments.
     n_threads : int
@@ -70,11 +73,12 @@ class Child:
         self.channel, remote = Channel.pair()
         lifeline, self._lifeline = os.pipe2(os.O_CLOEXEC)
         page = os.memfd_create("acme_mpi_page", os.MFD_CLOEXEC)
+        self._stack = os.memfd_create("acme_mpi_stack", os.MFD_CLOEXEC)
         try:
             os.ftruncate(page, mmap.PAGESIZE)
             self.words = memoryview(mmap.mmap(page, mmap.PAGESIZE)).cast("q")
             self.words[0] = -1
-            inherited = (remote.fileno(), lifeline, page)
+            inherited = (remote.fileno(), lifeline, page, self._stack)
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-P", "-c", _BOOT.format(module=module), _ROOT),
@@ -88,6 +92,7 @@ class Child:
             )
         except OSError:
             os.close(self._lifeline)
+            os.close(self._stack)
             raise
         finally:
             remote.close()
@@ -106,19 +111,31 @@ class Child:
         """Tell whether the child is gone, or goes within `wait_s` seconds."""
         return bool(select.select([self.pidfd], [], [], wait_s)[0])
 
-    def kill(self) -> int:
-        """Kill the child and all its processes, free everything, and return its wait status.
+    def has_news(self) -> bool:
+        """Tell whether there is something to read, or the child is gone."""
+        return bool(select.select([self.channel.fileno(), self.pidfd], [], [], 0)[0])
 
-        The status is that of `subprocess`: an exit code, or minus the signal.
-        """
+    def stack(self) -> str:
+        """Return the stacks of the child's threads, see `ask_for_stack`."""
+        return ask_for_stack(self.pidfd, self._stack)
+
+    def send_kill(self) -> None:
+        """Kill the child and all its processes; does not wait for that."""
         if self._has_group:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
         else:
             self._process.kill()
+
+    def kill(self) -> int:
+        """Kill the child and all its processes, free everything, and return its wait status.
+
+        The status is that of `subprocess`: an exit code, or minus the signal.
+        """
+        self.send_kill()
         status = self._process.wait()
-        os.close(self.pidfd)
-        os.close(self._lifeline)
+        for descriptor in (self.pidfd, self._lifeline, self._stack):
+            os.close(descriptor)
         self.channel.close()
         return status
 
@@ -147,8 +164,25 @@ def arm_lifeline(descriptor: int, whole_group: bool) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def ending_text(status: int) -> tuple[str, str]:
-    """Return (kind, message) for a runner that ended with `status` during a task."""
+class Ending(NamedTuple):
+    """What is told of the task that a runner was running when it ended: fields of a `Failure`."""
+
+    type: str
+    message: str
+    traceback: str = ""
+    location: str = ""
+
+
+def ending_text(status: int, remark: str = "") -> Ending:
+    """Return what is told of a task whose runner ended with `status`.
+
+    Parameters
+    ----------
+    status : int
+        As of `subprocess`.
+    remark : str
+        Added to the words for a runner that was killed from outside.
+    """
     if status < 0:
         try:
             name = signal.Signals(-status).name
@@ -156,10 +190,11 @@ def ending_text(status: int) -> tuple[str, str]:
             name = f"signal {-status}"
         reason = {
             "SIGSEGV": "a segmentation fault",
-            "SIGKILL": "killed from outside, probably out of memory",
+            "SIGKILL": f"killed from outside, probably out of memory{remark}",
             "SIGABRT": "aborted",
             "SIGBUS": "a bus error",
             "SIGFPE": "an arithmetic fault",
         }.get(name, "killed")
-        return "killed", f"the process that ran the task ended by {name} ({reason})"
-    return "exit", f"the process that ran the task ended with exit code {status} (os._exit?)"
+        return Ending("killed", f"the process that ran the task ended by {name} ({reason})")
+    message = f"the process that ran the task ended with exit code {status} (os._exit?)"
+    return Ending("exit", message)

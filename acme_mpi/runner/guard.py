@@ -1,0 +1,129 @@
+"""What the agent knows of its runner's process: what it does, and what it dies of."""
+
+from __future__ import annotations
+
+import signal
+import time
+from dataclasses import dataclass
+
+from acme_mpi.runner.footprint import Footprint
+from acme_mpi.runner.limits import Limits
+from acme_mpi.runner.memory import size_text, status_bytes
+from acme_mpi.runner.process import Child, Ending, ending_text
+from acme_mpi.runner.stack import read_stack
+from acme_mpi.runner.watch import Watch
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """Why a child is being killed.
+
+    Attributes
+    ----------
+    index : int
+        The task that is over a limit.
+    ending : Ending
+        What is told of it.
+    peak_bytes : int
+        Peak memory of the child while the task ran.
+    """
+
+    index: int
+    ending: Ending
+    peak_bytes: int
+
+
+class Guard:
+    """Watches one child, and kills it if its task is over a limit.
+
+    Parameters
+    ----------
+    child : Child
+        May be dead.
+
+    Attributes
+    ----------
+    sentence : Sentence or None
+        Why the child is being killed. What it has said since counts no more: the signal that asks
+        for its stack may have ended what the task was waiting for.
+    """
+
+    def __init__(self, child: Child) -> None:
+        self._child = child
+        self._watch = Watch(child.words)
+        self._footprint = Footprint(child.pid)
+        self.sentence: Sentence | None = None
+        self._seen_bytes = 0
+
+    def running(self) -> tuple[int, float] | None:
+        """Return the task that runs and for how many seconds that has been seen."""
+        return self._watch.running()
+
+    def begin_looks(self) -> None:
+        """Note that there are limits from now on."""
+        self._watch.begin_looks()
+
+    def look(self, limits: Limits) -> None:
+        """Kill the child if its task is over a limit; does not wait for its end."""
+        task = self._watch.look()
+        if task is None or self.sentence is not None:
+            return
+        found = limits.breach(task[1], self._footprint)
+        self.note_memory(self._footprint.last_bytes)
+        # What it has said comes first: it may wait for an answer, or have ended.
+        if found is not None and not self._child.has_news():
+            self._condemn(task[0], *found)
+
+    def _condemn(self, index: int, kind: str, message: str) -> None:
+        text, location = read_stack(self._child.stack())
+        ending = Ending(kind, message, text, location)
+        self.sentence = Sentence(index, ending, status_bytes(self._child.pid, "VmHWM"))
+        self._child.send_kill()
+
+    def note_memory(self, n_bytes: int) -> None:
+        """Remember that the child was seen with so much memory."""
+        self._seen_bytes = max(self._seen_bytes, n_bytes)
+
+    def note_answer(self) -> None:
+        """Give the task that has waited for an answer its time anew."""
+        self._watch.restart()
+
+    def ending(self, status: int, misdeed: str | None) -> tuple[int, Ending]:
+        """Return the task that the child was running when it ended, and what is told of it.
+
+        Parameters
+        ----------
+        status : int
+            As of `Child.kill`.
+        misdeed : str or None
+            What it was killed for if not for a limit.
+
+        Returns
+        -------
+        index : int
+            -1: none, as far as is known.
+        ending : Ending
+        """
+        if self.sentence is not None:
+            return self.sentence.index, self.sentence.ending
+        index: int = self._child.words[0]
+        if misdeed is None and status == 0 and index < 0:
+            misdeed = "lost its channel (closed descriptors?)"
+        if misdeed is not None:
+            # It may have happened long before it was seen.
+            return -1, Ending("protocol", f"the process that ran the task {misdeed}")
+        return index, ending_text(status, self._remark() if status == -signal.SIGKILL else "")
+
+    def _remark(self) -> str:
+        return f"; last seen with {size_text(self._seen_bytes)}" if self._seen_bytes else ""
+
+    @property
+    def task_start_s(self) -> float:
+        """Unix time of the start of the latest task, as well as the runner knew it; 0: of none."""
+        start_ns = self._child.words[1]
+        return time.time() - (time.monotonic_ns() - start_ns) / 1e9 if start_ns else 0.0
+
+    @property
+    def task_peak_bytes(self) -> int:
+        """Peak memory of the child while its last task ran; 0 if it was not killed for that."""
+        return self.sentence.peak_bytes if self.sentence is not None else 0
