@@ -33,6 +33,8 @@ from acme_mpi.runner.footprint import Footprint
 from acme_mpi.runner.guard import Guard
 from acme_mpi.runner.inline import InlineRunner
 from acme_mpi.runner.limits import Limits
+from acme_mpi.runner.oom import oom_kills, oom_remark
+from acme_mpi.runner.process import Ending, ending_text
 from acme_mpi.runner.stack import STACK_SIGNAL, read_stack
 from acme_mpi.runner.watch import STOPPED_S, Watch
 
@@ -595,7 +597,83 @@ class TestStack:
         assert signal.getsignal(STACK_SIGNAL) == signal.SIG_DFL
 
 
+VERSION_1 = "9:name=systemd:/\n4:cpu,memory:/slurm/job_1/step_0\n0::/\n"
+VERSION_2 = "0::/system.slice/job_1/step_0\n"
+
+
 class TestOutOfMemory:
+    @pytest.fixture
+    def count(self, tmp_path) -> Callable[[str, dict[str, int | str]], int | None]:
+        """Return a function that counts kills where some files of control groups exist."""
+
+        def count(membership, counters):
+            (tmp_path / "cgroup").write_text(membership)
+            for name, value in counters.items():
+                path = tmp_path / "mount" / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(f"low 0\noom 7\noom_kill {value}\nunder_oom 9\n")
+            return oom_kills(str(tmp_path / "cgroup"), str(tmp_path / "mount"))
+
+        return count
+
+    @pytest.mark.parametrize(
+        ("membership", "counters", "n_kills"),
+        [
+            (VERSION_2, {"system.slice/job_1/step_0/memory.events": 3}, 3),
+            (VERSION_2, {"unified/system.slice/job_1/step_0/memory.events": 3}, 3),
+            (VERSION_1, {"memory/slurm/job_1/step_0/memory.oom_control": 2}, 2),
+            (VERSION_1, {"memory/memory.oom_control": 5}, 5),
+            (
+                VERSION_1,
+                {"memory/memory.oom_control": 5, "memory/slurm/job_1/step_0/memory.oom_control": 2},
+                2,
+            ),
+            (VERSION_2, {"memory.events": 4}, 4),
+            (VERSION_2, {}, None),
+            ("", {"memory.events": 4}, None),
+        ],
+    )
+    def test_the_count_is_that_of_the_group_or_of_its_container(
+        self, count, membership, counters, n_kills
+    ):
+        assert count(membership, counters) == n_kills
+
+    def test_without_control_groups_there_is_no_count(self, tmp_path):
+        assert oom_kills(str(tmp_path / "missing"), str(tmp_path)) is None
+
+    @pytest.mark.parametrize(
+        ("before", "now", "text"),
+        [
+            (None, 3, ""),
+            (3, None, ""),
+            (3, 4, ": the kernel has killed 1 process(es) of this cgroup for it meanwhile"),
+            (3, 3, ", although the kernel has counted no such kill in this cgroup"),
+        ],
+    )
+    def test_what_two_counts_say(self, before, now, text):
+        assert oom_remark(before, now) == text
+        assert ending_text(-signal.SIGKILL, oom_remark(before, now)) == Ending(
+            "killed",
+            "the process that ran the task ended by SIGKILL (killed from outside, probably out of "
+            f"memory{text})",
+        )
+
+    @pytest.mark.parametrize(
+        ("n_kills", "fact"), [(4, "has killed 1 process(es)"), (3, "counted no such kill")]
+    )
+    def test_a_runner_that_was_killed_tells_what_is_known(self, monkeypatch, n_kills, fact):
+        monkeypatch.setattr(guard, "oom_kills", iter([3, n_kills, 3]).__next__)
+        runner = ChildRunner()
+        try:
+            (outcome,) = run(runner, lambda x: os.kill(os.getpid(), signal.SIGKILL), [range(1)])
+        finally:
+            runner.stop()
+
+        (failure,) = outcome.failures
+        assert failure["type"] == "killed"
+        assert "killed from outside, probably out of memory" in failure["message"]
+        assert fact in failure["message"]
+
     def test_a_runner_that_was_killed_tells_its_last_known_memory(self, runner):
         def f(x):
             if x:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from acme_mpi.runner.footprint import Footprint
 from acme_mpi.runner.limits import Limits
 from acme_mpi.runner.memory import size_text, status_bytes
+from acme_mpi.runner.oom import oom_kills, oom_remark
 from acme_mpi.runner.process import Child, Ending, ending_text
 from acme_mpi.runner.stack import read_stack
 from acme_mpi.runner.watch import Watch
@@ -52,6 +53,7 @@ class Guard:
         self._child = child
         self._watch = Watch(child.words)
         self._footprint = Footprint(child.pid)
+        self._oom_kills = oom_kills()
         self.sentence: Sentence | None = None
         self._seen_bytes = 0
 
@@ -115,7 +117,8 @@ class Guard:
         return index, ending_text(status, self._remark() if status == -signal.SIGKILL else "")
 
     def _remark(self) -> str:
-        return f"; last seen with {size_text(self._seen_bytes)}" if self._seen_bytes else ""
+        seen = f"; last seen with {size_text(self._seen_bytes)}" if self._seen_bytes else ""
+        return oom_remark(self._oom_kills, oom_kills()) + seen
 
     @property
     def task_start_s(self) -> float:
