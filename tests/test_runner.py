@@ -35,6 +35,7 @@ from acme_mpi.runner.base import (
     describe_failure,
     dump_object,
     load_object,
+    pickle_given,
     run_chunk,
 )
 from acme_mpi.runner.child import ChildRunner
@@ -53,7 +54,7 @@ def make_assignment(func, *args, spec=None, in_memory=True, can_place=False, **k
     tasks = distribute(func, args, kwargs)
     data, buffers = dump_object(tasks)
     return Assignment(
-        cloudpickle.dumps(func),
+        pickle_given(func),
         np.array(data),
         [np.array(each) for each in buffers],
         list(sys.path),

@@ -11,6 +11,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from types import CodeType
 from typing import Any
 
 import cloudpickle
@@ -458,8 +459,20 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Pickle what users give: open HDF5 files by their names, all else as cloudpickle does."""
 
     def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, CodeType):
+            return self._reduce_code(value)
         reduced = reduce_hdf5(value)
         return super().reducer_override(value) if reduced is None else reduced
+
+
+    def _reduce_code(self, code: CodeType) -> Any:
+        """Keep the name of the file, for tracebacks; cloudpickle 3.1.3 and later leave it out."""
+        rebuild, fields = self.dispatch_table[CodeType](code)
+        return rebuild, tuple(code.co_filename if _is_left_out(f) else f for f in fields)
+
+
+def _is_left_out(field: Any) -> bool:
+    return isinstance(field, str) and field == "<dynamic-code>"
 
 
 def pickle_given(value: Any, take: Callable[[pickle.PickleBuffer], bool] | None = None) -> bytes:
