@@ -23,6 +23,7 @@ EXCEPTIONS = {
     ("results", "errors"),
     ("storage", "runner"),  # outcomes of tasks are what a store writes
     ("storage", "journal"),
+    ("rules", "errors"),
     ("worker", "master"),  # the kinds of reports
 }
 
@@ -138,7 +139,11 @@ def test_h5py_is_imported_by_storage_and_for_arguments_alone():
 
 
 @pytest.mark.parametrize(
-    "layer", ["tasks", "schedule", "results", "acme_arguments", "keywords", "errors"]
+    "layer",
+    [
+        *("tasks", "schedule", "durations", "rules", "results", "errors"),
+        *("acme_arguments", "keywords"),
+    ],
 )
 def test_the_bottom_layer_opens_no_files_and_knows_no_processes(layer):
     foreign = {"os", "subprocess", "socket", "signal", "multiprocessing", "pathlib", "h5py"}

@@ -1,0 +1,255 @@
+"""The rules by which a run deals with trouble: failed, crashed, slow and greedy tasks."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from acme_mpi.errors import InputError, InputTypeError
+
+_UNIT_S = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+_PREFIXES = "KMGTP"
+
+_NUMBER = r"(\d+\.?\d*|\.\d+)"
+_WITH_UNITS = re.compile("".join(rf"(?:{_NUMBER}{unit})?" for unit in _UNIT_S))
+_CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+)")
+_DAYS_AND_CLOCK = re.compile(r"(\d+)-(\d+)(?::(\d+))?(?::(\d+))?")
+_PERCENT = re.compile(rf"{_NUMBER}%")
+_BYTES = re.compile(rf"{_NUMBER}\s*(?:([{_PREFIXES}])(?:I?B)?|B)?")
+_HALT = re.compile(rf"(soon|now),fail=(?:(\d+)|{_NUMBER}%)")
+
+_DURATIONS = "seconds (90), '90s', '30m', '2h', '1d', '1h30m', or '[D-]HH:MM:SS'"
+_SIZES = "bytes (a whole number), '512K', '1500M' or '2G'"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a run deals with trouble; ``acme_mpi.map(f, x, rules=Rules(timeout="5m"))``.
+
+    The values stay as they were given, plain numbers and strings; the properties say what they
+    mean.
+
+    Parameters
+    ----------
+    retries : int
+        How often a task is called again that raised, or exceeded `timeout` or `memory`; >= 0.
+    crash_limit : int
+        After how many deaths of its runner (a signal, ``os._exit``) a task is given up; >= 1.
+    halt : str or None
+        When the run stops because tasks fail, in GNU parallel's words: ``"soon,fail=3"`` starts no
+        more tasks once three have failed for good, ``"now,fail=1"`` ends the running ones, too,
+        ``"soon,fail=10%"`` waits for a tenth of all tasks of the run. None: it never stops.
+    timeout : float or str or None
+        How long one call of a task may take, in any form of `parse_duration`; or a percentage
+        > 100 of the median duration of the tasks that have finished, ``"300%"``. None: any time.
+    memory : int or str or None
+        What a runner may use while it calls a task, in any form of `parse_bytes`. None: anything.
+    time_limit : float or str or None
+        How long the whole run may take, in any form of `parse_duration`. None: as long as the job.
+
+    Raises
+    ------
+    InputTypeError
+        A value has the wrong type.
+    InputError
+        A value is out of range, or a text says nothing.
+
+    References
+    ----------
+    O. Tange, manual page of GNU parallel, ``--halt`` and ``--timeout``.
+    """
+
+    retries: int = 0
+    crash_limit: int = 1
+    halt: str | None = None
+    timeout: float | str | None = None
+    memory: int | str | None = None
+    time_limit: float | str | None = None
+
+    def __post_init__(self) -> None:
+        """Check all values."""
+        for name, lowest in (("retries", 0), ("crash_limit", 1)):
+            self._set(name, _count(name, getattr(self, name), lowest))
+        for name in ("timeout", "memory", "time_limit"):
+            self._set(name, _plain(getattr(self, name)))
+        if self.halt is not None:
+            _parse_halt(self.halt)
+        if self.timeout is not None and _parse_percent(self.timeout) is None:
+            _named("timeout", parse_duration, self.timeout, "; or give a percentage: '300%'")
+        if self.memory is not None:
+            _named("memory", parse_bytes, self.memory)
+        if self.time_limit is not None:
+            _named("time_limit", parse_duration, self.time_limit)
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # the instance is frozen from here on
+
+    @property
+    def timeout_s(self) -> float:
+        """How long a call may take, in seconds; 0.0 without such a limit or if it is relative."""
+        if self.timeout is None or _parse_percent(self.timeout) is not None:
+            return 0.0
+        return parse_duration(self.timeout)
+
+    @property
+    def timeout_ratio(self) -> float:
+        """How many times the median duration a call may take, > 1; 0.0 without such a limit."""
+        return 0.0 if self.timeout is None else _parse_percent(self.timeout) or 0.0
+
+    @property
+    def memory_bytes(self) -> int:
+        """What a runner may use, in bytes; 0 without a limit."""
+        return 0 if self.memory is None else parse_bytes(self.memory)
+
+    @property
+    def time_limit_s(self) -> float:
+        """How long the run may take, in seconds; 0.0 without a limit."""
+        return 0.0 if self.time_limit is None else parse_duration(self.time_limit)
+
+    @property
+    def halt_when(self) -> str:
+        """``"soon"``: running tasks may end; ``"now"``: they may not; empty: it never halts."""
+        return "" if self.halt is None else _parse_halt(self.halt)[0]
+
+    def must_halt(self, n_failed: int, n_tasks: int) -> bool:
+        """Tell whether so many tasks have failed that the run has to stop.
+
+        Parameters
+        ----------
+        n_failed : int
+            Tasks that have failed for good, after all retries.
+        n_tasks : int
+            All tasks of the run, ended or not: the whole of a percentage, as in GNU parallel
+            (``should_we_halt`` in its source: jobs in total times percentage). So a run does not
+            stop because its very first task fails, and how many may fail is known beforehand.
+        """
+        if self.halt is None or n_failed < 1:
+            return False
+        _, n_limit, share = _parse_halt(self.halt)
+        return n_failed >= (share * n_tasks if share else n_limit)
+
+
+def parse_duration(text: float | str) -> float:
+    """Return a duration in seconds, > 0.
+
+    Parameters
+    ----------
+    text : float or str
+        Seconds (90, "90"); with units d, h, m, s, largest first ("90s", "1.5h", "1h30m"); or as
+        Slurm writes times: "MM:SS", "HH:MM:SS", "D-HH", "D-HH:MM", "D-HH:MM:SS". A plain number
+        means seconds, where Slurm means minutes.
+
+    Raises
+    ------
+    InputTypeError
+        It is neither a number nor a string.
+    InputError
+        It is no duration, not finite or not > 0.
+    """
+    if isinstance(text, bool) or not isinstance(text, (numbers.Real, str)):
+        raise InputTypeError(f"a duration has to be {_DURATIONS}, not {text!r}")
+    seconds = _seconds_of(text.strip().lower()) if isinstance(text, str) else float(text)
+    if seconds is None or not 0 < seconds < math.inf:
+        raise InputError(f"a duration has to be {_DURATIONS}, and more than 0, not {text!r}")
+    return seconds
+
+
+def _seconds_of(text: str) -> float | None:
+    if re.fullmatch(_NUMBER, text):
+        return float(text)
+    if clock := _CLOCK.fullmatch(text):
+        hours, minutes, seconds = (int(part or 0) for part in clock.groups())
+        return 3600.0 * hours + 60.0 * minutes + seconds
+    if clock := _DAYS_AND_CLOCK.fullmatch(text):
+        days, hours, minutes, seconds = (int(part or 0) for part in clock.groups())
+        return 86400.0 * days + 3600.0 * hours + 60.0 * minutes + seconds
+    if text and (units := _WITH_UNITS.fullmatch(text)):
+        parts = zip(units.groups(), _UNIT_S.values(), strict=True)
+        return math.fsum(float(part or 0) * unit_s for part, unit_s in parts)
+    return None
+
+
+def parse_bytes(text: int | str) -> int:
+    """Return an amount of memory in bytes, >= 1.
+
+    Parameters
+    ----------
+    text : int or str
+        A plain number of bytes, or one with K, M, G, T or P, in either case and with "B" or "iB"
+        behind or not: "512K", "1.5g", "2GB", "2GiB". They all are multiples of 1024, as for Slurm
+        and ``ulimit``: "2GB" is 2 * 1024**3.
+
+    Raises
+    ------
+    InputTypeError
+        It is neither a whole number nor a string.
+    InputError
+        It is no amount, or less than one byte.
+    """
+    if isinstance(text, bool) or not isinstance(text, (numbers.Integral, str)):
+        raise InputTypeError(f"an amount of memory has to be {_SIZES}, not {text!r}")
+    n_bytes = _bytes_of(text.strip().upper()) if isinstance(text, str) else int(text)
+    if n_bytes is None or n_bytes < 1:
+        raise InputError(f"an amount of memory has to be {_SIZES}, and at least 1, not {text!r}")
+    return n_bytes
+
+
+def _bytes_of(text: str) -> int | None:
+    found = _BYTES.fullmatch(text)
+    if found is None:
+        return None
+    exponent = 1 + _PREFIXES.index(found[2]) if found[2] else 0
+    return int(Fraction(found[1]) * 1024**exponent)
+
+
+def _parse_percent(value: float | str) -> float | None:
+    """Return a percentage as a factor, > 1; None if the value is no percentage."""
+    found = _PERCENT.fullmatch(value.strip()) if isinstance(value, str) else None
+    if found is None:
+        return None
+    if float(found[1]) <= 100:
+        raise InputError(
+            f"`timeout` as a percentage of the median duration has to be more than 100%, not "
+            f"{value!r}: half of all tasks take longer than the median; '300%' is usual"
+        )
+    return float(Fraction(found[1]) / 100)
+
+
+def _parse_halt(value: Any) -> tuple[str, int, Fraction]:
+    """Return when to halt, the number of failures, and instead of it (else 0) their share."""
+    allowed = "'soon,fail=N', 'now,fail=N' or with N%, where N >= 1 and N% <= 100%"
+    if not isinstance(value, str):
+        raise InputTypeError(f"`halt` has to be {allowed}, or None for never, not {value!r}")
+    found = _HALT.fullmatch(value.strip())
+    n_limit = int(found[2] or 0) if found else 0
+    share = Fraction(found[3] or 0) / 100 if found else Fraction(0)
+    if found is None or not (n_limit or 0 < share <= 1):
+        raise InputError(f"`halt` has to be {allowed}, or None for never, not {value!r}")
+    return found[1], n_limit, share
+
+
+def _count(name: str, value: Any, lowest: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise InputTypeError(f"`{name}` has to be a whole number >= {lowest}, not {value!r}")
+    if value < lowest:
+        raise InputError(f"`{name}` has to be >= {lowest}, not {value}")
+    return int(value)
+
+
+def _plain(value: Any) -> Any:
+    """Return NumPy's numbers as Python's, which any medium can hold."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+
+def _named(name: str, parse: Any, value: Any, more: str = "") -> None:
+    """Check a value with a parser whose errors do not say whose value it is."""
+    try:
+        parse(value)
+    except InputError as error:
+        raise type(error)(f"`{name}`: {error}{more}") from None
