@@ -9,7 +9,7 @@ and every rank leaves with the same result or the same exception.
 
 Imports go downwards only: ``__main__, __init__, script_main`` > ``parallel_map, foreground,
 options`` > ``api, cluster, dry_run, in_process`` > ``client`` > ``submit`` > ``script`` > ``run`` >
-``call, master, worker`` > ``storage, runner, journal, progress`` > ``comm, messages, terminal`` >
+``call, master, worker`` > ``storage, fingerprint, runner, journal, progress`` > ``comm, messages, terminal`` >
 ``acme_arguments, keywords`` > ``tasks, schedule, durations, rules, results, offsets,
 errors``.
 """

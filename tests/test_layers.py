@@ -23,6 +23,7 @@ EXCEPTIONS = {
     ("results", "errors"),
     ("storage", "runner"),  # outcomes of tasks are what a store writes
     ("storage", "journal"),
+    ("fingerprint", "runner"),  # and pickled as they are for runners
     ("rules", "errors"),
     ("worker", "master"),  # the kinds of reports
 }
