@@ -1,42 +1,102 @@
-"""The record of finished tasks: one append-only file per rank, written after the results.
+"""The record of what has become of tasks: append-only files, one per run and rank.
 
-A record says that the results of the tasks in [first, first + count) are durable, and where. The
-container is made from these records alone. A record torn by a kill is ignored.
+A run that goes on with an earlier one's work writes files of its own, so the number of ranks may
+change. Nothing else says which tasks are done: the container, a resumed run, and all views are
+derived from these files. They consist of blocks of one size, each with a checksum of its own; a
+block torn by a kill is ignored.
+
+====== ==================================================================================
+DONE   the results of tasks are durable: which tasks, where they lie, how to know them again
+SLOW   how long tasks of 10 ms and more took
+LONG   a task has been running for seconds, and may still be
+FAILED a task has failed, for good or to be called again; TEXT blocks with what is said of it follow
+LOST   what earlier runs have recorded of these tasks is not there any more
+====== ==================================================================================
 """
 
 from __future__ import annotations
 
+import glob
 import os
+import re
+import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 # Bits of `form`: packed rows of result_0; groups comp_i that belong into the container; rows of
 # differing length, each in a dataset of its own; pickles, each in a file of its own.
 AS_ROWS, AS_GROUPS, AS_RAGGED, AS_PICKLES = 1, 2, 4, 8
+FINAL = 1  # `form` of a failure after which the task is given up
 
+
+class Block(IntEnum):
+    """What a block is."""
+
+    DONE = 1
+    SLOW = 2
+    LONG = 3
+    FAILED = 4
+    TEXT = 5
+    LOST = 6
+
+
+HOST_BYTES, TEXT_BYTES = 44, 120
 RECORD = np.dtype(
     [
+        ("kind", "<u2"),
+        ("form", "<u2"),
+        ("attempt", "<u4"),  # 1 for the first
         ("first", "<i8"),
         ("count", "<i8"),
-        ("payload", "<i4"),  # number of the rank's payload file
-        ("form", "<i4"),
-        ("row", "<i8"),  # first row inside the payload
-        ("busy_s", "<f8"),
+        ("payload", "<i4"),  # number of the rank's payload file; -1: the shared file
         ("reserved", "<i4"),
+        ("offset", "<i8"),  # first row inside the payload
+        ("n_bytes", "<i8"),  # of the results; of the text that follows a failure
+        ("checksum", "<u8"),
+        ("start_s", "<f8"),  # Unix time of the first call
+        ("busy_s", "<f8"),
+        ("peak_bytes", "<i8"),  # resident memory of the process that called
+        ("host", f"S{HOST_BYTES}"),
         ("crc32", "<u4"),  # of the bytes before it
     ]
 )
-_CHECKED_BYTES = RECORD.itemsize - 4
+_RECORD = struct.Struct(f"<HHIqqiiqqQddq{HOST_BYTES}s")
+_TEXT = struct.Struct(f"<HH{TEXT_BYTES}s")
+_CRC = struct.Struct("<I")
+_TEXT_START = 4
 
 Records = np.ndarray[Any, Any]
 
 
+def journal_name(run: int, rank: int) -> str:
+    """Return the file name of the journal of one rank of one run."""
+    return f"run{run}_rank{rank}.journal"
+
+
+class JournalFile(NamedTuple):
+    """One journal in a folder, known by its name."""
+
+    run: int
+    rank: int
+    path: str
+
+
+def journal_files(folder: str) -> list[JournalFile]:
+    """Return all journals in a folder, by run and rank."""
+    found = []
+    for path in glob.glob(os.path.join(glob.escape(folder), "run*_rank*.journal")):
+        if match := re.fullmatch(r"run(\d+)_rank(\d+)\.journal", os.path.basename(path)):
+            found.append(JournalFile(int(match[1]), int(match[2]), path))
+    return sorted(found)
+
+
 class Journal:
-    """The journal of one rank.
+    """The journal of one rank, open for writing.
 
     Parameters
     ----------
@@ -50,53 +110,129 @@ class Journal:
     """
 
     def __init__(self, path: str) -> None:
+        self.path = path
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         self._descriptor = os.open(path, flags, 0o666)
+        sync_folder(os.path.dirname(path))
 
-    def append(self, records: Sequence[bytes]) -> None:
-        """Record that results are durable, durably.
+    def append(self, blocks: Sequence[bytes], is_durable: bool = True) -> None:
+        """Append blocks.
 
         Parameters
         ----------
-        records : sequence of bytes
-            Each from `pack_record`.
+        blocks : sequence of bytes
+            From `pack_record` and `pack_failure`.
+        is_durable : bool
+            Wait until they are on the disk.
 
         Raises
         ------
         OSError
-            The medium refused the records.
+            The medium refused them, or the file has been deleted.
         """
-        os.write(self._descriptor, b"".join(records))
-        os.fdatasync(self._descriptor)
+        data = b"".join(blocks)
+        while data:
+            data = data[os.write(self._descriptor, data) :]
+        if is_durable:
+            os.fdatasync(self._descriptor)
+            refuse_deleted(self._descriptor, self.path)
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._descriptor)
 
 
+def refuse_deleted(descriptor: int, path: str) -> None:
+    """Raise FileNotFoundError if an open file has lost its name: what it holds will be lost."""
+    if os.fstat(descriptor).st_nlink == 0:
+        raise FileNotFoundError(2, "it was deleted while it was in use", path)
+
+
+def sync_folder(folder: str) -> None:
+    """Make the names of new files durable."""
+    descriptor = os.open(folder or ".", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def pack_record(
-    tasks: range, payload: int = 0, form: int = 0, row: int = 0, busy_s: float = 0.0
+    tasks: range,
+    kind: Block = Block.DONE,
+    *,
+    form: int = 0,
+    attempt: int = 1,
+    payload: int = 0,
+    offset: int = 0,
+    n_bytes: int = 0,
+    checksum: int = 0,
+    start_s: float = 0.0,
+    busy_s: float = 0.0,
+    peak_bytes: int = 0,
+    host: str = "",
 ) -> bytes:
-    """Return the record that the results of consecutive `tasks` are durable, and where."""
-    record = np.zeros((), RECORD)
-    record["first"], record["count"] = tasks.start, len(tasks)
-    record["payload"], record["form"] = payload, form
-    record["row"], record["busy_s"] = row, busy_s
-    record["crc32"] = zlib.crc32(record.tobytes()[:_CHECKED_BYTES])
-    return record.tobytes()
+    """Return the block that says something of consecutive `tasks`; fields as in `RECORD`."""
+    body = _RECORD.pack(
+        *(kind, form, attempt, tasks.start, len(tasks), payload, 0, offset, n_bytes, checksum),
+        *(start_s, busy_s, peak_bytes, host.encode()[:HOST_BYTES]),
+    )
+    return body + _CRC.pack(zlib.crc32(body))
+
+
+def pack_failure(index: int, text: str, is_final: bool, **fields: Any) -> bytes:
+    """Return the blocks that say that a task has failed.
+
+    Parameters
+    ----------
+    index : int
+        The task.
+    text : str
+        What is to be known of it.
+    is_final : bool
+        The task is given up; otherwise it will be called again.
+    **fields
+        ``attempt, start_s, busy_s, peak_bytes, host``.
+    """
+    data = text.encode(errors="replace")
+    form = FINAL if is_final else 0
+    blocks = [
+        pack_record(
+            range(index, index + 1), Block.FAILED, form=form, n_bytes=len(data),
+            checksum=zlib.crc32(data), **fields,
+        )
+    ]  # fmt: skip
+    for start in range(0, len(data), TEXT_BYTES):
+        piece = data[start : start + TEXT_BYTES]
+        body = _TEXT.pack(Block.TEXT, len(piece), piece)
+        blocks.append(body + _CRC.pack(zlib.crc32(body)))
+    return b"".join(blocks)
 
 
 def read_journal(path: str) -> Records:
-    """Return the whole records of a journal, (n,) ndarray of `RECORD`; empty without a file."""
+    """Return the whole blocks of a journal, (n,) ndarray of `RECORD`; empty without a file."""
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError:
         return np.zeros(0, RECORD)
+    size = RECORD.itemsize
     view = memoryview(data)
-    n_whole = len(data) // RECORD.itemsize
-    records = np.frombuffer(data, RECORD, n_whole)
-    is_intact = [
-        zlib.crc32(view[k * RECORD.itemsize :][:_CHECKED_BYTES]) == records["crc32"][k]
-        for k in range(n_whole)
-    ]
-    return records[is_intact]
+    blocks = np.frombuffer(data, RECORD, len(data) // size)
+    crcs = [zlib.crc32(view[at : at + size - 4]) for at in range(0, blocks.nbytes, size)]
+    # A CRC alone would take zeros that a file system has left for a block.
+    whole: Records = blocks[(blocks["crc32"] == np.array(crcs, np.uint32)) & (blocks["kind"] != 0)]
+    return whole
+
+
+def failures_in(blocks: Records) -> Iterator[tuple[Any, str]]:
+    """Yield (block, text) of each failure; the text is empty if it was torn."""
+    for at in np.flatnonzero(blocks["kind"] == Block.FAILED).tolist():
+        block = blocks[at]
+        n_texts = -(-int(block["n_bytes"]) // TEXT_BYTES)
+        pieces = blocks[at + 1 : at + 1 + n_texts].tobytes()
+        data = b"".join(
+            pieces[start + _TEXT_START :][:TEXT_BYTES]
+            for start in range(0, len(pieces), blocks.dtype.itemsize)
+        )[: int(block["n_bytes"])]
+        is_whole = zlib.crc32(data) == int(block["checksum"])
+        yield block, data.decode() if is_whole else ""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 SLICE_BYTES = 1 << 30  # one call writes at most 2 GiB
+COPY_BYTES = 64 * 1024**2
 
 
 def write_all(descriptor: int, data: Any, offset: int) -> None:
@@ -34,3 +35,20 @@ def write_all(descriptor: int, data: Any, offset: int) -> None:
     done = 0
     while done < view.nbytes:
         done += os.pwrite(descriptor, view[done : done + SLICE_BYTES], offset + done)
+
+
+def copy_bytes(source: int, source_offset: int, target: int, offset: int, n_bytes: int) -> None:
+    """Copy bytes between two files at given offsets.
+
+    Raises
+    ------
+    OSError
+        The source is too short, or the medium refused the data.
+    """
+    done = 0
+    while done < n_bytes:
+        data = os.pread(source, min(COPY_BYTES, n_bytes - done), source_offset + done)
+        if not data:
+            raise OSError(f"the file ends {n_bytes - done} bytes too early")
+        write_all(target, data, offset + done)
+        done += len(data)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from acme_mpi.checksum import checksum
 from acme_mpi.errors import InputError, InputTypeError
 
 Array = np.ndarray[Any, Any]
@@ -270,11 +271,11 @@ class Content:
     ----------
     rows : (n_results, *row_shape) ndarray, or None
         With a RowSpec, unless the rows were placed.
-    placed : bool
-        The runner has written the rows itself.
+    placed : list of (int, int), or None
+        Size in bytes and checksum of each row, if the runner has written the rows itself.
     parts : list of Parts, or None
-        Without a RowSpec all parts, with one those from ``result_1`` on. The string ``"placed"``
-        stands for a part that the runner has written itself.
+        Without a RowSpec all parts, with one those from ``result_1`` on. A tuple of size in bytes
+        and checksum stands for a part that the runner has written itself.
     values : bytes, or None
         In memory mode: the pickled list of return values.
     buffers : list of ndarray of uint8
@@ -284,19 +285,16 @@ class Content:
     """
 
     rows: Array | None = None
-    placed: bool = False
+    placed: list[tuple[int, int]] | None = None
     parts: list[Parts] | None = None
     values: bytes | None = None
     buffers: list[Any] | None = None
     unstorable: tuple[int, str] | None = None
 
 
-PLACED = "placed"
-
-
 def is_placed(part: Part) -> bool:
     """Tell whether the runner has written this part itself."""
-    return isinstance(part, str)
+    return isinstance(part, tuple)
 
 
 # place(index, k, shape, dtype) -> write(array), or None if the result shall travel
@@ -363,7 +361,7 @@ class Encoder:
         self._parts: list[Parts] = []
         self._values: list[Any] = []
         self._n_rows = 0
-        self._placed = False
+        self._placed: list[tuple[int, int]] = []
         self._has_more = False
         self._unstorable: tuple[int, str] | None = None
         self.n_bytes = 0
@@ -422,7 +420,7 @@ class Encoder:
             write = self._place(index, 0, row.shape, row.dtype.str)
             if write is not None:
                 write(row)
-                self._placed = True
+                self._placed.append((row.nbytes, checksum(row)))
                 return self._add_rest(rest)
         # A function may return the same buffer each time: keep what it held at this call.
         self._rows.append(np.array(row))
@@ -448,7 +446,7 @@ class Encoder:
                 write = self._place(index, k, part.shape, part.dtype.str)
                 if write is not None:
                     write(part)
-                    done.append(PLACED)
+                    done.append((part.nbytes, checksum(part)))
                     continue
             done.append(np.array(part))
             self.n_bytes += part.nbytes
@@ -459,7 +457,7 @@ class Encoder:
         content = Content(unstorable=self._unstorable)
         if self._as_rows:
             assert self._spec is not None
-            content.placed = self._placed
+            content.placed = self._placed or None
             if not self._placed:
                 shape = (len(self._rows), *self._spec.row_shape)
                 content.rows = np.empty(shape, self._spec.dtype)

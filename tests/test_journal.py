@@ -32,16 +32,32 @@ def ranges(path) -> list[tuple[int, int]]:
 def test_records_come_back_in_order_with_every_field(path):
     write_journal(
         path,
-        dict(tasks=range(5, 9), payload=2, form=AS_ROWS | AS_GROUPS, row=17, busy_s=0.25),
+        dict(
+            tasks=range(5, 9),
+            payload=2,
+            form=AS_ROWS | AS_GROUPS,
+            offset=17,
+            busy_s=0.25,
+            attempt=3,
+            n_bytes=32,
+            checksum=2**64 - 1,
+            start_s=1e9,
+            peak_bytes=2**33,
+            host="node7",
+        ),
         dict(tasks=range(1)),
     )
 
     records = read_journal(path)
 
-    names = ["first", "count", "payload", "form", "row", "busy_s"]
+    names = [name for name in RECORD.names if name not in ("kind", "reserved", "crc32")]
+    assert names == [
+        *("form", "attempt", "first", "count", "payload", "offset", "n_bytes", "checksum"),
+        *("start_s", "busy_s", "peak_bytes", "host"),
+    ]
     assert [tuple(record[names].tolist()) for record in records] == [
-        (5, 4, 2, 3, 17, 0.25),
-        (0, 1, 0, 0, 0, 0.0),
+        (3, 3, 5, 4, 2, 17, 32, 2**64 - 1, 1e9, 0.25, 2**33, b"node7"),
+        (0, 1, 0, 1, 0, 0, 0, 0, 0.0, 0.0, 0, b""),
     ]
 
 
@@ -81,10 +97,10 @@ def test_a_record_is_in_the_file_as_soon_as_append_returns(path):
 def test_records_of_differing_places_of_one_call_stay_apart(path):
     journal = Journal(path)
     journal.append([])
-    journal.append([pack_record(range(3), row=5), pack_record(range(3, 4), payload=1)])
+    journal.append([pack_record(range(3), offset=5), pack_record(range(3, 4), payload=1)])
     journal.close()
 
-    assert read_journal(path)[["row", "payload"]].tolist() == [(5, 0), (0, 1)]
+    assert read_journal(path)[["offset", "payload"]].tolist() == [(5, 0), (0, 1)]
 
 
 @pytest.mark.parametrize("n_kept", [1, RECORD.itemsize // 2, RECORD.itemsize - 1])

@@ -395,7 +395,7 @@ class TestEncoder:
         content = encode([[1, 2], np.array([3.5, 4])], spec_of(None, 2))
 
         assert_same(content.rows, np.array([[1, 2], [3.5, 4]]))
-        assert (content.parts, content.values, content.placed) == (None, None, False)
+        assert (content.parts, content.values, content.placed) == (None, None, None)
 
     @pytest.mark.parametrize("value", [1.5, np.float64(1.5), np.array(1.5)])
     def test_scalar_rows_of_any_type_mix(self, value):
@@ -571,5 +571,5 @@ class TestPlacing:
             encoder.add(0, LARGE)
 
         content = encoder.take()
-        assert content.placed is False
+        assert content.placed is None
         assert len(content.rows) == 0

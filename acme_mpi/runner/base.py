@@ -62,6 +62,8 @@ class Outcome:
         First task, number of tasks, Unix time of the start and duration, both in seconds, of what
         took `SLOW_NS` or longer, failed or not. Several tasks stand together where short ones
         shared a look at the clock.
+    attempt : int
+        1 for the first attempt at these tasks; the agent knows.
     """
 
     start: int
@@ -72,6 +74,7 @@ class Outcome:
     start_s: float = 0.0
     peak_bytes: int = 0
     slow: list[tuple[int, int, float, float]] = field(default_factory=list)
+    attempt: int = 1
 
     def succeeded(self) -> list[range]:
         """Return the tasks that have a result, as runs of consecutive indices."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import numpy as np
 
 from acme_mpi.comm import World
 from acme_mpi.errors import StoreError
+from acme_mpi.journal import journal_name
 from acme_mpi.results import Content, RowSpec
 from acme_mpi.runner.base import Outcome
 
@@ -29,10 +31,13 @@ class Layout:
         Absolute path of the output directory.
     name : str
         The function's name, after which everything is called.
+    run : int
+        0, or how many runs have worked on the same results before.
     """
 
     directory: str
     name: str
+    run: int = 0
 
     @property
     def container(self) -> str:
@@ -59,6 +64,11 @@ class Layout:
         """The container while it is being made."""
         return os.path.join(self.dot_folder, f"{self.name}.h5.partial")
 
+    @property
+    def stop_file(self) -> str:
+        """The file whose presence asks a run to end."""
+        return os.path.join(self.dot_folder, "stop")
+
     def pickle(self, index: int) -> str:
         """Return the file of one task where all results are pickled."""
         return os.path.join(self.directory, f"{self.name}_{index}.pickle")
@@ -68,8 +78,8 @@ class Layout:
         return os.path.join(self.directory, self.payload_folder, f"{self.name}_{index}.pickle")
 
     def journal(self, rank: int) -> str:
-        """Return the journal of one rank."""
-        return os.path.join(self.dot_folder, f"run0_rank{rank}.journal")
+        """Return the journal of one rank of this run."""
+        return os.path.join(self.dot_folder, journal_name(self.run, rank))
 
 
 @dataclass
@@ -144,6 +154,18 @@ class Store(ABC):
             The medium refused the data.
         """
 
+    def note(self, outcome: Outcome) -> None:  # noqa: B027 (memory forgets what has failed)
+        """Record which tasks of an outcome have failed, and which took long. Independent.
+
+        Raises
+        ------
+        StoreError
+            The medium refused the records.
+        """
+
+    def note_long(self, index: int, start_s: float) -> None:  # noqa: B027
+        """Record that a task has been running since `start_s`, a Unix time. Independent."""
+
     def place(
         self, index: int, k: int, shape: tuple[int, ...], dtype: str
     ) -> tuple[str, int] | None:
@@ -213,16 +235,26 @@ def refusals(path: str) -> Iterator[None]:
         raise
     except (OSError, RuntimeError, ValueError) as error:
         # As any of these h5py reports what HDF5 says of a full disk, with the errno in its text.
-        raise StoreError(f"cannot write {path}: {_reason(error)}") from error
+        raise StoreError(f"cannot write {path}: {reason(error, path)}") from error
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception, path: str) -> str:
+    """Return what is wrong with the medium, and the free space where that may be the cause."""
     text = str(error)
     number = error.errno if isinstance(error, OSError) else None
     if number is None and "errno = " in text:
         digits = text.split("errno = ")[1].split(",")[0]
         number = int(digits) if digits.isdigit() else None
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return f"{os.strerror(number)}; {_free_bytes(path)} bytes are free there"
     return os.strerror(number) if number else text
+
+
+def _free_bytes(path: str) -> int:
+    while not os.path.exists(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
 
 
 def agree(world: World, error: StoreError | None) -> None:

@@ -13,7 +13,8 @@ import threading
 from collections.abc import Sequence
 
 from acme_mpi.errors import StoreError
-from acme_mpi.journal import Journal
+from acme_mpi.journal import Journal, refuse_deleted
+from acme_mpi.storage.base import reason
 
 # Files that wait to be synced; more make `commit` wait for the disk.
 MAX_WAITING = 256
@@ -44,7 +45,7 @@ class Committer:
         descriptors : sequence of int
             Of the files that hold the results; they may be closed after this.
         records : sequence of bytes
-            From `pack_record`.
+            Blocks of the journal.
 
         Raises
         ------
@@ -80,8 +81,9 @@ class Committer:
 
     def _raise_error(self) -> None:
         if self._error is not None:
+            path = str(self._error.filename or self._path)
             raise StoreError(
-                f"cannot bring results to the disk ({self._path}): {self._error.strerror}"
+                f"cannot bring results to the disk, {path}: {reason(self._error, path)}"
             ) from self._error
 
     def _serve(self) -> None:
@@ -121,7 +123,12 @@ def _sync_and_record(journal: Journal, batches: Sequence[Batch]) -> None:
         # Many results of one file wait together: one sync does for all.
         if (status.st_dev, status.st_ino) not in synced:
             synced.add((status.st_dev, status.st_ino))
-            os.fdatasync(descriptor)
+            path = os.readlink(f"/proc/self/fd/{descriptor}").removesuffix(" (deleted)")
+            try:
+                os.fdatasync(descriptor)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, path) from None
+            refuse_deleted(descriptor, path)
     journal.append([record for _, records in batches for record in records])
 
 

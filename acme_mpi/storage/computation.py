@@ -5,22 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from acme_mpi.journal import AS_PICKLES, pack_record
-from acme_mpi.results import PLACED, Content, is_pickle, is_placed, parts_of
+from acme_mpi.checksum import checksum, parts_checksum
+from acme_mpi.journal import AS_PICKLES
+from acme_mpi.results import Content, Part, is_pickle, is_placed, parts_of
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import Layout, refusals
-from acme_mpi.storage.committer import Committer
 from acme_mpi.storage.container import link_computations
 from acme_mpi.storage.forms import pieces_of
 from acme_mpi.storage.linked import LinkedStore
 from acme_mpi.storage.pickles import write_pickle
-from acme_mpi.storage.records import Place, Records, indices_of
+from acme_mpi.storage.records import Place, Records, indices_of, share_of
 
 
 def computation_path(layout: Layout, index: int) -> str:
@@ -36,7 +37,6 @@ class ComputationStore(LinkedStore):
 
     def __init__(self, world: Any, layout: Layout, spec: Any, n_tasks: int) -> None:
         super().__init__(world, layout, spec, n_tasks)
-        self._committer = Committer(layout.journal(world.rank))
         # Files in which arrays have been placed, and which: not yet complete.
         self._open: dict[int, h5py.File] = {}
         self._placed: dict[int, set[int]] = {}
@@ -57,7 +57,9 @@ class ComputationStore(LinkedStore):
     def _begun(self, index: int) -> h5py.File:
         """Return the open file of a task, new if there is none."""
         if index not in self._open:
-            self._open[index] = hdf5.create_file(computation_path(self.layout, index))
+            path = computation_path(self.layout, index)
+            hdf5.remove(path)  # left by a run that was killed, or whose file was damaged
+            self._open[index] = hdf5.create_file(path)
         return self._open[index]
 
     def _drop(self, index: int) -> None:
@@ -72,22 +74,24 @@ class ComputationStore(LinkedStore):
         content = outcome.content
         for tasks, form, position in pieces_of(outcome.succeeded(), content, self.spec):
             for index, offset in zip(tasks, range(position, position + len(tasks)), strict=True):
-                descriptor = self._write_task(index, offset, content)
-                task_s = outcome.busy_ns / 1e9 / outcome.n_succeeded
-                record = pack_record(range(index, index + 1), form=form, busy_s=task_s)
+                descriptor, n_bytes, number = self._write_task(index, offset, content)
+                record = self.record(
+                    outcome, range(index, index + 1), form=form, n_bytes=n_bytes, checksum=number
+                )
                 self._committer.commit_file(descriptor, record)
 
-    def _write_task(self, index: int, position: int, content: Content) -> int:
-        """Write and close a task's file; return a descriptor of it that is still open."""
-        if content.parts and is_pickle(content.parts[position]):
+    def _write_task(self, index: int, position: int, content: Content) -> tuple[int, int, int]:
+        """Write a task's file; return a descriptor that is still open, its bytes and checksum."""
+        if content.parts and is_pickle(data := content.parts[position]):
             if index in self._open:
                 self._drop(index)  # begun by an attempt that died
-            return write_pickle(self.layout.emergency_pickle(index), content.parts[position])
-        parts = parts_of(content.parts[position]) if content.parts else []
-        if content.rows is not None:
-            parts = [np.asarray(content.rows[position]), *parts]
-        elif content.placed:
-            parts = [PLACED, *parts]
+            descriptor = write_pickle(self.layout.emergency_pickle(index), data)
+            return descriptor, len(data), checksum(data)
+        parts = _parts_at(content, position)
+        return self._write_parts(index, parts), *parts_checksum(index, parts)
+
+    def _write_parts(self, index: int, parts: list[Part]) -> int:
+        """Write and close a task's file; return a descriptor of it that is still open."""
         placed = {k for k, part in enumerate(parts) if is_placed(part)}
         with refusals(computation_path(self.layout, index)):
             if index in self._open and not placed:
@@ -109,6 +113,21 @@ class ComputationStore(LinkedStore):
             with contextlib.suppress(OSError, RuntimeError):
                 self._drop(index)
         self._committer.close()
+
+    def source(self, record: Any) -> str:
+        """Return the path of the task's file."""
+        index = int(record["first"])
+        if record["form"] & AS_PICKLES:
+            return self.layout.emergency_pickle(index)
+        return computation_path(self.layout, index)
+
+    def measure(self, record: Any) -> tuple[int, int]:
+        """Return size and checksum of what is in the task's file."""
+        if record["form"] & AS_PICKLES:
+            data = Path(self.source(record)).read_bytes()
+            return len(data), checksum(data)
+        with h5py.File(self.source(record), "r", locking=False) as file:
+            return parts_checksum(int(record["first"]), hdf5.read_parts(file))
 
     def result_paths(self, records: Records) -> list[str | None]:
         """Return the path of every task's file, None where there is no result."""
@@ -140,7 +159,15 @@ class ComputationStore(LinkedStore):
 
     def own_rows(self, records: Records) -> Iterator[tuple[int, Any]]:
         """Yield (first task, rows) of this rank's results."""
-        for index in indices_of(records[records["rank"] == self.world.rank]):
+        for index in indices_of(share_of(records, self.world)):
             path = computation_path(self.layout, index)
             with h5py.File(path, "r", locking=False) as file:
                 yield index, np.asarray(file["result_0"][()])[np.newaxis]
+
+
+def _parts_at(content: Content, position: int) -> list[Part]:
+    """Return all parts of one task, its row first."""
+    parts = parts_of(content.parts[position]) if content.parts else []
+    if content.rows is not None:
+        return [np.asarray(content.rows[position]), *parts]
+    return [content.placed[position], *parts] if content.placed else parts

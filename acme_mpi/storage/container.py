@@ -61,12 +61,12 @@ def link_rows(
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plist.set_fill_value(np.array(missing_value(spec.dtype), spec.dtype))
     rows = records[records["form"] & AS_ROWS != 0]
-    order = np.lexsort([rows["row"], rows["payload"], rows["rank"]])
+    order = np.lexsort([rows["offset"], rows["payload"], rows["rank"]])
     rows = rows[order]
     edges = np.flatnonzero(np.diff(rows["rank"]) | np.diff(rows["payload"])) + 1
     for group in np.split(rows, edges) if len(rows) else []:
         path = os.fsencode(source(int(group["rank"][0]), int(group["payload"][0])))
-        n_rows = int((group["row"] + group["count"]).max())
+        n_rows = int((group["offset"] + group["count"]).max())
         for runs in _segments(group):
             _map_runs(plist, spec, shape, path, n_rows, runs)
     _create_virtual(file, spec, shape, plist)
@@ -77,7 +77,7 @@ def _segments(records: Records) -> Iterator[list[tuple[int, int, int]]]:
     """Yield lists of (first task, first row, count), increasing in both, at most MAX_RUNS long."""
     runs: list[tuple[int, int, int]] = []
     for record in records:
-        first, row, count = int(record["first"]), int(record["row"]), int(record["count"])
+        first, row, count = int(record["first"]), int(record["offset"]), int(record["count"])
         if runs:
             last_first, last_row, last_count = runs[-1]
             if first == last_first + last_count and row == last_row + last_count:

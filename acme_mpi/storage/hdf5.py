@@ -38,6 +38,12 @@ def open_or_create(path: str) -> h5py.File:
     return create_file(path, track_order=True)
 
 
+def remove(path: str) -> None:
+    """Remove a file if there is one."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
 def abandon(file: h5py.File) -> None:
     """Close a file into which HDF5 could not write.
 
@@ -152,6 +158,20 @@ def write_part(parent: Any, name: bytes, part: Part) -> None:
     if part.size:
         data = np.require(part, requirements="C")
         dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, data, _memory_type(part.dtype))
+
+
+def read_parts(group: h5py.Group, first: int = 0) -> Iterator[Part]:
+    """Yield the parts of one task, from ``result_<first>`` on, as they were before storage."""
+    k = first
+    while f"result_{k}" in group:
+        dataset = group[f"result_{k}"]
+        if dataset.shape is None:
+            yield None
+        elif h5py.check_string_dtype(dataset.dtype) and dataset.dtype.kind == "O":
+            yield np.array(dataset.asstr()[()], dtype=object)
+        else:
+            yield np.asarray(dataset[()])
+        k += 1
 
 
 class PendingBytes:

@@ -13,22 +13,24 @@ import numpy as np
 from acme_mpi.comm import World
 from acme_mpi.results import RowSpec
 from acme_mpi.storage import hdf5
-from acme_mpi.storage.base import Layout, Store, Stored, missing_value, refusals, together
+from acme_mpi.storage.base import Layout, Stored, missing_value, refusals, together
 from acme_mpi.storage.container import MAX_SOURCES, link_groups, link_rows
 from acme_mpi.storage.payload import PayloadStore
 from acme_mpi.storage.pickles import emergency_pickles
+from acme_mpi.storage.recorded import RecordedStore
 from acme_mpi.storage.records import (
     Place,
     Records,
     missing_tasks,
     n_sources,
+    share_of,
     share_records,
     tasks_with_groups,
 )
 from acme_mpi.storage.shared_rows import SharedRows
 
 
-class LinkedStore(Store):
+class LinkedStore(RecordedStore):
     """Stores whose container only points to payload files."""
 
     @abstractmethod
@@ -63,6 +65,8 @@ class LinkedStore(Store):
 
         def link() -> None:
             with refusals(self.layout.container):
+                if not is_filled:
+                    hdf5.remove(self.layout.partial)  # left by a run that was killed
                 with hdf5.closing(hdf5.open_or_create(self.layout.partial)) as file:
                     if spec is not None and not is_filled:
                         self.link_rows(file, records)
@@ -71,8 +75,12 @@ class LinkedStore(Store):
                 os.replace(self.layout.partial, self.layout.container)
 
         together(self.world, link if self.world.is_master else lambda: None)
-        pickles = emergency_pickles(self.layout, records)
-        return Stored(self.layout.container, self.result_paths(records), pickle_paths=pickles)
+        return self.stored(records)
+
+    def stored(self, done: Records) -> Stored:
+        """Return container, payload files and pickles."""
+        pickles = emergency_pickles(self.layout, done)
+        return Stored(self.layout.container, self.result_paths(done), pickle_paths=pickles)
 
     def _link_groups(self, file: h5py.File, records: Records) -> None:
         """Link what does not go into ``result_0``."""
@@ -95,7 +103,7 @@ class LinkedStore(Store):
         return self.spec is not None and self.spec.is_ragged
 
 
-class RankStore(LinkedStore, PayloadStore):
+class RankStore(PayloadStore, LinkedStore):
     """Payload per rank, linked: ``<name>_payload/<name>_rank<r>_<k>.h5``."""
 
     def __init__(self, world: World, layout: Layout, spec: Any, n_tasks: int) -> None:
@@ -127,20 +135,18 @@ class RankStore(LinkedStore, PayloadStore):
 
 
 def payload_rows(store: PayloadStore, records: Records) -> Iterator[tuple[int, Any]]:
-    """Yield (first task, rows) of what this rank has in its payload files."""
-    spec, rank = store.spec, store.world.rank
+    """Yield (first task, rows) of what this rank has, or takes care of, in payload files."""
+    spec = store.spec
     assert spec is not None
-    mine = records[records["rank"] == rank]
-    for k in np.unique(mine["payload"]):
-        with h5py.File(store.payload_path(rank, int(k)), "r", locking=False) as file:
-            for record in mine[mine["payload"] == k]:
-                first, row, count = (int(record[name]) for name in ("first", "row", "count"))
-                if spec.is_ragged:
-                    for index in range(first, first + count):
-                        yield index, np.asarray(file[f"comp_{index}/result_0"][()])[np.newaxis]
-                else:
-                    where = (slice(None),) * spec.axis + (slice(row, row + count),)
-                    yield first, np.moveaxis(file["result_0"][where], spec.axis, 0)
+    mine = share_of(records, store.world)
+    for record in mine[np.lexsort([mine["payload"], mine["rank"]])]:
+        first, count = int(record["first"]), int(record["count"])
+        if spec.is_ragged:
+            for index in range(first, first + count):
+                yield index, store.read_part(record, index)[np.newaxis]
+        else:
+            yield first, store.read_rows(record)
+    store.release()
 
 
 def fill_rows(
@@ -155,6 +161,7 @@ def fill_rows(
 
     For results of differing length, and where a virtual dataset would join too many files.
     """
+    together(world, lambda: hdf5.remove(layout.partial) if world.is_master else None)
     row_shape = _longest(world, spec, own_rows) if spec.is_ragged else spec.row_shape
     shared = SharedRows(world, layout.partial, spec, spec.stacked_shape(n_tasks, row_shape))
     shared.open()

@@ -17,14 +17,13 @@ import numpy as np
 from acme_mpi.comm import World
 from acme_mpi.errors import StoreError
 from acme_mpi.journal import AS_GROUPS, AS_RAGGED
-from acme_mpi.offsets import write_all
+from acme_mpi.offsets import copy_bytes
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import refusals, together
-from acme_mpi.storage.records import Records, tasks_with_groups
+from acme_mpi.storage.records import Records, share_of, tasks_with_groups
 
 # (task, k, dtype, shape, offset in the payload, bytes, value of strings)
 Description = tuple[int, int, Any, tuple[int, ...] | None, int, int, Any]
-COPY_BYTES = 64 * 1024**2
 
 
 class Merge:
@@ -33,7 +32,7 @@ class Merge:
     Parameters
     ----------
     world : World
-        The ranks, each with the payload files it has written.
+        The ranks; each copies from the payload files that it has written, or takes care of.
     path : str
         The file, which exists.
     records : ndarray or None
@@ -66,14 +65,14 @@ class Merge:
             On every rank alike.
         """
         groups = self._records[self._records["form"] & AS_GROUPS != 0]
-        self._mine = groups[groups["rank"] == self._world.rank]
-        payloads = np.unique(self._mine["payload"])
+        self._mine = share_of(groups, self._world)
+        payloads = sorted({(int(each["rank"]), int(each["payload"])) for each in self._mine})
         n_rounds = max(self._world.allgather(len(payloads)))
         try:
             together(self._world, lambda: self._create_groups(groups))
             # One payload of each rank at a time bounds the memory of rank 0.
             for k in range(n_rounds):
-                self._merge_round(int(payloads[k]) if k < len(payloads) else None)
+                self._merge_round(payloads[k] if k < len(payloads) else None)
             together(self._world, self._finish)
         except StoreError:
             if self._file is not None:
@@ -89,12 +88,12 @@ class Merge:
             for _, index in tasks_with_groups(groups):
                 h5py.h5g.create(self._file.id, b"comp_%d" % index)
 
-    def _merge_round(self, payload: int | None) -> None:
+    def _merge_round(self, payload: tuple[int, int] | None) -> None:
         described: list[Description] = []
 
         def describe() -> None:
             if payload is not None:
-                with refusals(self._payload_path(self._world.rank, payload)):
+                with refusals(self._payload_path(*payload)):
                     described.extend(self._describe(payload))
 
         together(self._world, describe)
@@ -117,11 +116,11 @@ class Merge:
 
         together(self._world, copy)
 
-    def _describe(self, payload: int) -> Iterator[Description]:
+    def _describe(self, payload: tuple[int, int]) -> Iterator[Description]:
         """Yield what a payload file holds, without the numbers."""
-        path = self._payload_path(self._world.rank, payload)
-        with h5py.File(path, "r", locking=False) as file:
-            mine = self._mine[self._mine["payload"] == payload]
+        with h5py.File(self._payload_path(*payload), "r", locking=False) as file:
+            rank, k = payload
+            mine = self._mine[(self._mine["rank"] == rank) & (self._mine["payload"] == k)]
             # Rows of differing length lie in the groups, packed ones elsewhere.
             n_elsewhere = 1 if self._skip_first and not (mine["form"] & AS_RAGGED).any() else 0
             for _, index in tasks_with_groups(mine):
@@ -141,8 +140,10 @@ class Merge:
         dataset = hdf5.create_array(self._file.id, name, shape, dtype)
         return int(dataset.get_offset())
 
-    def _copy(self, payload: int, described: list[Description], offsets: list[int]) -> None:
-        source = os.open(self._payload_path(self._world.rank, payload), os.O_RDONLY | os.O_CLOEXEC)
+    def _copy(
+        self, payload: tuple[int, int], described: list[Description], offsets: list[int]
+    ) -> None:
+        source = os.open(self._payload_path(*payload), os.O_RDONLY | os.O_CLOEXEC)
         target = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
         try:
             for entry, offset in zip(described, offsets, strict=True):
@@ -170,14 +171,3 @@ def _describe_dataset(file: Any, index: int, k: int) -> Description:
         return index, k, None, shape, 0, 0, value
     n_bytes = dataset.get_storage_size()
     return index, k, kind.dtype, shape, dataset.get_offset() or 0, n_bytes, None
-
-
-def copy_bytes(source: int, source_offset: int, target: int, offset: int, n_bytes: int) -> None:
-    """Copy bytes between two files at given offsets."""
-    done = 0
-    while done < n_bytes:
-        data = os.pread(source, min(COPY_BYTES, n_bytes - done), source_offset + done)
-        if not data:
-            raise OSError(f"payload ends {n_bytes - done} bytes too early")
-        write_all(target, data, offset + done)
-        done += len(data)

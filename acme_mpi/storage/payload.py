@@ -8,20 +8,23 @@ opened for writing again.
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 
+from acme_mpi.checksum import MASK, checksum, parts_checksum
 from acme_mpi.errors import StoreError
-from acme_mpi.journal import AS_GROUPS, AS_PICKLES, AS_RAGGED, AS_ROWS, pack_record
-from acme_mpi.results import PLACED_BYTES, Content, Part, Parts, is_placed, parts_of
+from acme_mpi.journal import AS_GROUPS, AS_PICKLES, AS_RAGGED, AS_ROWS
+from acme_mpi.results import PLACED_BYTES, Content, Part, is_placed, parts_of
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
-from acme_mpi.storage.base import Store, refusals
-from acme_mpi.storage.committer import Committer
+from acme_mpi.storage.base import refusals
 from acme_mpi.storage.forms import pieces_of
 from acme_mpi.storage.pickles import write_pickle
+from acme_mpi.storage.recorded import RecordedStore
 
 MAX_GROUPS = 4096
 MAX_BYTES = 2 * 1024**3
@@ -149,7 +152,17 @@ class PayloadFile:
         hdf5.abandon(self._file)
 
 
-class PayloadStore(Store):
+class Written(NamedTuple):
+    """Where the results of some tasks went, and what they are known by again."""
+
+    tasks: range
+    form: int
+    row: int  # the first
+    n_bytes: int
+    checksum: int
+
+
+class PayloadStore(RecordedStore):
     """Each rank writes ``<folder>/<name>_rank<r>_<k>.h5``; subclasses say what is made of them.
 
     Parameters are those of `Store`, and:
@@ -166,9 +179,9 @@ class PayloadStore(Store):
         super().__init__(world, layout, spec, n_tasks)
         self.folder = folder
         self._row_spec = None if spec is None or spec.is_ragged else spec
-        self._committer = Committer(layout.journal(world.rank))
         self._current: PayloadFile | None = None
         self._n_files = 0
+        self._opened: tuple[str, h5py.File] | None = None
         self._placed_rows: dict[int, int] = {}
 
     def payload_name(self, rank: int, k: int) -> str:
@@ -183,6 +196,10 @@ class PayloadStore(Store):
     def _payload(self) -> PayloadFile:
         if self._current is None:
             path = self.payload_path(self.world.rank, self._n_files)
+            # Those of earlier runs are never opened for writing again.
+            while os.path.lexists(path):
+                self._n_files += 1
+                path = self.payload_path(self.world.rank, self._n_files)
             with refusals(path):
                 self._current = PayloadFile(path, self._row_spec)
             self._n_files += 1
@@ -217,11 +234,13 @@ class PayloadStore(Store):
         except StoreError:
             self._abandon_payload()
             raise
-        task_s = outcome.busy_ns / 1e9 / outcome.n_succeeded
         records = [
-            pack_record(run, self._n_files - 1, form, row, task_s * len(run))
-            for run, form, row in written
-        ]
+            self.record(
+                outcome, each.tasks, form=each.form, payload=self._n_files - 1, offset=each.row,
+                n_bytes=each.n_bytes, checksum=each.checksum,
+            )
+            for each in written
+        ]  # fmt: skip
         self._committer.commit(self._written_descriptors(), records)
         # Only here, so that all parts of a task, placed ones too, lie in one file.
         if self._current is not None and self._current.is_full:
@@ -231,24 +250,52 @@ class PayloadStore(Store):
         """Return the files into which an outcome may have gone."""
         return [] if self._current is None else [self._current.fileno()]
 
-    def _write_content(self, runs: list[range], content: Content) -> list[tuple[range, int, int]]:
-        """Write rows and parts; return (tasks, form, first row) for the journal."""
-        written = []
+    def _write_content(self, runs: list[range], content: Content) -> list[Written]:
+        """Write rows and parts; return what the journal has to know."""
+        written: list[Written] = []
         for tasks, form, position in pieces_of(runs, content, self.spec):
-            if content.parts is not None and form & (AS_GROUPS | AS_RAGGED):
-                for index, parts in zip(tasks, content.parts[position:], strict=False):
-                    self._write_parts(index, parts)
-            if content.parts is not None and form & AS_PICKLES:
-                for index, data in zip(tasks, content.parts[position:], strict=False):
-                    self._write_pickle(index, data)
-            if not form & AS_ROWS:
-                written.append((tasks, form, 0))
-            elif content.rows is None:
-                written += [(range(i, i + 1), form, self._row_placed_for(i)) for i in tasks]
-            else:
+            if content.placed is not None:
+                written += self._take_placed(tasks, form, position, content)
+                continue
+            n_bytes, number = self._write_rest(tasks, form, position, content)
+            row = 0
+            if content.rows is not None and form & AS_ROWS:
                 rows = content.rows[position : position + len(tasks)]
-                written.append((tasks, form, self._write_rows(tasks, rows)))
+                row = self._write_rows(tasks, rows)
+                n_bytes, number = n_bytes + rows.nbytes, number + checksum(rows)
+            written.append(Written(tasks, form, row, n_bytes, number & MASK))
         return written
+
+    def _take_placed(
+        self, tasks: range, form: int, position: int, content: Content
+    ) -> Iterator[Written]:
+        """Yield what there is to know of rows that the runner has written itself."""
+        assert content.placed is not None
+        for at, index in enumerate(tasks, position):
+            one = range(index, index + 1)
+            n_bytes, number = self._write_rest(one, form, at, content)
+            row_bytes, row_number = content.placed[at]
+            row = self._row_placed_for(index)
+            yield Written(one, form, row, n_bytes + row_bytes, (number + row_number) & MASK)
+
+    def _write_rest(
+        self, tasks: range, form: int, position: int, content: Content
+    ) -> tuple[int, int]:
+        """Write what does not lie in rows; return its bytes and checksum."""
+        n_bytes = total = 0
+        first = 0 if self._row_spec is None else 1
+        for index, parts in zip(tasks, (content.parts or [])[position:], strict=False):
+            if form & AS_PICKLES:
+                self._write_pickle(index, parts)
+                size, number = len(parts), checksum(parts)
+            elif form & (AS_GROUPS | AS_RAGGED):
+                listed = parts_of(parts)
+                self._write_parts(index, listed)
+                size, number = parts_checksum(index, listed, first)
+            else:
+                continue
+            n_bytes, total = n_bytes + size, (total + number) & MASK
+        return n_bytes, total
 
     def _row_placed_for(self, index: int) -> int:
         """Return the number of the row that the runner has written for a task."""
@@ -258,8 +305,8 @@ class PayloadStore(Store):
         """Write the rows of consecutive tasks; return the number of the first."""
         return self._payload().append_rows(rows)
 
-    def _write_parts(self, index: int, parts: Parts) -> None:
-        payload, parts = self._payload(), parts_of(parts)
+    def _write_parts(self, index: int, parts: list[Part]) -> None:
+        payload = self._payload()
         numbered = list(enumerate(parts, 0 if self._row_spec is None else 1))
         payload.begin(index, {k for k, part in numbered if is_placed(part)})
         for k, part in numbered:
@@ -272,6 +319,61 @@ class PayloadStore(Store):
             os.fdatasync(descriptor)  # rare, so here and not by the committer
         finally:
             os.close(descriptor)
+
+    def source(self, record: Any) -> str:
+        """Return the path of the payload, or of the pickle."""
+        if record["form"] & AS_PICKLES:
+            return self.layout.emergency_pickle(int(record["first"]))
+        return self.payload_path(int(record["rank"]), int(record["payload"]))
+
+    def measure(self, record: Any) -> tuple[int, int] | None:
+        """Return size and checksum of what lies in the payload."""
+        first, count = int(record["first"]), int(record["count"])
+        if record["form"] & AS_PICKLES:
+            return self._measure_pickles(range(first, first + count))
+        n_bytes = total = 0
+        if record["form"] & AS_ROWS:
+            rows = self.read_rows(record)
+            n_bytes, total = rows.nbytes, checksum(rows)
+        if record["form"] & (AS_GROUPS | AS_RAGGED):
+            first_part = 0 if self._row_spec is None else 1
+            file = self._reader(self.source(record))
+            for index in range(first, first + count):
+                parts = hdf5.read_parts(file[f"comp_{index}"], first_part)
+                size, number = parts_checksum(index, parts, first_part)
+                n_bytes, total = n_bytes + size, total + number
+        return n_bytes, total & MASK
+
+    def _measure_pickles(self, tasks: range) -> tuple[int, int]:
+        pickles = [Path(self.layout.emergency_pickle(index)).read_bytes() for index in tasks]
+        return sum(map(len, pickles)), sum(map(checksum, pickles)) & MASK
+
+    def read_rows(self, record: Any) -> Any:
+        """Return the packed rows that a record speaks of, (count, *row_shape) ndarray."""
+        file = self._reader(self.payload_path(int(record["rank"]), int(record["payload"])))
+        return self._rows_of(file, int(record["offset"]), int(record["count"]))
+
+    def read_part(self, record: Any, index: int, k: int = 0) -> Any:
+        """Return one part of one of the tasks that a record speaks of."""
+        return np.asarray(self._reader(self.source(record))[f"comp_{index}/result_{k}"][()])
+
+    def _rows_of(self, file: h5py.File, start: int, count: int) -> Any:
+        assert self.spec is not None
+        where = (slice(None),) * self.spec.axis + (slice(start, start + count),)
+        return np.moveaxis(file["result_0"][where], self.spec.axis, 0)
+
+    def _reader(self, path: str) -> h5py.File:
+        """Return a file open for reading, the last one of all."""
+        if self._opened is None or self._opened[0] != path:
+            self.release()
+            self._opened = path, h5py.File(path, "r", locking=False)
+        return self._opened[1]
+
+    def release(self) -> None:
+        """Close the file that was read last."""
+        if self._opened is not None:
+            self._opened[1].close()
+            self._opened = None
 
     def _abandon_payload(self) -> None:
         if self._current is not None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from acme_mpi.journal import AS_PICKLES, pack_record
+from acme_mpi.checksum import checksum
+from acme_mpi.journal import AS_PICKLES
 from acme_mpi.offsets import write_all
 from acme_mpi.runner.base import Outcome
-from acme_mpi.storage.base import Layout, Store, Stored, refusals
-from acme_mpi.storage.committer import Committer
+from acme_mpi.storage.base import Layout, Stored, refusals
+from acme_mpi.storage.recorded import RecordedStore
 from acme_mpi.storage.records import Records, indices_of, share_records
 
 
@@ -40,12 +42,8 @@ def emergency_pickles(layout: Layout, records: Records) -> list[str]:
     return [layout.emergency_pickle(index) for index in indices_of(pickled)]
 
 
-class PickleStore(Store):
+class PickleStore(RecordedStore):
     """Every result is a pickle in the output directory; there is no container."""
-
-    def __init__(self, world: Any, layout: Layout, spec: Any, n_tasks: int) -> None:
-        super().__init__(world, layout, spec, n_tasks)
-        self._committer = Committer(layout.journal(world.rank))
 
     def write(self, outcome: Outcome) -> None:
         """Write the pickles of one outcome and have them recorded."""
@@ -53,9 +51,20 @@ class PickleStore(Store):
         for tasks in outcome.succeeded():
             for index, data in zip(tasks, pickles, strict=False):
                 descriptor = write_pickle(self.layout.pickle(index), data)
-                task_s = outcome.busy_ns / 1e9 / outcome.n_succeeded
-                record = pack_record(range(index, index + 1), form=AS_PICKLES, busy_s=task_s)
+                record = self.record(
+                    outcome, range(index, index + 1), form=AS_PICKLES, n_bytes=len(data),
+                    checksum=checksum(data),
+                )  # fmt: skip
                 self._committer.commit_file(descriptor, record)
+
+    def source(self, record: Any) -> str:
+        """Return the path of the task's pickle."""
+        return self.layout.pickle(int(record["first"]))
+
+    def measure(self, record: Any) -> tuple[int, int]:
+        """Return size and checksum of the pickle."""
+        data = Path(self.source(record)).read_bytes()
+        return len(data), checksum(data)
 
     def close(self) -> None:
         """Wait until everything is recorded."""
@@ -63,7 +72,11 @@ class PickleStore(Store):
 
     def commit(self, root: int | None = None) -> Stored:
         """Return the paths of all pickles. Collective."""
+        return self.stored(share_records(self.world, self.layout))
+
+    def stored(self, done: Records) -> Stored:
+        """Return the paths of all pickles."""
         paths: list[str | None] = [None] * self.n_tasks
-        for index in indices_of(share_records(self.world, self.layout)):
+        for index in indices_of(done):
             paths[index] = self.layout.pickle(index)
         return Stored(paths=paths)

@@ -6,6 +6,7 @@ independently; with a serial build they write the same bytes at the same offsets
 
 from __future__ import annotations
 
+import math
 import os
 from itertools import product
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from acme_mpi.comm import World
 from acme_mpi.errors import StoreError
-from acme_mpi.offsets import write_all
+from acme_mpi.offsets import copy_bytes, write_all
 from acme_mpi.results import RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import missing_value, refusals, together
@@ -63,13 +64,66 @@ class SharedRows:
         if not self._world.is_master:
             return
         with refusals(self.path):
-            with hdf5.closing(hdf5.open_or_create(self.path)) as file:
-                kind = np.dtype(self._spec.dtype)
-                dataset = hdf5.create_array(file.id, b"result_0", self._shape, kind)
-                self.offset = dataset.get_offset() or 0
-                n_bytes = dataset.get_storage_size()
-            if n_bytes:
-                reserve(self.path, self.offset, n_bytes)
+            if os.path.exists(self.path):  # by an earlier run: see `restore`
+                with h5py.File(self.path, "r", locking=False) as file:
+                    self.offset = file["result_0"].id.get_offset() or 0
+            else:
+                self.offset = self._create_at(self.path)
+
+    def _create_at(self, path: str) -> int:
+        """Create the file, with its space reserved; return the offset of the rows."""
+        with hdf5.closing(hdf5.open_or_create(path)) as file:
+            kind = np.dtype(self._spec.dtype)
+            dataset = hdf5.create_array(file.id, b"result_0", self._shape, kind)
+            offset, n_bytes = int(dataset.get_offset() or 0), dataset.get_storage_size()
+            hdf5.sync(file)
+        if n_bytes:
+            reserve(path, offset, n_bytes)
+        return offset
+
+    def restore(self) -> None:
+        """Make a file that an earlier run has left fit to go on with. Rank 0 only, before `open`.
+
+        The rows lie where they lay. All else in the file may be half done, as the run may have
+        been killed while it completed the file; so if it cannot be read, it is made anew around
+        the rows.
+
+        Raises
+        ------
+        OSError, RuntimeError, ValueError
+            The medium refused it.
+        """
+        try:
+            with h5py.File(self.path, "r", locking=False) as file:
+                rows = file["result_0"]
+                is_fine = rows.shape == self._shape and rows.dtype == np.dtype(self._spec.dtype)
+                is_plain = len(file) == 1 and not rows.attrs
+        except (OSError, KeyError, RuntimeError, ValueError):
+            is_fine = is_plain = False
+        if not is_fine:
+            self._create_around_rows()
+        elif not is_plain:
+            self._take_out_what_is_not_rows()
+
+    def _take_out_what_is_not_rows(self) -> None:
+        with hdf5.closing(hdf5.open_or_create(self.path)) as file:
+            for name in [name for name in file if name != "result_0"]:
+                del file[name]
+            for name in list(file["result_0"].attrs):
+                del file["result_0"].attrs[name]
+            hdf5.sync(file)
+
+    def _create_around_rows(self) -> None:
+        """Make a file like the one that is there, and copy the bytes of the rows into it."""
+        anew = f"{self.path}.anew"
+        hdf5.remove(anew)
+        offset = self._create_at(anew)
+        with open(self.path, "rb") as old, open(anew, "r+b") as new:
+            n_bytes = math.prod(self._shape) * np.dtype(self._spec.dtype).itemsize
+            n_there = os.fstat(old.fileno()).st_size - offset
+            copy_bytes(old.fileno(), offset, new.fileno(), offset, max(0, min(n_bytes, n_there)))
+            os.fsync(new.fileno())
+        os.replace(anew, self.path)
 
     def _see(self) -> None:
         try:
@@ -140,11 +194,19 @@ class SharedRows:
             self._file.close()
             self._file = None
 
+    def read(self, path: str, first: int, count: int) -> Any:
+        """Return the rows of consecutive tasks, (count, *row_shape), from the file at `path`."""
+        axis = self._spec.axis
+        with h5py.File(path, "r", locking=False) as file:
+            where = (slice(None),) * axis + (slice(first, first + count),)
+            return np.moveaxis(file["result_0"][where], axis, 0)
+
     def fill_missing(self, missing: Any) -> None:
         """Write NaN into the rows of missing tasks and list them. Rank 0, after `close`."""
-        if not len(missing):
-            return
         with hdf5.closing(hdf5.open_or_create(self.path)) as file:
+            hdf5.sync(file)
+            if not len(missing):
+                return
             rows, blank = file["result_0"], missing_value(self._spec.dtype)
             for index in missing:
                 rows[(slice(None),) * self._spec.axis + (int(index),)] = blank

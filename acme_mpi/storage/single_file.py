@@ -7,13 +7,13 @@ import shutil
 from typing import Any
 
 from acme_mpi.comm import World
-from acme_mpi.journal import AS_GROUPS
+from acme_mpi.journal import AS_GROUPS, AS_RAGGED
 from acme_mpi.results import Content
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import Layout, Stored, refusals, together
 from acme_mpi.storage.linked import fill_rows, payload_rows
 from acme_mpi.storage.merge import Merge
-from acme_mpi.storage.payload import PayloadStore
+from acme_mpi.storage.payload import PayloadStore, Written
 from acme_mpi.storage.records import Records, missing_tasks, share_records
 from acme_mpi.storage.shared_rows import SharedRows
 
@@ -29,9 +29,17 @@ class SingleFileStore(PayloadStore):
             self._shared = SharedRows(world, layout.partial, spec, shape)
 
     def open(self) -> None:
-        """Create and open the shared file. Collective."""
+        """Create and open the shared file, or that of an earlier run. Collective."""
         if self._shared is not None:
+            together(self.world, self._take_back if self.world.is_master else lambda: None)
             self._shared.open()
+
+    def _take_back(self) -> None:
+        """Let the container of an earlier run become the shared file again."""
+        if os.path.exists(self.layout.container):
+            with refusals(self.layout.partial):
+                os.replace(self.layout.container, self.layout.partial)
+            self.restore()
 
     def place(
         self, index: int, k: int, shape: tuple[int, ...], dtype: str
@@ -54,7 +62,7 @@ class SingleFileStore(PayloadStore):
         shared = [] if self._shared is None else [self._shared.fileno()]
         return shared + super()._written_descriptors()
 
-    def _write_content(self, runs: list[range], content: Content) -> list[tuple[range, int, int]]:
+    def _write_content(self, runs: list[range], content: Content) -> list[Written]:
         path = self.layout.partial if self._shared is not None else self.layout.spool_folder
         with refusals(path):
             return super()._write_content(runs, content)
@@ -69,26 +77,62 @@ class SingleFileStore(PayloadStore):
                 *(self.world, self.layout, self.spec, self.n_tasks, records),
                 lambda: payload_rows(self, records),
             )
-        together(self.world, lambda: self._begin(records))
+        missing = missing_tasks(records, self.n_tasks)
+        together(self.world, lambda: self._begin(missing))
         if self.spec is None or (records["form"] & AS_GROUPS).any():
             skip_first = self.spec is not None
             Merge(self.world, self.layout.partial, records, self.payload_path, skip_first).run()
-        together(self.world, self._finish)
+        together(self.world, lambda: self._finish(is_complete=not len(missing)))
+        return self.stored(records)
+
+    def stored(self, done: Records) -> Stored:
+        """Return the one file."""
         return Stored(self.layout.container, [self.layout.container])
 
-    def _begin(self, records: Records) -> None:
+    def _begin(self, missing: Any) -> None:
         if not self.world.is_master:
             return
         with refusals(self.layout.partial):
             if self.spec is None:
+                hdf5.remove(self.layout.partial)  # left by a run that was killed
                 hdf5.open_or_create(self.layout.partial).close()
             elif self._shared is not None:
-                self._shared.fill_missing(missing_tasks(records, self.n_tasks))
+                self._shared.fill_missing(missing)
 
-    def _finish(self) -> None:
+    def _finish(self, is_complete: bool) -> None:
         if not self.world.is_master:
             return
         with refusals(self.layout.container):
             os.replace(self.layout.partial, self.layout.container)
-        spool = os.path.join(self.layout.directory, self.layout.spool_folder)
-        shutil.rmtree(spool, ignore_errors=True)
+        # A run that goes on with this one's work merges the groups again.
+        if is_complete:
+            spool = os.path.join(self.layout.directory, self.layout.spool_folder)
+            shutil.rmtree(spool, ignore_errors=True)
+
+    def restore(self) -> None:
+        """Make the shared file fit to be read and gone on with."""
+        if self._shared is not None and os.path.exists(self.layout.partial):
+            with refusals(self.layout.partial):
+                self._shared.restore()
+
+    def source(self, record: Any) -> str:
+        """Return the path of the spool file, or of the one file."""
+        spooled = super().source(record)
+        if os.path.exists(spooled):
+            return spooled
+        partial, container = self.layout.partial, self.layout.container
+        return partial if os.path.exists(partial) else container
+
+    def measure(self, record: Any) -> tuple[int, int] | None:
+        """Return size and checksum of what lies in the spool, or in the one file."""
+        is_merged = self.source(record) == self.layout.container
+        if record["form"] & AS_RAGGED and is_merged:
+            return None  # what was padded does not show how long it was
+        return super().measure(record)
+
+    def read_rows(self, record: Any) -> Any:
+        """Return rows of the shared file."""
+        assert self._shared is not None
+        partial, container = self.layout.partial, self.layout.container
+        path = partial if os.path.exists(partial) else container
+        return self._shared.read(path, int(record["first"]), int(record["count"]))

@@ -1,0 +1,129 @@
+"""What all stores share that keep results in files: the rank's journal and what goes into it."""
+
+from __future__ import annotations
+
+import json
+import time
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from acme_mpi.journal import Block, pack_failure, pack_record
+from acme_mpi.runner.base import Outcome
+from acme_mpi.storage.base import Layout, Store, Stored
+from acme_mpi.storage.committer import Committer
+from acme_mpi.storage.records import Records
+
+TOLD = ("type", "message", "location", "traceback", "call")
+
+
+class RecordedStore(Store):
+    """A store whose results are durable, and recorded, one by one.
+
+    Parameters are those of `Store`.
+    """
+
+    def __init__(self, world: Any, layout: Layout, spec: Any, n_tasks: int) -> None:
+        super().__init__(world, layout, spec, n_tasks)
+        self._committer = Committer(layout.journal(world.rank))
+        self._tracebacks: dict[str, int] = {}  # and the first task that had it
+
+    def restore(self) -> None:
+        """Make ready to go on with what earlier runs have left. Rank 0 only, before `open`.
+
+        Raises
+        ------
+        StoreError
+            The medium refused it.
+        """
+
+    @abstractmethod
+    def stored(self, done: Records) -> Stored:
+        """Return where the results that the records speak of are. Independent."""
+
+    @abstractmethod
+    def measure(self, record: Any) -> tuple[int, int] | None:
+        """Return size in bytes and checksum of the results that a record speaks of. Independent.
+
+        They are read from the files, whichever rank of whichever run has written them; None where
+        files have been merged in a form that does not show it.
+
+        Raises
+        ------
+        OSError, KeyError, RuntimeError, ValueError
+            They cannot be read.
+        """
+
+    @abstractmethod
+    def source(self, record: Any) -> str:
+        """Return the path of the file with the results that a record speaks of."""
+
+    def release(self) -> None:
+        """Close what `measure` has opened."""
+
+    def record(self, outcome: Outcome, tasks: range, **fields: Any) -> bytes:
+        """Return the block that says that results of some of an outcome's tasks are durable.
+
+        Parameters
+        ----------
+        outcome : Outcome
+            Of these tasks and perhaps others.
+        tasks : range
+            The tasks.
+        **fields
+            ``form, payload, offset, n_bytes, checksum`` of `pack_record`.
+        """
+        task_s = outcome.busy_ns / 1e9 / max(1, outcome.stop - outcome.start)
+        return pack_record(
+            tasks,
+            attempt=outcome.attempt,
+            start_s=outcome.start_s + task_s * (tasks.start - outcome.start),
+            busy_s=task_s * len(tasks),
+            peak_bytes=outcome.peak_bytes,
+            host=self.world.host,
+            **fields,
+        )
+
+    def note(self, outcome: Outcome) -> None:
+        """Record failures and slow tasks."""
+        blocks = [
+            pack_record(
+                range(first, first + count), Block.SLOW, attempt=outcome.attempt,
+                start_s=start_s, busy_s=busy_s, host=self.world.host,
+            )
+            for first, count, start_s, busy_s in outcome.slow
+        ]  # fmt: skip
+        blocks += [self._failure(outcome, fields) for fields in outcome.failures]
+        self._append(blocks)
+
+    def _failure(self, outcome: Outcome, fields: dict[str, Any]) -> bytes:
+        said = {name: fields.get(name, "") for name in TOLD}
+        # Of a million equal tracebacks one is enough.
+        first = self._tracebacks.setdefault(said["traceback"], fields["index"])
+        if first != fields["index"]:
+            said["traceback"] = first
+        return pack_failure(
+            fields["index"],
+            json.dumps(said),
+            fields.get("is_final", True),
+            attempt=fields.get("attempt", outcome.attempt),
+            start_s=outcome.start_s,
+            busy_s=outcome.busy_ns / 1e9 if outcome.stop - outcome.start == 1 else 0.0,
+            peak_bytes=outcome.peak_bytes,
+            host=self.world.host,
+        )
+
+    def note_long(self, index: int, start_s: float) -> None:
+        """Record that a task is still running."""
+        tasks = range(index, index + 1)
+        busy_s = time.time() - start_s
+        host = self.world.host
+        self._append([pack_record(tasks, Block.LONG, start_s=start_s, busy_s=busy_s, host=host)])
+
+    def note_lost(self, lost: Sequence[range]) -> None:
+        """Record that results which earlier runs have recorded are not there any more."""
+        self._append([pack_record(tasks, Block.LOST) for tasks in lost])
+
+    def _append(self, blocks: Sequence[bytes]) -> None:
+        if blocks:
+            self._committer.commit([], blocks)

@@ -1,0 +1,106 @@
+"""Whether what journals say is there: of each file its end, or of every result all its bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from acme_mpi.journal import AS_PICKLES
+from acme_mpi.storage.recorded import RecordedStore
+from acme_mpi.storage.records import Records
+from acme_mpi.storage.superblock import fault_of_file
+
+
+class Damage(NamedTuple):
+    """Results that are not as they were recorded."""
+
+    record: Any
+    path: str
+    why: str
+
+    @property
+    def tasks(self) -> range:
+        """The tasks whose results they are."""
+        first = int(self.record["first"])
+        return range(first, first + int(self.record["count"]))
+
+
+def damaged(store: RecordedStore, done: Records) -> Iterator[Damage]:
+    """Yield what is not there of files that a run is to go on with. Independent.
+
+    Of each file the last results are read: HDF5 finds by itself that a file has lost its end or
+    its root. Where anything is wrong, all results of the file are read.
+
+    Parameters
+    ----------
+    store : RecordedStore
+        Over the files; need not be open.
+    done : ndarray
+        Records of results.
+    """
+    for group in _by_file(done):
+        if len(group) == 1 or _is_file_per_task(store, group):
+            yield from _damaged_files(store, group)
+        elif _damage(store, group[-1]) is not None:
+            yield from damaged_bytes(store, group)
+    store.release()
+
+
+def damaged_bytes(store: RecordedStore, done: Records) -> Iterator[Damage]:
+    """Yield what differs from what was recorded; every result is read. Independent."""
+    for record in done[np.lexsort([done["offset"], done["payload"], done["rank"]])]:
+        found = _damage(store, record)
+        if found is not None:
+            yield found
+    store.release()
+
+
+def _by_file(done: Records) -> list[Records]:
+    """Return the records of each payload file, in the order in which they were written."""
+    order = np.lexsort([done["start_s"], done["offset"], done["payload"], done["rank"]])
+    ordered = done[order]
+    edges = np.flatnonzero(np.diff(ordered["rank"]) | np.diff(ordered["payload"])) + 1
+    return np.split(ordered, edges) if len(ordered) else []
+
+
+def _is_file_per_task(store: RecordedStore, group: Records) -> bool:
+    return store.source(group[0]) != store.source(group[-1])
+
+
+def _damaged_files(store: RecordedStore, group: Records) -> Iterator[Damage]:
+    """Yield damage of results that have files of their own: there, large enough, the last read."""
+    for record in group[:-1]:
+        path = store.source(record)
+        try:
+            why = fault_of_file(path, int(record["n_bytes"]), bool(record["form"] & AS_PICKLES))
+        except OSError as error:
+            why = reason_text(error)
+        if why:
+            yield Damage(record, path, why)
+    found = _damage(store, group[-1])
+    if found is not None:
+        yield found
+
+
+def _damage(store: RecordedStore, record: Any) -> Damage | None:
+    if record["n_bytes"] < 0:  # a part of what was recorded together
+        return None
+    path = store.source(record)
+    try:
+        measured = store.measure(record)
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        return Damage(record, path, reason_text(error))
+    if measured is None or measured == (record["n_bytes"], record["checksum"]):
+        return None
+    if measured[0] != record["n_bytes"]:
+        return Damage(record, path, f"{measured[0]} bytes instead of {record['n_bytes']}")
+    return Damage(record, path, "the checksum differs")
+
+
+def reason_text(error: Exception) -> str:
+    """Return why something cannot be read, in one line."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    return " ".join(str(error).split())
