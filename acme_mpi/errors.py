@@ -8,6 +8,7 @@
     │   └── PlaceError     (OSError)     files cannot go where they were asked to go
     ├── LaunchError (RuntimeError)   launcher and MPI do not fit, or no rank can work; exit 2
     ├── StoreError  (OSError)        the storage medium refused the results; exit 74
+    ├── StoppedError (RuntimeError)  the run was ended early, the rest can be run later; exit 75
     └── TaskError   (RuntimeError)   some tasks failed, the others are safe; exit 1
 """
 
@@ -57,6 +58,16 @@ class StoreError(AcmeMpiError, OSError):
     """The storage medium refused data (disk full, no permission, directory gone)."""
 
     exit_code = EXIT_STORAGE
+
+
+class StoppedError(AcmeMpiError, RuntimeError):
+    """The run was ended before all tasks were run; what is done is safe.
+
+    A signal, the time limit, or ``python -m acme_mpi stop`` asked for it. The same call with
+    ``resume=True`` runs the rest.
+    """
+
+    exit_code = EXIT_STOPPED
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +157,7 @@ def summarize(
     lines = [
         f"{len(failures)} of {n_tasks} tasks failed, first: {failures[0]}",
     ]
-    for (kind, location, _), group in _group(failures).items():
+    for (kind, location, _), group in group_failures(failures).items():
         ids = ", ".join(str(failure.index) for failure in group[:3])
         more = ", ..." if len(group) > 3 else ""
         at = f" at {location}" if location else ""
@@ -175,7 +186,7 @@ def report(failures: Sequence[Failure], n_tasks: int, where: str = "", log: str 
     more = ", ..." if len(failures) > N_IDS else ""
     share = f"{len(failures)}/{n_tasks}"
     lines = [f"Parallel computation failed: {share} tasks failed or stalled: {ids}{more}"]
-    for group in list(_group(failures).values())[:N_TRACEBACKS]:
+    for group in list(group_failures(failures).values())[:N_TRACEBACKS]:
         lines.append(f"  {group[0]}")
         lines += [f"    {line}" for line in group[0].traceback.rstrip().splitlines()]
     lines += _where_others_are(len(failures), n_tasks, where)
@@ -189,7 +200,8 @@ def _where_others_are(n_failed: int, n_tasks: int, where: str) -> list[str]:
     return [f"  The other {n_tasks - n_failed} results are in {where}"] if is_any else []
 
 
-def _group(failures: Iterable[Failure]) -> dict[tuple[str, str, str], list[Failure]]:
+def group_failures(failures: Iterable[Failure]) -> dict[tuple[str, str, str], list[Failure]]:
+    """Return the failures that are alike together, the largest group first."""
     groups: dict[tuple[str, str, str], list[Failure]] = defaultdict(list)
     for failure in failures:
         # What has no line, such as the death of a runner, is told apart by its message.

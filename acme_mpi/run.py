@@ -9,9 +9,9 @@ and every rank leaves with the same result or the same exception.
 
 Imports go downwards only: ``__main__, __init__, script_main`` > ``parallel_map, foreground,
 options`` > ``api, cluster, dry_run, in_process`` > ``client`` > ``submit`` > ``script`` > ``run`` >
-``call, master, worker`` > ``storage, fingerprint, runner, journal, progress`` > ``comm, messages, terminal`` >
-``acme_arguments, keywords`` > ``tasks, schedule, durations, rules, results, checksum,
-offsets, errors``.
+``joblog, status_text`` > ``call, master, worker, status`` > ``storage, fingerprint, runner,
+journal, progress`` > ``comm, messages, terminal`` > ``acme_arguments, keywords`` > ``tasks,
+schedule, durations, rules, results, checksum, offsets, errors``.
 """
 
 from __future__ import annotations

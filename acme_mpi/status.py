@@ -1,0 +1,439 @@
+"""What the journals tell of a run, for people and for programs, while it goes on or later.
+
+Nobody is asked and nothing is written, so it works from any shell that sees the files; no MPI, no
+HDF5. `status_text` puts it into words, `joblog` lists every call.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from acme_mpi.errors import Failure, InputError, group_failures
+from acme_mpi.journal import FINAL, Block
+from acme_mpi.storage.base import DOT_FOLDER
+from acme_mpi.storage.description import Description, described_runs, read_description
+from acme_mpi.storage.folders import FINISHED as END_MARK
+from acme_mpi.storage.lease import Holder, holder
+from acme_mpi.storage.records import History, Records, read_history
+
+RUNNING, FINISHED, STOPPED = "running", "finished", "stopped"
+N_SLOWEST = 5
+N_INDICES = 5  # of a group of failures
+
+
+@dataclass(frozen=True)
+class Duration:
+    """How long tasks took.
+
+    Attributes
+    ----------
+    first, stop : int
+        Half-open range: a task, or a few that were measured together.
+    busy_s : float
+        Of all of them, in seconds.
+    host, rank : str, int
+        Where.
+    """
+
+    first: int
+    stop: int
+    busy_s: float
+    host: str
+    rank: int
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The most memory that a process which called tasks has used.
+
+    Attributes
+    ----------
+    peak_bytes : int
+        Resident memory.
+    first, stop : int
+        Half-open range of the tasks that were called meanwhile.
+    host, rank : str, int
+        Where.
+    """
+
+    peak_bytes: int
+    first: int
+    stop: int
+    host: str
+    rank: int
+
+
+@dataclass(frozen=True)
+class Straggler:
+    """A task that has been running for long.
+
+    Attributes
+    ----------
+    index : int
+        The task.
+    running_s : float
+        Until now, in seconds.
+    n_medians : float or None
+        The same in medians of the durations of tasks that are done; None as long as none is.
+    host, rank : str, int
+        Where.
+    """
+
+    index: int
+    running_s: float
+    n_medians: float | None
+    host: str
+    rank: int
+
+
+@dataclass(frozen=True)
+class FailureGroup:
+    """Tasks that have failed alike.
+
+    Attributes
+    ----------
+    type, location, message : str
+        As in `Failure`; the message is the first task's.
+    n_tasks : int
+        How many.
+    first_indices : list of int
+        The first few of them.
+    reproduce : str
+        Command or call that runs the first one; empty if unknown.
+    """
+
+    type: str
+    location: str
+    message: str
+    n_tasks: int
+    first_indices: list[int]
+    reproduce: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """How it stands with a run; plain values, which are also the keys of the JSON form.
+
+    Attributes
+    ----------
+    name : str
+        The function's name.
+    directory : str
+        Output directory.
+    kind : str
+        Kind of store.
+    state : str
+        ``"running"``; ``"finished"``: no task is open; ``"stopped"``: ended, or killed, before.
+    reached_end : bool
+        A run has come to its regular end here; False after one that was killed while it made
+        the container of all results.
+    holder : str
+        Who works on it, or was killed while it did; empty if it has ended properly.
+    n_tasks, n_done, n_failed, n_open : int
+        Size of the run; tasks with results, given up, and neither.
+    n_ranks : int
+        Of the last run.
+    n_runs : int
+        How many there were, on the same results.
+    started_s : float or None
+        Unix time of the start of the last run; None if unknown.
+    elapsed_s : float
+        Since then: until now if it is running, else until the last thing that is recorded.
+    tasks_per_s : float or None
+        Tasks that ended in the last run, over `elapsed_s`; None before the first.
+    eta_s : float or None
+        Seconds until the open tasks are done at this rate; None if unknown or not running.
+    busy_s : float
+        Spent in calls, by all runs together, whatever came of them.
+    median_s : float or None
+        Duration of a task that is done; means stand for tasks that were measured together.
+    results_bytes : int
+        Size of the results.
+    peak : Peak or None
+        The largest use of memory; None if unknown.
+    slowest : list of Duration
+        At most five, the slowest first.
+    stragglers : list of Straggler
+        What has been running for long and still is, the longest first.
+    failures : list of FailureGroup
+        The tasks that were given up, the largest group first.
+    command : str
+        What goes on with the run, or calls the failed tasks again if no other is left; empty if
+        there is nothing to do, or no command line has started it.
+    """
+
+    name: str
+    directory: str
+    kind: str
+    state: str
+    reached_end: bool
+    holder: str
+    n_tasks: int
+    n_done: int
+    n_failed: int
+    n_open: int
+    n_ranks: int
+    n_runs: int
+    started_s: float | None
+    elapsed_s: float
+    tasks_per_s: float | None
+    eta_s: float | None
+    busy_s: float
+    median_s: float | None
+    results_bytes: int
+    peak: Peak | None
+    slowest: list[Duration]
+    stragglers: list[Straggler]
+    failures: list[FailureGroup]
+    command: str
+
+
+def runs_in(directory: str) -> list[str]:
+    """Return the names of the functions of which a directory holds runs, sorted.
+
+    Raises
+    ------
+    InputError
+        The directory cannot be read.
+    """
+    place = os.path.join(directory, DOT_FOLDER)
+    try:
+        names = os.listdir(place)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise InputError(f"cannot read {place}: {error.strerror}") from error
+    return sorted(name for name in names if described_runs(os.path.join(place, name)))
+
+
+def read_status(folder: str, now_s: float | None = None) -> Status:
+    """Return how it stands with a run. Independent, any process.
+
+    Parameters
+    ----------
+    folder : str
+        Its dot folder, ``DIR/.acme_mpi/NAME``.
+    now_s : float, optional
+        Unix time, default the present one.
+
+    Raises
+    ------
+    InputError
+        Nothing is there, or it cannot be read.
+    """
+    now_s = time.time() if now_s is None else now_s
+    told = read_told(folder)
+    described, history, blocks = told.description, told.history, told.blocks
+    is_done = history.is_done(described.n_tasks)
+    failures = [each for each in history.failed.values() if each.index < described.n_tasks]
+    n_done, n_failed = int(is_done.sum()), len(failures)
+    n_open = described.n_tasks - n_done - n_failed
+    speed = _speed(told, now_s)
+    median_s = _median_s(blocks[blocks["kind"] == Block.DONE])
+    reached_end = os.path.exists(os.path.join(folder, END_MARK))
+    return Status(
+        name=described.name,
+        directory=os.path.dirname(os.path.dirname(os.path.abspath(folder))),
+        kind=described.kind,
+        state=RUNNING if told.is_running else STOPPED if n_open else FINISHED,
+        reached_end=reached_end,
+        holder=str(told.holder) if told.holder else "",
+        n_tasks=described.n_tasks,
+        n_done=n_done,
+        n_failed=n_failed,
+        n_open=n_open,
+        n_ranks=described.n_ranks,
+        n_runs=len(told.runs),
+        started_s=speed.started_s,
+        elapsed_s=speed.elapsed_s,
+        tasks_per_s=speed.tasks_per_s,
+        eta_s=n_open / speed.tasks_per_s if speed.tasks_per_s and told.is_running else None,
+        busy_s=float(blocks["busy_s"][is_end(blocks)].sum()),
+        median_s=median_s,
+        results_bytes=int(history.done["n_bytes"].clip(0).sum()),
+        peak=_peak(blocks[is_end(blocks)]),
+        slowest=_slowest(blocks),
+        stragglers=_stragglers(told.last, is_done, median_s, now_s) if told.is_running else [],
+        failures=_groups(failures, described.debug),
+        command=_go_on(described.command, n_open, n_failed, reached_end),
+    )
+
+
+class Told(NamedTuple):
+    """What a dot folder says."""
+
+    holder: Holder | None
+    runs: list[int]
+    description: Description
+    history: History
+
+    @property
+    def is_running(self) -> bool:
+        """Whether somebody works on it."""
+        return self.holder is not None and self.holder.is_alive
+
+    @property
+    def blocks(self) -> Records:
+        """What is recorded, without texts."""
+        blocks: Records = self.history.blocks[self.history.blocks["kind"] != Block.TEXT]
+        return blocks
+
+    @property
+    def last(self) -> Records:
+        """What the last run has recorded, without texts."""
+        blocks = self.blocks
+        last: Records = blocks[blocks["run"] == self.runs[-1]]
+        return last
+
+
+def read_told(folder: str) -> Told:
+    """Read what a dot folder says; see `read_status`."""
+    try:
+        os.listdir(folder)  # what looks for names finds none where it may not look
+        # The holder first: a run that ends meanwhile is then shown as running, with all tasks
+        # done, and not as one that has left some.
+        found = holder(folder)
+        runs, description = described_runs(folder), read_description(folder)
+        history = read_history(folder)
+    except (OSError, ValueError, TypeError) as error:
+        path = getattr(error, "filename", None) or folder
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"cannot read {path}: {reason}") from error
+    if description is None:
+        raise InputError(f"{folder} holds no description of a run")
+    return Told(found, runs, description, history)
+
+
+def is_end(blocks: Records) -> Any:
+    """Return which blocks say that tasks have ended, well or not, (n,) ndarray of bool."""
+    return np.isin(blocks["kind"], (Block.DONE, Block.FAILED))
+
+
+def _is_given_up(blocks: Records) -> Any:
+    return (blocks["kind"] == Block.FAILED) & (blocks["form"] & FINAL != 0)
+
+
+class _Speed(NamedTuple):
+    """How fast the last run is, or was; see `Status`."""
+
+    started_s: float | None
+    elapsed_s: float
+    tasks_per_s: float | None
+
+
+def _speed(told: Told, now_s: float) -> _Speed:
+    last = told.last
+    starts_s = last["start_s"][last["start_s"] > 0]
+    started_s = told.description.start_s or float(starts_s.min(initial=np.inf))
+    if started_s == np.inf:
+        return _Speed(None, 0.0, None)
+    until_s = now_s if told.is_running else (last["start_s"] + last["busy_s"]).max(initial=0.0)
+    elapsed_s = max(0.0, float(until_s) - started_s)  # the clocks of nodes need not agree
+    n_ended = int(last["count"][(last["kind"] == Block.DONE) | _is_given_up(last)].sum())
+    return _Speed(started_s, elapsed_s, n_ended / elapsed_s if n_ended and elapsed_s else None)
+
+
+def _go_on(command: str, n_open: int, n_failed: int, reached_end: bool) -> str:
+    if n_open or not reached_end:
+        return command
+    return f"{command} --retry-failed" if command and n_failed else ""
+
+
+def _median_s(done: Records) -> float | None:
+    if not len(done):
+        return None
+    means_s = done["busy_s"] / done["count"]
+    order = np.argsort(means_s)
+    n_below = np.cumsum(done["count"][order])
+    return float(means_s[order[np.searchsorted(n_below, n_below[-1] / 2)]])
+
+
+def _host(block: Any) -> str:
+    return str(block["host"].decode(errors="replace"))
+
+
+def _tasks(block: Any) -> tuple[int, int]:
+    return int(block["first"]), int(block["first"] + block["count"])
+
+
+def _peak(ended: Records) -> Peak | None:
+    if not ended["peak_bytes"].any():
+        return None
+    block = ended[np.argmax(ended["peak_bytes"])]
+    return Peak(int(block["peak_bytes"]), *_tasks(block), _host(block), int(block["rank"]))
+
+
+def _slowest(blocks: Records) -> list[Duration]:
+    is_slow = blocks["kind"] == Block.SLOW
+    # A run's SLOW blocks name all that took long. Beside them, its other records would only
+    # mislead: they share the time of their chunk, also with tasks that have failed.
+    has_named = np.isin(blocks["run"], np.unique(blocks["run"][is_slow]))
+    is_single = (blocks["kind"] == Block.DONE) & (blocks["count"] == 1)
+    found = blocks[is_slow | is_single & ~has_named]
+    slowest = found[np.argsort(-found["busy_s"], kind="stable")[:N_SLOWEST]]
+    return [
+        Duration(*_tasks(block), float(block["busy_s"]), _host(block), int(block["rank"]))
+        for block in slowest
+    ]
+
+
+def _stragglers(
+    last: Records, is_done: Any, median_s: float | None, now_s: float
+) -> list[Straggler]:
+    given_up = set(last["first"][_is_given_up(last)].tolist())
+    found: dict[int, Any] = {}
+    for block in _running(last):
+        index = int(block["first"])
+        # Another rank may have called it after the one that noted it has retired.
+        if index in given_up or (index < len(is_done) and is_done[index]):
+            continue
+        if index not in found or found[index]["start_s"] < block["start_s"]:
+            found[index] = block
+    stragglers = [_straggler(block, median_s, now_s) for block in found.values()]
+    return sorted(stragglers, key=lambda each: -each.running_s)
+
+
+def _straggler(block: Any, median_s: float | None, now_s: float) -> Straggler:
+    running_s = max(0.0, now_s - float(block["start_s"]))
+    n_medians = running_s / median_s if median_s else None
+    return Straggler(int(block["first"]), running_s, n_medians, _host(block), int(block["rank"]))
+
+
+def _running(last: Records) -> Iterator[Any]:
+    """Yield the LONG block of each rank whose task has not ended by what the rank itself says."""
+    if not (last["kind"] == Block.LONG).any():
+        return
+    for own in np.split(last, np.flatnonzero(np.diff(last["rank"])) + 1):
+        # A rank runs one task at a time, so only the last one can be running.
+        noted = np.flatnonzero(own["kind"] == Block.LONG)
+        if len(noted) and not _has_ended(own[noted[-1]], own[noted[-1] + 1 :]):
+            yield own[noted[-1]]
+
+
+def _has_ended(noted: Any, later: Records) -> bool:
+    # A slow task may be known to have ended before its result is durable.
+    ends = later[is_end(later) | (later["kind"] == Block.SLOW)]
+    distance = noted["first"] - ends["first"]
+    return bool(((distance >= 0) & (distance < ends["count"])).any())
+
+
+def _groups(failures: list[Failure], debug: str) -> list[FailureGroup]:
+    return [
+        FailureGroup(
+            *(kind, location, group[0].message, len(group)),
+            [each.index for each in group[:N_INDICES]],
+            debug.format(index=group[0].index) if debug else group[0].call,
+        )
+        for (kind, location, _), group in group_failures(failures).items()
+    ]
+
+
+def status_json(status: Status) -> dict[str, Any]:
+    """Return a status as plain values; the keys are the attributes of `Status` and its parts."""
+    return asdict(status)
