@@ -20,10 +20,12 @@ from acme_mpi.errors import (
     InputTypeError,
     LaunchError,
     PlaceError,
+    StoppedError,
     StoreError,
     TaskError,
 )
 from acme_mpi.parallel_map import ACMEdaemon, ParallelMap
+from acme_mpi.rules import Rules
 from acme_mpi.tasks import PerTask, Shared
 
 __version__ = "0.1.0"
@@ -38,7 +40,9 @@ __all__ = [
     "ParallelMap",
     "PerTask",
     "PlaceError",
+    "Rules",
     "Shared",
+    "StoppedError",
     "StoreError",
     "TaskError",
     "__version__",

@@ -14,10 +14,12 @@ from dataclasses import astuple
 from typing import Any, NamedTuple
 
 from acme_mpi.call import Call, Options
-from acme_mpi.comm import World, finalize, launched_rank_and_size, make_world
+from acme_mpi.comm import World, finalize, launched_rank_and_size, launcher_words, make_world
+from acme_mpi.commands import COMMANDS, run_command
 from acme_mpi.dry_run import announce, circumstances, forecast, measuring_options
 from acme_mpi.errors import EXIT_DONE, EXIT_INTERNAL, AcmeMpiError, InputError, TaskError
 from acme_mpi.foreground import debug_task, plan_text
+from acme_mpi.interrupts import INTERRUPTS
 from acme_mpi.messages import ConsoleFormatter
 from acme_mpi.options import check_options, make_parser, split_script
 from acme_mpi.run import run, stop_runner, take_child_runner
@@ -32,8 +34,11 @@ logger = logging.getLogger("acme_mpi")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and end this process with the job's exit status."""
-    own, scripts = split_script(sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
     rank, size = launched_rank_and_size()
+    if argv and argv[0] in COMMANDS:
+        sys.exit(run_command(argv) if rank == 0 else 0)
+    own, scripts = split_script(argv)
     # Every rank finds the same mistake; one of them says it.
     if rank > 0:
         silent = os.open(os.devnull, os.O_WRONLY)
@@ -79,6 +84,7 @@ def _with_ranks(options: Any, scripts: Sequence[str], launched_rank: int) -> int
     except AcmeMpiError as error:
         return _say(error) if launched_rank == 0 else 0
     status = EXIT_DONE
+    INTERRUPTS.catch()
     try:
         if world.is_master and world.size == 1 and launched_rank == 0:
             _suggest_launcher()
@@ -87,10 +93,6 @@ def _with_ranks(options: Any, scripts: Sequence[str], launched_rank: int) -> int
             status = serve_script(world, [*options.script, *scripts], defaults)
         else:
             _run_command(world, options)
-    except KeyboardInterrupt:
-        # Only without a launcher: under one, the launcher ends the ranks.
-        print("acme_mpi: interrupted", file=sys.stderr)
-        status = 128 + signal.SIGINT
     except TaskError as error:
         status = error.exit_code  # the summary has been printed
     except AcmeMpiError as error:
@@ -145,6 +147,7 @@ def _request(options: Any) -> dict[str, Any]:
         "n_inputs": "auto" if options.n_inputs is None else options.n_inputs,
         "sys_path": path,
         "directory": os.getcwd(),
+        "shaping": _run_options(options).shaping if options.kind != "memory" else None,
         "trial": circumstances(_run_options(options)) if options.dry_run else None,
     }
 
@@ -186,7 +189,10 @@ def _load(runner: ChildRunner, options: Any) -> _Loaded:
         return _Loaded(Call(error=error), Call(error=error))
     wanted = _run_options(options, loaded["name"], loaded["n_tasks"])
     place = (loaded["sys_path"], os.getcwd())
-    call = Call(wanted, loaded["func"], loaded["tasks"], loaded["buffers"], place=place)
+    call = Call(
+        *(wanted, loaded["func"], loaded["tasks"], loaded["buffers"]),
+        place=place, fingerprint=loaded["fingerprint"],
+    )  # fmt: skip
     if loaded["trial"] is None:
         return _Loaded(call, Call())
     index, func, tasks, buffers = loaded["trial"]
@@ -200,6 +206,8 @@ def _run_options(options: Any, name: str = "", n_tasks: int = 0) -> Options:
         name, n_tasks, options.kind, options.output_dir,
         None if spec is None else astuple(spec),
         not options.no_isolate, 0 if options.kind == "memory" else None, options.bar, _reproduce(),
+        policy=options.policy, retry_failed=options.retry_failed, rules=astuple(options.rules),
+        go_on=_go_on(),
     )  # fmt: skip
 
 
@@ -228,6 +236,25 @@ def _reproduce() -> str:
     words = [word for word in sys.argv[1:] if word != "--dry-run"]
     command = shlex.join(["python", "-m", "acme_mpi", *words])
     return command.replace("{", "{{").replace("}", "}}") + " --debug-task {index}"
+
+
+# What a command that goes on with a run says in another way, or not again.
+_ONCE = ("--dry-run", "--resume", "--retry-failed", "--force-resume", "--overwrite")
+
+
+def _go_on() -> str:
+    """Return the command that goes on with this one's run, with ``{directory}`` in it."""
+    arguments = sys.argv[1:]
+    program = sys.orig_argv[: len(sys.orig_argv) - len(arguments)]
+    kept: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word == "--output-dir":
+            next(words, None)
+        elif word not in _ONCE and not word.startswith("--output-dir="):
+            kept.append(word)
+    line = shlex.join([*launcher_words(), *program, *kept])
+    return f"{line} --output-dir {{directory}}"
 
 
 def _ask(runner: ChildRunner, kind: Kind, content: Any) -> Any:

@@ -8,10 +8,18 @@ from typing import Any
 
 from acme_mpi.call import Call, Options
 from acme_mpi.errors import InputError
-from acme_mpi.keywords import check_flag, check_output_dir, check_payload, refuse_unlimited
+from acme_mpi.keywords import (
+    check_flag,
+    check_output_dir,
+    check_payload,
+    check_rules,
+    refuse_unlimited,
+    resume_policy,
+)
 from acme_mpi.results import RowSpec, make_row_spec
+from acme_mpi.rules import Rules
 from acme_mpi.script import is_connected
-from acme_mpi.submit import callers, finish, pack, submit
+from acme_mpi.submit import callers, finish, identify, pack, submit
 from acme_mpi.tasks import distribute, function_name
 
 
@@ -27,6 +35,8 @@ def map(
     single_file: bool = False,
     payload: str = "rank",
     isolate: bool = True,
+    resume: bool | str = False,
+    rules: Rules | None = None,
     comm: Any = None,
     root: int | None = None,
     **kwargs: Any,
@@ -69,6 +79,14 @@ def map(
         True: `func` is called in a child process of each rank; whatever it does costs at most its
         task. False: in the rank itself, for functions that need its state; with several ranks
         rank 0 then only hands out tasks.
+    resume : bool or {"failed", "force"}
+        What to do where an earlier call has left results. False: refuse. True: go on, if it was the
+        same call: of the same function, by its source, with the same arguments; only the tasks
+        that have not ended are called, and `output_dir` may be left out: the newest unfinished run
+        of this call in the working directory is meant. ``"failed"``: call the tasks that have
+        failed, and only those. ``"force"``: go on with results of a call that was not the same.
+    rules : Rules, optional
+        When to call a task again, to give it up, and to end the run.
     comm : mpi4py.MPI.Intracomm, optional
         Ranks that take part, default all; duplicated inside.
     root : int, optional
@@ -92,6 +110,8 @@ def map(
         `TaskError.results`.
     StoreError
         Results could not be written.
+    StoppedError
+        A signal, the time limit, or ``python -m acme_mpi stop`` has ended the run early.
     LaunchError
         Launcher and MPI do not belong together.
 
@@ -118,8 +138,10 @@ def map(
         call.options = Options(
             function_name(func), tasks.n_tasks, kind, output_dir,
             None if spec is None else astuple(spec), isolate, root,
-            bar=None if is_connected() else False,
+            bar=None if is_connected() else False, policy=resume_policy(resume, kind),
+            retry_failed=resume == "failed", rules=astuple(check_rules(rules, isolate)),
         )  # fmt: skip
+        identify(call, world, func, tasks)
     except InputError as error:
         call.error = error
     result = submit(world, call)

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from acme_mpi.errors import AcmeMpiError, Failure, InputError, LaunchError, StoreError, TaskError
+import numpy as np
+
+from acme_mpi.errors import (
+    AcmeMpiError,
+    Failure,
+    InputError,
+    LaunchError,
+    StoppedError,
+    StoreError,
+    TaskError,
+)
 from acme_mpi.results import RowSpec
+from acme_mpi.rules import Rules
 from acme_mpi.storage import Stored
 from acme_mpi.tasks import TaskSet
 
@@ -48,6 +60,15 @@ class Options:
         Least level of the messages; None: as it is.
     log_file : str or None
         Where they go, too; None: into the output directory; empty: nowhere.
+    policy : str
+        What to do where there are results already, see `beginning.POLICIES`.
+    retry_failed : bool
+        Of an earlier run, call the tasks that have failed, and only those.
+    rules : tuple
+        Fields of the `Rules`.
+    go_on : str
+        Command that goes on with the run, ``{directory}`` in the output directory's place; empty
+        if a script knows it.
     """
 
     name: str
@@ -64,6 +85,36 @@ class Options:
     dialect: str = ""
     level: int | None = None
     log_file: str | None = None
+    policy: str = "refuse"
+    retry_failed: bool = False
+    rules: tuple[Any, ...] = ()
+    go_on: str = ""
+
+    @property
+    def shaping(self) -> dict[str, str]:
+        """What of these options shapes the results, for the fingerprint."""
+        spec = self.row_spec
+        if spec is None:
+            return {"kind of files": self.kind}
+        shape = (*spec.shape[: spec.axis], None, *spec.shape[spec.axis :])
+        return {
+            "kind of files": self.kind,
+            "result_shape": str(shape),
+            "result_dtype": str(np.dtype(spec.dtype)),
+        }
+
+    @property
+    def parsed_rules(self) -> Rules:
+        """How to deal with tasks that fail."""
+        return Rules(*self.rules)
+
+    def how_to_go_on(self, directory: str, only_failed: bool = False) -> str:
+        """Return a last line of text that says how to go on with a run in a directory."""
+        if not self.go_on:
+            how = "failed" if only_failed else True
+            return f"\n  go on with: resume={how!r}, output_dir={directory!r}"
+        command = self.go_on.replace("{directory}", shlex.quote(directory))
+        return f"\n  go on with: {command}" + (" --retry-failed" if only_failed else "")
 
     def worker_ranks(self, size: int) -> set[int]:
         """Return the ranks that call tasks, of a world of `size`."""
@@ -103,6 +154,8 @@ class Call:
         The caller's module search path and working directory; rank 0's count.
     digests : dict of str to str
         Fingerprint of each argument, to find ranks that were called differently.
+    fingerprint : dict of str to str
+        What makes it the same computation as another run; rank 0's counts.
     error : AcmeMpiError or None
         What is wrong with this rank's call.
     client : list of int
@@ -117,6 +170,7 @@ class Call:
     own_tasks: TaskSet | None = None
     place: tuple[list[str], str] = field(default_factory=caller_place)
     digests: Mapping[str, str] = field(default_factory=dict)
+    fingerprint: Mapping[str, str] = field(default_factory=dict)
     error: AcmeMpiError | None = None
     client: list[int] = field(default_factory=list)
 
@@ -143,16 +197,22 @@ class Result:
         Ranks that could.
     unstorable : tuple of (int, str), or None
         The first task whose result was pickled, though HDF5 was asked for, and why.
+    stopped_because : str
+        Why the run was ended early, empty if it was not.
+    output_dir : str
+        Where its files are; empty in memory.
     """
 
     options: Options
     stored: Stored
     failures: list[Failure]
     n_unfinished: int
-    storage_error: str
-    unready: list[str]
-    n_ready: int
+    storage_error: str = ""
+    unready: list[str] = field(default_factory=list)
+    n_ready: int = 0
     unstorable: tuple[int, str] | None = None
+    stopped_because: str = ""
+    output_dir: str = ""
 
     @property
     def is_complete(self) -> bool:
@@ -163,20 +223,36 @@ class Result:
         """Return the exception that this result calls for, None if all is well."""
         n_tasks, where = self.options.n_tasks, self.stored.where
         safe = f"; the others are in {where}" if where else ""
+        n_left = f"{self.n_unfinished} of {n_tasks} tasks were not run"
         if self.storage_error:
-            return StoreError(
-                f"{self.storage_error}\n  {self.n_unfinished} of {n_tasks} tasks were not run{safe}"
-            )
-        if self.n_unfinished and not self.n_ready:
+            return StoreError(f"{self.storage_error}\n  {n_left}{safe}{self.go_on()}")
+        if self.n_unfinished and self.has_halted:
+            text = f"{self.stopped_because}\n  {n_left}{safe}{self.go_on()}"
+            return TaskError(text, self.failures, results)
+        if self.n_unfinished and not self.n_ready and not self.stopped_because:
             reasons = "\n  ".join(dict.fromkeys(self.unready))
             return InputError(f"no rank could load {self.options.name}:\n  {reasons}")
+        if self.n_unfinished and (self.stopped_because or not self.unready):
+            why = f", because {self.stopped_because}" if self.stopped_because else ""
+            return StoppedError(f"{n_left}{why}{safe}{self.go_on()}")
         if self.n_unfinished:
-            why = "every rank has lost its runner" if self.unready else "the run was stopped"
+            reasons = "\n  ".join(dict.fromkeys(self.unready))
             return LaunchError(
-                f"{self.n_unfinished} of {n_tasks} tasks were not run, because {why}{safe}:\n  "
-                + "\n  ".join(dict.fromkeys(self.unready))
+                f"{n_left}, because every rank has lost its runner{safe}:\n  {reasons}"
             )
         if self.failures:
             text = f"{len(self.failures)} of {n_tasks} tasks failed, first: {self.failures[0]}"
-            return TaskError(text, self.failures, results)
+            return TaskError(text + self.go_on(), self.failures, results)
         return None
+
+    @property
+    def has_halted(self) -> bool:
+        """Whether so many tasks have failed that the run had to end."""
+        rules = self.options.parsed_rules
+        return rules.must_halt(len(self.failures), self.options.n_tasks)
+
+    def go_on(self) -> str:
+        """Return a last line of text that says how to go on; empty where nothing can be done."""
+        if not self.output_dir or (self.is_complete and not self.failures):
+            return ""
+        return self.options.how_to_go_on(self.output_dir, only_failed=not self.n_unfinished)

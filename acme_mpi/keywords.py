@@ -10,6 +10,7 @@ from typing import Any
 
 from acme_mpi.errors import InputError, InputTypeError
 from acme_mpi.results import RowSpec, make_row_spec
+from acme_mpi.rules import Rules
 
 PAYLOADS = ("rank", "computation")
 
@@ -194,6 +195,54 @@ def refuse_unlimited(spec: RowSpec | None) -> None:
         raise InputError(
             "using `np.inf` in `result_shape` is only valid if `write_worker_results` is `True`"
         )
+
+
+def resume_policy(resume: Any, kind: str) -> str:
+    """Return what to do where there are results already: "refuse", "resume" or "force".
+
+    Raises
+    ------
+    InputTypeError, InputError
+        It is none of the values that `resume` may have, or nothing is written.
+    """
+    if not isinstance(resume, (bool, str)):
+        raise InputTypeError(f"`resume` has to be `True`, `False`, or a string, not {resume!r}")
+    if resume not in (False, True, "failed", "force"):
+        raise InputError(f"`resume` has to be True, False, 'failed' or 'force', not {resume!r}")
+    if resume and kind == "memory":
+        raise InputError("`resume` needs results in files; leave out write_worker_results=False")
+    if not resume:
+        return "refuse"
+    return "force" if resume == "force" else "resume"
+
+
+def check_rules(rules: Any, isolate: bool = True) -> Rules:
+    """Return the rules, or those of a run that has none.
+
+    Parameters
+    ----------
+    rules : Rules or None
+        As the user gave them.
+    isolate : bool
+        The function runs in a process of its own, which can be ended.
+
+    Raises
+    ------
+    InputTypeError
+        It is something else.
+    InputError
+        They need isolation, and there is none.
+    """
+    if rules is None:
+        return Rules()
+    if not isinstance(rules, Rules):
+        raise InputTypeError(f"`rules` has to be `None` or acme_mpi.Rules(...), not {rules!r}")
+    if not isolate and (rules.timeout is not None or rules.memory is not None):
+        raise InputError(
+            "`timeout` and `memory` end the process that calls the function, which without "
+            "isolation is the rank itself; leave out isolate=False (--no-isolate)"
+        )
+    return rules
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,24 @@
 """The role of rank 0 that hands out chunks: every report is the request for the next chunk.
 
-Messages are `MESSAGE_INTS` integers. A worker sends reports, ``(Report, start, stop, n_closed,
-n_failed, busy_ns)``, where `n_closed` is 1 if the report ends a chunk; the master sends chunks,
-``(start, stop)``, and an empty one to say stop.
+Messages are `MESSAGE_INTS` integers. A worker sends reports, the master sends orders; what they
+hold besides their kind stands beside it.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
+from collections import deque
+from collections.abc import Callable
 from enum import IntEnum
+from typing import NamedTuple
 
 from acme_mpi.comm import TAG_CHUNK, TAG_REPORT, World
+from acme_mpi.durations import Durations
 from acme_mpi.errors import EXIT_STOPPED
 from acme_mpi.progress import Progress
+from acme_mpi.rules import Rules
 from acme_mpi.schedule import Schedule
 
 logger = logging.getLogger("acme_mpi")
@@ -21,26 +26,49 @@ logger = logging.getLogger("acme_mpi")
 PAUSE_S = 0.001
 LONG_PAUSE_S = 0.01
 TAIL_PAUSE_S = 0.05  # nothing is left to hand out
+LOOK_EVERY_S = 1.0
 ALIVE_EVERY_S = 10.0
 SILENT_S = 60.0  # after this rank 0 says who is silent
 LOST_S = 900.0  # after this the job ends
 CREDIT = 2  # chunks a worker may hold: one running, one in reserve, so no round trip is waited for
+PROBABLE = 0.95  # a task is taken to last as long as this share of all tasks does at most
+N_MEDIAN = 3  # tasks that have to end before their median limits others, as in GNU parallel
+NEWS = 1.1  # a limit that changes by less is not told
 
 
 class Report(IntEnum):
     """What a worker tells."""
 
     READY = 1  # can call tasks
-    DONE = 2  # [start, stop) is done and durable
-    RETURNED = 3  # [start, stop) has no result from here and shall go to another worker
+    DONE = 2  # tasks have ended: (start, stop, n_closed, n_failed, busy_ns, n_again)
+    RETURNED = 3  # they go to another worker: (start, stop, n_closed, n_raised, n_crashed)
     RETIRED = 4  # takes no more chunks; those on their way to it will be returned
     STORAGE = 5  # its results cannot be written: nobody shall start anything new
     BYE = 6  # has seen the stop; nothing follows
     ALIVE = 7  # has nothing else to say for a while
+    AGAIN = 8  # a task has failed, but not for good: (index, n_raised, n_crashed)
+    DRAIN = 9  # was asked to stop: (signal,)
+
+
+class Order(IntEnum):
+    """What the master tells."""
+
+    CALL = 1  # (start, stop, n_raised, n_crashed): how often it failed before, for single tasks
+    STOP = 2  # leave, whatever is running
+    DRAIN = 3  # begin no further task, and return what is not begun
+    LIMIT = 4  # how long a task may take: (ns,)
+
+
+class _Again(NamedTuple):
+    """A task that has failed, but not for good, and how often."""
+
+    task: int
+    n_raised: int
+    n_crashed: int
 
 
 class Master:
-    """Hands out chunks until all tasks are done or nobody is left to do them.
+    """Hands out chunks until all tasks are done, nobody is left to do them, or it has to stop.
 
     Parameters
     ----------
@@ -52,23 +80,43 @@ class Master:
         Told of every finished chunk.
     workers : set of int
         Ranks that call tasks.
+    rules : Rules
+        How to deal with tasks that fail.
+    deadline_s : float
+        Time of `time.monotonic` when all has to be over.
+    is_stop_asked : callable
+        ``is_stop_asked() -> str``: why the run has to end, empty if it need not; asked once a
+        second.
     """
 
     def __init__(
-        self, world: World, schedule: Schedule, progress: Progress, workers: set[int]
+        self,
+        world: World,
+        schedule: Schedule,
+        progress: Progress,
+        workers: set[int],
+        rules: Rules = Rules(),  # noqa: B008 (immutable)
+        deadline_s: float = math.inf,
+        is_stop_asked: Callable[[], str] = str,
     ) -> None:
         self._world, self._schedule, self._progress = world, schedule, progress
+        self._rules, self._deadline_s, self._is_stop_asked = rules, deadline_s, is_stop_asked
         self._starting = set(workers)  # have not said whether they can work
         self._held: dict[int, int] = {}  # chunks held by each worker that was ever ready
+        self._n_out: dict[int, int] = {}  # tasks in these chunks that have not ended
         self._retired: set[int] = set()
         self._leaving = set(workers)  # have not said BYE
+        self._again: deque[_Again] = deque()
+        self._durations = Durations()
+        self._limit_s = 0.0
+        self._n_failed = 0
         self._is_stopping = False
         self._heard_s = dict.fromkeys(workers, time.monotonic())
         self._looked_s = time.monotonic()
         self._is_told: set[int] = set()
         self.n_ready = 0
         self._is_ending = False  # nothing new is handed out
-        self.is_cut_short = False
+        self.stopped_because = ""
 
     @property
     def is_finished(self) -> bool:
@@ -77,8 +125,12 @@ class Master:
 
     @property
     def n_not_done(self) -> int:
-        """Tasks that no worker has reported as done."""
+        """Tasks that have not ended."""
         return self._progress.n_tasks - self._progress.n_done
+
+    @property
+    def _n_left(self) -> int:
+        return self._schedule.n_left + len(self._again)
 
     @property
     def longest_pause_s(self) -> float:
@@ -86,14 +138,28 @@ class Master:
 
         A worker has a chunk in reserve while it waits, so a fraction of that chunk's time.
         """
-        if self._schedule.n_left == 0:
+        if self._n_left == 0:
             return TAIL_PAUSE_S
         return min(max(PAUSE_S, self._schedule.chunk_s / 8), LONG_PAUSE_S)
 
-    def cut_short(self) -> None:
+    def cut_short(self, reason: str) -> None:
         """Have all workers leave at once, with what they are calling unfinished."""
-        self.is_cut_short = self._is_ending = True
-        self._stop()
+        self._say_stop(reason)
+        if not self._is_stopping:
+            self._stop()
+
+    def drain(self, reason: str) -> None:
+        """Have every worker end the task that it is calling, and begin no other."""
+        if not self._is_ending:
+            self._say_stop(reason, "; what is running is ended, a second signal leaves at once")
+            for worker in self._leaving:
+                self._world.send(worker, TAG_CHUNK, (Order.DRAIN,))
+
+    def _say_stop(self, reason: str, how: str = "") -> None:
+        if not self.stopped_because:
+            self.stopped_because = reason
+            logger.warning("the run stops: %s%s", reason, how)
+        self._is_ending = True
 
     def step(self) -> bool:
         """Handle every report that has arrived; return whether there was one."""
@@ -104,17 +170,25 @@ class Master:
             self._heard_s[worker] = time.monotonic()
             self._is_told.discard(worker)
             self._handle(worker, Report(message[0]), message)
+        now_s = time.monotonic()
+        if now_s > self._deadline_s:
+            self.cut_short("the time is up")
+        if now_s - self._looked_s > LOOK_EVERY_S:
+            self._looked_s = now_s
+            self._look(now_s)
         if progressed or not self._is_stopping:
             self._hand_out()
             self._stop_if_done()
-        self._look_for_silent_ranks()
         return progressed
 
-    def _look_for_silent_ranks(self) -> None:
-        now_s = time.monotonic()
-        if now_s - self._looked_s < 1.0:
-            return
-        self._looked_s = now_s
+    def _look(self, now_s: float) -> None:
+        """See to what needs no haste."""
+        self._look_for_silent_ranks(now_s)
+        self._tell_limit()
+        if reason := self._is_stop_asked():
+            self.drain(reason)
+
+    def _look_for_silent_ranks(self, now_s: float) -> None:
         silent = {w for w in self._leaving if now_s - self._heard_s[w] > SILENT_S}
         if new := sorted(silent - self._is_told):
             self._is_told |= silent
@@ -123,19 +197,26 @@ class Master:
             logger.error("rank(s) %s are lost, silent for %.0f s; the job ends", lost, LOST_S)
             self._world.abort(EXIT_STOPPED)
 
+    def _tell_limit(self) -> None:
+        """Tell all workers how long a task may take, where that depends on all tasks."""
+        if not self._rules.timeout_ratio or self._durations.n < N_MEDIAN:
+            return
+        limit_s = self._rules.timeout_ratio * self._durations.median_s
+        if not self._limit_s / NEWS < limit_s < self._limit_s * NEWS:
+            self._limit_s = limit_s
+            for worker in self._leaving:
+                self._world.send(worker, TAG_CHUNK, (Order.LIMIT, int(limit_s * 1e9)))
+
     def _handle(self, worker: int, report: Report, message: list[int]) -> None:
-        _, start, stop, n_closed, n_failed, busy_ns = message[:6]
+        numbers = message[1:]
         if report is Report.READY:
             self._starting.discard(worker)
-            self._held[worker] = 0
+            self._held[worker] = self._n_out[worker] = 0
             self.n_ready += 1
         elif report is Report.DONE:
-            self._held[worker] -= n_closed
-            self._schedule.record(stop - start, busy_ns / 1e9)
-            self._progress.add(stop - start, n_failed)
+            self._take_done(worker, *numbers[:6])
         elif report is Report.RETURNED:
-            self._held[worker] -= n_closed
-            self._schedule.give_back(range(start, stop))
+            self._take_back(worker, *numbers[:5])
         elif report is Report.RETIRED:
             self._starting.discard(worker)
             self._retired.add(worker)
@@ -143,6 +224,37 @@ class Master:
             self._is_ending = True
         elif report is Report.BYE:
             self._leaving.discard(worker)
+        elif report is Report.AGAIN:
+            # Last of all, so that a task that kills its runners keeps nobody waiting.
+            self._again.append(_Again(*numbers[:3]))
+        elif report is Report.DRAIN:
+            self.drain(f"rank {worker} was asked to by signal {numbers[0]}")
+
+    def _take_done(
+        self, worker: int, start: int, stop: int, n_closed: int, n_failed: int, busy_ns: int,
+        n_again: int,
+    ) -> None:  # fmt: skip
+        n_tasks, busy_s = stop - start, busy_ns / 1e9
+        self._held[worker] -= n_closed
+        self._n_out[worker] -= n_tasks
+        self._schedule.record(n_tasks, busy_s)
+        if n_failed + n_again < n_tasks:
+            self._durations.add(n_tasks, busy_s)
+        self._progress.add(n_tasks - n_again, n_failed)
+        self._n_failed += n_failed
+        if n_failed and self._rules.must_halt(self._n_failed, self._progress.n_tasks):
+            halt = self.drain if self._rules.halt_when == "soon" else self.cut_short
+            halt(f"{self._n_failed} tasks have failed (--halt {self._rules.halt})")
+
+    def _take_back(
+        self, worker: int, start: int, stop: int, n_closed: int, n_raised: int, n_crashed: int
+    ) -> None:
+        self._held[worker] -= n_closed
+        self._n_out[worker] -= stop - start
+        if n_raised or n_crashed:
+            self._again.append(_Again(start, n_raised, n_crashed))
+        else:
+            self._schedule.give_back(range(start, stop))
 
     def _hand_out(self) -> None:
         # Workers without a chunk come first; a reserve is given only while it cannot leave
@@ -151,21 +263,42 @@ class Master:
         for credit in range(CREDIT):
             n_spare = len(active) if credit else 0
             for worker in active:
-                if self._is_ending or self._schedule.n_left <= n_spare:
+                if self._is_ending or self._n_left <= n_spare:
                     break
-                if self._held[worker] == credit:
-                    chunk = self._schedule.next_chunk(worker)
-                    self._held[worker] += 1
-                    self._world.send(worker, TAG_CHUNK, (chunk.start, chunk.stop))
+                if self._held[worker] == credit and (n_most := self._n_in_time(worker, credit)):
+                    self._give(worker, n_most)
+
+    def _give(self, worker: int, n_most: int) -> None:
+        if self._schedule.n_left:
+            chunk = self._schedule.next_chunk(worker, n_most)
+            order = (chunk.start, chunk.stop, 0, 0)
+        else:
+            task, n_raised, n_crashed = self._again.popleft()
+            chunk = range(task, task + 1)
+            order = (task, task + 1, n_raised, n_crashed)
+        self._held[worker] += 1
+        self._n_out[worker] += len(chunk)
+        self._world.send(worker, TAG_CHUNK, (Order.CALL, *order))
+
+    def _n_in_time(self, worker: int, credit: int) -> int:
+        """Return how many tasks a worker can end before the deadline, if they last as usual."""
+        if self._deadline_s == math.inf:
+            return self._n_left
+        task_s = self._durations.quantile(PROBABLE)
+        n_possible = int((self._deadline_s - time.monotonic()) / max(task_s, 1e-9))
+        n_most = max(0, n_possible - self._n_out[worker])
+        if not n_most and not credit:
+            self.drain("no further task can end in time")
+        return n_most
 
     def _stop_if_done(self) -> None:
         if self._is_stopping or any(self._held.values()):
             return
         nobody_left = not self._starting and self._retired >= self._held.keys()
-        if self._schedule.n_left == 0 or nobody_left or self._is_ending:
+        if self._n_left == 0 or nobody_left or self._is_ending:
             self._stop()
 
     def _stop(self) -> None:
         self._is_stopping = True
         for worker in self._leaving:
-            self._world.send(worker, TAG_CHUNK, (0, 0))
+            self._world.send(worker, TAG_CHUNK, (Order.STOP,))

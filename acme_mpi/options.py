@@ -10,8 +10,9 @@ from typing import Any
 from acme_mpi import __version__
 from acme_mpi.api import store_kind
 from acme_mpi.errors import InputError
-from acme_mpi.keywords import PAYLOADS
+from acme_mpi.keywords import PAYLOADS, check_rules
 from acme_mpi.results import make_row_spec
+from acme_mpi.rules import Rules
 
 EXAMPLES = """\
 examples:
@@ -22,8 +23,15 @@ examples:
   mpiexec -n 4 python -m acme_mpi script.py --its-own option
   mpiexec -n 4 python -m acme_mpi -m pytest tests
 
+commands on the directory of a run, from any shell, while it goes on or later:
+  python -m acme_mpi status DIR [--json | --joblog]   what is done, slow, and failed
+  python -m acme_mpi stop DIR                         end the run in good order
+  python -m acme_mpi recover DIR                      link what a killed run has left
+  python -m acme_mpi check DIR                        read all results and compare checksums
+
 exit status: 0 all tasks done; 1 some failed; 2 usage or bad input, nothing was run;
-  74 results could not be written; 75 stopped early. In script mode the script's.
+  74 results could not be written; 75 stopped early, the same command goes on. In script mode the
+  script's.
 """
 
 
@@ -54,6 +62,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_input_options(parser.add_argument_group("input"))
     _add_output_options(parser.add_argument_group("output"))
     _add_run_options(parser.add_argument_group("run"))
+    _add_resume_options(parser.add_argument_group("go on with an earlier run"))
+    _add_rules(parser.add_argument_group("trouble"))
     return parser
 
 
@@ -122,6 +132,53 @@ def _add_run_options(group: Any) -> None:
     group.add_argument("--version", action="version", version=f"acme_mpi {__version__}")
 
 
+def _add_resume_options(group: Any) -> None:
+    group.add_argument(
+        "--resume", action="store_true",
+        help="go on with the newest unfinished run of this command in the working directory; with "
+        "--output-dir that is done anyway",
+    )  # fmt: skip
+    group.add_argument(
+        "--retry-failed", action="store_true",
+        help="call the tasks that have failed, and only those",
+    )  # fmt: skip
+    group.add_argument(
+        "--force-resume", action="store_true",
+        help="go on even if the function or its arguments have changed",
+    )  # fmt: skip
+    group.add_argument(
+        "--overwrite", action="store_true",
+        help="remove what earlier runs of the function have left in --output-dir, and begin anew",
+    )  # fmt: skip
+
+
+def _add_rules(group: Any) -> None:
+    group.add_argument(
+        "--retries", metavar="N", type=int, default=0,
+        help="call a task that fails up to N times again (default 0), at the end of the run",
+    )  # fmt: skip
+    group.add_argument(
+        "--crash-limit", metavar="N", type=int, default=1,
+        help="give a task up when its process has died N times (default 1)",
+    )  # fmt: skip
+    group.add_argument(
+        "--halt", metavar="now|soon,fail=N|N%",
+        help="stop when N tasks, or N%% of all, have failed: soon ends what is running, now kills "
+        "it; default: go on",
+    )  # fmt: skip
+    group.add_argument(
+        "--timeout", metavar="TIME",
+        help="fail a task that runs longer: 30s, 5m, 1h30m, or 200%% of the median task",
+    )  # fmt: skip
+    group.add_argument(
+        "--memory", metavar="SIZE", help="fail a task that takes more memory: 500M, 2G"
+    )
+    group.add_argument(
+        "--time-limit", metavar="TIME",
+        help="end the run in good order after this time; under Slurm the job's limit counts, too",
+    )  # fmt: skip
+
+
 def split_script(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return (our arguments, the script's): those behind ``script.py`` or ``-m MODULE``."""
     takes_value = {
@@ -158,8 +215,33 @@ def check_options(options: Any) -> None:
     options.spec = make_row_spec(shape, options.result_dtype)
     if options.kind == "memory" and options.spec is not None and options.spec.is_ragged:
         raise InputError("an axis `inf` in --result-shape needs files; leave out --no-write")
+    options.rules = _rules_of(options)
+    options.policy = _policy_of(options)
     if options.n_inputs is not None and options.n_inputs < 1:
         raise InputError(f"--n-inputs has to be an integer >= 1, not {options.n_inputs}")
+
+
+def _rules_of(options: Any) -> Rules:
+    names = ("retries", "crash_limit", "halt", "timeout", "memory", "time_limit")
+    rules = Rules(**{name: getattr(options, name) for name in names})
+    return check_rules(rules, not options.no_isolate)
+
+
+def _policy_of(options: Any) -> str:
+    """Return what to do where there are results already: see `beginning.POLICIES`."""
+    going_on = ("resume", "retry_failed", "force_resume")
+    given = [f"--{name.replace('_', '-')}" for name in going_on if getattr(options, name)]
+    if options.overwrite and given:
+        raise InputError(f"--overwrite begins anew, and {given[0]} goes on: give one of them")
+    if options.kind == "memory" and (given or options.overwrite):
+        raise InputError(
+            f"{(given or ['--overwrite'])[0]} needs results in files; leave out --no-write"
+        )
+    if options.overwrite:
+        return "overwrite"
+    if options.force_resume:
+        return "force"
+    return "resume" if given or options.output_dir is not None else "refuse"
 
 
 def _script_of(options: Any) -> list[str]:

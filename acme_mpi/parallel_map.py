@@ -35,18 +35,24 @@ from acme_mpi.keywords import (
     check_memory,
     check_partition,
     check_results,
+    check_rules,
     check_stop_client,
     check_verbose,
+    resume_policy,
 )
 from acme_mpi.messages import acme_logger, add_console_handler, log_path, tell_once
 from acme_mpi.results import RowSpec
+from acme_mpi.rules import Rules
+from acme_mpi.run import wanted
 from acme_mpi.script import connection
 from acme_mpi.storage import Layout
-from acme_mpi.storage.folders import choose_layout, refuse_unmakeable, remove_old_runs
+from acme_mpi.storage.beginning import Wanted, choose_place
+from acme_mpi.storage.folders import refuse_unmakeable, remove_old_runs
 from acme_mpi.submit import (
     callers,
     finish,
     generations_below_launcher,
+    identify,
     job_ranks,
     pack,
     submit,
@@ -105,6 +111,8 @@ class ParallelMap:
         Pickles instead of HDF5.
     payload : {"computation", "rank"}
         One payload file per task, or one per rank, which is faster with many small results.
+    resume, rules
+        As in `acme_mpi.map`.
     partition, mem_per_worker, setup_timeout
         Decided by the launcher; checked only.
     n_workers : int or "auto"
@@ -172,6 +180,8 @@ class ParallelMap:
         single_file: bool = False,
         write_pickle: bool = False,
         payload: str = "computation",
+        resume: bool | str = False,
+        rules: Rules | None = None,
         partition: str = "auto",
         n_workers: int | str = "auto",
         mem_per_worker: str = "auto",
@@ -198,6 +208,11 @@ class ParallelMap:
                     *(single_file, write_pickle, payload),
                 )
             )
+            self._policy, self._is_retry = (
+                resume_policy(resume, self._form.kind),
+                resume == "failed",
+            )
+            self._rules = check_rules(rules)
             self._set_workers(n_workers, stop_client)
             self._check_launched(partition, mem_per_worker, setup_timeout)
             check_flag("dryrun", dryrun)
@@ -305,14 +320,20 @@ class ParallelMap:
         return None if self._form.spec is None else astuple(self._form.spec)
 
     def _free_layout(self) -> Layout:
-        name = function_name(self.func)
         try:
-            layout = choose_layout(self._form.kind, name, self._form.output_dir, os.getcwd())
+            layout = choose_place(self._wanted())
             if layout.directory:
                 refuse_unmakeable(layout.directory)
         except PlaceError as error:
             raise self._existing(error) from None
         return layout
+
+    def _wanted(self) -> Wanted:
+        """Return what the run will ask for."""
+        call = Call(self._options(self._form.output_dir))
+        if self._policy != "refuse":
+            identify(call, self._world, self.func, self._tasks())
+        return wanted(call, 1)
 
     def _log_file(self, layout: Layout) -> str | None:
         """Return the path of the log file, None for none."""
@@ -334,18 +355,21 @@ class ParallelMap:
         text = f"automatic creation of output folder {folder} failed: {error}"
         return self._prefixed(PlaceError(text))
 
-    def _options(self) -> Options:
+    def _options(self, output_dir: str | None) -> Options:
         return Options(
             function_name(self.func),
             self.n_inputs,
             self._form.kind,
-            self.output_dir,
+            output_dir,
             self._spec_fields(),
             workers=self._workers(),
             may_pickle=self._form.kind in PAYLOADS and self._form.spec is None,
             dialect="ParallelMap",
             level=self._level,
-            log_file=str(self.logfile or ""),
+            log_file=self.logfile if isinstance(self.logfile, str) else "",
+            policy=self._policy,
+            retry_failed=self._is_retry,
+            rules=astuple(self._rules),
         )
 
     def _workers(self) -> tuple[int, ...]:
@@ -354,7 +378,9 @@ class ParallelMap:
     def _try_one(self, size: int, may_ask: bool) -> bool:
         """Call one task, say what it took, and return whether to go on. Collective."""
         try:
-            found = dry_run(self._world, self.func, self._tasks(), self._options(), size)
+            found = dry_run(
+                self._world, self.func, self._tasks(), self._options(self.output_dir), size
+            )
         except InputError as error:
             raise self._prefixed(error) from None
         answer: bool | None = None
@@ -421,13 +447,14 @@ class ParallelMap:
         """Run all tasks; return what the exception is that ends a run in this process."""
         call = Call()
         try:
-            tasks, options = self._tasks(), self._options()
+            tasks, options = self._tasks(), self._options(self.output_dir)
             if is_debug:
                 call.own_tasks, call.own_func = tasks, self.func
                 options = replace(options, workers=(0,), isolate=False, bar=False)
             else:
                 pack(call, self._world, self.func, tasks)
             call.options = options
+            identify(call, self._world, self.func, tasks)
         except InputError as error:
             call.error = self._prefixed(error)
         return run_here(self._world, call) if is_debug else submit(self._world, call)
@@ -444,7 +471,7 @@ class ParallelMap:
             return finish(result)
         except TaskError as error:
             where, log = result.stored.where, str(self.logfile or "")
-            text = report(error.failures, result.options.n_tasks, where, log)
+            text = report(error.failures, result.options.n_tasks, where, log) + result.go_on()
             raise TaskError(text, error.failures, error.results) from None
 
     def cleanup(self) -> None:

@@ -24,18 +24,20 @@ class Progress:
         Size of the run.
     bar : bool or None
         Show a bar; None: if somebody watches.
+    n_kept : int
+        Tasks that had ended before.
     """
 
-    def __init__(self, n_tasks: int, bar: bool | None = None) -> None:
-        self.n_tasks = n_tasks
-        self.n_done = self.n_failed = 0
+    def __init__(self, n_tasks: int, bar: bool | None = None, n_kept: int = 0) -> None:
+        self.n_tasks, self._n_kept = n_tasks, n_kept
+        self.n_done, self.n_failed = n_kept, 0
         self._start_s = self._shown_s = time.monotonic()
         self._bar: Any = None
         if is_watched() if bar is None else bar:
             from tqdm import tqdm
 
             self._bar = tqdm(
-                total=n_tasks, desc="tasks", bar_format=BAR_FORMAT, mininterval=0.2,
+                total=n_tasks, initial=n_kept, desc="tasks", bar_format=BAR_FORMAT, mininterval=0.2,
                 leave=True, file=sys.stderr, ascii=not sys.stderr.isatty(),
             )  # fmt: skip
 
@@ -54,7 +56,7 @@ class Progress:
     def line(self) -> str:
         """Return the state in one line."""
         seconds = time.monotonic() - self._start_s
-        rate = self.n_done / seconds if seconds > 0 else 0.0
+        rate = (self.n_done - self._n_kept) / seconds if seconds > 0 else 0.0
         left = (self.n_tasks - self.n_done) / rate if rate else float("inf")
         failed = f", {self.n_failed} failed" if self.n_failed else ""
         return (

@@ -7,35 +7,35 @@ written by the rank's `Store`, brought to the disk, recorded in the rank's `Jour
 the report is the request for the next chunk. At the end the stores make one container together,
 and every rank leaves with the same result or the same exception.
 
-Imports go downwards only: ``__main__, __init__, script_main`` > ``parallel_map, foreground,
-options`` > ``api, cluster, dry_run, in_process`` > ``client`` > ``submit`` > ``script`` > ``run`` >
-``joblog, status_text`` > ``call, master, worker, status`` > ``storage, fingerprint, runner,
-journal, progress`` > ``comm, messages, terminal`` > ``acme_arguments, keywords`` > ``tasks,
-schedule, durations, rules, results, checksum, offsets, errors``.
+Imports go downwards only: ``__main__, __init__, script_main`` > ``commands, parallel_map,
+foreground, options`` > ``api, cluster, dry_run, in_process`` > ``client`` > ``submit`` >
+``script`` > ``run`` > ``loop, joblog, status_text`` > ``call, master, worker, status`` >
+``storage, fingerprint, runner, journal, progress`` > ``comm, interrupts, deadline, messages,
+terminal`` > ``acme_arguments, keywords`` > ``tasks, schedule, durations, rules, results, checksum,
+offsets, errors``.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
-import select
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import astuple
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from acme_mpi.call import Call, Options, Result
-from acme_mpi.comm import Backoff, World, settle
-from acme_mpi.errors import (
-    AcmeMpiError,
-    Failure,
-    StoreError,
-    summarize,
-)
+from acme_mpi.comm import World, settle
+from acme_mpi.deadline import deadline_s
+from acme_mpi.errors import AcmeMpiError, Failure, StoreError, summarize
+from acme_mpi.interrupts import INTERRUPTS
+from acme_mpi.loop import Loop
 from acme_mpi.master import Master
 from acme_mpi.messages import ANNOUNCE, log_path, run_messages
 from acme_mpi.progress import Progress
@@ -44,17 +44,18 @@ from acme_mpi.runner.child import ChildRunner
 from acme_mpi.runner.inline import InlineRunner
 from acme_mpi.schedule import Factoring, FixedChunks, Schedule
 from acme_mpi.storage import Layout, Store, Stored, ballast, make_store
-from acme_mpi.storage.folders import make_folders, mark_finished, remove_folders
+from acme_mpi.storage.beginning import Beginning, Wanted, begin
+from acme_mpi.storage.description import Description
+from acme_mpi.storage.folders import mark_finished, remove_results
+from acme_mpi.storage.lease import Lease
+from acme_mpi.storage.remaining import Remaining, all_remaining, remaining_tasks
 from acme_mpi.worker import Worker
 
 logger = logging.getLogger("acme_mpi")
 
-IDLE_PAUSE_S = 0.01
-RESERVE_PAUSE_S = 1.0  # the master has nothing to say to a worker with a chunk in reserve
-
 
 def run(world: World, call: Call) -> Result:
-    """Run all tasks of rank 0's call. Collective.
+    """Run all tasks of rank 0's call that are not done yet. Collective.
 
     Raises
     ------
@@ -64,9 +65,12 @@ def run(world: World, call: Call) -> Result:
         With `Call.own_tasks`: what a task has raised, or the user who interrupts it.
     """
     world.barrier(_warn)
-    options, layout = _agree_on_call(world, call)
+    start = _agree_on_call(world, call)
+    # A debugger gets the user's interrupts itself.
+    caught = INTERRUPTS.caught() if call.own_tasks is None else contextlib.nullcontext()
     try:
-        return _run_agreed(world, call, options, layout)
+        with caught, _released(start.lease):
+            return _run_agreed(world, call, start)
     except AcmeMpiError:
         raise
     except BaseException:
@@ -85,18 +89,60 @@ def _warn(text: str) -> None:
     logger.warning("%s", text)
 
 
-def _agree_on_call(world: World, call: Call) -> tuple[Options, Layout]:
-    """Check all ranks' calls and make the directories; all ranks raise alike."""
+class _Start(NamedTuple):
+    """What the ranks have agreed on before a run."""
 
-    def decide(digests: list[dict[str, str]]) -> tuple[Any, Any]:
+    options: Options
+    layout: Layout
+    lease: Lease | None  # on rank 0, of runs that write files
+    is_resumed: bool
+
+
+def _agree_on_call(world: World, call: Call) -> _Start:
+    """Check all ranks' calls and take the place of the files; all ranks raise alike."""
+    begun: list[Beginning] = []
+
+    def decide(digests: list[dict[str, str]]) -> tuple[Any, ...]:
         _warn_of_differences(digests)
         assert call.options is not None
-        wanted, (_, base) = call.options, call.place
-        layout = make_folders(wanted.kind, wanted.name, wanted.output_dir, base)
-        return astuple(wanted), astuple(layout)
+        begun.append(_begin(call, call.options, world.size))
+        return astuple(call.options), astuple(begun[0].layout), begun[0].earlier is not None
 
-    options, layout = settle(world, call.error, dict(call.digests), decide)
-    return Options(*options), Layout(*layout)
+    options, layout, is_resumed = settle(world, call.error, dict(call.digests), decide)
+    lease = begun[0].lease if begun else None
+    return _Start(Options(*options), Layout(*layout), lease, is_resumed)
+
+
+def _begin(call: Call, options: Options, n_ranks: int) -> Beginning:
+    try:
+        return begin(wanted(call, n_ranks), _warn)
+    except StoreError as error:
+        if options.output_dir is None:
+            raise
+        path = os.path.join(call.place[1], os.path.expanduser(options.output_dir))
+        raise StoreError(f"{error}{options.how_to_go_on(path)}") from None
+
+
+def wanted(call: Call, n_ranks: int) -> Wanted:
+    """Return what a call asks for, whose options are known. Independent."""
+    options = call.options
+    assert options is not None
+    described = Description(
+        options.name, options.n_tasks, options.kind,
+        None if options.spec is None else list(options.spec),
+        n_ranks, time.time(), options.go_on, options.reproduce, call.fingerprint,
+    )  # fmt: skip
+    return Wanted(described, options.output_dir, call.place[1], options.policy, bool(options.go_on))
+
+
+@contextlib.contextmanager
+def _released(lease: Lease | None) -> Iterator[None]:
+    """Context at whose end others may have the folder."""
+    try:
+        yield
+    finally:
+        if lease is not None:
+            lease.release()
 
 
 def _warn_of_differences(digests: list[dict[str, str]]) -> None:
@@ -109,34 +155,57 @@ def _warn_of_differences(digests: list[dict[str, str]]) -> None:
             )
 
 
-def _run_agreed(world: World, call: Call, options: Options, layout: Layout) -> Result:
+def _run_agreed(world: World, call: Call, start: _Start) -> Result:
+    options, layout = start.options, start.layout
     path = _log_path(options, layout) if world.is_master else ""
     new_log = "" if os.path.lexists(path) else path
     try:
         with run_messages(path, options.dialect, options.level), ballast.held(world, layout):
-            assignment = _share_assignment(world, call, options)
             store = make_store(options.kind, world, layout, options.row_spec, options.n_tasks)
-            assignment.can_place = store.can_place and options.isolate
-            store.open()
-            if world.is_master:
-                _log_start(world, options, layout)
-            runner = _take_runner(world, call, options)
-            result = _work(world, call, options, store, runner, assignment)
+            remaining = all_remaining(options.n_tasks)
+            if start.is_resumed:
+                remaining = remaining_tasks(world, store, options.n_tasks, options.retry_failed)
+            if remaining.stored is not None:
+                result = _nothing_left(options, layout, remaining)
+            else:
+                result = _call_tasks(world, call, start, store, remaining)
             if world.is_master:
                 _log_end(result)
-    except StoreError:
+    except StoreError as error:
         # Nothing has run: leave nothing that would be taken for an unfinished run.
-        _remove_folders(world, layout, new_log)
-        raise
+        _forget(world, start, new_log)
+        raise StoreError(f"{error}{options.how_to_go_on(layout.directory)}") from None
     except BaseException:
         if call.own_tasks is not None and not os.path.exists(layout.journal(0)):
-            _remove_folders(world, layout, new_log)
+            _forget(world, start, new_log)
         raise
-    if not result.n_ready and result.n_unfinished:
-        _remove_folders(world, layout, new_log)
+    if not result.n_ready and result.n_unfinished and not result.stopped_because:
+        _forget(world, start, new_log)
     elif world.is_master and layout.directory and result.is_complete:
         mark_finished(layout)
     return result
+
+
+def _call_tasks(
+    world: World, call: Call, start: _Start, store: Store, remaining: Remaining
+) -> Result:
+    """Run what is left to do. Collective."""
+    assignment = _share_assignment(world, call, start.options)
+    assignment.can_place = store.can_place and start.options.isolate
+    store.open()
+    if world.is_master:
+        _log_start(world, start, remaining)
+    runner = _take_runner(world, call, start.options)
+    return _work(world, call, start, store, runner, assignment, remaining)
+
+
+def _nothing_left(options: Options, layout: Layout, remaining: Remaining) -> Result:
+    """Return the result of a run that finds all its work done."""
+    assert remaining.stored is not None
+    return Result(
+        options, remaining.stored, remaining.failures, remaining.n_open, n_ready=1,
+        output_dir=layout.directory,
+    )  # fmt: skip
 
 
 def _log_path(options: Options, layout: Layout) -> str:
@@ -145,9 +214,14 @@ def _log_path(options: Options, layout: Layout) -> str:
     return log_path(layout.directory, options.name) if layout.directory else ""
 
 
-def _remove_folders(world: World, layout: Layout, log_file: str) -> None:
-    if world.is_master:
-        remove_folders(layout, log_file)
+def _forget(world: World, start: _Start, log_file: str) -> None:
+    """Remove what a run has made of which nothing came; what earlier ones have left stays."""
+    if not world.is_master or not start.layout.directory:
+        return
+    with contextlib.suppress(OSError):
+        os.unlink(log_file)
+    if start.lease is not None and not start.is_resumed:
+        remove_results(start.layout, also=(start.layout.dot_folder,))
 
 
 def _share_assignment(world: World, call: Call, options: Options) -> Assignment:
@@ -217,26 +291,24 @@ def _take_runner(world: World, call: Call, options: Options) -> Runner | None:
 def _work(
     world: World,
     call: Call,
-    options: Options,
+    start: _Start,
     store: Store,
     runner: Runner | None,
     assignment: Assignment,
+    remaining: Remaining,
 ) -> Result:
     """Play master and worker to the end, close the store, and gather what happened. Collective."""
+    options = start.options
     worker = master = progress = None
     if runner is not None:
         runner.prepare(assignment)
-        worker = Worker(world, runner, store)
-    workers = options.worker_ranks(world.size)
-    schedule: Schedule = Factoring(options.n_tasks, len(workers))
-    if call.own_tasks is not None:
-        schedule = FixedChunks(options.n_tasks, 1)  # what was done before an exception is kept
+        worker = Worker(world, runner, store, options.parsed_rules)
     if world.is_master:
-        progress = Progress(options.n_tasks, options.bar)
-        master = Master(world, schedule, progress, workers)
+        progress = Progress(options.n_tasks, options.bar, remaining.n_kept)
+        master = _make_master(world, call, start, progress, remaining)
     raised: BaseException | None = None
     try:
-        _play(worker, master, runner, call.client)
+        Loop(world, worker, master, runner, call.client).play()
     except BaseException as error:
         if call.own_tasks is None:
             raise
@@ -249,30 +321,66 @@ def _work(
     # A barrier before the container is made: everybody's records are on the disk.
     brought = world.allgather(_brought(worker))
     storage_error = next((each.storage_error for each in brought if each.storage_error), "")
+    # Who has lost the folder must not write into it: somebody else does.
+    lost = world.bcast(start.lease.lost if start.lease is not None else "")
     stored = Stored()
     try:
-        stored = store.commit(options.root)
+        stored = Stored() if lost else store.commit(options.root)
     except StoreError as error:
         storage_error = storage_error or str(error)
     if raised is not None:
         raise raised
-    n_ready, n_left = world.bcast(_left(master, schedule) if master else None)
+    ended = (master.n_ready, master.n_not_done, master.stopped_because) if master else None
+    n_ready, n_left, stopped_because = world.bcast(ended)
     failures = [Failure(*fields) for each in brought for fields in each.failures]
     return Result(
         options,
         stored,
-        sorted(failures, key=lambda failure: failure.index),
+        sorted([*remaining.failures, *failures], key=lambda failure: failure.index),
         n_left,
-        storage_error,
+        lost or storage_error,
         [each.retired_because for each in brought if each.retired_because],
         n_ready,
         min((each.unstorable for each in brought if each.unstorable), default=None),
+        stopped_because,
+        start.layout.directory,
     )
 
 
-def _left(master: Master, schedule: Schedule) -> tuple[int, int]:
-    """Return how many ranks could work, and how many tasks were not run to their end."""
-    return master.n_ready, master.n_not_done if master.is_cut_short else schedule.n_left
+def _make_master(
+    world: World, call: Call, start: _Start, progress: Progress, remaining: Remaining
+) -> Master:
+    options, rules = start.options, start.options.parsed_rules
+    workers = options.worker_ranks(world.size)
+    schedule: Schedule = Factoring(remaining.ranges, len(workers))
+    if call.own_tasks is not None:
+        schedule = FixedChunks(remaining.ranges, 1)  # what was done before an exception is kept
+    deadline = deadline_s(rules.time_limit_s, options.n_tasks)
+    is_stop_asked = StopFile(start.layout, start.lease).look if start.lease is not None else str
+    return Master(world, schedule, progress, workers, rules, deadline, is_stop_asked)
+
+
+class StopFile:
+    """What asks a run to end from any shell; rank 0 looks for it once a second.
+
+    Parameters
+    ----------
+    layout : Layout
+        Of the run; what an earlier one has left is removed.
+    lease : Lease
+        The run's right to its folder: without it the run ends, too.
+    """
+
+    def __init__(self, layout: Layout, lease: Lease) -> None:
+        self._path, self._lease = layout.stop_file, lease
+        with contextlib.suppress(OSError):
+            os.unlink(self._path)
+
+    def look(self) -> str:
+        """Return why the run has to end, empty if it need not."""
+        if self._lease.lost:
+            return self._lease.lost
+        return "it was asked to by `stop`" if os.path.exists(self._path) else ""
 
 
 class _Brought(NamedTuple):
@@ -295,54 +403,18 @@ def _brought(worker: Worker | None) -> _Brought:
     )
 
 
-def _play(
-    worker: Worker | None, master: Master | None, runner: Runner | None, client: list[int]
-) -> None:
-    """Step both roles until they are finished, asleep whenever nothing has happened."""
-    backoff = Backoff()
-    parent, looked_s = os.getppid(), time.monotonic()
-    while True:
-        progressed = master.step() if master is not None else False
-        if worker is not None:
-            progressed = worker.step() or progressed
-        if (worker is None or worker.is_finished) and (master is None or master.is_finished):
-            return
-        if progressed:
-            backoff.reset()
-            continue
-        if isinstance(runner, InlineRunner) and runner.has_work:
-            continue
-        longest_s = IDLE_PAUSE_S if master is None else master.longest_pause_s
-        backoff.longest_s = longest_s
-        if worker is not None and worker.has_reserve:
-            # Nothing is in a hurry, and the runner wakes this rank by itself.
-            pause_s = RESERVE_PAUSE_S if master is None else longest_s
-        else:
-            pause_s = backoff.pause()
-        descriptors = runner.descriptors() if runner is not None else []
-        ready = select.select([*descriptors, *client], [], [], pause_s)[0]
-        if master is not None and set(client) & set(ready):
-            logger.warning("nobody waits for the results any more: the run is ended")
-            master.cut_short()
-            client = []
-        if time.monotonic() - looked_s > 1.0:
-            looked_s = time.monotonic()
-            _leave_if_orphaned(parent)
-
-
-def _leave_if_orphaned(parent: int) -> None:
-    """End if the launcher has gone: Open MPI 5 leaves ranks behind when mpiexec is killed."""
-    is_launched = "OMPI_COMM_WORLD_SIZE" in os.environ or "PMI_SIZE" in os.environ
-    if is_launched and os.getppid() != parent:
-        stop_runner()
-        os._exit(1)
-
-
-def _log_start(world: World, options: Options, layout: Layout) -> None:
+def _log_start(world: World, start: _Start, remaining: Remaining) -> None:
+    options, layout = start.options, start.layout
+    n_left = options.n_tasks - remaining.n_kept - remaining.n_open
     logger.info(
         "Preparing %d parallel calls of `%s` using %d workers",
-        *(options.n_tasks, options.name, len(options.worker_ranks(world.size))),
+        *(n_left, options.name, len(options.worker_ranks(world.size))),
     )
+    if start.is_resumed:
+        logger.info(
+            "Going on with an earlier run: %d of %d tasks have ended", remaining.n_kept,
+            options.n_tasks,
+        )  # fmt: skip
     if layout.directory:
         logger.info("Results go to %s", _place_of(options, layout))
 
@@ -366,7 +438,13 @@ def _log_end(result: Result) -> None:
         )
     if result.failures:
         text = summarize(result.failures, options.n_tasks, container, options.reproduce)
-        logger.error("%s", text)
+        if result.n_unfinished and result.has_halted:
+            text += (
+                f"\n  {result.n_unfinished} tasks were not run, because {result.stopped_because}"
+            )
+        # Who raises this as an exception says it there.
+        is_last = options.go_on and not (result.n_unfinished and not result.has_halted)
+        logger.error("%s", text + (result.go_on() if is_last and not result.storage_error else ""))
     elif result.is_complete:
         where = stored.where
         end = f"Results have been saved to {where}" if where else "Finished parallel computation"

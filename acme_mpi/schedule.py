@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
+from typing import Any
+
+import numpy as np
 
 
 class Schedule(ABC):
-    """Hand out the indices [0, n_tasks) as chunks, each index once unless it is given back.
+    """Hand out indices as chunks, each index once unless it is given back.
 
     Parameters
     ----------
-    n_tasks : int
-        Number of tasks, >= 0.
+    tasks : int or (n, 2) ndarray of int
+        Number of tasks, >= 0: the indices are [0, tasks). Or their half-open ranges, in order.
     n_workers : int
         Ranks that call tasks, >= 1.
     """
 
-    def __init__(self, n_tasks: int, n_workers: int) -> None:
+    def __init__(self, tasks: Any, n_workers: int) -> None:
         self.n_workers = n_workers
-        self._ranges: deque[tuple[int, int]] = deque([(0, n_tasks)] if n_tasks else [])
-        self.n_left = n_tasks
+        # Of a resumed run there may be a million ranges: they stay in the array.
+        self._fresh: Any = [(0, tasks)] if isinstance(tasks, int) else tasks
+        self._n_taken = 0
+        self._ranges: deque[tuple[int, int]] = deque()
+        edges = np.asarray(self._fresh, np.int64).reshape(-1, 2)
+        self.n_left = int((edges[:, 1] - edges[:, 0]).sum())
 
     @abstractmethod
     def chunk_size(self) -> int:
@@ -34,16 +41,33 @@ class Schedule(ABC):
     def record(self, n_tasks: int, busy_s: float) -> None:  # noqa: B027 (optional hook)
         """Take note that `n_tasks` tasks kept one worker busy for `busy_s` seconds."""
 
-    def next_chunk(self, worker: int) -> range:
-        """Return the next indices for `worker`, consecutive; empty if nothing is left."""
-        if not self._ranges:
+    def next_chunk(self, worker: int, n_most: int | None = None) -> range:
+        """Return the next indices for `worker`, consecutive; empty if nothing is left.
+
+        Parameters
+        ----------
+        worker : int
+            Rank.
+        n_most : int, optional
+            Bound of their number, >= 1.
+        """
+        if not self.n_left:
             return range(0)
-        start, stop = self._ranges.popleft()
-        cut = min(stop, start + self.chunk_size())
+        start, stop = self._next_range()
+        size = self.chunk_size()
+        cut = min(stop, start + (size if n_most is None else min(size, n_most)))
         if cut < stop:
             self._ranges.appendleft((cut, stop))
         self.n_left -= cut - start
         return range(start, cut)
+
+    def _next_range(self) -> tuple[int, int]:
+        while not self._ranges:
+            start, stop = self._fresh[self._n_taken]
+            self._n_taken += 1
+            if start < stop:
+                self._ranges.append((int(start), int(stop)))
+        return self._ranges.popleft()
 
     def give_back(self, chunk: range) -> None:
         """Take back indices that a worker could not call; they are handed out again first."""
@@ -61,8 +85,8 @@ class FixedChunks(Schedule):
         Tasks per chunk, >= 1.
     """
 
-    def __init__(self, n_tasks: int, n_workers: int, size: int = 1) -> None:
-        super().__init__(n_tasks, n_workers)
+    def __init__(self, tasks: Any, n_workers: int, size: int = 1) -> None:
+        super().__init__(tasks, n_workers)
         self.size = size
 
     def chunk_size(self) -> int:
@@ -89,9 +113,9 @@ class Factoring(Schedule):
     """
 
     def __init__(
-        self, n_tasks: int, n_workers: int, longest_s: float = 0.08, shortest_s: float = 0.002
+        self, tasks: Any, n_workers: int, longest_s: float = 0.08, shortest_s: float = 0.002
     ) -> None:
-        super().__init__(n_tasks, n_workers)
+        super().__init__(tasks, n_workers)
         self.longest_s, self.shortest_s = longest_s, shortest_s
         self._batch_left = 0
         self._batch_size = 1

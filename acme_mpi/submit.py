@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import pickle
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +22,7 @@ from acme_mpi.comm import (
     settle,
 )
 from acme_mpi.errors import AcmeMpiError, InputError
+from acme_mpi.fingerprint import digest, fingerprint_of, versions
 from acme_mpi.run import run, stop_runner
 from acme_mpi.runner.base import dump_object, pickle_given
 from acme_mpi.runner.loading import join_values
@@ -121,22 +120,17 @@ def pack(call: Call, world: World, func: Callable[..., Any] | None, tasks: TaskS
             "connections inside the function"
         ) from None
     if world.size > 1:
-        call.digests = {each.label: _digest(each.value) for each in tasks.arguments}
+        # A rank that pickles an open file flushes it, too, and so changes its time of change.
+        call.digests = {each.label: digest(each.value, False) for each in tasks.arguments}
 
 
-def _digest(value: Any) -> str:
-    digest = hashlib.blake2b(digest_size=16)
+def identify(call: Call, world: World, func: Callable[..., Any], tasks: TaskSet) -> None:
+    """Put into `call` what makes it the same computation as an earlier one. Independent.
 
-    def take(buffer: pickle.PickleBuffer) -> bool:
-        digest.update(buffer.raw())
-        return False
-
-    try:
-        data = pickle_given(value, take)
-    except Exception:
-        return "unknown"
-    digest.update(data)
-    return digest.hexdigest()
+    Only where it counts: on rank 0, of runs that write files.
+    """
+    if world.is_master and call.options is not None and call.options.kind != "memory":
+        call.fingerprint = {**fingerprint_of(func, tasks, call.options.shaping), **versions()}
 
 
 def submit(world: World, call: Call) -> Result:

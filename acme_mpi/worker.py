@@ -7,11 +7,23 @@ from collections import deque
 
 from acme_mpi.comm import TAG_CHUNK, TAG_REPORT, World
 from acme_mpi.errors import Failure, StoreError
-from acme_mpi.master import ALIVE_EVERY_S, Report
-from acme_mpi.runner.base import MEDIUM, Outcome, PlaceRequest, Ready, Runner, Unready
+from acme_mpi.master import ALIVE_EVERY_S, Order, Report
+from acme_mpi.rules import Rules
+from acme_mpi.runner.base import (
+    DIED,
+    MEDIUM,
+    FailureFields,
+    Outcome,
+    PlaceRequest,
+    Ready,
+    Returned,
+    Runner,
+    Unready,
+)
 from acme_mpi.storage.base import Store
 
 MAX_CALL_TEXTS = 1000
+LONG_S = 10.0  # a task that has been running for so long is noted in the journal
 
 
 class Worker:
@@ -25,10 +37,21 @@ class Worker:
         Has been given its assignment.
     store : Store
         Is open.
+    rules : Rules
+        How to deal with tasks that fail, hang, or take too much memory.
     """
 
-    def __init__(self, world: World, runner: Runner, store: Store) -> None:
-        self._world, self._runner, self._store = world, runner, store
+    def __init__(
+        self,
+        world: World,
+        runner: Runner,
+        store: Store,
+        rules: Rules = Rules(),  # noqa: B008 (immutable)
+    ) -> None:
+        self._world, self._runner, self._store, self._rules = world, runner, store, rules
+        runner.limit(rules.timeout_s, rules.memory_bytes)
+        self._noted = -1  # the task that was last noted as long
+        self._is_draining = False
         self._chunks: deque[_Open] = deque()
         self._is_ready = self._is_retired = False
         self.is_finished = False
@@ -50,7 +73,9 @@ class Worker:
         while not self.is_finished and (arrived := self._world.poll(TAG_CHUNK)) is not None:
             progressed = True
             _, message = arrived
-            self._take(range(message[0], message[1]))
+            self._obey(Order(message[0]), message[1:])
+        self._runner.look()
+        self._note_long_task()
         # After the stop nothing may be reported: the master may have left, and the next run's
         # would take it for one of its own workers'.
         for event in [] if self._is_retired or self.is_finished else self._runner.poll():
@@ -60,17 +85,46 @@ class Worker:
             self._report(Report.ALIVE)
         return progressed
 
-    def _take(self, chunk: range) -> None:
-        if not chunk:
+    def ask_to_drain(self, signal: int) -> None:
+        """Have the run end, as this rank was asked to by a signal; once is enough."""
+        if not (self._is_draining or self.is_finished):
+            self._is_draining = True
+            self._report(Report.DRAIN, signal)
+
+    def _obey(self, order: Order, numbers: list[int]) -> None:
+        if order is Order.STOP:
             self.is_finished = True
             if self._chunks:  # the run is cut short
                 self._runner.stop()
             self._report(Report.BYE)
-        elif self._is_retired:
-            self._report(Report.RETURNED, chunk.start, chunk.stop, 1)
+        elif order is Order.DRAIN:
+            self._is_draining = True
+            self._runner.drain()
+        elif order is Order.LIMIT:
+            self._runner.limit(numbers[0] / 1e9, self._rules.memory_bytes)
         else:
-            self._chunks.append(_Open(chunk))
-            self._runner.submit(chunk)
+            self._take(_Open(range(numbers[0], numbers[1]), *numbers[2:4]))
+
+    def _take(self, chunk: _Open) -> None:
+        if self._is_retired:
+            self._return(chunk, chunk.tasks, is_last=True)
+        else:
+            self._chunks.append(chunk)
+            self._runner.submit(chunk.tasks)
+
+    def _return(self, chunk: _Open, tasks: range, is_last: bool) -> None:
+        failed = (chunk.n_raised, chunk.n_crashed)
+        self._report(Report.RETURNED, tasks.start, tasks.stop, int(is_last), *failed)
+
+    def _note_long_task(self) -> None:
+        running = self._runner.running()
+        if running is None or running[1] < LONG_S or running[0] == self._noted:
+            return
+        self._noted = running[0]
+        try:
+            self._store.note_long(running[0], time.time() - running[1])
+        except StoreError as error:
+            self._lose_storage(str(error))
 
     def _handle(self, event: object) -> None:
         if self._is_retired:
@@ -86,6 +140,10 @@ class Worker:
             self._place(event)
         elif isinstance(event, Outcome):
             self._finish(event)
+        elif isinstance(event, Returned):
+            chunk = self._chunk_of(event.start)
+            is_last = self._end(chunk, event.start, event.stop)
+            self._return(chunk, range(event.start, event.stop), is_last)
 
     def _place(self, request: PlaceRequest) -> None:
         try:
@@ -96,35 +154,65 @@ class Worker:
         self._runner.answer(site)
 
     def _finish(self, outcome: Outcome) -> None:
+        chunk = self._chunk_of(outcome.start)
+        outcome.attempt = chunk.attempt
+        for fields in outcome.failures:
+            fields["is_final"] = self._is_given_up(chunk, fields)
         lost = [f for f in outcome.failures if f["type"] == MEDIUM]
         try:
             if lost:
                 raise StoreError(lost[0]["message"])
             self._store.write(outcome)
+            self._store.note(outcome)
         except StoreError as error:
             self._lose_storage(str(error))
             return
         if (found := outcome.content.unstorable) is not None:
             self.unstorable = min(found, self.unstorable or found)
+        n_again = 0
         for fields in outcome.failures:
-            self.failures.append(self._failure(fields))
-        chunk = next(chunk for chunk in self._chunks if outcome.start in chunk.tasks)
-        chunk.end(outcome.start, outcome.stop)
-        is_closed = not chunk.left
-        if is_closed:
-            self._chunks.remove(chunk)
+            if fields["is_final"]:
+                self.failures.append(self._failure(fields, chunk.attempt))
+            else:
+                n_again += 1
+                # Before the report that ends the chunk, so that the master does not stop.
+                self._report(Report.AGAIN, fields["index"], *chunk.counts_after(fields))
+        is_closed = self._end(chunk, outcome.start, outcome.stop)
         self._report(
             *(Report.DONE, outcome.start, outcome.stop, int(is_closed)),
-            *(len(outcome.failures), outcome.busy_ns),
+            *(len(outcome.failures) - n_again, outcome.busy_ns, n_again),
         )
 
-    def _failure(self, fields: dict[str, object]) -> Failure:
+    def _chunk_of(self, index: int) -> _Open:
+        return next(chunk for chunk in self._chunks if index in chunk.tasks)
+
+    def _end(self, chunk: _Open, start: int, stop: int) -> bool:
+        """Take tasks out of a chunk; return whether it is closed by that."""
+        chunk.end(start, stop)
+        if not chunk.left:
+            self._chunks.remove(chunk)
+        return not chunk.left
+
+    def _is_given_up(self, chunk: _Open, fields: FailureFields) -> bool:
+        n_raised, n_crashed = chunk.counts_after(fields)
+        if fields.get(DIED):
+            return n_crashed >= self._rules.crash_limit
+        return n_raised > self._rules.retries
+
+    def _failure(self, fields: FailureFields, attempt: int) -> Failure:
+        known = {name: fields.get(name, "") for name in ("type", "message", "location", "call")}
         # A million equal tracebacks are one string, and a thousand calls as text are enough.
         text = str(fields.get("traceback", ""))
-        fields = {**fields, "traceback": self._tracebacks.setdefault(text, text)}
         if len(self.failures) >= MAX_CALL_TEXTS:
-            fields["call"] = ""
-        return Failure(**fields, host=self._world.host, rank=self._world.rank)  # type: ignore[arg-type]
+            known["call"] = ""
+        return Failure(
+            fields["index"],
+            **known,
+            traceback=self._tracebacks.setdefault(text, text),
+            host=self._world.host,
+            rank=self._world.rank,
+            attempt=attempt,
+        )
 
     def _lose_storage(self, message: str) -> None:
         self.storage_error = message
@@ -145,8 +233,7 @@ class Worker:
         self._runner.stop()
         for chunk in self._chunks:
             for k, tasks in enumerate(chunk.left, 1):
-                is_last = int(k == len(chunk.left))
-                self._report(Report.RETURNED, tasks.start, tasks.stop, is_last)
+                self._return(chunk, tasks, is_last=k == len(chunk.left))
         self._chunks.clear()
         self._report(Report.RETIRED)
 
@@ -156,11 +243,25 @@ class Worker:
 
 
 class _Open:
-    """A chunk that is not finished, and which of its tasks are left."""
+    """A chunk that is not finished, and which of its tasks are left.
 
-    def __init__(self, tasks: range) -> None:
+    A chunk of a task that has failed before has that task alone.
+    """
+
+    def __init__(self, tasks: range, n_raised: int = 0, n_crashed: int = 0) -> None:
         self.tasks = tasks
         self.left = [tasks]
+        self.n_raised, self.n_crashed = n_raised, n_crashed
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first attempt."""
+        return 1 + self.n_raised + self.n_crashed
+
+    def counts_after(self, fields: FailureFields) -> tuple[int, int]:
+        """Return how often a task has raised, and killed its runner, with this failure."""
+        is_death = bool(fields.get(DIED))
+        return self.n_raised + (not is_death), self.n_crashed + is_death
 
     def end(self, start: int, stop: int) -> None:
         """Take out tasks that have ended; after a crash they do not end in order."""

@@ -24,6 +24,8 @@ EXCEPTIONS = {
     ("results", "checksum"),
     ("storage", "runner"),  # outcomes of tasks are what a store writes
     ("storage", "journal"),
+    ("storage", "fingerprint"),  # whether a run is the same computation as an earlier one
+    ("runner", "fingerprint"),  # functions are known where they run
     ("fingerprint", "runner"),  # and pickled as they are for runners
     ("rules", "errors"),
     ("worker", "master"),  # the kinds of reports

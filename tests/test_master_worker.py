@@ -6,6 +6,7 @@ Whatever happens to single ranks, every task is done exactly once and nobody wai
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import threading
@@ -26,15 +27,18 @@ from acme_mpi import master as master_module
 from acme_mpi import worker as worker_module
 from acme_mpi.comm import TAG_CHUNK, TAG_REPORT, Backoff, SerialWorld, ThreadWorld
 from acme_mpi.errors import Failure, StoreError
-from acme_mpi.master import CREDIT, Master, Report
+from acme_mpi.master import CREDIT, Master, Order, Report
 from acme_mpi.progress import Progress
 from acme_mpi.results import Content
+from acme_mpi.rules import Rules
 from acme_mpi.runner.base import (
+    DIED,
     MEDIUM,
     Assignment,
     Outcome,
     PlaceRequest,
     Ready,
+    Returned,
     Runner,
     Unready,
     dump_object,
@@ -66,23 +70,32 @@ class Script:
         As long as this is true the runner says nothing.
     failing : set of int
         Tasks that raise.
+    failures_left : dict of int to int
+        Tasks that raise so many times, and then no more.
     crashing : set of int
         Tasks that kill the process: reported before those in front of them in their chunk.
+    deaths_left : dict of int to int
+        Tasks that do so as many times, and then no more.
     unready_after : int or None
         Number of tasks after which the runner gives up.
     placing : set of int
         Tasks whose result asks for a place first.
     step : int
         Tasks per outcome.
+    running : callable
+        Returns the task that is running, and for how many seconds.
     """
 
     is_ready: bool = True
     is_held: Callable[[], bool] = lambda: False
     failing: set[int] = field(default_factory=set)
+    failures_left: dict[int, int] = field(default_factory=dict)
+    deaths_left: dict[int, int] = field(default_factory=dict)
     crashing: set[int] = field(default_factory=set)
     unready_after: int | None = None
     placing: set[int] = field(default_factory=set)
     step: int = 3
+    running: Callable[[], tuple[int, float] | None] = lambda: None
 
 
 class ScriptedRunner(Runner):
@@ -94,6 +107,8 @@ class ScriptedRunner(Runner):
         self.called: list[int] = []
         self.n_submitted = 0
         self.answers: list[Any] = []
+        self.limits: list[tuple[float, int]] = []
+        self.is_draining = False
         self.is_stopped = False
         self._has_started = False
         self._placing: int | None = None
@@ -110,8 +125,19 @@ class ScriptedRunner(Runner):
     def forget(self) -> None:
         """Nothing was prepared."""
 
+    look_s = None
+
+    def limit(self, seconds: float, n_bytes: int) -> None:
+        self.limits.append((seconds, n_bytes))
+
+    def look(self) -> None:
+        """Nothing hangs."""
+
+    def running(self) -> tuple[int, float] | None:
+        return self.script.running()
+
     def drain(self) -> None:
-        raise AssertionError("drained by nobody")
+        self.is_draining = True
 
     def poll(self) -> list[Any]:
         assert not self.is_stopped
@@ -126,7 +152,9 @@ class ScriptedRunner(Runner):
         if script.unready_after is not None and len(self.called) >= script.unready_after:
             return [Unready("again and again")]
         chunk = self.chunks.popleft()
-        crashed = [index for index in chunk if index in script.crashing]
+        if self.is_draining:
+            return [Returned(chunk.start, chunk.stop)]
+        crashed = [index for index in chunk if index in script.crashing or self._dies(index)]
         if crashed:
             return [self._crash(chunk, crashed[0])]
         if chunk[0] in script.placing:
@@ -143,16 +171,26 @@ class ScriptedRunner(Runner):
         before, after = range(chunk.start, index), range(index + 1, chunk.stop)
         self.chunks.extendleft(each for each in (after, before) if each)
         self.called.append(index)
-        return Outcome(index, index + 1, [{"index": index, "type": "killed", "message": "9"}])
+        fields = {"index": index, "type": "killed", "message": "9", DIED: True}
+        return Outcome(index, index + 1, [fields])
+
+    def _dies(self, index: int) -> bool:
+        left = self.script.deaths_left
+        left[index] = left.get(index, 0) - 1
+        return left[index] >= 0
+
+    def _fails(self, index: int) -> bool:
+        left = self.script.failures_left
+        left[index] = left.get(index, 0) - 1
+        return index in self.script.failing or left[index] >= 0
 
     def _outcome(self, part: range) -> Outcome:
         self.called += part
-        failures = [
-            {"index": index, "type": "ValueError", "message": f"bad {index}"}
-            for index in part
-            if index in self.script.failing
+        failing = [index for index in part if self._fails(index)]
+        failures: list[Any] = [
+            {"index": index, "type": "ValueError", "message": f"bad {index}"} for index in failing
         ]
-        values = [index for index in part if index not in self.script.failing]
+        values = [index for index in part if index not in failing]
         content = Content(values=values, buffers=[])  # type: ignore[arg-type]
         return Outcome(part.start, part.stop, failures, content, 1_000_000 * len(part))
 
@@ -211,6 +249,7 @@ class Seen:
     n_reported_failed: int
     runners: list[ScriptedRunner]
     workers: list[Worker | None]
+    stopped_because: str
 
     @property
     def called(self) -> list[list[int]]:
@@ -225,6 +264,9 @@ def play(
     make_stores: dict[int, Callable[..., MemoryStore]] | None = None,
     first_worker: int = 0,
     runners: list[ScriptedRunner] | None = None,
+    rules: Rules = Rules(),  # noqa: B008 (immutable)
+    deadline_s: float = math.inf,
+    is_stop_asked: Callable[[], str] = str,
 ) -> Seen:
     """Play a whole run on threads; a run that does not end is an error."""
     scripts = scripts or {}
@@ -238,12 +280,12 @@ def play(
         make_store = (make_stores or {}).get(world.rank, MemoryStore)
         store = make_store(world, Layout("", "f"), None, n_tasks)
         if world.rank >= first_worker:
-            workers[world.rank] = Worker(world, runners[world.rank], store)
+            workers[world.rank] = Worker(world, runners[world.rank], store, rules)
         worker = workers[world.rank]
         if world.is_master:
             members = set(range(first_worker, size))
             schedule = make_schedule(n_tasks, len(members))
-            master = Master(world, schedule, progress, members)
+            master = Master(world, schedule, progress, members, rules, deadline_s, is_stop_asked)
         backoff = Backoff(0.001)
         while (worker and not worker.is_finished) or (master and not master.is_finished):
             progressed = master.step() if master else False
@@ -264,7 +306,8 @@ def play(
         assert values == done, "values and their indices have come apart"
         return Seen(
             sorted(done), sorted(chain.from_iterable(failures), key=lambda failure: failure.index),
-            schedule.n_left, master.n_ready, progress.n_done, progress.n_failed, runners, workers,
+            master.n_not_done, master.n_ready, progress.n_done, progress.n_failed, runners, workers,
+            master.stopped_because,
         )  # fmt: skip
 
     seen: Seen = ThreadWorld.run(size, be_rank, timeout_s=2 * LIMIT_S)[0]
@@ -433,7 +476,7 @@ class TestRanksThatCannotWork:
         world, runner = SerialWorld(), ScriptedRunner(Script(is_ready=False))
         worker = Worker(world, runner, MemoryStore(world, Layout("", "f"), None, 10))
         worker.step()
-        world.send(0, TAG_CHUNK, (4, 7))
+        world.send(0, TAG_CHUNK, (Order.CALL, 4, 7))
         worker.step()
 
         reports = [world.poll(TAG_REPORT)[1] for _ in range(2)]
@@ -476,7 +519,7 @@ class TestStorageLost:
         world, runner = SerialWorld(), ScriptedRunner(Script())
         worker = Worker(world, runner, MemoryStore(world, Layout("", "f"), None, 4))
         worker.step()
-        world.send(0, TAG_CHUNK, (0, 4))
+        world.send(0, TAG_CHUNK, (Order.CALL, 0, 4))
         fields = {"index": 1, "type": MEDIUM, "message": "cannot write /full/disk"}
         runner._outcome = lambda part: Outcome(0, 3, [fields])  # type: ignore[method-assign]
         worker.step()
@@ -560,7 +603,10 @@ class TestCredit:
         return [(worker, (Report.READY,)) for worker in workers]
 
     def test_a_worker_holds_one_chunk_and_one_in_reserve(self):
-        assert self.hand_out(100, 1, *self.ready(0)) == [(0, (0, 1)), (0, (1, 2))]
+        assert self.hand_out(100, 1, *self.ready(0)) == [
+            (0, (Order.CALL, 0, 1, 0, 0)),
+            (0, (Order.CALL, 1, 2, 0, 0)),
+        ]
 
     def test_every_worker_gets_a_chunk_before_any_gets_a_reserve(self):
         sent = self.hand_out(100, 3, *self.ready(0, 1, 2))
@@ -581,7 +627,7 @@ class TestCredit:
         assert {dest for dest, _ in sent} == {1}
 
     def test_without_tasks_the_stop_is_sent_at_once(self):
-        assert self.hand_out(0, 3) == [(0, (0, 0)), (1, (0, 0)), (2, (0, 0))]
+        assert self.hand_out(0, 3) == [(worker, (Order.STOP,)) for worker in range(3)]
 
 
 class FakeClock:
@@ -594,14 +640,16 @@ class FakeClock:
         return self.now_s
 
 
-class TestSilence:
-    @pytest.fixture
-    def clock(self, monkeypatch) -> FakeClock:
-        clock = FakeClock()
-        monkeypatch.setattr(master_module, "time", clock)
-        monkeypatch.setattr(worker_module, "time", clock)
-        return clock
+@pytest.fixture
+def clock(monkeypatch) -> FakeClock:
+    """Let master and workers see a clock that the test moves."""
+    clock = FakeClock()
+    monkeypatch.setattr(master_module, "time", clock)
+    monkeypatch.setattr(worker_module, "time", clock)
+    return clock
 
+
+class TestSilence:
     @pytest.fixture
     def aborted(self) -> list[int]:
         return []
@@ -701,6 +749,266 @@ def test_the_messages_of_the_protocol_fit_into_64_bits():
     """Indices of a million million tasks travel unchanged."""
     world = SerialWorld()
     big = np.int64(10**12)
-    world.send(0, TAG_CHUNK, (big, big + 1))
+    world.send(0, TAG_CHUNK, (Order.CALL, big, big + 1))
 
-    assert world.poll(TAG_CHUNK)[1][:2] == [10**12, 10**12 + 1]
+    assert world.poll(TAG_CHUNK)[1][:3] == [Order.CALL, 10**12, 10**12 + 1]
+
+
+class TestRetries:
+    @pytest.mark.parametrize("size", [1, 3])
+    @pytest.mark.parametrize("index", [0, 7, 19])
+    def test_a_task_that_raises_is_called_again_so_many_times(self, size, index):
+        scripts = dict.fromkeys(range(size), Script(failures_left={index: 2}))
+
+        seen = play(20, size, scripts, SCHEDULES["chunks of 4"], rules=Rules(retries=2))
+
+        assert_complete(seen, 20)
+        assert seen.failed == []
+        assert sum(called.count(index) for called in seen.called) == 3
+
+    def test_then_it_has_failed_at_its_last_attempt(self):
+        seen = play(20, 2, dict.fromkeys(range(2), Script(failing={4})), rules=Rules(retries=3))
+
+        assert_complete(seen, 20)
+        assert [(each.index, each.attempt) for each in seen.failed] == [(4, 4)]
+        assert sum(called.count(4) for called in seen.called) == 4
+
+    @pytest.mark.parametrize("n_deaths", [2, 3])
+    def test_deaths_have_a_limit_of_their_own(self, n_deaths):
+        scripts = dict.fromkeys(range(2), Script(deaths_left={4: n_deaths}))
+
+        seen = play(20, 2, scripts, rules=Rules(retries=7, crash_limit=3))
+
+        assert_complete(seen, 20)
+        assert [each.index for each in seen.failed] == ([4] if n_deaths == 3 else [])
+
+    def test_deaths_and_exceptions_are_counted_apart(self):
+        script = Script(deaths_left={4: 1}, failures_left={4: 1})
+
+        seen = play(20, 1, {0: script}, rules=Rules(retries=1, crash_limit=2))
+
+        assert_complete(seen, 20)
+        assert seen.failed == []
+
+    def test_a_task_that_fails_comes_after_all_others(self):
+        """A task that kills its runners keeps nobody waiting."""
+        seen = play(20, 1, {0: Script(deaths_left={0: 2}, step=1)}, rules=Rules(crash_limit=3))
+
+        assert seen.called[0] == [0, *range(1, 20), 0, 0]
+
+    def test_a_retry_that_is_on_its_way_to_a_rank_that_retires_goes_elsewhere(self):
+        scripts = {
+            0: Script(unready_after=4, step=1, failing={1, 2, 3, 4}),
+            1: Script(is_held=after_ready(lambda: not seen_retired.is_set())),
+        }
+        seen_retired = threading.Event()
+        worker_retires(scripts[0], seen_retired)
+
+        seen = play(12, 2, scripts, rules=Rules(retries=1))
+
+        assert_complete(seen, 12)
+
+
+def worker_retires(script: Script, retired: threading.Event) -> None:
+    """Set an event when the runner of a script has given up."""
+    is_held = script.is_held
+
+    def look() -> bool:
+        script.is_held = is_held
+        retired.set()
+        return is_held()
+
+    script.is_held = look
+
+
+class TestStopping:
+    def test_what_has_begun_is_ended_and_nothing_else_is_begun(self):
+        """All ranks hold their first chunk until the run is asked to stop."""
+        asked = threading.Event()
+        scripts = {
+            rank: Script(is_held=after_ready(lambda: not asked.is_set())) for rank in range(3)
+        }
+
+        def ask() -> str:
+            asked.set()
+            return "asked to"
+
+        seen = play(1000, 3, scripts, is_stop_asked=ask)
+
+        assert seen.stopped_because == "asked to"
+        assert len(seen.done) + seen.n_left == 1000
+        assert all(runner.is_draining for runner in seen.runners)
+        # What a runner had not begun when it was told is returned.
+        assert sum(map(len, seen.called)) <= 3 * CREDIT
+
+    @pytest.mark.parametrize("rank", [0, 1, 2])
+    def test_any_rank_may_be_asked(self, rank):
+        world_size = 3
+        asked = threading.Event()
+        scripts = {
+            each: Script(is_held=after_ready(lambda: not asked.is_set()))
+            for each in range(world_size)
+        }
+        runners = [ScriptedRunner(scripts[each]) for each in range(world_size)]
+
+        class Asked(Worker):
+            def step(self) -> bool:
+                if self._world.rank == rank and self._is_ready:
+                    self.ask_to_drain(12)
+                    asked.set()
+                return super().step()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(globals(), "Worker", Asked)
+            seen = play(1000, world_size, runners=runners)
+
+        assert seen.stopped_because == f"rank {rank} was asked to by signal 12"
+        assert len(seen.done) + seen.n_left == 1000
+        assert seen.n_left > 900
+
+    def test_soon_ends_what_is_running(self):
+        script = Script(failing=set(range(1000)), step=1)
+
+        seen = play(1000, 1, {0: script}, rules=Rules(halt="soon,fail=3"))
+
+        assert "3 tasks have failed" in seen.stopped_because
+        assert 3 <= len(seen.failed) <= 3 + CREDIT
+        assert len(seen.failed) + seen.n_left == 1000
+
+    def test_now_kills_what_is_running(self):
+        hung = ScriptedRunner(Script(is_held=after_ready(lambda: True)))
+        script = Script(failing={0, 1}, step=1, is_held=after_ready(lambda: not hung.chunks))
+
+        seen = play(1000, 2, runners=[ScriptedRunner(script), hung], rules=Rules(halt="now,fail=1"))
+
+        assert seen.runners[1].is_stopped
+        assert seen.runners[1].called == []
+        assert seen.n_left >= 999 - 2 * CREDIT
+
+    def test_a_share_of_all_tasks_halts(self):
+        script = Script(failing=set(range(0, 100, 2)), step=1)
+
+        seen = play(100, 1, {0: script}, rules=Rules(halt="soon,fail=10%"))
+
+        assert 10 <= len(seen.failed) <= 10 + CREDIT
+
+    def test_a_failure_that_is_tried_again_does_not_halt(self):
+        script = Script(failures_left={3: 1})
+
+        seen = play(20, 1, {0: script}, rules=Rules(retries=1, halt="now,fail=1"))
+
+        assert_complete(seen, 20)
+        assert not seen.stopped_because
+
+
+class TestDeadline:
+    def make(self, n_tasks: int, deadline_s: float, clock: FakeClock) -> tuple[Master, list[Any]]:
+        sent: list[Any] = []
+
+        class Wire(SerialWorld):
+            def send(self, dest, tag, message):
+                sent.append(tuple(message))
+
+            def poll(self, tag):
+                if not self.arrived:
+                    return None
+                return 0, [*self.arrived.popleft(), *[0] * 8][:8]
+
+        world = Wire()
+        world.arrived = deque([(Report.READY,)])
+        master = Master(
+            world, FixedChunks(n_tasks, 1, 4), Progress(n_tasks, bar=False), {0}, Rules(),
+            deadline_s,
+        )  # fmt: skip
+        master.step()
+        return master, sent
+
+    def done(self, master: Master, start: int, stop: int, busy_s: float) -> None:
+        report = (Report.DONE, start, stop, 1, 0, int(busy_s * 1e9), 0)
+        master._world.arrived.append(report)
+        master.step()
+
+    def test_no_chunk_is_handed_out_that_cannot_end_in_time(self, clock):
+        master, sent = self.make(100, clock.monotonic() + 10.0, clock)
+        assert [order[:3] for order in sent] == [(Order.CALL, 0, 4), (Order.CALL, 4, 8)]
+
+        clock.now_s += 4.0
+        self.done(master, 0, 4, 4.0)  # a second each: six are left, four of them are taken
+        assert sent[-1][:3] == (Order.CALL, 8, 10)
+        clock.now_s += 4.0
+        self.done(master, 4, 8, 4.0)
+        assert sent[-1][:3] == (Order.CALL, 8, 10)
+        clock.now_s += 1.5
+        self.done(master, 8, 10, 1.5)
+
+        assert master.stopped_because == "no further task can end in time"
+        assert sent[-2:] == [(Order.DRAIN,), (Order.STOP,)]
+        assert master.n_not_done == 90
+
+    def test_when_the_time_is_up_what_runs_is_ended(self, clock):
+        master, sent = self.make(100, clock.monotonic() + 10.0, clock)
+        clock.now_s += 10.1
+        master.step()
+
+        assert master.stopped_because == "the time is up"
+        assert sent[-1] == (Order.STOP,)
+
+    def test_before_the_first_has_ended_nothing_is_known(self, clock):
+        master, sent = self.make(100, clock.monotonic() + 0.001, clock)
+
+        assert sent[0][:3] == (Order.CALL, 0, 4)
+        assert not master.stopped_because
+
+
+class TestLimitByMedian:
+    def test_it_is_told_once_three_tasks_have_ended(self, clock):
+        sent: list[Any] = []
+        reports = deque([(Report.READY,), (Report.DONE, 0, 1, 1, 0, 2 * 10**9, 0)])
+
+        class Wire(SerialWorld):
+            def send(self, dest, tag, message):
+                sent.append(tuple(message))
+
+            def poll(self, tag):
+                return (0, [*reports.popleft(), *[0] * 8][:8]) if reports else None
+
+        progress = Progress(100, bar=False)
+        master = Master(Wire(), FixedChunks(100, 1), progress, {0}, Rules(timeout="300%"))
+
+        def limits() -> list[float]:
+            clock.now_s += 1.1
+            master.step()
+            return [order[1] / 1e9 for order in sent if order[0] is Order.LIMIT]
+
+        assert limits() == []
+        reports.extend((Report.DONE, i, i + 1, 1, 0, 2 * 10**9, 0) for i in (1, 2))
+        (limit_s,) = limits()
+        assert limit_s == pytest.approx(6.0, rel=0.06)
+        reports.append((Report.DONE, 3, 4, 1, 0, 2 * 10**9, 0))
+        assert limits() == [limit_s]  # no news, no message
+
+    def test_a_worker_hands_it_to_its_runner(self):
+        world, runner = SerialWorld(), ScriptedRunner(Script())
+        store = MemoryStore(world, Layout("", "f"), None, 4)
+        worker = Worker(world, runner, store, Rules(timeout="300%", memory="1G"))
+        world.send(0, TAG_CHUNK, (Order.LIMIT, 1_500_000_000))
+        worker.step()
+
+        assert runner.limits == [(0.0, 2**30), (1.5, 2**30)]
+
+
+def test_a_task_that_runs_for_long_is_noted_once():
+    noted: list[int] = []
+
+    class Noting(MemoryStore):
+        def note_long(self, index: int, start_s: float) -> None:
+            noted.append(index)
+
+    world = SerialWorld()
+    seen = iter([(3, 9.0), (3, 10.5), (3, 11.0), (4, 10.5)])
+    script = Script(running=lambda: next(seen))
+    worker = Worker(world, ScriptedRunner(script), Noting(world, Layout("", "f"), None, 10))
+    for _ in range(4):
+        worker.step()
+
+    assert noted == [3, 4]

@@ -18,7 +18,7 @@ from acme_mpi.journal import AS_GROUPS, AS_PICKLES, AS_ROWS, Journal, pack_recor
 from acme_mpi.results import Content
 from acme_mpi.runner.base import Outcome, pickle_result
 from acme_mpi.storage.base import Layout
-from acme_mpi.storage.folders import make_folders, mark_finished, remove_old_runs
+from acme_mpi.storage.folders import choose_layout, make_folders, mark_finished, remove_old_runs
 from acme_mpi.storage.pickles import PickleStore, emergency_pickles
 from acme_mpi.storage.records import (
     indices_of,
@@ -29,10 +29,17 @@ from acme_mpi.storage.records import (
 )
 
 
+def make_layout(*where: Any) -> Layout:
+    """Make the directories of a run; kind, name, output directory and base as `choose_layout`."""
+    layout = choose_layout(*where)
+    make_folders(where[0], layout)
+    return layout
+
+
 @pytest.fixture
 def layout(tmp_path) -> Layout:
     """Return a new place for pickles of a function called f."""
-    return make_folders("pickle", "f", "out", str(tmp_path))
+    return make_layout("pickle", "f", "out", str(tmp_path))
 
 
 def pickled(start: int, stop: int, *values: Any, failed: tuple[int, ...] = ()) -> Outcome:
@@ -136,7 +143,7 @@ MADE_UP = [f"ACME_20260101-000000-{k:06}" for k in range(4)]
 
 def make_run(base: Path, folder: str, days: float | None, name: str = "f") -> Path:
     """Make the directory of a run that has ended `days` days ago; None: that has not ended."""
-    layout = make_folders("rank", name, folder, str(base))
+    layout = make_layout("rank", name, folder, str(base))
     if days is not None:
         mark_finished(layout)
         ended_s = time.time() - days * 86400

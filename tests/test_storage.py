@@ -30,8 +30,13 @@ from acme_mpi.journal import pack_record, read_journal
 from acme_mpi.results import PLACED_BYTES, Encoder, RowSpec, make_row_spec, to_parts
 from acme_mpi.runner.base import Frozen, Outcome, dump_values
 from acme_mpi.storage import Layout, MemoryStore, Store, Stored, container, make_store, payload
+from acme_mpi.storage.beginning import Wanted, begin
 from acme_mpi.storage.committer import Committer
-from acme_mpi.storage.folders import make_folders
+from acme_mpi.storage.description import Description
+from acme_mpi.storage.faults import faults
+from acme_mpi.storage.folders import choose_layout, make_folders
+from acme_mpi.storage.records import read_history
+from acme_mpi.storage.verify import damaged
 from acme_mpi.submit import values_of
 
 FAILED = object()  # in the place of the value of a task that has no result
@@ -185,10 +190,17 @@ def write_at(path: str, offset: int, array: Any) -> None:
         os.close(descriptor)
 
 
+def make_layout(*where: Any) -> Layout:
+    """Make the directories of a run; kind, name, output directory and base as `choose_layout`."""
+    layout = choose_layout(*where)
+    make_folders(where[0], layout)
+    return layout
+
+
 def open_store(world: World, kind: str, directory: Path | str, case: Case) -> Store:
     """Return an open store of this rank. Collective."""
     layout = world.bcast(
-        make_folders(kind, "f", str(directory), os.getcwd()) if world.is_master else None
+        make_layout(kind, "f", str(directory), os.getcwd()) if world.is_master else None
     )
     store = make_store(kind, world, layout, case.spec, len(case.values))
     store.open()
@@ -303,6 +315,23 @@ class TestConformance:
         assert content_of(path) == expected_content(case)
 
 
+@every_case
+@pytest.mark.parametrize("size", [1, 3])
+@every_kind
+def test_what_is_recorded_is_found_again_in_the_files(kind, size, case, tmp_path):
+    """And only that: `check` finds no fault in what was not touched."""
+    path = store_case(kind, size, tmp_path / "out", case)
+    layout, n_tasks = Layout(str(path.parent), "f"), len(case.values)
+    store = make_store(kind, SerialWorld(), layout, case.spec, n_tasks)
+    done = read_history(layout.dot_folder).done
+
+    assert [int(i) for i in np.flatnonzero(~read_history(layout.dot_folder).is_done(n_tasks))] == [
+        i for i, value in enumerate(case.values) if value is FAILED
+    ]
+    assert list(faults(store, done, n_tasks)) == []
+    assert list(damaged(store, done)) == []
+
+
 @every_kind
 class TestContainer:
     @pytest.mark.parametrize("n_chunk", [1, 2, 7, 100])
@@ -409,7 +438,7 @@ class TestContainer:
 
     def test_functions_share_a_directory(self, kind, tmp_path, content_of):
         first_path = store_case(kind, 1, tmp_path / "out", Case([1, 2]))
-        layout = make_folders(kind, "g", str(tmp_path / "out"), os.getcwd())
+        layout = make_layout(kind, "g", str(tmp_path / "out"), os.getcwd())
         store = make_store(kind, SerialWorld(), layout, None, 1)
         store.open()
         store.write(encode(store, Case([3]), range(1)))
@@ -420,7 +449,7 @@ class TestContainer:
         assert content_of(tmp_path / "out" / "g.h5") == expected_content(Case([3]))
 
     def test_a_name_and_a_directory_outside_ascii_work(self, kind, tmp_path, content_of):
-        layout = make_folders(kind, "größe", str(tmp_path / "Ø aus"), os.getcwd())
+        layout = make_layout(kind, "größe", str(tmp_path / "Ø aus"), os.getcwd())
         for case in (Case([1, "a"]),):
             store = make_store(kind, SerialWorld(), layout, None, 2)
             store.open()
@@ -431,8 +460,9 @@ class TestContainer:
     def test_an_existing_container_is_never_overwritten(self, kind, tmp_path):
         store_case(kind, 1, tmp_path / "out", Case([1]))
 
+        wanted = Wanted(Description("f", 1, kind), str(tmp_path / "out"), os.getcwd())
         with pytest.raises(InputError, match=r"f\.h5 exists and is never overwritten"):
-            make_folders(kind, "f", str(tmp_path / "out"), os.getcwd())
+            begin(wanted, print)
 
     def test_other_programs_may_hold_it_open(self, kind, tmp_path):
         """No lock stays behind, and none is asked for by a reader."""
@@ -839,7 +869,7 @@ class TestRefusals:
 
         def open_it(world: World) -> None:
             layout = world.bcast(
-                make_folders("single_file", "f", str(tmp_path / "out"), os.getcwd())
+                make_layout("single_file", "f", str(tmp_path / "out"), os.getcwd())
                 if world.is_master
                 else None
             )

@@ -7,7 +7,12 @@ never waited for, and collectives that sleep instead of spin. `SerialWorld` (one
 
 from acme_mpi.comm.agreement import Packed, pack_error, settle, unpack_error
 from acme_mpi.comm.base import MESSAGE_INTS, TAG_CHUNK, TAG_REPORT, Backoff, World
-from acme_mpi.comm.launcher import is_launched, launched_rank_and_size, refuse_singletons
+from acme_mpi.comm.launcher import (
+    is_launched,
+    launched_rank_and_size,
+    launcher_words,
+    refuse_singletons,
+)
 from acme_mpi.comm.mpi import MpiWorld, finalize, make_world
 from acme_mpi.comm.twins import SerialWorld, ThreadWorld
 
@@ -24,6 +29,7 @@ __all__ = [
     "finalize",
     "is_launched",
     "launched_rank_and_size",
+    "launcher_words",
     "make_world",
     "pack_error",
     "refuse_singletons",

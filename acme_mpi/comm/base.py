@@ -104,6 +104,13 @@ class World(ABC):
     def gather(self, value: T) -> list[T] | None:
         """Return the list of all values on rank 0, None elsewhere. Collective."""
 
+    def abort_if_neighbour_is_gone(self) -> None:  # noqa: B027 (threads are never gone)
+        """End all ranks if one that this rank watches has died. Independent.
+
+        Each rank watches the next one of its node, so any death is seen while a rank of the node
+        is left; what a launcher does about it differs, and some do nothing.
+        """
+
     @abstractmethod
     def abort(self, exit_code: int) -> None:
         """End all ranks at once: for broken invariants only. Independent."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
+import select
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -27,9 +29,13 @@ from acme_mpi.comm.launcher import (
     refuse_srun_without_pmi,
 )
 from acme_mpi.comm.twins import SerialWorld
-from acme_mpi.errors import LaunchError
+from acme_mpi.errors import EXIT_STOPPED, LaunchError
 
 T = TypeVar("T")
+
+logger = logging.getLogger("acme_mpi")
+
+LOOK_EVERY_S = 1.0
 
 
 class MpiWorld(World):
@@ -50,6 +56,21 @@ class MpiWorld(World):
         self._buffer = np.zeros(MESSAGE_INTS, np.int64)
         self._status = MPI.Status()
         self._sending: list[tuple[Any, Any]] = []
+        self._neighbour: _Neighbour | None = None
+        self._neighbour = self._next_on_this_node()
+
+    def _next_on_this_node(self) -> _Neighbour | None:
+        """Return the rank that this one watches. Collective."""
+        places = self.allgather((self.host, os.getpid()))
+        here = [rank for rank, (host, _) in enumerate(places) if host == self.host]
+        rank = here[(here.index(self.rank) + 1) % len(here)]
+        return None if rank == self.rank else _Neighbour.of(rank, *places[rank])
+
+    def abort_if_neighbour_is_gone(self) -> None:
+        """Call MPI_Abort if the next rank of this node has died."""
+        if self._neighbour is not None and self._neighbour.is_gone():
+            logger.error("%s has died; the job ends", self._neighbour)
+            self.abort(EXIT_STOPPED)
 
     @property
     def mpi_comm(self) -> Any:
@@ -75,7 +96,9 @@ class MpiWorld(World):
     def barrier(self, notify: Callable[[str], None] | None = None) -> None:
         """Wait for all ranks, asleep (a blocking MPI barrier keeps a core busy)."""
         if self.size > 1:
-            _wait_for_all(self._comm, self._comm.Ibarrier(), notify)
+            _wait_for_all(
+                self._comm, self._comm.Ibarrier(), notify, self.abort_if_neighbour_is_gone
+            )
 
     def bcast(self, value: T | None, root: int = 0) -> T:
         """Return the root's value, pickled on the way."""
@@ -126,8 +149,47 @@ class MpiWorld(World):
         self._comm.Abort(exit_code)
 
 
-def _wait_for_all(comm: Any, request: Any, notify: Callable[[str], None] | None) -> None:
+class _Neighbour:
+    """Another rank of this node.
+
+    Parameters
+    ----------
+    rank, host, pid : int, str, int
+        Who and where it is.
+    descriptor : int
+        Of its process.
+    """
+
+    def __init__(self, rank: int, host: str, pid: int, descriptor: int) -> None:
+        self._rank, self._host, self._pid, self._descriptor = rank, host, pid, descriptor
+
+    @classmethod
+    def of(cls, rank: int, host: str, pid: int) -> _Neighbour | None:
+        """Return a rank, None if it cannot be watched: it is in another container, perhaps."""
+        try:
+            return cls(rank, host, pid, os.pidfd_open(pid))
+        except OSError:
+            return None
+
+    def is_gone(self) -> bool:
+        """Tell whether its process has ended."""
+        poll = select.poll()  # select takes no descriptor above 1023
+        poll.register(self._descriptor, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def __str__(self) -> str:
+        return f"rank {self._rank} (process {self._pid} on {self._host})"
+
+
+def _wait_for_all(
+    comm: Any,
+    request: Any,
+    notify: Callable[[str], None] | None,
+    look: Callable[[], None] = lambda: None,
+) -> None:
     """Wait for a non-blocking collective, asleep; after 10 s rank 0 names who is missing.
+
+    Once a second `look` is called: it may find that somebody will never come.
 
     Ranks that wait that long tell rank 0 that they are present. How many did so is settled
     afterwards, so that none of these messages outlives the call.
@@ -135,10 +197,13 @@ def _wait_for_all(comm: Any, request: Any, notify: Callable[[str], None] | None)
     from mpi4py import MPI
 
     backoff, start_s = Backoff(), time.monotonic()
-    present, told, sent = {0}, False, None
+    present, told, sent, looked_s = {0}, False, None, 0.0
     while not request.Test():
         backoff.sleep()
         waited_s = time.monotonic() - start_s
+        if waited_s > looked_s + LOOK_EVERY_S:
+            looked_s = waited_s
+            look()
         if notify is None or waited_s < ROLL_CALL_S:
             continue
         if comm.rank and sent is None:

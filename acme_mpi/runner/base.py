@@ -34,6 +34,7 @@ FailureFields = dict[str, Any]
 
 # Type of a failure that is the storage medium's; no exception class can have this name.
 MEDIUM = "<medium>"
+DIED = "died"  # field of a failure by which the runner has ended
 
 
 class MediumError(Exception):
@@ -466,7 +467,6 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return self._reduce_code(value)
         reduced = reduce_hdf5(value)
         return super().reducer_override(value) if reduced is None else reduced
-
 
     def _reduce_code(self, code: CodeType) -> Any:
         """Keep the name of the file, for tracebacks; cloudpickle 3.1.3 and later leave it out."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from acme_mpi.results import Content
 from acme_mpi.runner.base import (
+    DIED,
     DRAIN,
     Assignment,
     Outcome,
@@ -240,7 +241,8 @@ class ChildRunner(Runner):
         # The tasks before it had returned, but their results died with the child.
         if running.start < index:
             self._pending.appendleft(range(running.start, index))
-        outcome = Outcome(index, index + 1, [{"index": index, **ending._asdict()}])
+        died = self._guard.sentence is None  # otherwise it was killed for its task
+        outcome = Outcome(index, index + 1, [{"index": index, DIED: died, **ending._asdict()}])
         outcome.start_s = self._guard.task_start_s
         outcome.peak_bytes = self._guard.task_peak_bytes
         self._events.append(outcome)

@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any
 
 from acme_mpi.errors import InputError
+from acme_mpi.fingerprint import fingerprint_of, versions
 from acme_mpi.runner.argument_files import load_arguments
 from acme_mpi.runner.base import dump_object, load_object
 from acme_mpi.runner.frames import user_frames
@@ -146,7 +147,8 @@ def load_command(request: Mapping[str, Any]) -> tuple[Callable[..., Any], TaskSe
     ----------
     request : mapping
         ``target, arguments, allow_pickle, settings, split, share, n_inputs, sys_path, directory,
-        trial``; `trial` is None, or what `Measured` needs besides the function.
+        shaping, trial``; `shaping` is what of the options shapes the results, None in memory;
+        `trial` is None, or what `Measured` needs besides the function.
 
     Raises
     ------
@@ -217,13 +219,16 @@ def prepare_command(request: Mapping[str, Any]) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``name, n_tasks, func, tasks, buffers``, or ``error`` with the text. If the request has a
-        `trial`, also ``trial``: index, function and task of a dry-run.
+        ``name, n_tasks, func, tasks, buffers, sys_path, fingerprint``, or ``error`` with the text.
+        If the request has a `trial`, also ``trial``: index, function and task of a dry-run.
     """
     try:
         func, tasks = load_command(request)
         data, buffers = dump_object(tasks)
         trial = _prepare_trial(request, tasks)
+        fingerprint = {}
+        if request["shaping"] is not None:
+            fingerprint = {**fingerprint_of(func, tasks, request["shaping"]), **versions()}
     except InputError as error:
         return {"error": str(error)}
     except Exception as error:
@@ -235,6 +240,7 @@ def prepare_command(request: Mapping[str, Any]) -> dict[str, Any]:
         "tasks": data,
         "buffers": buffers,
         "sys_path": list(sys.path),
+        "fingerprint": fingerprint,
         "trial": trial,
     }
 

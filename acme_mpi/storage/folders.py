@@ -1,4 +1,4 @@
-"""The directories of a run: made before it on rank 0, and removed if nothing came of it."""
+"""The directories of a run: made before it, removed if nothing came of it, or when they are old."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Sequence
 from datetime import datetime
 
 from acme_mpi.errors import PlaceError, StoreError
-from acme_mpi.storage.base import DOT_FOLDER, Layout
+from acme_mpi.storage.base import DOT_FOLDER, Layout, reason
+from acme_mpi.storage.lease import LEASE
 
 FINISHED = "finished"
 MADE_UP = re.compile(r"ACME_\d{8}-\d{6}-\d{6}")
@@ -31,36 +33,29 @@ def choose_layout(kind: str, name: str, output_dir: str | None, base: str) -> La
         As the user gave it; None: ``ACME_<time>``.
     base : str
         Directory to which relative paths refer.
-
-    Raises
-    ------
-    PlaceError
-        There is a container of this function already, or what an unfinished run has left.
     """
     if kind == "memory":
         return Layout("", name)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
     directory = os.path.join(base, os.path.expanduser(output_dir or f"ACME_{stamp}"))
-    layout = Layout(os.path.abspath(directory), name)
-    _refuse_remains(layout)
-    return layout
+    return Layout(os.path.abspath(directory), name)
 
 
-def make_folders(kind: str, name: str, output_dir: str | None, base: str) -> Layout:
+def make_folders(kind: str, layout: Layout) -> None:
     """Make the directories that a run of one kind needs. Rank 0 only.
 
-    Parameters are those of `choose_layout`.
+    Parameters
+    ----------
+    kind : str
+        Kind of store; empty: only those that every run needs.
+    layout : Layout
+        Of the run.
 
     Raises
     ------
-    PlaceError
-        As there.
     StoreError
         A directory cannot be made.
     """
-    layout = choose_layout(kind, name, output_dir, base)
-    if not layout.directory:
-        return layout
     payload = os.path.join(layout.directory, layout.payload_folder)
     spool = os.path.join(layout.directory, layout.spool_folder)
     inner = {"rank": [payload], "computation": [payload], "single_file": [spool]}.get(kind, [])
@@ -68,21 +63,7 @@ def make_folders(kind: str, name: str, output_dir: str | None, base: str) -> Lay
         try:
             os.makedirs(path, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"cannot create {path}: {error.strerror}") from None
-    return layout
-
-
-def _refuse_remains(layout: Layout) -> None:
-    payload = os.path.join(layout.directory, layout.payload_folder)
-    cure = "choose another output directory (--output-dir, output_dir=...) or move it away"
-    for path in (layout.container, layout.pickle(0)):
-        if os.path.lexists(path):
-            raise PlaceError(f"{path} exists and is never overwritten; {cure}")
-    for path in (payload, layout.dot_folder):
-        if os.path.lexists(path):
-            raise PlaceError(
-                f"{path} is left from a run of {layout.name} that was not finished; {cure}"
-            )
+            raise StoreError(f"cannot create {path}: {reason(error, path)}") from None
 
 
 def refuse_unmakeable(directory: str) -> None:
@@ -109,6 +90,11 @@ def mark_finished(layout: Layout) -> None:
     # Nothing depends on it but the removal of old directories.
     with contextlib.suppress(OSError), open(os.path.join(layout.dot_folder, FINISHED), "x"):
         pass
+
+
+def unmark_finished(layout: Layout) -> None:
+    """Remove that sign: a run has begun that has not ended. Rank 0 only."""
+    _remove(os.path.join(layout.dot_folder, FINISHED))
 
 
 def remove_old_runs(base: str, older_than_days: float, keep: str = "") -> list[str]:
@@ -154,25 +140,45 @@ def _ended_s(path: str) -> float | None:
         return None
 
 
-def remove_folders(layout: Layout, log_file: str = "") -> None:
-    """Remove everything that a run without any result has made. Rank 0 only.
+def remove_results(layout: Layout, also: Sequence[str] = ()) -> None:
+    """Remove all that runs of this function have left, and directories that are then empty.
+
+    Rank 0 only. The lease stays, unless its folder is named.
 
     Parameters
     ----------
     layout : Layout
-        Of the run.
-    log_file : str
-        The log file that it has made; empty for none.
+        Of the function.
+    also : sequence of str
+        Further files and directories.
     """
     if not layout.directory:
         return
-    shutil.rmtree(layout.dot_folder, ignore_errors=True)
+    for entry in _entries(layout.dot_folder):
+        if os.path.basename(entry) != LEASE:
+            _remove(entry)
     payload = os.path.join(layout.directory, layout.payload_folder)
-    shutil.rmtree(payload, ignore_errors=True)
-    for path in (layout.container, log_file):
-        with contextlib.suppress(OSError):
-            os.unlink(path)
+    pickles = glob.glob(
+        os.path.join(glob.escape(layout.directory), f"{glob.escape(layout.name)}_*.pickle")
+    )
+    own = [path for path in pickles if path[len(layout.pickle(0)) - 8 : -7].isdigit()]
+    for path in (payload, layout.container, *own, *also):
+        _remove(path)
     # The directories go only if nothing else is in them.
     for path in (os.path.dirname(layout.dot_folder), layout.directory):
         with contextlib.suppress(OSError):
             os.rmdir(path)
+
+
+def _entries(folder: str) -> list[str]:
+    with contextlib.suppress(OSError):
+        return [entry.path for entry in os.scandir(folder)]
+    return []
+
+
+def _remove(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            os.unlink(path)

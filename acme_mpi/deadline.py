@@ -1,0 +1,86 @@
+"""When a run has to be over: the end of the batch job, and the limit that the user has set."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import subprocess
+import time
+from collections.abc import Mapping
+from functools import lru_cache
+
+from acme_mpi.errors import InputError
+from acme_mpi.rules import parse_duration
+
+logger = logging.getLogger("acme_mpi")
+
+ASKING_S = 10.0  # for an answer of Slurm's controller
+ASKED_ANEW_S = 60.0
+MARGIN = 0.05  # this share of the time is kept for ending: linking results, leaving MPI
+LEAST_MARGIN_S, MOST_MARGIN_S = 1.0, 60.0
+LINK_S = 20e-6  # per result
+
+
+def deadline_s(limit_s: float, n_tasks: int) -> float:
+    """Return the time of `time.monotonic` at which tasks have to be over; infinity without limit.
+
+    Independent; rank 0 only, as Slurm's controller is asked once per job.
+
+    Parameters
+    ----------
+    limit_s : float
+        What the user allows from now on, in seconds; 0: no limit.
+    n_tasks : int
+        Size of the run: linking many results takes time.
+    """
+    left_s = min(limit_s or math.inf, job_left_s())
+    if left_s == math.inf:
+        return left_s
+    margin_s = min(max(MARGIN * left_s, LEAST_MARGIN_S), MOST_MARGIN_S) + n_tasks * LINK_S
+    return time.monotonic() + max(left_s - margin_s, left_s / 2)
+
+
+def job_left_s(environ: Mapping[str, str] = os.environ) -> float:
+    """Return the seconds until Slurm ends this job; infinity without Slurm or without a limit."""
+    job = environ.get("SLURM_JOB_ID")
+    if job is None:
+        return math.inf
+    end = environ.get("SLURM_JOB_END_TIME", "")  # Slurm 22.05 does not set it yet
+    if end.isdigit():
+        return max(0.0, int(end) - time.time())
+    # A script may have thousands of runs, and the controller is there for the whole cluster.
+    asked_s = int(time.monotonic() / ASKED_ANEW_S)
+    return max(0.0, _job_end_s(job, asked_s) - time.monotonic())
+
+
+@lru_cache(maxsize=1)
+def _job_end_s(job: str, asked_s: int) -> float:
+    """Return when a job ends, as a time of `time.monotonic`; asked anew for another `asked_s`."""
+    return time.monotonic() + _ask_for_time_left(job)
+
+
+def _ask_for_time_left(job: str) -> float:
+    try:
+        answer = subprocess.run(
+            ["squeue", "--noheader", f"--jobs={job}", "--format=%L"],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=ASKING_S,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        logger.warning("the time limit of job %s is not known: %s", job, error)
+        return math.inf
+    return parse_left(answer.stdout.strip())
+
+
+def parse_left(text: str) -> float:
+    """Return the seconds that ``squeue --format=%L`` tells; infinity where it tells none.
+
+    References
+    ----------
+    squeue(1), ``%L``: days-hours:minutes:seconds, UNLIMITED, NOT_SET, or INVALID.
+    """
+    try:
+        return parse_duration(text)
+    except InputError:
+        # "0:00" is a job at its limit, which Slurm ends a little later.
+        return 0.0 if text in ("0:00", "INVALID") else math.inf

@@ -1,0 +1,95 @@
+"""Signals by which users and batch systems end a job early.
+
+The first one is remembered, so that what is running can be ended in good order; the second ends
+this process at once, or raises in a script what it would have raised without us. What is recorded
+is on the disk by then, and files are valid at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Interrupts:
+    """The signals that this process has got.
+
+    Attributes
+    ----------
+    number : int
+        The first signal, 0 if there was none.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._wake = -1
+        self._is_own_process = False
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable once there was a signal, -1 if none is caught."""
+        return self._wake
+
+    def catch(self, is_own_process: bool = True) -> list[Any]:
+        """Catch the signals from now on; return the handlers that did so before.
+
+        Parameters
+        ----------
+        is_own_process : bool
+            The process is there for the run alone, and not a script, or a notebook, of the user's.
+        """
+        self._is_own_process = is_own_process
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        return [signal.signal(number, self._take) for number in SIGNALS]
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if self.number:
+            self._leave(number)
+        self.number = number
+        # A select that sleeps goes on sleeping after a handler (PEP 475): it has to be woken.
+        os.eventfd_write(self._wake, 1)
+
+    def _leave(self, number: int) -> None:
+        if self._is_own_process:
+            # Nothing is tidied up: runners die with their agent, and files need no closing.
+            os._exit(128 + number)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    @contextlib.contextmanager
+    def caught(self) -> Iterator[None]:
+        """Context in which the signals are caught; without effect where they are already.
+
+        Only the main thread of a process can catch signals; in another one nothing happens.
+        """
+        if self._wake >= 0 or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        handlers = self.catch(is_own_process=False)
+        try:
+            yield
+        finally:
+            for number, handler in zip(SIGNALS, handlers, strict=True):
+                # None: it was not set from Python, and cannot be set again.
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            os.close(self._wake)
+            self._wake, self.number = -1, 0
+
+
+INTERRUPTS = Interrupts()
+
+
+def signal_name(number: int) -> str:
+    """Return the name of a signal."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,118 @@
+"""Step a rank's roles until they are finished, asleep whenever nothing has happened."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import time
+
+from acme_mpi.comm import Backoff, World
+from acme_mpi.interrupts import INTERRUPTS, signal_name
+from acme_mpi.master import Master
+from acme_mpi.runner.base import Runner
+from acme_mpi.runner.inline import InlineRunner
+from acme_mpi.worker import Worker
+
+logger = logging.getLogger("acme_mpi")
+
+IDLE_PAUSE_S = 0.01
+RESERVE_PAUSE_S = 1.0  # the master has nothing to say to a worker with a chunk in reserve
+LOOK_EVERY_S = 1.0
+
+
+class Loop:
+    """What one rank does during a run. Collective: all ranks play to the end together.
+
+    Parameters
+    ----------
+    world : World
+        This rank's.
+    worker : Worker or None
+        Its role if it calls tasks.
+    master : Master or None
+        Rank 0's other role.
+    runner : Runner or None
+        The worker's.
+    client : list of int
+        Descriptors that become readable when nobody waits for the result any more.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        worker: Worker | None,
+        master: Master | None,
+        runner: Runner | None,
+        client: list[int],
+    ) -> None:
+        self._world, self._worker, self._master = world, worker, master
+        self._runner, self._client = runner, list(client)
+        self._backoff = Backoff()
+        self._parent, self._looked_s = os.getppid(), time.monotonic()
+        self._is_told = False
+
+    def play(self) -> None:
+        """Step both roles until they are finished."""
+        worker, master, runner = self._worker, self._master, self._runner
+        while True:
+            progressed = master.step() if master is not None else False
+            if worker is not None:
+                progressed = worker.step() or progressed
+            if (worker is None or worker.is_finished) and (master is None or master.is_finished):
+                return
+            if INTERRUPTS.number and not self._is_told:
+                self._is_told = progressed = True
+                self._stop_for(INTERRUPTS.number)
+            self._look()
+            if progressed:
+                self._backoff.reset()
+            elif not (isinstance(runner, InlineRunner) and runner.has_work):
+                self._sleep()
+
+    def _stop_for(self, number: int) -> None:
+        if self._master is not None:
+            self._master.drain(f"rank 0 was asked to by {signal_name(number)}")
+        elif self._worker is not None:
+            self._worker.ask_to_drain(number)
+
+    def _look(self) -> None:
+        """See once a second whether the launcher and the other ranks are still there."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s < LOOK_EVERY_S:
+            return
+        self._looked_s = now_s
+        leave_if_orphaned(self._parent)
+        self._world.abort_if_neighbour_is_gone()
+
+    def _sleep(self) -> None:
+        ready = select.select(self._descriptors(), [], [], self._pause_s())[0]
+        if self._master is not None and set(self._client) & set(ready):
+            self._master.cut_short("nobody waits for the results any more")
+            self._client.clear()
+
+    def _descriptors(self) -> list[int]:
+        descriptors = [*self._client]
+        if self._runner is not None:
+            descriptors += self._runner.descriptors()
+        if INTERRUPTS.fileno() >= 0 and not self._is_told:
+            descriptors.append(INTERRUPTS.fileno())
+        return descriptors
+
+    def _pause_s(self) -> float:
+        longest_s = IDLE_PAUSE_S if self._master is None else self._master.longest_pause_s
+        self._backoff.longest_s = longest_s
+        if self._worker is None or not self._worker.has_reserve:
+            pause_s = self._backoff.pause()
+        else:
+            # Nothing is in a hurry, and the runner wakes this rank by itself.
+            pause_s = RESERVE_PAUSE_S if self._master is None else longest_s
+        look_s = None if self._runner is None else self._runner.look_s
+        return pause_s if look_s is None else min(pause_s, look_s)
+
+
+def leave_if_orphaned(parent: int) -> None:
+    """End if the launcher has gone: Open MPI 5 leaves ranks behind when mpiexec is killed."""
+    is_launched = "OMPI_COMM_WORLD_SIZE" in os.environ or "PMI_SIZE" in os.environ
+    if is_launched and os.getppid() != parent:
+        os._exit(1)  # the runner dies with this process

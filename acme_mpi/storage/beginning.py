@@ -1,0 +1,218 @@
+"""How a run begins: in a new place, or with what earlier runs of the same computation have left.
+
+Everything here is for rank 0 alone, before the first task.
+"""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from acme_mpi.errors import PlaceError, StoreError
+from acme_mpi.fingerprint import changes, version_changes
+from acme_mpi.storage.base import DOT_FOLDER, Layout
+from acme_mpi.storage.description import Description, next_run, read_description
+from acme_mpi.storage.folders import (
+    FINISHED,
+    MADE_UP,
+    choose_layout,
+    make_folders,
+    remove_results,
+    unmark_finished,
+)
+from acme_mpi.storage.lease import Lease
+
+logger = logging.getLogger("acme_mpi")
+
+# What to do where the results of the same function are already: refuse; go on if it is the same
+# computation; go on with whatever it is; begin anew.
+POLICIES = ("refuse", "resume", "force", "overwrite")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a run asks for.
+
+    Attributes
+    ----------
+    description : Description
+        Of the run.
+    output_dir : str or None
+        As the user gave it; None: a new directory, or that of the newest unfinished run of the
+        same computation if the policy is to go on.
+    base : str
+        Directory to which relative paths refer.
+    policy : str
+        One of `POLICIES`.
+    command_line : bool
+        Errors name options of the command line, and not keywords.
+    """
+
+    description: Description
+    output_dir: str | None
+    base: str
+    policy: str = "refuse"
+    command_line: bool = False
+
+
+class Beginning(NamedTuple):
+    """Where a run begins."""
+
+    layout: Layout
+    lease: Lease | None = None  # None in memory
+    earlier: Description | None = None  # the last run on the same results
+
+
+def begin(wanted: Wanted, notify: Callable[[str], None]) -> Beginning:
+    """Decide where a run's files go, take the folder for it, and make the directories.
+
+    Parameters
+    ----------
+    wanted : Wanted
+        The run.
+    notify : callable
+        Told if this has to wait for a sign of another job.
+
+    Raises
+    ------
+    PlaceError
+        There are results, or remains, with which this run may not go on.
+    StoreError
+        The medium refused, or another job uses the folder.
+    """
+    layout = choose_place(wanted)
+    if not layout.directory:
+        return Beginning(layout)
+    is_new = not os.path.lexists(layout.dot_folder)
+    make_folders("", layout)
+    lease = Lease.take(layout.dot_folder, notify)
+    try:
+        # Now that nobody else writes here, look again.
+        earlier = _look(wanted, layout)
+        if wanted.policy == "overwrite":
+            remove_results(layout)
+            earlier = None
+        layout = replace(layout, run=next_run(layout.dot_folder))
+        make_folders(wanted.description.kind, layout)
+        unmark_finished(layout)
+        _describe(wanted, layout)
+    except BaseException:
+        if is_new:  # before others may take the folder
+            remove_results(layout, also=(layout.dot_folder,))
+        lease.release()
+        raise
+    return Beginning(layout, lease, earlier)
+
+
+def _describe(wanted: Wanted, layout: Layout) -> None:
+    command = wanted.description.command.replace("{directory}", layout.directory)
+    try:
+        replace(wanted.description, command=command).write(layout.dot_folder, layout.run)
+    except OSError as error:
+        raise StoreError(f"cannot write into {layout.dot_folder}: {error.strerror}") from None
+
+
+def choose_place(wanted: Wanted) -> Layout:
+    """Return where the files of a run go; nothing is made yet.
+
+    Raises
+    ------
+    PlaceError
+        As `begin`.
+    """
+    described = wanted.description
+    output_dir = wanted.output_dir
+    if output_dir is None and wanted.policy in ("resume", "force"):
+        output_dir = newest_run(wanted.base, described)
+    layout = choose_layout(described.kind, described.name, output_dir, wanted.base)
+    if layout.directory:
+        _look(wanted, layout)
+    return layout
+
+
+def newest_run(base: str, described: Description) -> str | None:
+    """Return the newest directory in `base` of a run of the same computation, unfinished first.
+
+    Only directories with a name made up here, ``ACME_YYYYMMDD-hhmmss-ffffff``.
+    """
+    unfinished: list[str] = []
+    finished: list[str] = []
+    for path in sorted(glob.glob(os.path.join(glob.escape(base), "ACME_*"))):
+        folder = os.path.join(path, DOT_FOLDER, described.name)
+        if not MADE_UP.fullmatch(os.path.basename(path)):
+            continue
+        try:
+            found = read_description(folder)
+        except (OSError, ValueError, TypeError):
+            continue  # not ours to judge
+        if found is None or changes(found.fingerprint, described.fingerprint):
+            continue
+        is_finished = os.path.exists(os.path.join(folder, FINISHED))
+        (finished if is_finished else unfinished).append(path)
+    return next(iter([*reversed(unfinished), *reversed(finished)]), None)
+
+
+def _look(wanted: Wanted, layout: Layout) -> Description | None:
+    """Return the last run on the same results, None for none; raise if this one may not begin."""
+    if wanted.policy == "overwrite":
+        return None
+    ways = _ways(wanted)
+    try:
+        earlier = read_description(layout.dot_folder)
+    except (OSError, ValueError, TypeError) as error:
+        raise PlaceError(
+            f"{layout.dot_folder} holds no description of a run that can be read ({error}); {ways}"
+        ) from None
+    remains = [layout.container, layout.pickle(0)]
+    if earlier is None or wanted.policy == "refuse":
+        if earlier is None:
+            remains.append(os.path.join(layout.directory, layout.payload_folder))
+        if path := next((path for path in remains if os.path.lexists(path)), None):
+            raise PlaceError(f"{path} exists and is never overwritten; {ways}")
+        if earlier is not None:
+            raise PlaceError(
+                f"{layout.directory} holds what a run of {layout.name} that was not finished has "
+                f"left; {ways}"
+            )
+        return None
+    _refuse_changes(wanted, earlier, layout)
+    return earlier
+
+
+def _refuse_changes(wanted: Wanted, earlier: Description, layout: Layout) -> None:
+    described = wanted.description
+    found = changes(earlier.fingerprint, described.fingerprint)
+    shown = "".join(f"\n  {line}" for line in found)
+    ways = _ways(wanted)
+    if earlier.kind != described.kind or earlier.row_spec != described.row_spec:
+        raise PlaceError(
+            f"{layout.directory} holds results of {layout.name} in another form, which cannot be "
+            f"gone on with:{shown}\n  {ways}"
+        )
+    if found and wanted.policy != "force":
+        raise PlaceError(
+            f"{layout.directory} holds results of another computation of {layout.name}:{shown}\n"
+            f"  {ways}"
+        )
+    for line in found:
+        logger.warning("going on all the same: %s", line)
+    for line in version_changes(earlier.fingerprint, described.fingerprint):
+        logger.warning("%s", line)
+
+
+def _ways(wanted: Wanted) -> str:
+    if not wanted.command_line:
+        return (
+            "choose another output directory (output_dir=...) or move it away; resume=True goes on "
+            "with results of the same computation, resume='force' with any"
+        )
+    if wanted.policy == "refuse":
+        return "choose another output directory (--output-dir), or --overwrite it"
+    return (
+        "choose another output directory (--output-dir), go on regardless with --force-resume "
+        "(what is done stays as it is), or begin anew with --overwrite (what is done is removed)"
+    )

@@ -1,0 +1,158 @@
+"""Which tasks a run has to call: all, or what earlier runs of the same computation have left."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from acme_mpi.comm import World
+from acme_mpi.errors import Failure, StoreError
+from acme_mpi.storage.base import Store, Stored, agree
+from acme_mpi.storage.recorded import RecordedStore
+from acme_mpi.storage.records import History, Records, ranges_of, read_history
+from acme_mpi.storage.verify import Damage, damaged
+
+logger = logging.getLogger("acme_mpi")
+
+
+@dataclass(frozen=True)
+class Remaining:
+    """What is left to do.
+
+    Attributes
+    ----------
+    ranges : (n, 2) ndarray of int64
+        Half-open ranges of the tasks to call; on rank 0, elsewhere empty.
+    n_kept : int
+        Tasks that have ended before and are not called again.
+    n_open : int
+        Tasks that have not ended and are not called either.
+    failures : list of Failure
+        Of the tasks that are kept.
+    stored : Stored or None
+        Where the results are, if nothing is left to do.
+    """
+
+    ranges: Any
+    n_kept: int = 0
+    n_open: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    stored: Stored | None = None
+
+
+def all_remaining(n_tasks: int) -> Remaining:
+    """Return that everything is left to do."""
+    return Remaining(np.array([[0, n_tasks]]))
+
+
+def remaining_tasks(world: World, store: Store, n_tasks: int, retry_failed: bool) -> Remaining:
+    """Find what earlier runs have left to do. Collective.
+
+    Results that were recorded, but are not there any more, are computed again.
+
+    Parameters
+    ----------
+    world : World
+        The ranks.
+    store : RecordedStore
+        Of this run, not yet open.
+    n_tasks : int
+        Size of the run.
+    retry_failed : bool
+        Call the tasks that have failed, and only those; otherwise those that have not ended.
+
+    Raises
+    ------
+    StoreError
+        On every rank alike: what is there cannot be read, or not be made ready.
+    """
+    assert isinstance(store, RecordedStore)
+    found: list[Remaining] = []
+    error: StoreError | None = None
+    if world.is_master:
+        try:
+            found.append(_find(store, n_tasks, retry_failed))
+        except StoreError as caught:
+            error = caught
+        except OSError as caught:
+            error = StoreError(f"cannot read {store.layout.dot_folder}: {caught.strerror}")
+    agree(world, error)
+    shared = world.bcast(_pack(found[0]) if found else None)
+    return found[0] if found else _unpack(shared)
+
+
+def _find(store: RecordedStore, n_tasks: int, retry_failed: bool) -> Remaining:
+    store.restore()
+    history = read_history(store.layout.dot_folder)
+    lost = note_lost(store, history, n_tasks)
+    is_done = history.is_done(n_tasks)
+    for tasks in lost:
+        is_done[tasks.start : tasks.stop] = False
+    failed = {index: each for index, each in history.failed.items() if index < n_tasks}
+    is_failed = np.zeros(n_tasks, bool)
+    is_failed[list(failed)] = True
+    is_failed &= ~is_done
+    is_open = ~(is_done | is_failed)
+    is_wanted = is_failed if retry_failed else is_open
+    kept = [] if retry_failed else [each for i, each in failed.items() if is_failed[i]]
+    return Remaining(
+        ranges_of(is_wanted),
+        int(is_done.sum()) + len(kept),
+        int(is_open.sum()) if retry_failed else 0,
+        kept,
+        None if is_wanted.any() or lost else _stored(store, history.done),
+    )
+
+
+def _stored(store: RecordedStore, done: Records) -> Stored | None:
+    """Return where the results are; None if the container has still to be made."""
+    stored = store.stored(done)
+    if stored.container is not None and not os.path.exists(stored.container):
+        return None
+    return stored
+
+
+def note_lost(store: RecordedStore, history: History, n_tasks: int) -> list[range]:
+    """Find, say and record which results are not there any more; return their tasks.
+
+    Independent; rank 0 only.
+    """
+    found = list(damaged(store, history.done))
+    _warn_of_damage(found)
+    lost = [each.tasks for each in found]
+    size = int((history.done["first"] + history.done["count"]).max(initial=0))
+    if size > n_tasks:  # there are fewer tasks now
+        lost.append(range(n_tasks, size))
+    store.note_lost(lost)
+    return lost
+
+
+def _warn_of_damage(found: Sequence[Damage]) -> None:
+    if found:
+        files = {each.path for each in found}
+        logger.warning(
+            "the results of %d tasks in %d file(s) are missing or damaged and are computed again; "
+            "first: %s: %s",
+            *(sum(len(each.tasks) for each in found), len(files), found[0].path, found[0].why),
+        )
+
+
+def _pack(remaining: Remaining) -> tuple[Any, ...]:
+    """Return what all ranks have to know, as plain values."""
+    stored = remaining.stored
+    return (
+        *(remaining.n_kept, remaining.n_open, [astuple(each) for each in remaining.failures]),
+        None if stored is None else (stored.container, stored.paths, stored.pickle_paths),
+    )
+
+
+def _unpack(packed: Any) -> Remaining:
+    n_kept, n_open, failures, stored = packed
+    places = None if stored is None else Stored(stored[0], stored[1], pickle_paths=stored[2])
+    nothing = np.zeros((0, 2), np.int64)
+    return Remaining(nothing, n_kept, n_open, [Failure(*each) for each in failures], places)

@@ -1,0 +1,90 @@
+"""Signals: the first is remembered, the second leaves; nothing of it stays after a run."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from acme_mpi.interrupts import SIGNALS, Interrupts, signal_name
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_first_is_remembered_and_wakes(number):
+    interrupts = Interrupts()
+    with interrupts.caught():
+        assert interrupts.number == 0
+        assert select.select([interrupts.fileno()], [], [], 0)[0] == []
+        os.kill(os.getpid(), number)
+
+        assert interrupts.number == number
+        assert select.select([interrupts.fileno()], [], [], 5)[0]
+
+
+def test_afterwards_all_is_as_it_was():
+    before = [signal.getsignal(number) for number in SIGNALS]
+    interrupts = Interrupts()
+    with interrupts.caught():
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+    assert (interrupts.number, interrupts.fileno()) == (0, -1)
+
+
+def test_a_second_interrupt_of_a_script_is_pythons_own():
+    with Interrupts().caught():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_in_another_thread_nothing_is_caught():
+    before = signal.getsignal(signal.SIGINT)
+    seen = []
+
+    def look() -> None:
+        with Interrupts().caught():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+
+    assert seen == [before]
+
+
+@pytest.mark.parametrize(("is_own", "status"), [(True, 128 + 12), (False, -12)])
+def test_a_second_signal_ends_the_process(is_own, status):
+    script = (
+        "import os, signal; from acme_mpi.interrupts import Interrupts\n"
+        f"Interrupts().catch({is_own})\n"
+        "for _ in range(2): os.kill(os.getpid(), signal.SIGUSR2)\n"
+    )
+
+    assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == status
+
+
+def test_caught_twice_the_outer_one_counts():
+    interrupts = Interrupts()
+    interrupts.catch()
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with interrupts.caught():
+            pass
+        assert signal.getsignal(signal.SIGTERM) == handler
+        assert interrupts.fileno() >= 0
+    finally:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.close(interrupts.fileno())
+
+
+def test_signals_have_names():
+    assert signal_name(signal.SIGUSR2) == "SIGUSR2"
+    assert signal_name(40) == "signal 40"

@@ -1,0 +1,538 @@
+"""Runs that go on with what earlier ones have left: only the rest is done, and all is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.slow
+
+N_TASKS = 40
+# Calls are noted in a folder; tasks fail, or kill everything, as a file tells them to.
+MODULE = """\
+import json
+import os
+import signal
+import uuid
+
+import numpy as np
+
+
+def orders():
+    try:
+        with open("orders.json") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        return {}
+
+
+def note(index):
+    open(os.path.join("calls", f"{index}.{uuid.uuid4().hex}"), "x").close()
+
+
+def misbehave(index):
+    order = orders().get(str(index))
+    if order == "fail":
+        raise ValueError(f"no result for {index}")
+    if order == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if order == "hang":
+        signal.pause()
+    return order
+
+
+def f(x):
+    note(x)
+    misbehave(x)
+    return np.arange(x % 5) + x, f"text {x}"
+
+
+def g(x, scale=1.0):
+    note(x)
+    misbehave(x)
+    return np.array([x, -x]) * scale
+
+
+def large(x):
+    note(x)
+    misbehave(x)
+    return np.full((100, 200), float(x))
+
+
+def ragged(x):
+    note(x)
+    misbehave(x)
+    return np.arange(x % 7, dtype=float)
+
+
+def more(x):
+    note(x)
+    misbehave(x)
+    return np.array([x, x]), f"more {x}"
+"""
+STORES: dict[str, tuple[str, ...]] = {
+    "rank": ("f",),
+    "computation": ("f", "--payload", "computation"),
+    "single file": ("f", "--single-file"),
+    "rank, rows": ("g", "--result-shape", "None,2"),
+    "computation, rows": ("g", "--payload", "computation", "--result-shape", "None,2"),
+    "single file, rows": ("g", "--single-file", "--result-shape", "None,2"),
+    "single file, last axis": ("g", "--single-file", "--result-shape", "2,None"),
+    "rank, large rows": ("large", "--result-shape", "None,100,200"),
+    "single file, large": ("large", "--single-file"),
+    "rank, ragged": ("ragged", "--result-shape", "None,inf"),
+    "single file, ragged": ("ragged", "--single-file", "--result-shape", "None,inf"),
+    "single file, more": ("more", "--single-file", "--result-shape", "None,2"),
+}
+FAILED, STOPPED = 1, 75
+
+
+class Place:
+    """A folder with the module, from which runs are started."""
+
+    def __init__(self, path: Path, mpiexec: Any) -> None:
+        self.path, self._mpiexec = path, mpiexec
+        (path / "mymod.py").write_text(MODULE)
+        (path / "calls").mkdir()
+        np.savez(path / "args.npz", x=np.arange(N_TASKS))
+
+    def order(self, **orders: str) -> None:
+        """Tell tasks what to do: ``order(_3="fail")``."""
+        found = {name.lstrip("_"): what for name, what in orders.items()}
+        (self.path / "orders.json").write_text(json.dumps(found))
+
+    def run(self, n: int, func: str, *options: str, timeout_s: float = 60) -> Any:
+        """Run ``python -m acme_mpi mymod:FUNC args.npz OPTIONS`` on n ranks."""
+        command = ("-m", "acme_mpi", f"mymod:{func}", "args.npz", *options)
+        return self._mpiexec(n, *command, cwd=self.path, timeout_s=timeout_s)
+
+    def script(self, n: int, text: str) -> Any:
+        """Run a script on n ranks, each of them."""
+        (self.path / "script.py").write_text(text)
+        return self._mpiexec(n, "script.py", cwd=self.path)
+
+    def take_calls(self) -> Counter[int]:
+        """Return how often each task was called since the last time."""
+        names = os.listdir(self.path / "calls")
+        for name in names:
+            (self.path / "calls" / name).unlink()
+        return Counter(int(name.split(".")[0]) for name in names)
+
+
+@pytest.fixture
+def place(tmp_path, mpiexec) -> Place:
+    return Place(tmp_path, mpiexec)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, mpiexec, content_of) -> dict[str, Any]:
+    """Return the content of the container of a run without trouble, for each store."""
+    found = {}
+    place = Place(tmp_path_factory.mktemp("undisturbed"), mpiexec)
+    for number, (store, (func, *options)) in enumerate(STORES.items()):
+        ran = place.run(0, func, *options, "--output-dir", f"out{number}")
+        assert ran.returncode == 0, ran.stderr
+        found[store] = content_of(place.path / f"out{number}" / f"{func}.h5")
+    return found
+
+
+def stop_early(place: Place, store: str, n: int = 2, *more: str) -> Any:
+    """Have a run halted when the task in its middle fails; the last ones never end."""
+    func, *options = STORES[store]
+    hang = {f"_{index}": "hang" for index in range(N_TASKS - 10, N_TASKS)}
+    place.order(**{f"_{N_TASKS // 2}": "fail"}, **hang)
+    halt = ("--halt", "now,fail=1", "--output-dir", "out", *more)
+    ran = place.run(n, func, *options, *halt)
+    place.order()
+    return ran
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_the_rest_is_done_and_nothing_else(place, store, undisturbed, content_of):
+    """By other numbers of ranks: 3, then 2, then 1."""
+    func, *options = STORES[store]
+    command = (*options, "--output-dir", "out")
+    ran = stop_early(place, store, 3)
+    assert ran.returncode == FAILED, ran.stderr
+    first = place.take_calls()
+    assert 0 < len(first) < N_TASKS
+
+    rest = place.run(2, func, *command)
+    assert rest.returncode == FAILED, rest.stderr
+    second = place.take_calls()
+    # What was running when the run ended is called again; nothing that had ended is.
+    assert set(first) | set(second) == set(range(N_TASKS))
+    assert N_TASKS // 2 not in second
+    assert max(second.values()) == 1
+
+    failed = place.run(0, func, *command, "--retry-failed")
+    assert failed.returncode == 0, failed.stderr
+    assert place.take_calls() == {N_TASKS // 2: 1}
+    container = place.path / "out" / f"{func}.h5"
+    assert content_of(container) == undisturbed[store]
+
+    # Now there is nothing left to do, and nothing is done.
+    before = container.stat().st_mtime_ns
+    assert place.run(0, func, *command).returncode == 0
+    assert not place.take_calls()
+    assert container.stat().st_mtime_ns == before
+
+
+def test_tasks_that_had_ended_are_not_called_again(place):
+    """Those of the first run that are journalled, and no others, are missing in the second."""
+    assert stop_early(place, "rank").returncode == FAILED
+    with h5py.File(place.path / "out" / "f.h5") as file:
+        kept = {int(name.removeprefix("comp_")) for name in file}
+    place.take_calls()
+
+    place.run(2, "f", "--output-dir", "out")
+
+    assert set(place.take_calls()) == set(range(N_TASKS)) - kept - {N_TASKS // 2}
+
+
+def printed_command(ran: Any) -> str:
+    (command,) = re.findall(r"go on with: (.*)", ran.stderr)
+    return command
+
+
+@pytest.mark.parametrize("n", [0, 2])
+def test_the_command_that_is_printed_goes_on(place, n, tmp_path_factory):
+    from conftest import start_environment
+
+    ran = stop_early(place, "rank, rows", n)
+    place.take_calls()
+
+    command = shlex.split(printed_command(ran))
+    subprocess.run(command, cwd=place.path, env=start_environment(), timeout=60, check=False)
+
+    called = place.take_calls()
+    assert called
+    assert max(called.values()) == 1
+    status = subprocess.run(
+        [*command, "--retry-failed"], cwd=place.path, env=start_environment(), timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert status.returncode == 0
+    assert set(place.take_calls()) == {N_TASKS // 2}
+
+
+class TestOtherComputations:
+    @pytest.fixture
+    def stopped(self, place) -> Place:
+        assert stop_early(place, "rank, rows").returncode == FAILED
+        place.take_calls()
+        return place
+
+    def run(self, place: Place, *more: str, options: tuple[str, ...] = ()) -> Any:
+        func, *usual = STORES["rank, rows"]
+        return place.run(2, func, *(options or usual), "--output-dir", "out", *more)
+
+    def change_source(self, place: Place) -> None:
+        path = place.path / "mymod.py"
+        path.write_text(path.read_text().replace("* scale", "* scale * 2"))
+
+    def test_a_changed_function_is_refused_with_the_ways_to_go_on(self, stopped):
+        self.change_source(stopped)
+
+        ran = self.run(stopped)
+
+        assert ran.returncode == 2
+        assert "the source of `g` has changed" in ran.stderr
+        assert "--force-resume" in ran.stderr
+        assert "--overwrite" in ran.stderr
+        assert ran.stderr.count("has changed") == 1  # said once, not once per rank
+        assert not stopped.take_calls()
+
+    def test_changed_arguments_are_named(self, stopped):
+        np.savez(stopped.path / "args.npz", x=np.arange(N_TASKS) + 1)
+        assert "argument `x` has changed" in self.run(stopped).stderr
+
+        ran = self.run(stopped, "--set", "scale=2.5")
+        assert "argument `scale`" in ran.stderr
+        np.savez(stopped.path / "args.npz", x=np.arange(N_TASKS + 3))
+        assert f"the number of tasks is {N_TASKS + 3} and was {N_TASKS}" in self.run(stopped).stderr
+
+    def test_another_form_of_results_cannot_be_forced(self, stopped):
+        ran = self.run(stopped, "--force-resume", options=("--single-file",))
+
+        assert ran.returncode == 2
+        assert "in another form" in ran.stderr
+        assert "--overwrite" in ran.stderr
+
+    def test_it_goes_on_regardless_where_that_is_asked_for(self, stopped):
+        self.change_source(stopped)
+
+        ran = self.run(stopped, "--force-resume")
+
+        assert ran.returncode == FAILED
+        assert "going on all the same: the source of `g` has changed" in ran.stderr
+        called = stopped.take_calls()
+        assert 0 < len(called) < N_TASKS
+        with h5py.File(stopped.path / "out" / "g.h5") as file:
+            rows = file["result_0"][()]
+        for index in range(N_TASKS):
+            factor = 2 if index in called else 1
+            expected = np.array([index, -index]) * float(factor)
+            if index == N_TASKS // 2:
+                expected = np.full(2, np.nan)
+            np.testing.assert_array_equal(rows[index], expected)
+
+    def test_more_inputs_can_be_added(self, stopped):
+        np.savez(stopped.path / "args.npz", x=np.arange(N_TASKS + 3))
+
+        ran = self.run(stopped, "--force-resume", "--retry-failed")
+        assert ran.returncode == STOPPED, ran.stderr
+        ran = self.run(stopped)
+
+        assert ran.returncode == 0, ran.stderr
+        with h5py.File(stopped.path / "out" / "g.h5") as file:
+            assert file["result_0"][:, 0].tolist() == list(range(N_TASKS + 3))
+
+    def test_fewer_inputs_leave_the_others_out(self, stopped):
+        np.savez(stopped.path / "args.npz", x=np.arange(5))
+
+        ran = self.run(stopped, "--force-resume")
+
+        assert ran.returncode == 0, ran.stderr
+        with h5py.File(stopped.path / "out" / "g.h5") as file:
+            assert file["result_0"][:, 0].tolist() == list(range(5))
+
+    def test_it_begins_anew_where_that_is_asked_for(self, stopped):
+        self.change_source(stopped)
+
+        ran = self.run(stopped, "--overwrite")
+
+        assert ran.returncode == 0, ran.stderr
+        assert stopped.take_calls() == dict.fromkeys(range(N_TASKS), 1)
+        with h5py.File(stopped.path / "out" / "g.h5") as file:
+            assert file["result_0"][3].tolist() == [6.0, -6.0]
+        folder = stopped.path / "out" / ".acme_mpi" / "g"
+        assert not [path for path in folder.iterdir() if path.name.startswith("run1")]
+
+    def test_other_functions_in_the_directory_are_not_touched(self, stopped):
+        assert stopped.run(2, "f", "--output-dir", "out").returncode == 0
+        assert stopped.run(2, "f", "--output-dir", "out", "--overwrite").returncode == 0
+        stopped.take_calls()
+
+        self.run(stopped)
+
+        assert 0 < len(stopped.take_calls()) < N_TASKS
+
+
+class TestWithoutADirectory:
+    def test_resume_goes_on_with_the_newest_unfinished_run(self, place):
+        place.order(_7="fail")
+        for _ in range(2):
+            ran = place.run(2, "f", "--halt", "now,fail=1")
+            assert ran.returncode == FAILED, ran.stderr
+        place.order()
+        older, newer = sorted(path.name for path in place.path.glob("ACME_*"))
+        place.take_calls()
+
+        ran = place.run(2, "f", "--resume", "--retry-failed")
+        assert place.take_calls() == {7: 1}, ran.stderr
+        ran = place.run(2, "f", "--resume")
+        assert ran.returncode == 0, ran.stderr
+        place.take_calls()
+        assert (place.path / newer / ".acme_mpi" / "f" / "finished").exists()
+        assert not (place.path / older / ".acme_mpi" / "f" / "finished").exists()
+        assert sorted(path.name for path in place.path.glob("ACME_*")) == [older, newer]
+
+    def test_with_nothing_to_resume_it_begins(self, place):
+        ran = place.run(2, "g", "--resume")
+
+        assert ran.returncode == 0, ran.stderr
+        assert len(list(place.path.glob("ACME_*"))) == 1
+
+    def test_without_it_each_run_is_a_new_one(self, place):
+        for _ in range(2):
+            assert place.run(0, "g").returncode == 0
+
+        assert len(list(place.path.glob("ACME_*"))) == 2
+
+
+class TestRetryFailed:
+    def test_exactly_the_failed_are_called(self, place):
+        place.order(_3="fail", _17="die", _20="fail")
+        ran = place.run(2, "f", "--output-dir", "out")
+        assert ran.returncode == FAILED
+        place.take_calls()
+        place.order(_20="fail")
+
+        ran = place.run(3, "f", "--output-dir", "out", "--retry-failed")
+
+        assert ran.returncode == FAILED
+        assert place.take_calls() == {3: 1, 17: 1, 20: 1}
+        assert f"1 of {N_TASKS} tasks failed, first: task 20" in ran.stderr
+
+    def test_without_it_they_stay_failed_and_are_told_again(self, place):
+        place.order(_3="fail")
+        place.run(2, "f", "--output-dir", "out")
+        place.take_calls()
+
+        ran = place.run(2, "f", "--output-dir", "out")
+
+        assert ran.returncode == FAILED
+        assert not place.take_calls()
+        assert "task 3 on rank" in ran.stderr
+        assert "no result for 3" in ran.stderr
+        assert printed_command(ran).endswith("--retry-failed")
+
+
+LOSSES = {
+    "removed": lambda path: path.unlink(),
+    "empty": lambda path: path.write_bytes(b""),
+    "cut off": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "overwritten": lambda path: path.write_bytes(b"\x5a" * path.stat().st_size),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("store", ["rank", "computation", "rank, rows"])
+def test_lost_payloads_are_computed_again(place, store, loss, undisturbed, content_of):
+    func, *options = STORES[store]
+    command = (*options, "--output-dir", "out")
+    assert place.run(2, func, *command).returncode == 0
+    place.take_calls()
+    victim = max((place.path / "out" / f"{func}_payload").iterdir())
+    LOSSES[loss](victim)
+
+    ran = place.run(0, func, *command)
+
+    assert ran.returncode == 0, ran.stderr
+    assert "missing or damaged and are computed again" in ran.stderr
+    assert str(victim) in ran.stderr
+    called = place.take_calls()
+    assert 0 < len(called) < N_TASKS
+    assert content_of(place.path / "out" / f"{func}.h5") == undisturbed[store]
+    assert place.run(0, func, *command).returncode == 0
+    assert not place.take_calls()
+
+
+def test_a_run_on_many_ranks_whose_work_is_done_does_nothing(place):
+    assert place.run(2, "f", "--output-dir", "out").returncode == 0
+    place.take_calls()
+
+    ran = place.run(3, "f", "--output-dir", "out")
+
+    assert ran.returncode == 0, ran.stderr
+    assert "SUCCESS! 40 tasks done" in ran.stderr
+    assert not place.take_calls()
+
+
+def test_a_directory_can_be_moved_between_two_runs(place, undisturbed, content_of):
+    assert stop_early(place, "rank").returncode == FAILED
+    shutil.move(place.path / "out", place.path / "elsewhere")
+
+    ran = place.run(2, "f", "--output-dir", "elsewhere")
+    ran = place.run(2, "f", "--output-dir", "elsewhere", "--retry-failed")
+
+    assert ran.returncode == 0, ran.stderr
+    assert content_of(place.path / "elsewhere" / "f.h5") == undisturbed["rank"]
+
+
+SCRIPT = """
+import json, os, sys
+import acme_mpi
+from mymod import f
+
+def call(**options):
+    {call}
+
+try:
+    found = call(**json.loads(sys.argv[1]) if len(sys.argv) > 1 else {options})
+    text = json.dumps(["results", len(found)])
+except acme_mpi.AcmeMpiError as error:
+    text = json.dumps([type(error).__name__, str(error)])
+with open("said.json", "w") as file:
+    file.write(text)
+"""
+CALLS = {
+    "map": "return acme_mpi.map(f, range(40), **options)",
+    "ParallelMap": "return acme_mpi.ParallelMap(f, range(40), **options).compute()",
+}
+
+
+class TestPython:
+    @pytest.mark.parametrize("dialect", CALLS)
+    @pytest.mark.parametrize("n", [0, 2])
+    def test_resume_goes_on(self, place, dialect, n):
+        def call(**options: Any) -> tuple[str, Any]:
+            text = SCRIPT.format(call=CALLS[dialect], options=options)
+            ran = place.script(n, text)
+            assert ran.returncode == 0, ran.stderr
+            kind, what = json.loads((place.path / "said.json").read_text())
+            return kind, what
+
+        place.order(_13="fail")
+        kind, text = call(output_dir="out")
+        assert kind == "TaskError"
+        assert "resume='failed', output_dir=" in text
+        place.order()
+        place.take_calls()
+
+        kind, text = call(output_dir="out")
+        assert kind == "PlaceError"
+        assert "resume=True" in text
+        assert call(output_dir="out", resume="failed")[0] == "results"
+        assert place.take_calls() == {13: 1}
+        assert call(output_dir="out", resume=True)[0] == "results"
+        assert not place.take_calls()
+
+    def test_resume_finds_its_directory(self, place):
+        def call(**options: Any) -> Any:
+            place.script(2, SCRIPT.format(call=CALLS["map"], options=options))
+            return json.loads((place.path / "said.json").read_text())
+
+        assert call(resume=True)[0] == "results"
+        place.take_calls()
+        assert call(resume=True)[0] == "results"
+
+        assert not place.take_calls()
+        assert len(list(place.path.glob("ACME_*"))) == 1
+
+    @pytest.mark.parametrize("dialect", CALLS)
+    def test_wrong_values_are_refused(self, place, dialect):
+        for options, words in (
+            ({"resume": "maybe"}, "'failed' or 'force'"),
+            ({"resume": 1.5}, "`resume` has to be"),
+            ({"rules": "5m"}, "acme_mpi.Rules"),
+            ({"resume": True, "write_worker_results": False}, "`resume` needs results in files"),
+        ):
+            place.script(0, SCRIPT.format(call=CALLS[dialect], options=options))
+            kind, text = json.loads((place.path / "said.json").read_text())
+            assert kind in ("InputError", "InputTypeError")
+            assert words in text
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--overwrite", "--resume"), "give one of them"),
+        (("--no-write", "--resume"), "leave out --no-write"),
+        (("--retries", "-1"), "`retries` has to be"),
+        (("--crash-limit", "0"), "`crash_limit` has to be"),
+        (("--no-isolate", "--timeout", "5s"), "leave out isolate=False (--no-isolate)"),
+        (("--halt", "later"), "`halt` has to be"),
+        (("--timeout", "soon"), "`timeout`: a duration has to be"),
+        (("--memory", "much"), "`memory`: an amount of memory has to be"),
+        (("--time-limit", "-3"), "`time_limit`: a duration has to be"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_is_made(place, options, words):
+    ran = place.run(2, "f", *options)
+
+    assert ran.returncode == 2
+    assert words in ran.stderr
+    assert not list(place.path.glob("ACME_*"))
