@@ -11,15 +11,23 @@ import os
 import queue
 import threading
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from acme_mpi.errors import StoreError
 from acme_mpi.journal import Journal, refuse_deleted
 from acme_mpi.storage.base import reason
+from acme_mpi.storage.redo import AtomicFile, Change
 
 # Files that wait to be synced; more make `commit` wait for the disk.
 MAX_WAITING = 256
 
-Batch = tuple[list[int], list[bytes]]
+
+class Batch(NamedTuple):
+    """What is to be recorded together."""
+
+    descriptors: list[int]  # of the files that have to be on the disk before that
+    records: list[bytes]
+    changes: list[Change]  # that may be made once they are in the log
 
 
 class Committer:
@@ -37,7 +45,12 @@ class Committer:
         self._thread: threading.Thread | None = None
         self._error: OSError | None = None
 
-    def commit(self, descriptors: Sequence[int], records: Sequence[bytes]) -> None:
+    def commit(
+        self,
+        descriptors: Sequence[int],
+        records: Sequence[bytes],
+        changes: Sequence[Change] = (),
+    ) -> None:
         """Have `records` journalled as soon as the files are on the disk.
 
         Parameters
@@ -46,17 +59,24 @@ class Committer:
             Of the files that hold the results; they may be closed after this.
         records : sequence of bytes
             Blocks of the journal.
+        changes : sequence of Change
+            Of files that hold results, to be made before that.
 
         Raises
         ------
         StoreError
             An earlier commit has failed.
         """
-        self._raise_error()
+        try:
+            self._raise_error()
+        except StoreError:
+            _close_last(changes)
+            raise
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name="committer", daemon=True)
             self._thread.start()
-        self._queue.put(([os.dup(descriptor) for descriptor in descriptors], list(records)))
+        duplicates = [os.dup(descriptor) for descriptor in descriptors]
+        self._queue.put(Batch(duplicates, list(records), list(changes)))
 
     def commit_file(self, descriptor: int, record: bytes) -> None:
         """Have a record journalled as soon as its file is on the disk, and close the file."""
@@ -98,8 +118,10 @@ class Committer:
             except OSError as error:
                 self._error = error
             finally:
-                for descriptor in _descriptors(batches):
-                    os.close(descriptor)
+                for batch in batches:
+                    for descriptor in batch.descriptors:
+                        os.close(descriptor)
+                    _close_last(batch.changes)
         if journal is not None:
             journal.close()
 
@@ -117,8 +139,24 @@ class Committer:
 
 
 def _sync_and_record(journal: Journal, batches: Sequence[Batch]) -> None:
+    changes: dict[AtomicFile, list[Change]] = {}
+    for batch in batches:
+        for change in batch.changes:
+            changes.setdefault(change.file, []).append(change)
+    _sync([file.fileno() for file in changes])
+    _sync([descriptor for batch in batches for descriptor in batch.descriptors])
+    for file, found in changes.items():
+        file.write_log(found)
+    journal.append([record for batch in batches for record in batch.records])
+    for file, found in changes.items():
+        file.make_changes(found)
+        if found[-1].is_last:
+            file.finish()
+
+
+def _sync(descriptors: Sequence[int]) -> None:
     synced: set[tuple[int, int]] = set()
-    for descriptor in _descriptors(batches):
+    for descriptor in descriptors:
         status = os.fstat(descriptor)
         # Many results of one file wait together: one sync does for all.
         if (status.st_dev, status.st_ino) not in synced:
@@ -129,8 +167,9 @@ def _sync_and_record(journal: Journal, batches: Sequence[Batch]) -> None:
             except OSError as error:
                 raise OSError(error.errno, error.strerror, path) from None
             refuse_deleted(descriptor, path)
-    journal.append([record for _, records in batches for record in records])
 
 
-def _descriptors(batches: Sequence[Batch]) -> list[int]:
-    return [descriptor for descriptors, _ in batches for descriptor in descriptors]
+def _close_last(changes: Sequence[Change]) -> None:
+    for change in changes:
+        if change.is_last:
+            change.file.close()

@@ -16,7 +16,6 @@ from typing import Any
 import h5py
 import numpy as np
 
-from acme_mpi.offsets import write_all
 from acme_mpi.results import Part
 from acme_mpi.storage import ballast
 
@@ -172,32 +171,3 @@ def read_parts(group: h5py.Group, first: int = 0) -> Iterator[Part]:
         else:
             yield np.asarray(dataset[()])
         k += 1
-
-
-class PendingBytes:
-    """Small arrays on their way into datasets whose space is allocated, written as one piece.
-
-    A write through HDF5 costs as much as all else that is done for a small dataset, and the space
-    of many such datasets lies together.
-    """
-
-    def __init__(self) -> None:
-        self._pieces: list[tuple[int, bytes]] = []
-
-    def add(self, offset: int | None, array: Any) -> None:
-        """Take the bytes of `array` for `offset`; None if there are none."""
-        if offset is not None:
-            self._pieces.append((offset, array.tobytes()))
-
-    def write(self, file: h5py.File) -> None:
-        """Write everything into the file, which uses a POSIX driver."""
-        descriptor = file.id.get_vfd_handle()
-        pieces, self._pieces = sorted(self._pieces), []
-        start, run, end = 0, list[bytes](), -1
-        for offset, data in [*pieces, (-1, b"")]:
-            if offset != end:
-                if run:
-                    write_all(descriptor, b"".join(run), start)
-                start, run, end = offset, [], offset
-            run.append(data)
-            end += len(data)

@@ -7,7 +7,11 @@ opened for writing again.
 
 from __future__ import annotations
 
+import contextlib
+import glob
+import math
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +29,7 @@ from acme_mpi.storage.base import refusals
 from acme_mpi.storage.forms import pieces_of
 from acme_mpi.storage.pickles import write_pickle
 from acme_mpi.storage.recorded import RecordedStore
+from acme_mpi.storage.redo import AtomicFile, Change, redo
 
 MAX_GROUPS = 4096
 MAX_BYTES = 2 * 1024**3
@@ -38,20 +43,22 @@ class PayloadFile:
     ----------
     path : str
         A new file.
+    log_path : str
+        For the log of an `AtomicFile`.
     spec : RowSpec or None
         Form of the packed rows.
     """
 
-    def __init__(self, path: str, spec: Any) -> None:
+    def __init__(self, path: str, log_path: str, spec: Any) -> None:
         self.path = path
         self._spec = spec
-        self._file = hdf5.create_file(path)
+        self._bytes = AtomicFile(path, log_path)
+        self._file = h5py.File(self._bytes, "w", libver=hdf5.LIBVER)
         self._rows: h5py.Dataset | None = None
         self.n_rows = 0
         self.n_groups = 0
         self.n_bytes = 0
         self._placed: dict[int, set[int]] = {}  # arrays placed for tasks that are not done
-        self._pending = hdf5.PendingBytes()
 
     @property
     def is_full(self) -> bool:
@@ -73,11 +80,16 @@ class PayloadFile:
             hdf5.write_part(self._file.id, name, part)
             return
         dataset = hdf5.create_array(self._file.id, name, part.shape, part.dtype)
-        self._pending.add(dataset.get_offset(), part)
+        if part.size:
+            # A write through HDF5 costs as much as all else that is done for a small dataset.
+            self._bytes.put(dataset.get_offset(), part.tobytes())
         self.n_bytes += part.nbytes
 
-    def place_part(self, index: int, k: int, shape: tuple[int, ...], dtype: str) -> int:
-        """Create an empty dataset and return the offset of its bytes."""
+    def place_part(self, index: int, k: int, shape: tuple[int, ...], dtype: str) -> int | None:
+        """Create an empty dataset and return the offset of its bytes.
+
+        None if they may not be written by others than HDF5; `begin` removes the dataset again.
+        """
         placed = self._placed.setdefault(index, set())
         if k in placed:  # by an attempt that died
             self._file.id.unlink(b"comp_%d" % index)
@@ -86,16 +98,18 @@ class PayloadFile:
         name = b"comp_%d/result_%d" % (index, k)
         dataset = hdf5.create_array(self._file.id, name, shape, np.dtype(dtype))
         self.n_bytes += dataset.get_storage_size()
-        return int(dataset.get_offset())
+        offset = int(dataset.get_offset())
+        return offset if self._bytes.is_free(offset) else None
 
-    def place_row(self) -> tuple[int, int]:
-        """Add an empty row; return its number and the offset of its bytes."""
+    def place_row(self) -> tuple[int, int | None]:
+        """Add an empty row; return its number and the offset of its bytes, as `place_part`."""
         row = self._grow(1)
         dataset = self._rows
         assert dataset is not None
         corner = tuple(row if k == self._spec.axis else 0 for k in range(dataset.ndim))
         self.n_bytes += self._spec.row_bytes
-        return row, int(dataset.id.get_chunk_info_by_coord(corner).byte_offset)
+        offset = int(dataset.id.get_chunk_info_by_coord(corner).byte_offset)
+        return row, offset if self._bytes.is_free(offset) else None
 
     def append_rows(self, rows: Any) -> int:
         """Append rows, (n, *row_shape); return the number of the first."""
@@ -114,7 +128,23 @@ class PayloadFile:
         first = self.n_rows
         self.n_rows += n
         self._rows.resize(self.n_rows, axis=self._spec.axis)
+        self._note_chunks(first)
         return first
+
+    def _note_chunks(self, first: int) -> None:
+        """Have rows go at once into the chunks that were made for the rows from `first` on."""
+        dataset, axis = self._rows, self._spec.axis
+        assert dataset is not None
+        if 0 in dataset.shape:
+            return
+        chunk = dataset.chunks
+        n_bytes = math.prod(chunk) * dataset.dtype.itemsize
+        # A chunk has the whole of all other axes.
+        for row in range(-(-first // chunk[axis]) * chunk[axis], self.n_rows, chunk[axis]):
+            corner = tuple(row if k == axis else 0 for k in range(dataset.ndim))
+            found = dataset.id.get_chunk_info_by_coord(corner)
+            if found.byte_offset is not None:
+                self._bytes.free(int(found.byte_offset), n_bytes)
 
     def _create_rows(self) -> h5py.Dataset:
         """Create ``result_0``; a large row is one chunk, whose bytes lie together in the file."""
@@ -133,23 +163,21 @@ class PayloadFile:
         kind = h5py.h5t.py_create(np.dtype(spec.dtype), logical=True)
         return h5py.Dataset(h5py.h5d.create(self._file.id, b"result_0", kind, space, plist))
 
-    def flush(self) -> None:
-        """Hand everything over to the operating system."""
-        self._pending.write(self._file)
+    def flush(self) -> Change:
+        """Hand new bytes over to the operating system; return what is still to be done."""
         self._file.flush()
+        return self._bytes.take_change()
 
-    def fileno(self) -> int:
-        """Return the file's descriptor."""
-        return int(self._file.id.get_vfd_handle())
+    def close(self) -> Change:
+        """Close the file; return what is still to be done."""
+        self._file.close()
+        return self._bytes.take_change()._replace(is_last=True)
 
-    def close(self) -> None:
-        """Close the file."""
-        with hdf5.closing(self._file):
-            pass
-
-    def abandon(self) -> None:
-        """Close the file without writing anything more."""
-        hdf5.abandon(self._file)
+    def abandon(self) -> Change:
+        """Close the file without writing anything more; what is recorded stays whole."""
+        self._bytes.abandon()
+        self._file.close()
+        return self._bytes.last_change()
 
 
 class Written(NamedTuple):
@@ -193,6 +221,18 @@ class PayloadStore(RecordedStore):
         name = self.payload_name(rank, k)
         return os.path.join(self.layout.directory, self.folder, name)
 
+    def _log_path(self, rank: int, k: int) -> str:
+        return os.path.join(self.layout.dot_folder, f"rank{rank}_{k}.redo")
+
+    def restore(self) -> None:
+        """Make the changes to payload files that a run which was killed has left undone."""
+        for log in glob.glob(os.path.join(glob.escape(self.layout.dot_folder), "rank*.redo")):
+            match = re.fullmatch(r"rank(\d+)_(\d+)\.redo", os.path.basename(log))
+            if match is not None:
+                path = self.payload_path(int(match[1]), int(match[2]))
+                with refusals(path):
+                    redo(log, path)
+
     def _payload(self) -> PayloadFile:
         if self._current is None:
             path = self.payload_path(self.world.rank, self._n_files)
@@ -200,8 +240,9 @@ class PayloadStore(RecordedStore):
             while os.path.lexists(path):
                 self._n_files += 1
                 path = self.payload_path(self.world.rank, self._n_files)
+            log = self._log_path(self.world.rank, self._n_files)
             with refusals(path):
-                self._current = PayloadFile(path, self._row_spec)
+                self._current = PayloadFile(path, log, self._row_spec)
             self._n_files += 1
         return self._current
 
@@ -212,25 +253,29 @@ class PayloadStore(RecordedStore):
         payload = self._payload()
         try:
             with refusals(payload.path):
+                offset: int | None
                 if self._row_spec is not None and k == 0:
-                    self._placed_rows[index], offset = payload.place_row()
+                    row, offset = payload.place_row()
+                    if offset is not None:
+                        self._placed_rows[index] = row
                 else:
                     offset = payload.place_part(index, k, shape, dtype)
         except StoreError:
             self._abandon_payload()
             raise
-        return payload.path, offset
+        return None if offset is None else (payload.path, offset)
 
     def write(self, outcome: Outcome) -> None:
         """Write the results of one outcome and have them recorded."""
         runs = outcome.succeeded()
         if not runs:
             return
+        changes: list[Change] = []
         try:
             with refusals(self.payload_path(self.world.rank, max(0, self._n_files - 1))):
                 written = self._write_content(runs, outcome.content)
                 if self._current is not None:
-                    self._current.flush()
+                    changes.append(self._current.flush())
         except StoreError:
             self._abandon_payload()
             raise
@@ -241,14 +286,14 @@ class PayloadStore(RecordedStore):
             )
             for each in written
         ]  # fmt: skip
-        self._committer.commit(self._written_descriptors(), records)
+        self._committer.commit(self._written_descriptors(), records, changes)
         # Only here, so that all parts of a task, placed ones too, lie in one file.
         if self._current is not None and self._current.is_full:
             self._close_payload()
 
     def _written_descriptors(self) -> list[int]:
-        """Return the files into which an outcome may have gone."""
-        return [] if self._current is None else [self._current.fileno()]
+        """Return the files into which an outcome may have gone besides the payload."""
+        return []
 
     def _write_content(self, runs: list[range], content: Content) -> list[Written]:
         """Write rows and parts; return what the journal has to know."""
@@ -377,14 +422,22 @@ class PayloadStore(RecordedStore):
 
     def _abandon_payload(self) -> None:
         if self._current is not None:
-            self._current.abandon()
-            self._current = None
+            payload, self._current = self._current, None
+            # What was written before may still be on its way: the file is closed behind it.
+            with contextlib.suppress(StoreError):
+                self._committer.commit([], [], [payload.abandon()])
 
     def _close_payload(self) -> None:
-        if self._current is not None:
+        if self._current is None:
+            return
+        try:
             with refusals(self._current.path):
-                self._current.close()
-            self._current = None
+                change = self._current.close()
+        except StoreError:
+            self._abandon_payload()
+            raise
+        self._current = None
+        self._committer.commit([], [], [change])
 
     def close(self) -> None:
         """Close the payload and wait until all is recorded."""

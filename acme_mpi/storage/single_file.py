@@ -59,8 +59,7 @@ class SingleFileStore(PayloadStore):
         return tasks.start
 
     def _written_descriptors(self) -> list[int]:
-        shared = [] if self._shared is None else [self._shared.fileno()]
-        return shared + super()._written_descriptors()
+        return [] if self._shared is None else [self._shared.fileno()]
 
     def _write_content(self, runs: list[range], content: Content) -> list[Written]:
         path = self.layout.partial if self._shared is not None else self.layout.spool_folder
@@ -110,7 +109,8 @@ class SingleFileStore(PayloadStore):
             shutil.rmtree(spool, ignore_errors=True)
 
     def restore(self) -> None:
-        """Make the shared file fit to be read and gone on with."""
+        """Make payload files, and the shared file, fit to be read and gone on with."""
+        super().restore()
         if self._shared is not None and os.path.exists(self.layout.partial):
             with refusals(self.layout.partial):
                 self._shared.restore()

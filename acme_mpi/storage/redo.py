@@ -1,0 +1,316 @@
+"""Payload files whose metadata changes as a whole or not at all, whenever the process is killed.
+
+HDF5 changes the index of a file in place, with several writes. A process that is killed between two
+of them leaves a file in which nothing is found any more, also nothing of what was recorded long
+before. So what HDF5 writes stays in memory (h5py's driver for Python objects) until it is complete.
+Then new bytes go behind the end of the file, where nothing points to them yet; what replaces bytes
+goes first into a small file of its own, the log, and only then to its place. Whoever finds a whole
+log repeats what it says.
+
+References
+----------
+Mohan et al. (1992), ARIES, ACM Trans. Database Syst. 17(1), 94-162: redo from a write-ahead log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import threading
+import zlib
+from bisect import bisect_right
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from acme_mpi.offsets import write_all
+
+MAGIC = b"ACMEREDO"
+HEADER = struct.Struct("<8sQQ")  # magic, size of the file, number of pieces
+PIECE = struct.Struct("<QQ")  # offset, length; before the bytes of each piece
+CRC = struct.Struct("<I")  # of all that comes before it
+
+Piece = tuple[int, bytes]
+
+
+class Change(NamedTuple):
+    """What has still to be done to a file so that it shows all that was written.
+
+    Attributes
+    ----------
+    file : AtomicFile
+        The file.
+    pieces : list of (int, bytes)
+        Offsets, and what belongs there.
+    n_bytes : int
+        Size that the file has with them.
+    is_last : bool
+        Nothing follows.
+    """
+
+    file: AtomicFile
+    pieces: list[Piece]
+    n_bytes: int
+    is_last: bool = False
+
+
+class AtomicFile:
+    """A new file that HDF5 reads and writes, and that changes only by `make_changes`.
+
+    HDF5 and `take_change` belong to one thread; `make_changes` may be called in another.
+
+    Parameters
+    ----------
+    path : str
+        Must not exist.
+    log_path : str
+        For the log, while there is one.
+    """
+
+    def __init__(self, path: str, log_path: str) -> None:
+        self.path, self._log_path = path, log_path
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._descriptor = os.open(path, flags, 0o666)
+        self._log = -1
+        self._position = self._end = 0
+        self._settled_end = 0  # what is recorded lies before it
+        self._new: list[Piece] = []
+        self._under_way: list[Piece] = []
+        self._lock = threading.Lock()
+        # Bytes that nothing recorded lies in, though they are before the end: start, stop.
+        self._starts: list[int] = []
+        self._stops: list[int] = []
+        self._is_abandoned = False
+
+    # The methods that h5py's driver calls.
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to an offset; from the end is what h5py asks for at first."""
+        self._position = offset + (self._end if whence == os.SEEK_END else 0)
+        return self._position
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def write(self, data: Any) -> int:
+        """Keep what HDF5 writes."""
+        self.put(self._position, bytes(data))
+        self._position += len(data)
+        return len(data)
+
+    def readinto(self, buffer: Any) -> int:
+        """Read as if everything were in the file."""
+        view = memoryview(buffer).cast("B")
+        start, n_bytes = self._position, len(view)
+        with self._lock:  # what is taken out of here is in the file already
+            pieces = [*self._under_way]
+        found = os.pread(self._descriptor, n_bytes, start)
+        view[: len(found)] = found
+        view[len(found) :] = bytes(n_bytes - len(found))
+        for offset, data in [*pieces, *self._new]:
+            first, last = max(offset, start), min(offset + len(data), start + n_bytes)
+            if first < last:
+                view[first - start : last - start] = data[first - offset : last - offset]
+        self._position += n_bytes
+        return n_bytes
+
+    def read(self, n_bytes: int) -> bytes:
+        """Read as if everything were in the file."""
+        buffer = bytearray(n_bytes)
+        self.readinto(buffer)
+        return bytes(buffer)
+
+    def truncate(self, n_bytes: int) -> int:
+        """Note how long the file has to be."""
+        self._end = n_bytes
+        return n_bytes
+
+    def flush(self) -> None:
+        """Do nothing: HDF5 may call this when it is not yet finished."""
+
+    # What the owner calls.
+
+    def put(self, offset: int, data: bytes) -> None:
+        """Write bytes that HDF5 has left to others."""
+        if not self._is_abandoned:
+            self._new.append((offset, data))
+            self._end = max(self._end, offset + len(data))
+
+    def is_free(self, offset: int) -> bool:
+        """Tell whether new space at an offset may be written at once, by whomever.
+
+        HDF5 may give space away again that what is recorded still needs.
+        """
+        return offset >= self._settled_end
+
+    def free(self, offset: int, n_bytes: int) -> None:
+        """Have what is written into new space, now or later, go there at once."""
+        if self.is_free(offset) and (not self._stops or offset >= self._stops[-1]):
+            self._starts.append(offset)
+            self._stops.append(offset + n_bytes)
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._descriptor
+
+    def take_change(self) -> Change:
+        """Write what replaces nothing, and return the rest, to be handed to `make_changes`.
+
+        Raises
+        ------
+        OSError
+            The medium refused the data.
+        """
+        new: list[Piece] = []
+        rest: list[Piece] = []
+        # Told apart before they are joined: what is written at once must not lie in the log, too,
+        # which is carried out later.
+        for piece in self._new:
+            (new if self._replaces_nothing(*piece) else rest).append(piece)
+        self._new = []
+        for offset, data in merged(new):
+            write_all(self._descriptor, data, offset)
+        # HDF5 says how far it has given space away, so nothing is cut off.
+        if os.fstat(self._descriptor).st_size < self._end:
+            os.ftruncate(self._descriptor, self._end)
+        rest = merged(rest)
+        self._settled_end = max(self._settled_end, self._end)
+        with self._lock:
+            self._under_way += rest
+        return Change(self, rest, self._end)
+
+    def last_change(self) -> Change:
+        """Return that nothing more comes."""
+        return Change(self, [], self._settled_end, is_last=True)
+
+    def _replaces_nothing(self, offset: int, data: bytes) -> bool:
+        if offset >= self._settled_end:
+            return True
+        at = bisect_right(self._starts, offset) - 1
+        return at >= 0 and offset + len(data) <= self._stops[at]
+
+    def abandon(self) -> None:
+        """Take no more: the medium refused something. What is recorded stays whole."""
+        self._is_abandoned = True
+        self._new.clear()
+
+    def write_log(self, changes: Sequence[Change]) -> None:
+        """Make sure that the changes will be made, whatever happens. Any one thread.
+
+        Raises
+        ------
+        OSError
+            The medium refused the data.
+        """
+        pieces = [piece for change in changes for piece in change.pieces]
+        if not pieces:
+            return
+        if self._log < 0:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+            self._log = os.open(self._log_path, flags, 0o666)
+        text = HEADER.pack(MAGIC, changes[-1].n_bytes, len(pieces))
+        text += b"".join(PIECE.pack(offset, len(data)) + data for offset, data in pieces)
+        write_all(self._log, text + CRC.pack(zlib.crc32(text)), 0)
+        os.fdatasync(self._log)
+
+    def make_changes(self, changes: Sequence[Change]) -> None:
+        """Make changes that stand in the log, in order. The thread of `write_log`.
+
+        Raises
+        ------
+        OSError
+            The medium refused the data.
+        """
+        for change in changes:
+            for offset, data in change.pieces:
+                write_all(self._descriptor, data, offset)
+            with self._lock:
+                del self._under_way[: len(change.pieces)]
+
+    def finish(self) -> None:
+        """Bring the last changes to the disk and close the file. The thread of `write_log`.
+
+        Raises
+        ------
+        OSError
+            The medium refused the data.
+        """
+        os.fdatasync(self._descriptor)
+        if self._log >= 0:
+            os.unlink(self._log_path)
+
+    def close(self) -> None:
+        """Close the descriptors; a log stays if there is one. Twice is once."""
+        for descriptor in (self._descriptor, self._log):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._descriptor = self._log = -1
+
+
+def merged(pieces: Sequence[Piece]) -> list[Piece]:
+    """Return the same bytes in as few pieces as possible; what was written later counts."""
+    ordered = sorted({(offset, len(data)): (offset, data) for offset, data in pieces}.values())
+    runs: list[tuple[int, list[bytes]]] = []
+    end = -1
+    for offset, data in ordered:
+        if offset < end:  # of different lengths at overlapping places
+            return list(pieces)
+        if offset != end:
+            runs.append((offset, []))
+        runs[-1][1].append(data)
+        end = offset + len(data)
+    return [(offset, b"".join(run)) for offset, run in runs]
+
+
+def redo(log_path: str, path: str) -> None:
+    """Make the changes that stand in a log, and remove it. Nobody may have the file open.
+
+    Parameters
+    ----------
+    log_path : str
+        If it is torn, nothing of it has been done, and nothing will be.
+    path : str
+        The file that is changed.
+
+    Raises
+    ------
+    OSError
+        The medium refused it.
+    """
+    found = read_log(Path(log_path).read_bytes())
+    if found is not None and os.path.exists(path):
+        n_bytes, pieces = found
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            for offset, data in pieces:
+                write_all(descriptor, data, offset)
+            if os.fstat(descriptor).st_size < n_bytes:
+                os.ftruncate(descriptor, n_bytes)
+            os.fdatasync(descriptor)
+        finally:
+            os.close(descriptor)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(log_path)
+
+
+def read_log(text: bytes) -> tuple[int, list[Piece]] | None:
+    """Return (size of the file, pieces) of a log; None if it is torn."""
+    if len(text) < HEADER.size:
+        return None
+    magic, n_bytes, n_pieces = HEADER.unpack_from(text)
+    if magic != MAGIC:
+        return None
+    pieces: list[Piece] = []
+    at = HEADER.size
+    for _ in range(n_pieces):
+        if at + PIECE.size > len(text):
+            return None
+        offset, length = PIECE.unpack_from(text, at)
+        pieces.append((offset, text[at + PIECE.size :][:length]))
+        at += PIECE.size + length
+    # A longer log may have stood there before: its end is not looked at.
+    if at + CRC.size > len(text) or CRC.unpack_from(text, at)[0] != zlib.crc32(text[:at]):
+        return None
+    return n_bytes, pieces
