@@ -18,6 +18,7 @@ from acme_mpi.joblog import joblog_lines
 from acme_mpi.status import read_status, runs_in, status_json
 from acme_mpi.status_text import status_text
 from acme_mpi.storage import make_store
+from acme_mpi.storage.ballast import remove_left
 from acme_mpi.storage.base import DOT_FOLDER, Layout
 from acme_mpi.storage.description import Description, next_run, read_description
 from acme_mpi.storage.lease import Lease, holder
@@ -131,6 +132,7 @@ def _recover(run: _Run, options: argparse.Namespace) -> int:
     described, folder = run.description, run.layout.dot_folder
     lease = Lease.take(folder, lambda text: print(text, file=sys.stderr))
     try:
+        remove_left(run.layout)
         store = _store_of(run, next_run(folder))
         store.restore()
         note_lost(store, read_history(folder), described.n_tasks)

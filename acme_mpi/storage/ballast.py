@@ -8,6 +8,7 @@ first sign of a full disk.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 from collections.abc import Iterator
 
@@ -28,9 +29,11 @@ def held(world: World, layout: Layout) -> Iterator[None]:
     StoreError
         On every rank alike: there is not even space for that.
     """
-    path = os.path.join(layout.dot_folder, f"ballast_rank{world.rank}")
+    path = f"{_prefix(layout)}{world.rank}"
 
     def take() -> None:
+        if world.is_master:
+            remove_left(layout, world.size)
         with refusals(path):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             _HELD.append(path)
@@ -45,6 +48,20 @@ def held(world: World, layout: Layout) -> Iterator[None]:
         yield
     finally:
         drop()
+
+
+def remove_left(layout: Layout, n_ranks: int = 0) -> None:
+    """Remove what ranks have left that were killed, from rank `n_ranks` on. Rank 0 only."""
+    prefix = _prefix(layout)
+    for path in glob.glob(f"{glob.escape(prefix)}*"):
+        rank = path.removeprefix(prefix)
+        if rank.isdigit() and int(rank) >= n_ranks:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+
+def _prefix(layout: Layout) -> str:
+    return os.path.join(layout.dot_folder, "ballast_rank")
 
 
 def drop() -> None:
