@@ -17,6 +17,7 @@ from acme_mpi.storage.base import DOT_FOLDER, Layout, reason
 from acme_mpi.storage.lease import LEASE
 
 FINISHED = "finished"
+LINKED = "linked"
 MADE_UP = re.compile(r"ACME_\d{8}-\d{6}-\d{6}")
 
 
@@ -95,6 +96,22 @@ def mark_finished(layout: Layout) -> None:
 def unmark_finished(layout: Layout) -> None:
     """Remove that sign: a run has begun that has not ended. Rank 0 only."""
     _remove(os.path.join(layout.dot_folder, FINISHED))
+
+
+def note_linked(layout: Layout) -> None:
+    """Note that this run has made the container. Rank 0 only, once it has its name."""
+    # Without the note it is made again, which does no harm.
+    with contextlib.suppress(OSError), open(os.path.join(layout.dot_folder, LINKED), "w") as file:
+        file.write(f"{layout.run}\n")
+
+
+def last_linked(layout: Layout) -> int:
+    """Return the number of the run that has made the container, -1 if that is not known."""
+    try:
+        with open(os.path.join(layout.dot_folder, LINKED)) as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return -1
 
 
 def remove_old_runs(base: str, older_than_days: float, keep: str = "") -> list[str]:

@@ -15,6 +15,7 @@ from acme_mpi.results import RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import Layout, Stored, missing_value, refusals, together
 from acme_mpi.storage.container import MAX_SOURCES, link_groups, link_rows
+from acme_mpi.storage.folders import note_linked
 from acme_mpi.storage.payload import PayloadStore
 from acme_mpi.storage.pickles import emergency_pickles
 from acme_mpi.storage.recorded import RecordedStore
@@ -73,6 +74,7 @@ class LinkedStore(RecordedStore):
                     self._link_groups(file, records)
                     hdf5.sync(file)
                 os.replace(self.layout.partial, self.layout.container)
+            note_linked(self.layout)
 
         together(self.world, link if self.world.is_master else lambda: None)
         return self.stored(records)

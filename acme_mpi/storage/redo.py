@@ -109,10 +109,11 @@ class AtomicFile:
         found = os.pread(self._descriptor, n_bytes, start)
         view[: len(found)] = found
         view[len(found) :] = bytes(n_bytes - len(found))
-        for offset, data in [*pieces, *self._new]:
-            first, last = max(offset, start), min(offset + len(data), start + n_bytes)
-            if first < last:
-                view[first - start : last - start] = data[first - offset : last - offset]
+        stop = start + n_bytes
+        pieces += self._new
+        for offset, data in [p for p in pieces if p[0] < stop and p[0] + len(p[1]) > start]:
+            first, last = max(offset, start), min(offset + len(data), stop)
+            view[first - start : last - start] = data[first - offset : last - offset]
         self._position += n_bytes
         return n_bytes
 

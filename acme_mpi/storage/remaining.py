@@ -12,9 +12,11 @@ import numpy as np
 
 from acme_mpi.comm import World
 from acme_mpi.errors import Failure, StoreError
+from acme_mpi.journal import Block
 from acme_mpi.storage.base import Store, Stored, agree
+from acme_mpi.storage.folders import last_linked
 from acme_mpi.storage.recorded import RecordedStore
-from acme_mpi.storage.records import History, Records, ranges_of, read_history
+from acme_mpi.storage.records import History, ranges_of, read_history
 from acme_mpi.storage.verify import Damage, damaged
 
 logger = logging.getLogger("acme_mpi")
@@ -105,16 +107,21 @@ def _find(store: RecordedStore, n_tasks: int, retry_failed: bool) -> Remaining:
         int(is_done.sum()) + len(kept),
         int(is_open.sum()) if retry_failed else 0,
         kept,
-        None if is_wanted.any() or lost else _stored(store, history.done),
+        None if is_wanted.any() or lost else _stored(store, history),
     )
 
 
-def _stored(store: RecordedStore, done: Records) -> Stored | None:
-    """Return where the results are; None if the container has still to be made."""
-    stored = store.stored(done)
-    if stored.container is not None and not os.path.exists(stored.container):
-        return None
-    return stored
+def _stored(store: RecordedStore, history: History) -> Stored | None:
+    """Return where the results are; None if the container has still to be made.
+
+    That of an earlier run may be there yet, if the last one was killed before it made its own.
+    """
+    stored = store.stored(history.done)
+    if stored.container is None:
+        return stored
+    changing = history.blocks[np.isin(history.blocks["kind"], (Block.DONE, Block.LOST))]
+    is_newest = last_linked(store.layout) >= changing["run"].max(initial=0)
+    return stored if is_newest and os.path.exists(stored.container) else None
 
 
 def note_lost(store: RecordedStore, history: History, n_tasks: int) -> list[range]:

@@ -11,6 +11,7 @@ from acme_mpi.journal import AS_GROUPS, AS_RAGGED
 from acme_mpi.results import Content
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import Layout, Stored, refusals, together
+from acme_mpi.storage.folders import note_linked
 from acme_mpi.storage.linked import fill_rows, payload_rows
 from acme_mpi.storage.merge import Merge
 from acme_mpi.storage.payload import PayloadStore, Written
@@ -103,6 +104,7 @@ class SingleFileStore(PayloadStore):
             return
         with refusals(self.layout.container):
             os.replace(self.layout.partial, self.layout.container)
+        note_linked(self.layout)
         # A run that goes on with this one's work merges the groups again.
         if is_complete:
             spool = os.path.join(self.layout.directory, self.layout.spool_folder)
