@@ -59,6 +59,7 @@ class Launcher:
         env: Mapping[str, str] | None = None,
         cwd: Path | str | None = None,
         input: str | None = None,
+        during: Callable[[str], None] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run ``python COMMAND`` on `n` ranks and return its output.
 
@@ -76,6 +77,8 @@ class Launcher:
             Working directory, default a new one.
         input : str, optional
             Standard input, default nothing.
+        during : callable, optional
+            Called while it runs, with what `processes_of` knows the start by.
         """
         line = [sys.executable, *map(str, command)]
         if n > 0:
@@ -100,6 +103,8 @@ class Launcher:
                 start_new_session=True,
             )
             try:
+                if during is not None:
+                    during(start_id)
                 process.wait(timeout_s)
                 is_late = False
             except subprocess.TimeoutExpired:
@@ -218,9 +223,14 @@ def describe(dataset: Any) -> tuple[Any, ...]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what only ranks can run: `test_collective` starts ranks for it."""
+    """Leave out what only ranks can run, for which `test_collective` starts ranks, and `many`."""
+    left_out = set()
     if not config.getoption("--with-mpi", default=False):
-        outside = [item for item in items if item.get_closest_marker("mpi")]
+        left_out.add("mpi")
+    if "many" not in config.option.markexpr:
+        left_out.add("many")
+    outside = [item for item in items if any(map(item.get_closest_marker, left_out))]
+    if outside:
         config.hook.pytest_deselected(items=outside)
         items[:] = [item for item in items if item not in outside]
 
