@@ -16,6 +16,9 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+# By this the script that rank 0 serves passes a SIGTERM on. It never counts as the second one:
+# often rank 0 has got its own, before or after.
+PASSED_ON = signal.SIGRTMIN
 
 
 class Interrupts:
@@ -30,7 +33,7 @@ class Interrupts:
     def __init__(self) -> None:
         self.number = 0
         self._wake = -1
-        self._is_own_process = False
+        self._is_own_process = self._has_taken = False
 
     def fileno(self) -> int:
         """Return a descriptor that is readable once there was a signal, -1 if none is caught."""
@@ -48,10 +51,21 @@ class Interrupts:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         return [signal.signal(number, self._take) for number in SIGNALS]
 
+    def catch_passed_on(self) -> None:
+        """Catch what a script passes on, too; for a process that catches signals to its end."""
+        signal.signal(PASSED_ON, self._take_passed_on)
+
     def _take(self, number: int, frame: FrameType | None) -> None:
-        if self.number:
+        if self._has_taken:
             self._leave(number)
-        self.number = number
+        self._has_taken = True
+        self._note(number)
+
+    def _take_passed_on(self, number: int, frame: FrameType | None) -> None:
+        self._note(signal.SIGTERM)
+
+    def _note(self, number: int) -> None:
+        self.number = self.number or number
         # A select that sleeps goes on sleeping after a handler (PEP 475): it has to be woken.
         os.eventfd_write(self._wake, 1)
 
@@ -81,7 +95,7 @@ class Interrupts:
                 # None: it was not set from Python, and cannot be set again.
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
             os.close(self._wake)
-            self._wake, self.number = -1, 0
+            self._wake, self.number, self._has_taken = -1, 0, False
 
 
 INTERRUPTS = Interrupts()

@@ -31,7 +31,7 @@ commands on the directory of a run, from any shell, while it goes on or later:
 
 exit status: 0 all tasks done; 1 some failed; 2 usage or bad input, nothing was run;
   74 results could not be written; 75 stopped early, the same command goes on. In script mode the
-  script's.
+  script's, which is 75 if it ends by an uncaught StoppedError.
 """
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from acme_mpi.call import Call, Options, Result
 from acme_mpi.comm import World, is_launched, pack_error, unpack_error
 from acme_mpi.errors import AcmeMpiError, Failure, LaunchError
+from acme_mpi.interrupts import INTERRUPTS
 from acme_mpi.results import Content
 from acme_mpi.run import run, stop_runner
 from acme_mpi.runner.channel import Channel, ChannelError, Kind
@@ -48,6 +49,7 @@ def serve_script(world: World, command: Sequence[str], defaults: Options) -> int
         while (request := world.bcast("")) != "end":
             _serve(world, request, Call())
         return 0
+    INTERRUPTS.catch_passed_on()
     child = Child("acme_mpi.script_main", command, has_terminal=True)
     # The script decides what an interrupt means. A handler, as children would inherit SIG_IGN.
     signal.signal(signal.SIGINT, lambda number, frame: None)
@@ -197,6 +199,12 @@ def release() -> None:
 
 _LOCK = threading.RLock()
 _NUMBERS = itertools.count(1)
+_WAITING: set[int] = set()  # numbers of the requests that are not answered
+
+
+def is_waiting() -> bool:
+    """Tell whether a call of this process is being served."""
+    return bool(_WAITING)
 
 
 def _ask(kind: Kind, wanted: Any) -> Any:
@@ -210,6 +218,7 @@ def _ask(kind: Kind, wanted: Any) -> Any:
         number = next(_NUMBERS)
         channel.send(kind, (number, wanted))
         try:
+            _WAITING.add(number)
             while True:
                 message = channel.receive()
                 assert message is not None
@@ -221,6 +230,8 @@ def _ask(kind: Kind, wanted: Any) -> Any:
         except BaseException:
             channel.send(Kind.CANCEL)
             raise
+        finally:
+            _WAITING.discard(number)
 
 
 def request(call: Call) -> Result:
@@ -251,6 +262,7 @@ __all__ = [
     "connect",
     "connection",
     "is_connected",
+    "is_waiting",
     "release",
     "request",
     "serve_script",

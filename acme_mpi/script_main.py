@@ -5,17 +5,23 @@ from __future__ import annotations
 import io
 import os
 import runpy
+import signal
 import sys
 import traceback
-from types import ModuleType, TracebackType
+from types import FrameType, ModuleType, TracebackType
 
+from acme_mpi.errors import StoppedError
+from acme_mpi.interrupts import PASSED_ON
 from acme_mpi.runner.channel import Channel
 from acme_mpi.runner.process import arm_lifeline
-from acme_mpi.script import connect
+from acme_mpi.script import connect, is_waiting
+
+AGENTS_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 def main() -> None:
     """Run the script; its calls go to the agent."""
+    share_signals_with_the_agent()
     channel_fd, lifeline, page, stack = (int(text) for text in sys.argv[1:5])
     arm_lifeline(lifeline, whole_group=False)
     os.close(page)
@@ -24,13 +30,50 @@ def main() -> None:
     connect(Channel.from_descriptor(channel_fd))
     command = sys.argv[5:]
     sys.excepthook = print_without_own_frames
-    if command[0] == "-m":
-        sys.argv[:] = command[1:]
-        sys.path[0] = os.getcwd()
-        _run_module(command[1])
+    try:
+        if command[0] == "-m":
+            sys.argv[:] = command[1:]
+            sys.path[0] = os.getcwd()
+            _run_module(command[1])
+        else:
+            sys.argv[:] = command
+            _run_script(os.path.abspath(command[0]))
+    except StoppedError as error:
+        # As Python ends, but with the status that says that the same command goes on.
+        sys.excepthook(type(error), error, error.__traceback__)
+        sys.exit(error.exit_code)
+
+
+def share_signals_with_the_agent() -> None:
+    """Take the signals by which a job is ended so that a call can be ended in good order.
+
+    Slurm sends them to every process of a step, and so to this one. It goes on, as the agents have
+    got them, too: a call that is served raises `StoppedError`, and so does the next one. SIGTERM
+    ends the script, unless a call is served, which ends first. The script may take them otherwise.
+    """
+    for number in AGENTS_SIGNALS:
+        signal.signal(number, _leave_to_the_agent)
+    signal.signal(signal.SIGTERM, _end_with_the_call)
+    os.register_at_fork(after_in_child=_reset_signals)
+
+
+def _leave_to_the_agent(number: int, frame: FrameType | None) -> None:
+    pass
+
+
+def _end_with_the_call(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)  # the second one ends this process at once
+    if is_waiting():
+        os.kill(os.getppid(), PASSED_ON)  # this process may be the only one that has got it
     else:
-        sys.argv[:] = command
-        _run_script(os.path.abspath(command[0]))
+        os.kill(os.getpid(), number)
+
+
+def _reset_signals() -> None:
+    own = {**dict.fromkeys(AGENTS_SIGNALS, _leave_to_the_agent), signal.SIGTERM: _end_with_the_call}
+    for number, handler in own.items():
+        if signal.getsignal(number) is handler:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _run_script(path: str) -> None:

@@ -122,7 +122,7 @@ def f(i, script):
     if i == {n_tasks} - 1:
         while not {is_time}:
             os.sched_yield()
-        os.kill(script, signal.SIGTERM)
+        os.kill(script, signal.SIGKILL)
     elif {returns}:
         return i
     signal.pause()
@@ -220,7 +220,7 @@ def test_the_job_ends_with_its_script_though_tasks_run(serve, n):
 
     ran = serve(n, ENDED.format(n_tasks=n_tasks, is_time=is_time, returns=False))
 
-    assert ran.returncode == 128 + signal.SIGTERM
+    assert ran.returncode == 128 + signal.SIGKILL
 
 
 def test_what_was_done_before_the_script_ended_is_kept(serve, tmp_path, content_of):
@@ -228,7 +228,7 @@ def test_what_was_done_before_the_script_ended_is_kept(serve, tmp_path, content_
 
     ran = serve(2, ENDED.format(n_tasks=2, is_time=is_time, returns=True), "-v")
 
-    assert ran.returncode == 128 + signal.SIGTERM
+    assert ran.returncode == 128 + signal.SIGKILL
     assert list(content_of(tmp_path / "out" / "f.h5")) == ["comp_0/result_0"]
     assert ran.stderr.count("nobody waits for the results any more") == 1
 
