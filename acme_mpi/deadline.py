@@ -8,10 +8,8 @@ import os
 import subprocess
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from functools import lru_cache
-
-from acme_mpi.errors import InputError
-from acme_mpi.rules import parse_duration
 
 logger = logging.getLogger("acme_mpi")
 
@@ -51,36 +49,33 @@ def job_left_s(environ: Mapping[str, str] = os.environ) -> float:
         return max(0.0, int(end) - time.time())
     # A script may have thousands of runs, and the controller is there for the whole cluster.
     asked_s = int(time.monotonic() / ASKED_ANEW_S)
-    return max(0.0, _job_end_s(job, asked_s) - time.monotonic())
+    return max(0.0, _job_end_s(job, asked_s) - time.time())
 
 
 @lru_cache(maxsize=1)
 def _job_end_s(job: str, asked_s: int) -> float:
-    """Return when a job ends, as a time of `time.monotonic`; asked anew for another `asked_s`."""
-    return time.monotonic() + _ask_for_time_left(job)
-
-
-def _ask_for_time_left(job: str) -> float:
+    """Return when a job ends, Unix time in seconds; Slurm is asked anew for another `asked_s`."""
     try:
+        # The end and not the time left, which Slurm reckons from the limit alone.
         answer = subprocess.run(
-            ["squeue", "--noheader", f"--jobs={job}", "--format=%L"],
+            ["squeue", "--noheader", f"--jobs={job}", "--format=%e"],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=ASKING_S,
+            env={**os.environ, "SLURM_TIME_FORMAT": "standard"},
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         logger.warning("the time limit of job %s is not known: %s", job, error)
         return math.inf
-    return parse_left(answer.stdout.strip())
+    return parse_end(answer.stdout.strip())
 
 
-def parse_left(text: str) -> float:
-    """Return the seconds that ``squeue --format=%L`` tells; infinity where it tells none.
+def parse_end(text: str) -> float:
+    """Return the Unix time that ``squeue --format=%e`` tells; infinity where it tells none.
 
     References
     ----------
-    squeue(1), ``%L``: days-hours:minutes:seconds, UNLIMITED, NOT_SET, or INVALID.
+    squeue(1), ``%e``: local time as 2026-11-26T07:08:06; NONE or N/A without a limit.
     """
     try:
-        return parse_duration(text)
-    except InputError:
-        # "0:00" is a job at its limit, which Slurm ends a little later.
-        return 0.0 if text in ("0:00", "INVALID") else math.inf
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return math.inf

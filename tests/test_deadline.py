@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from datetime import datetime
 
 import pytest
 
 from acme_mpi import deadline
-from acme_mpi.deadline import deadline_s, job_left_s, parse_left
+from acme_mpi.deadline import deadline_s, job_left_s, parse_end
 
 
 @pytest.fixture(autouse=True)
@@ -16,6 +17,23 @@ def outside_slurm(monkeypatch):
     for name in ("SLURM_JOB_ID", "SLURM_JOB_END_TIME"):
         monkeypatch.delenv(name, raising=False)
     deadline._job_end_s.cache_clear()
+
+
+@pytest.fixture
+def squeue(tmp_path, monkeypatch):
+    """Return a function that has ``squeue`` answer with a text."""
+
+    def answer(text: str) -> None:
+        program = tmp_path / "squeue"
+        program.write_text(f"#!/bin/sh\necho {text}\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+
+    return answer
+
+
+def in_600_s() -> str:
+    return datetime.fromtimestamp(time.time() + 600).isoformat(timespec="seconds")
 
 
 def left_s(limit_s: float, n_tasks: int = 0) -> float:
@@ -37,21 +55,9 @@ def test_many_results_take_time_to_be_linked():
     assert left_s(1000) - left_s(1000, 10**6) == pytest.approx(20, abs=0.5)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected_s"),
-    [
-        ("12:34", 754),
-        ("1:02:03", 3723),
-        ("2-03:04:05", 183845),
-        ("UNLIMITED", math.inf),
-        ("NOT_SET", math.inf),
-        ("", math.inf),
-        ("0:00", 0),
-        ("INVALID", 0),
-    ],
-)
-def test_squeue_is_understood(text, expected_s):
-    assert parse_left(text) == expected_s
+@pytest.mark.parametrize("text", ["NONE", "N/A", "Unknown", ""])
+def test_without_a_limit_the_end_is_never(text):
+    assert parse_end(text) == math.inf
 
 
 class TestSlurm:
@@ -60,17 +66,26 @@ class TestSlurm:
 
         assert job_left_s(environ) == pytest.approx(300, abs=2)
 
-    def test_a_script_with_many_runs_asks_once(self, tmp_path, monkeypatch):
-        program = tmp_path / "squeue"
-        program.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/asked\necho 10:00\n')
-        program.chmod(0o755)
-        monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    def test_a_script_with_many_runs_asks_once(self, squeue, tmp_path, monkeypatch):
+        squeue(f"{in_600_s()} && echo $@ >>{tmp_path}/asked")
         monkeypatch.setattr(deadline, "ASKED_ANEW_S", 1e9)
 
         found = [job_left_s({"SLURM_JOB_ID": "7"}) for _ in range(3)]
 
         assert found == [pytest.approx(600, abs=5)] * 3
-        assert (tmp_path / "asked").read_text() == "--noheader --jobs=7 --format=%L\n"
+        assert (tmp_path / "asked").read_text() == "--noheader --jobs=7 --format=%e\n"
+
+    def test_a_job_past_its_end_has_nothing_left(self, squeue):
+        squeue("2020-01-01T00:00:00")
+
+        assert job_left_s({"SLURM_JOB_ID": "7"}) == 0
+
+    def test_the_form_of_the_answer_is_not_the_users(self, squeue, monkeypatch):
+        """Users may have squeue show times otherwise."""
+        monkeypatch.setenv("SLURM_TIME_FORMAT", "relative")
+        squeue(f"$(test $SLURM_TIME_FORMAT = standard && echo {in_600_s()})")
+
+        assert job_left_s({"SLURM_JOB_ID": "7"}) == pytest.approx(600, abs=5)
 
     def test_the_earlier_of_both_counts(self, monkeypatch):
         monkeypatch.setenv("SLURM_JOB_ID", "7")
