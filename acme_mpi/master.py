@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from acme_mpi.comm import TAG_CHUNK, TAG_REPORT, World
 from acme_mpi.durations import Durations
-from acme_mpi.errors import EXIT_STOPPED
+from acme_mpi.errors import EXIT_RANK_LOST
+from acme_mpi.interrupts import signal_name
 from acme_mpi.progress import Progress
 from acme_mpi.rules import Rules
 from acme_mpi.schedule import Schedule
@@ -195,7 +196,7 @@ class Master:
             logger.warning("nothing heard from rank(s) %s for %.0f s", new, SILENT_S)
         if lost := [w for w in silent if now_s - self._heard_s[w] > LOST_S]:
             logger.error("rank(s) %s are lost, silent for %.0f s; the job ends", lost, LOST_S)
-            self._world.abort(EXIT_STOPPED)
+            self._world.abort(EXIT_RANK_LOST)
 
     def _tell_limit(self) -> None:
         """Tell all workers how long a task may take, where that depends on all tasks."""
@@ -228,7 +229,7 @@ class Master:
             # Last of all, so that a task that kills its runners keeps nobody waiting.
             self._again.append(_Again(*numbers[:3]))
         elif report is Report.DRAIN:
-            self.drain(f"rank {worker} was asked to by signal {numbers[0]}")
+            self.drain(f"rank {worker} was asked to by {signal_name(numbers[0])}")
 
     def _take_done(
         self, worker: int, start: int, stop: int, n_closed: int, n_failed: int, busy_ns: int,

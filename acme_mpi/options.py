@@ -30,8 +30,8 @@ commands on the directory of a run, from any shell, while it goes on or later:
   python -m acme_mpi check DIR                        read all results and compare checksums
 
 exit status: 0 all tasks done; 1 some failed; 2 usage or bad input, nothing was run;
-  74 results could not be written; 75 stopped early, the same command goes on. In script mode the
-  script's, which is 75 if it ends by an uncaught StoppedError.
+  69 a rank was lost and 75 stopped early, the same command goes on; 74 results could not be
+  written. In script mode the script's, which is 75 if it ends by an uncaught StoppedError.
 """
 
 

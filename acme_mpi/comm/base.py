@@ -107,8 +107,7 @@ class World(ABC):
     def abort_if_neighbour_is_gone(self) -> None:  # noqa: B027 (threads are never gone)
         """End all ranks if one that this rank watches has died. Independent.
 
-        Each rank watches the next one of its node, so any death is seen while a rank of the node
-        is left; what a launcher does about it differs, and some do nothing.
+        What a launcher does about a rank that dies differs, and some do nothing.
         """
 
     @abstractmethod

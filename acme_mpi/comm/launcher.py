@@ -36,6 +36,11 @@ def is_launched(environ: Mapping[str, str] = os.environ) -> bool:
     return any(name.startswith(LAUNCHER_PREFIXES) for name in environ)
 
 
+def is_launched_by_srun(environ: Mapping[str, str] = os.environ) -> bool:
+    """Tell whether srun has started this process as a rank, and not an mpiexec inside its job."""
+    return "SLURM_STEP_NUM_TASKS" in environ and "OMPI_COMM_WORLD_SIZE" not in environ
+
+
 def refuse_singletons(size: int, environ: Mapping[str, str] = os.environ) -> None:
     """Raise if MPI sees one rank where the launcher started several.
 
@@ -95,8 +100,8 @@ def launcher_words(environ: Mapping[str, str] = os.environ) -> list[str]:
     An mpiexec is found among the ancestors of a rank of its node; of an srun only the number of
     ranks can be told.
     """
-    if "SLURM_STEP_NUM_TASKS" in environ and "OMPI_COMM_WORLD_SIZE" not in environ:
-        return ["srun", "-n", environ["SLURM_STEP_NUM_TASKS"]]
+    if is_launched_by_srun(environ):
+        return ["srun", "--kill-on-bad-exit=1", "-n", environ["SLURM_STEP_NUM_TASKS"]]
     pid = os.getppid()
     for _ in range(N_GENERATIONS):
         words = _command_line(pid)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pickle
-import select
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,12 +24,14 @@ from acme_mpi.comm.base import (
 )
 from acme_mpi.comm.launcher import (
     is_launched,
+    is_launched_by_srun,
     launched_rank_and_size,
     refuse_singletons,
     refuse_srun_without_pmi,
 )
+from acme_mpi.comm.neighbours import LocalNeighbour, Neighbour, RemoteNeighbour, open_door
 from acme_mpi.comm.twins import SerialWorld
-from acme_mpi.errors import EXIT_STOPPED, LaunchError
+from acme_mpi.errors import EXIT_RANK_LOST, LaunchError
 
 T = TypeVar("T")
 
@@ -56,21 +58,36 @@ class MpiWorld(World):
         self._buffer = np.zeros(MESSAGE_INTS, np.int64)
         self._status = MPI.Status()
         self._sending: list[tuple[Any, Any]] = []
-        self._neighbour: _Neighbour | None = None
-        self._neighbour = self._next_on_this_node()
+        self._neighbours: list[Neighbour] = []
+        self._neighbours = self._meet_neighbours()
 
-    def _next_on_this_node(self) -> _Neighbour | None:
-        """Return the rank that this one watches. Collective."""
+    def _meet_neighbours(self) -> list[Neighbour]:
+        """Return the ranks that this one watches. Collective."""
         places = self.allgather((self.host, os.getpid()))
-        here = [rank for rank, (host, _) in enumerate(places) if host == self.host]
-        rank = here[(here.index(self.rank) + 1) % len(here)]
-        return None if rank == self.rank else _Neighbour.of(rank, *places[rank])
+        hosts = [host for host, _ in places]
+        found: list[Neighbour] = []
+        here = [rank for rank, host in enumerate(hosts) if host == self.host]
+        if len(here) > 1:
+            rank = _next(here, self.rank)
+            # What cannot be watched is not: it is in another container, perhaps.
+            with contextlib.suppress(OSError):
+                found.append(LocalNeighbour(rank, *places[rank]))
+        firsts = [hosts.index(host) for host in dict.fromkeys(hosts)]
+        # An mpiexec ends the job itself; srun does so only with --kill-on-bad-exit=1.
+        if len(firsts) > 1 and is_launched_by_srun():
+            doors = self.allgather(open_door() if self.rank in firsts else None)
+            if self.rank in firsts:
+                rank = _next(firsts, self.rank)
+                if (door := doors[rank]) is not None:
+                    found.append(RemoteNeighbour(rank, *places[rank], door))
+        return found
 
     def abort_if_neighbour_is_gone(self) -> None:
-        """Call MPI_Abort if the next rank of this node has died."""
-        if self._neighbour is not None and self._neighbour.is_gone():
-            logger.error("%s has died; the job ends", self._neighbour)
-            self.abort(EXIT_STOPPED)
+        """Call MPI_Abort if a rank that this one watches has died."""
+        for neighbour in self._neighbours:
+            if neighbour.is_gone():
+                logger.error("%s has died; the job ends", neighbour)
+                self.abort(EXIT_RANK_LOST)
 
     @property
     def mpi_comm(self) -> Any:
@@ -149,36 +166,8 @@ class MpiWorld(World):
         self._comm.Abort(exit_code)
 
 
-class _Neighbour:
-    """Another rank of this node.
-
-    Parameters
-    ----------
-    rank, host, pid : int, str, int
-        Who and where it is.
-    descriptor : int
-        Of its process.
-    """
-
-    def __init__(self, rank: int, host: str, pid: int, descriptor: int) -> None:
-        self._rank, self._host, self._pid, self._descriptor = rank, host, pid, descriptor
-
-    @classmethod
-    def of(cls, rank: int, host: str, pid: int) -> _Neighbour | None:
-        """Return a rank, None if it cannot be watched: it is in another container, perhaps."""
-        try:
-            return cls(rank, host, pid, os.pidfd_open(pid))
-        except OSError:
-            return None
-
-    def is_gone(self) -> bool:
-        """Tell whether its process has ended."""
-        poll = select.poll()  # select takes no descriptor above 1023
-        poll.register(self._descriptor, select.POLLIN)
-        return bool(poll.poll(0))
-
-    def __str__(self) -> str:
-        return f"rank {self._rank} (process {self._pid} on {self._host})"
+def _next(ranks: list[int], rank: int) -> int:
+    return ranks[(ranks.index(rank) + 1) % len(ranks)]
 
 
 def _wait_for_all(
