@@ -11,7 +11,7 @@ import sys
 import tempfile
 import textwrap
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from sandbox import Slurm, running_slurm
 
 MARKER = "ACME_MPI_TEST_START"  # environment variable by which a start's processes are known
 ENDING_S = 10.0  # killed processes are gone by then, also on a machine that is busy
@@ -243,6 +244,14 @@ def mpiexec(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
     not finished in time, or leaves a process behind, fails the test.
     """
     return Launcher(lambda: tmp_path_factory.mktemp("start"))
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    """Start a Slurm of two nodes, and end it after the module."""
+    # The nodes' own /tmp hides the rest of pytest's.
+    with running_slurm(tmp_path_factory.mktemp("shared")) as started:
+        yield started
 
 
 @pytest.fixture

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from sandbox import Slurm
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
-SANDBOX = Path(__file__).resolve().parent.parent / "scripts" / "slurm_sandbox"
-CANNOT_RUN = 77
 EXPECTED = [18, 24, 30, 36]
 FUNCTIONS = '''\
 import os
@@ -40,68 +34,6 @@ def meet(x, names):
         time.sleep(0.01)
     return socket.gethostname()
 '''
-
-
-def call_sandbox(
-    state: Path, *args: str, cwd: Path | None = None, timeout_s: float = 90
-) -> subprocess.CompletedProcess[str]:
-    """Call `scripts/slurm_sandbox` and return its output."""
-    return subprocess.run(
-        [sys.executable, str(SANDBOX), f"--state={state}", *args],
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-    )
-
-
-@dataclass(frozen=True)
-class Slurm:
-    """A sandbox that is up, and a directory that all its nodes see."""
-
-    state: Path
-    shared_dir: Path
-
-    def srun(
-        self, *args: str, cwd: Path, timeout_s: float = 60
-    ) -> subprocess.CompletedProcess[str]:
-        """Run `srun ARGS` in `cwd`; the job is gone when this returns."""
-        try:
-            return call_sandbox(self.state, "run", "srun", *args, cwd=cwd, timeout_s=timeout_s)
-        except subprocess.TimeoutExpired:
-            # The job outlives a killed srun and would keep its CPUs from the tests that follow.
-            call_sandbox(self.state, "run", "scancel", "--full", "--user=root")
-            raise
-
-    def srun_acme(
-        self, *options: str, args: list[str], cwd: Path, timeout_s: float = 60
-    ) -> subprocess.CompletedProcess[str]:
-        """Run `srun OPTIONS python -m acme_mpi ARGS` in `cwd`."""
-        program = [sys.executable, "-m", "acme_mpi", *args]
-        return self.srun(*options, *program, cwd=cwd, timeout_s=timeout_s)
-
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    """Start a Slurm of two nodes, and end it after the module."""
-    # A state of its own: a sandbox that a developer has up in this checkout goes on.
-    # Not in pytest's directory, whose name may be too long for sockets.
-    state = Path(tempfile.mkdtemp(prefix="slurm-"))
-    # The nodes' own /tmp hides pytest's.
-    shared_dir = tmp_path_factory.mktemp("shared")
-    # --end-with: even a pytest that is killed leaves no Slurm behind.
-    options = ["2", f"--share={shared_dir}", f"--end-with={os.getpid()}"]
-    try:
-        started = call_sandbox(state, "up", *options)
-        if started.returncode == CANNOT_RUN:
-            pytest.skip(started.stderr.strip())
-        assert started.returncode == 0, started.stderr
-        yield Slurm(state, shared_dir)
-    finally:
-        call_sandbox(state, "down")
-        if state.exists():
-            state.rmdir()
 
 
 @pytest.fixture

@@ -1,0 +1,96 @@
+"""A real Slurm with two nodes on one machine, for tests: see `scripts/slurm_sandbox`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SANDBOX = Path(__file__).resolve().parent.parent / "scripts" / "slurm_sandbox"
+CANNOT_RUN = 77
+
+
+def sandbox_command(state: Path, *args: str) -> list[str]:
+    """Return the command line that calls `scripts/slurm_sandbox`."""
+    return [sys.executable, str(SANDBOX), f"--state={state}", *args]
+
+
+def call_sandbox(
+    state: Path, *args: str, cwd: Path | None = None, timeout_s: float = 90
+) -> subprocess.CompletedProcess[str]:
+    """Call `scripts/slurm_sandbox` and return its output."""
+    return subprocess.run(
+        sandbox_command(state, *args),
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """A sandbox that is up, and a directory that all its nodes see."""
+
+    state: Path
+    shared_dir: Path
+
+    def command(self, *args: str) -> list[str]:
+        """Return the command line that runs a command on the login machine."""
+        return sandbox_command(self.state, "run", *args)
+
+    def call(
+        self, *args: str, cwd: Path | None = None, timeout_s: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command on the login machine and return its output."""
+        return call_sandbox(self.state, "run", *args, cwd=cwd, timeout_s=timeout_s)
+
+    def end_jobs(self) -> None:
+        """Cancel all jobs; they are gone a little later."""
+        self.call("scancel", "--full", "--user=root")
+
+    def srun(
+        self, *args: str, cwd: Path, timeout_s: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `srun ARGS` in `cwd`; the job is gone when this returns."""
+        try:
+            return self.call("srun", *args, cwd=cwd, timeout_s=timeout_s)
+        except subprocess.TimeoutExpired:
+            # The job outlives a killed srun and would keep its CPUs from the tests that follow.
+            self.end_jobs()
+            raise
+
+    def srun_acme(
+        self, *options: str, args: list[str], cwd: Path, timeout_s: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `srun OPTIONS python -m acme_mpi ARGS` in `cwd`."""
+        program = [sys.executable, "-m", "acme_mpi", *args]
+        return self.srun(*options, *program, cwd=cwd, timeout_s=timeout_s)
+
+
+@contextmanager
+def running_slurm(shared_dir: Path) -> Iterator[Slurm]:
+    """Context with a Slurm of two nodes, which see one directory below /tmp."""
+    # A state of its own: a sandbox that a developer has up in this checkout goes on.
+    # Not in pytest's directory, whose name may be too long for sockets.
+    state = Path(tempfile.mkdtemp(prefix="slurm-"))
+    # --end-with: even a pytest that is killed leaves no Slurm behind.
+    options = ["2", f"--share={shared_dir}", f"--end-with={os.getpid()}"]
+    try:
+        started = call_sandbox(state, "up", *options)
+        if started.returncode == CANNOT_RUN:
+            pytest.skip(started.stderr.strip())
+        assert started.returncode == 0, started.stderr
+        yield Slurm(state, shared_dir)
+    finally:
+        call_sandbox(state, "down")
+        if state.exists():
+            state.rmdir()
