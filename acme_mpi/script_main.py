@@ -54,7 +54,20 @@ def share_signals_with_the_agent() -> None:
     for number in AGENTS_SIGNALS:
         signal.signal(number, _leave_to_the_agent)
     signal.signal(signal.SIGTERM, _end_with_the_call)
-    os.register_at_fork(after_in_child=_reset_signals)
+    # Python forgets signals that a new child gets before it runs: they have to wait for that.
+    masks: list[set[int]] = []
+
+    def block() -> None:
+        masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, {*AGENTS_SIGNALS, signal.SIGTERM}))
+
+    def unblock() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop())
+
+    def reset() -> None:
+        _reset_signals()
+        unblock()
+
+    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=reset)
 
 
 def _leave_to_the_agent(number: int, frame: FrameType | None) -> None:
