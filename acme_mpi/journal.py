@@ -138,8 +138,17 @@ class Journal:
             refuse_deleted(self._descriptor, self.path)
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._descriptor)
+        """Close the file.
+
+        Raises
+        ------
+        OSError
+            It has been deleted since.
+        """
+        try:
+            refuse_deleted(self._descriptor, self.path)
+        finally:
+            os.close(self._descriptor)
 
 
 def refuse_deleted(descriptor: int, path: str) -> None:

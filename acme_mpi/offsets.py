@@ -1,7 +1,8 @@
-"""Write bytes at an offset of an open file, all of them."""
+"""Write bytes at an offset of an open file, all of them, or say why the medium refuses them."""
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Any
 
@@ -52,3 +53,22 @@ def copy_bytes(source: int, source_offset: int, target: int, offset: int, n_byte
             raise OSError(f"the file ends {n_bytes - done} bytes too early")
         write_all(target, data, offset + done)
         done += len(data)
+
+
+def reason(error: Exception, path: str) -> str:
+    """Return what is wrong with the medium, and the free space where that may be the cause."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and "errno = " in text:
+        digits = text.split("errno = ")[1].split(",")[0]
+        number = int(digits) if digits.isdigit() else None
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return f"{os.strerror(number)}; {_free_bytes(path)} bytes are free there"
+    return os.strerror(number) if number else text
+
+
+def _free_bytes(path: str) -> int:
+    while not os.path.exists(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize

@@ -969,6 +969,17 @@ class TestDurability:
         assert read_journal(str(tmp_path / "journal"))["first"].tolist() == list(range(50))
         assert len(os.listdir("/proc/self/fd")) == before
 
+    def test_a_journal_that_is_deleted_after_its_last_record_is_an_error(self, tmp_path):
+        committer = Committer(str(tmp_path / "journal"))
+        with open(tmp_path / "results", "wb") as file:
+            committer.commit([file.fileno()], [pack_record(range(3))])
+            while not (tmp_path / "journal").exists():
+                pass
+            (tmp_path / "journal").unlink()
+
+        with pytest.raises(StoreError, match=r"journal: No such file"):
+            committer.close()
+
     def test_an_error_of_the_disk_is_raised_at_the_latest_at_the_end(self, tmp_path, monkeypatch):
         def refuse(descriptor):
             raise OSError(5, "Input/output error")

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from acme_mpi.offsets import write_all
+from acme_mpi.offsets import reason, write_all
 from acme_mpi.results import Encoder
 from acme_mpi.runner.base import (
     Assignment,
@@ -199,7 +199,7 @@ def write_at(path: str, offset: int, array: Any) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise MediumError(f"cannot write {path}: {error.strerror}") from None
+        raise MediumError(f"cannot write {path}: {reason(error, path)}") from None
 
 
 if __name__ == "__main__":

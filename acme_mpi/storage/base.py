@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import numpy as np
 from acme_mpi.comm import World
 from acme_mpi.errors import StoreError
 from acme_mpi.journal import journal_name
+from acme_mpi.offsets import reason
 from acme_mpi.results import Content, RowSpec
 from acme_mpi.runner.base import Outcome
 
@@ -233,28 +233,10 @@ def refusals(path: str) -> Iterator[None]:
         yield
     except StoreError:
         raise
-    except (OSError, RuntimeError, ValueError) as error:
-        # As any of these h5py reports what HDF5 says of a full disk, with the errno in its text.
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        # As any of these h5py reports what HDF5 says of a full disk, with the errno in its text;
+        # as a KeyError that something is not there, or cannot be read.
         raise StoreError(f"cannot write {path}: {reason(error, path)}") from error
-
-
-def reason(error: Exception, path: str) -> str:
-    """Return what is wrong with the medium, and the free space where that may be the cause."""
-    text = str(error)
-    number = error.errno if isinstance(error, OSError) else None
-    if number is None and "errno = " in text:
-        digits = text.split("errno = ")[1].split(",")[0]
-        number = int(digits) if digits.isdigit() else None
-    if number in (errno.ENOSPC, errno.EDQUOT):
-        return f"{os.strerror(number)}; {_free_bytes(path)} bytes are free there"
-    return os.strerror(number) if number else text
-
-
-def _free_bytes(path: str) -> int:
-    while not os.path.exists(path) and path != os.path.dirname(path):
-        path = os.path.dirname(path)
-    status = os.statvfs(path)
-    return status.f_bavail * status.f_frsize
 
 
 def agree(world: World, error: StoreError | None) -> None:

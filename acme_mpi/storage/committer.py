@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from acme_mpi.errors import StoreError
 from acme_mpi.journal import Journal, refuse_deleted
-from acme_mpi.storage.base import reason
+from acme_mpi.offsets import reason
 from acme_mpi.storage.redo import AtomicFile, Change
 
 # Files that wait to be synced; more make `commit` wait for the disk.
@@ -122,8 +122,11 @@ class Committer:
                     for descriptor in batch.descriptors:
                         os.close(descriptor)
                     _close_last(batch.changes)
-        if journal is not None:
-            journal.close()
+        try:
+            if journal is not None:
+                journal.close()
+        except OSError as error:
+            self._error = self._error or error
 
     def _take(self) -> tuple[list[Batch], bool]:
         """Wait for one batch and take all that wait with it; tell whether more may come."""

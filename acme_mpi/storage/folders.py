@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from acme_mpi.errors import PlaceError, StoreError
-from acme_mpi.storage.base import DOT_FOLDER, Layout, reason
+from acme_mpi.offsets import reason
+from acme_mpi.storage.base import DOT_FOLDER, Layout
 from acme_mpi.storage.lease import LEASE
 
 FINISHED = "finished"
