@@ -24,7 +24,7 @@ from acme_mpi.storage.description import Description, next_run, read_description
 from acme_mpi.storage.lease import Lease, holder
 from acme_mpi.storage.recorded import RecordedStore
 from acme_mpi.storage.records import read_history
-from acme_mpi.storage.remaining import note_lost
+from acme_mpi.storage.remaining import newest_container, note_lost
 
 COMMANDS = {
     "status": "tell what is done, what is slow, and what has failed",
@@ -135,15 +135,18 @@ def _recover(run: _Run, options: argparse.Namespace) -> int:
         remove_left(run.layout)
         store = _store_of(run, next_run(folder))
         store.restore()
-        note_lost(store, read_history(folder), described.n_tasks)
-        store.open()
-        store.close()
-        where = store.commit().where
         history = read_history(folder)
+        lost = note_lost(store, history, described.n_tasks)
+        stored = None if lost else newest_container(store, history)
+        if stored is None:
+            store.open()
+            store.close()
+            stored = store.commit()
+            history = read_history(folder)
     finally:
         lease.release()
     n_done = int(history.is_done(described.n_tasks).sum())
-    print(f"{described.name}: {n_done} of {described.n_tasks} results are in {where}")
+    print(f"{described.name}: {n_done} of {described.n_tasks} results are in {stored.where}")
     if history.failed:
         print(f"  {len(history.failed)} tasks have failed")
     if n_done < described.n_tasks and described.command:

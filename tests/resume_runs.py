@@ -41,6 +41,8 @@ def misbehave(index):
         os.kill(os.getpid(), signal.SIGKILL)
     if order == "hang":
         signal.pause()
+    if order == "wait":
+        os.close(os.open("gate", os.O_RDONLY))  # until somebody opens it for writing
     return order
 
 

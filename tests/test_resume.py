@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from resume_runs import FAILED, N_TASKS, STOPPED, STORES, Place
 
+from acme_mpi.commands import run_command
+
 pytestmark = pytest.mark.slow
 
 
@@ -75,6 +77,38 @@ def test_the_rest_is_done_and_nothing_else(place, store, undisturbed, content_of
     assert place.run(0, func, *command).returncode == 0
     assert not place.take_calls()
     assert container.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_recover_leaves_a_finished_run_as_it_is(place, store, undisturbed, content_of):
+    func, *options = STORES[store]
+    assert place.run(0, func, *options, "--output-dir", "out").returncode == 0
+
+    assert run_command(["recover", str(place.path / "out")]) == 0
+
+    assert content_of(place.path / "out" / f"{func}.h5") == undisturbed[store]
+    assert run_command(["check", str(place.path / "out")]) == 0
+
+
+# Not "ragged": the container does not show how long its rows were, so the run ends with 74.
+@pytest.mark.parametrize(
+    "store", ["single file", "single file, rows", "single file, last axis", "single file, more"]
+)
+def test_inputs_can_be_added_to_what_has_been_merged(place, store, undisturbed, content_of):
+    """What was spooled is gone: it is taken from the container itself."""
+    func, *options = STORES[store]
+    command = (*options, "--output-dir", "out")
+    np.savez(place.path / "args.npz", x=np.arange(N_TASKS - 5))
+    assert place.run(2, func, *command).returncode == 0
+    np.savez(place.path / "args.npz", x=np.arange(N_TASKS))
+    place.take_calls()
+
+    ran = place.run(2, func, *command, "--force-resume")
+
+    assert ran.returncode == 0, ran.stderr
+    assert set(place.take_calls()) == set(range(N_TASKS - 5, N_TASKS))
+    assert content_of(place.path / "out" / f"{func}.h5") == undisturbed[store]
+    assert not list((place.path / "out").rglob("spool"))
 
 
 def test_tasks_that_had_ended_are_not_called_again(place):

@@ -37,6 +37,9 @@ class RecordedStore(Store):
             The medium refused it.
         """
 
+    def tidy(self) -> None:
+        """Remove what is of no use any more, as the container has all results. Rank 0 only."""
+
     @abstractmethod
     def stored(self, done: Records) -> Stored:
         """Return where the results that the records speak of are. Independent."""

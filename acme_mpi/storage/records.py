@@ -189,6 +189,12 @@ class Place(NamedTuple):
     payload: int
 
 
+def places(records: Records) -> list[Place]:
+    """Return where the records' results lie, each place once, by rank and payload."""
+    found = zip(records["rank"].tolist(), records["payload"].tolist(), strict=True)
+    return sorted({Place(rank, payload) for rank, payload in found})
+
+
 def tasks_with_groups(records: Records) -> Iterator[tuple[Place, int]]:
     """Yield (place, task) for every task that has a group in the container."""
     chosen = records[records["form"] & AS_GROUPS != 0]

@@ -101,18 +101,21 @@ def _find(store: RecordedStore, n_tasks: int, retry_failed: bool) -> Remaining:
     is_failed &= ~is_done
     is_open = ~(is_done | is_failed)
     is_wanted = is_failed if retry_failed else is_open
+    stored = None if is_wanted.any() or lost else newest_container(store, history)
+    if stored is not None and is_done.all():
+        store.tidy()
     kept = [] if retry_failed else [each for i, each in failed.items() if is_failed[i]]
     return Remaining(
         ranges_of(is_wanted),
         int(is_done.sum()) + len(kept),
         int(is_open.sum()) if retry_failed else 0,
         kept,
-        None if is_wanted.any() or lost else _stored(store, history),
+        stored,
     )
 
 
-def _stored(store: RecordedStore, history: History) -> Stored | None:
-    """Return where the results are; None if the container has still to be made.
+def newest_container(store: RecordedStore, history: History) -> Stored | None:
+    """Return where the results are; None if the container has still to be made. Independent.
 
     That of an earlier run may be there yet, if the last one was killed before it made its own.
     """

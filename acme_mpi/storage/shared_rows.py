@@ -97,10 +97,13 @@ class SharedRows:
             with h5py.File(self.path, "r", locking=False) as file:
                 rows = file["result_0"]
                 is_fine = rows.shape == self._shape and rows.dtype == np.dtype(self._spec.dtype)
+                is_apart = not is_fine and self._spec.axis != 0
                 is_plain = len(file) == 1 and not rows.attrs
         except (OSError, KeyError, RuntimeError, ValueError):
-            is_fine = is_plain = False
-        if not is_fine:
+            is_fine = is_plain = is_apart = False
+        if is_apart:
+            self._create_with_rows()
+        elif not is_fine:
             self._create_around_rows()
         elif not is_plain:
             self._take_out_what_is_not_rows()
@@ -112,6 +115,26 @@ class SharedRows:
             for name in list(file["result_0"].attrs):
                 del file["result_0"].attrs[name]
             hdf5.sync(file)
+
+    def _create_with_rows(self) -> None:
+        """Make a file with the rows of one that is for another number of tasks.
+
+        If they are not the first axis, each lies in many places, and those depend on the number.
+        """
+        anew = f"{self.path}.anew"
+        hdf5.remove(anew)
+        self._create_at(anew)
+        with (
+            h5py.File(self.path, "r", locking=False) as old,
+            hdf5.closing(hdf5.open_or_create(anew)) as new,
+        ):
+            source, target, axis = old["result_0"], new["result_0"], self._spec.axis
+            count = min(source.shape[axis], target.shape[axis])
+            where = (slice(None),) * (axis - 1) + (slice(count),)
+            for index in range(self._shape[0]):
+                target[(index, *where)] = source[(index, *where)]
+            hdf5.sync(new)
+        os.replace(anew, self.path)
 
     def _create_around_rows(self) -> None:
         """Make a file like the one that is there, and copy the bytes of the rows into it."""
@@ -203,7 +226,8 @@ class SharedRows:
 
     def fill_missing(self, missing: Any) -> None:
         """Write NaN into the rows of missing tasks and list them. Rank 0, after `close`."""
-        with hdf5.closing(hdf5.open_or_create(self.path)) as file:
+        # Not `open_or_create`: in the place of a file that is gone there would be an empty one.
+        with hdf5.closing(h5py.File(self.path, "r+", libver=hdf5.LIBVER, locking=False)) as file:
             hdf5.sync(file)
             if not len(missing):
                 return

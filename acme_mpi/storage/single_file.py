@@ -15,7 +15,7 @@ from acme_mpi.storage.folders import note_linked
 from acme_mpi.storage.linked import fill_rows, payload_rows
 from acme_mpi.storage.merge import Merge
 from acme_mpi.storage.payload import PayloadStore, Written
-from acme_mpi.storage.records import Records, missing_tasks, share_records
+from acme_mpi.storage.records import Records, missing_tasks, places, read_history, share_records
 from acme_mpi.storage.shared_rows import SharedRows
 
 
@@ -31,16 +31,45 @@ class SingleFileStore(PayloadStore):
 
     def open(self) -> None:
         """Create and open the shared file, or that of an earlier run. Collective."""
+        if self.layout.run:
+            # Files that were merged are gone, but what is recorded knows them by their numbers.
+            used = self.world.bcast(self._numbers_used() if self.world.is_master else None)
+            self._n_files = used.get(self.world.rank, -1) + 1
         if self._shared is not None:
             together(self.world, self._take_back if self.world.is_master else lambda: None)
             self._shared.open()
+
+    def _numbers_used(self) -> dict[int, int]:
+        """Return the last payload of each rank that is spoken of."""
+        return dict(places(read_history(self.layout.dot_folder).done))
 
     def _take_back(self) -> None:
         """Let the container of an earlier run become the shared file again."""
         if os.path.exists(self.layout.container):
             with refusals(self.layout.partial):
+                self._keep_groups()
                 os.replace(self.layout.container, self.layout.partial)
             self.restore()
+
+    def _keep_groups(self) -> None:
+        """Keep a copy of what lies in the container besides the rows, if it lies nowhere else."""
+        done = read_history(self.layout.dot_folder).done
+        groups = done[done["form"] & AS_GROUPS != 0]
+        if any(self.merge_source(*place) == self.layout.container for place in places(groups)):
+            partial = f"{self._merged}.partial"
+            shutil.copyfile(self.layout.container, partial)
+            os.replace(partial, self._merged)
+
+    @property
+    def _merged(self) -> str:
+        """Container of an earlier run, from which groups have to be merged again."""
+        return os.path.join(self.layout.directory, self.layout.spool_folder, "merged.h5")
+
+    def merge_source(self, rank: int, k: int) -> str:
+        """Return the path of payload `k` of a rank, or of what it has been merged into before."""
+        path = self.payload_path(rank, k)
+        candidates = (path for path in (path, self._merged) if os.path.exists(path))
+        return next(candidates, self.layout.container)
 
     def place(
         self, index: int, k: int, shape: tuple[int, ...], dtype: str
@@ -81,7 +110,7 @@ class SingleFileStore(PayloadStore):
         together(self.world, lambda: self._begin(missing))
         if self.spec is None or (records["form"] & AS_GROUPS).any():
             skip_first = self.spec is not None
-            Merge(self.world, self.layout.partial, records, self.payload_path, skip_first).run()
+            Merge(self.world, self.layout.partial, records, self.merge_source, skip_first).run()
         together(self.world, lambda: self._finish(is_complete=not len(missing)))
         return self.stored(records)
 
@@ -107,8 +136,12 @@ class SingleFileStore(PayloadStore):
         note_linked(self.layout)
         # A run that goes on with this one's work merges the groups again.
         if is_complete:
-            spool = os.path.join(self.layout.directory, self.layout.spool_folder)
-            shutil.rmtree(spool, ignore_errors=True)
+            self.tidy()
+
+    def tidy(self) -> None:
+        """Remove the spool."""
+        spool = os.path.join(self.layout.directory, self.layout.spool_folder)
+        shutil.rmtree(spool, ignore_errors=True)
 
     def restore(self) -> None:
         """Make payload files, and the shared file, fit to be read and gone on with."""
@@ -122,6 +155,8 @@ class SingleFileStore(PayloadStore):
         spooled = super().source(record)
         if os.path.exists(spooled):
             return spooled
+        if record["form"] & AS_GROUPS and os.path.exists(self._merged):
+            return self._merged
         partial, container = self.layout.partial, self.layout.container
         return partial if os.path.exists(partial) else container
 
