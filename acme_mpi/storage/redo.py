@@ -72,7 +72,6 @@ class AtomicFile:
         self.path, self._log_path = path, log_path
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self._descriptor = os.open(path, flags, 0o666)
-        self._log = -1
         self._position = self._end = 0
         self._settled_end = 0  # what is recorded lies before it
         self._new: list[Piece] = []
@@ -208,13 +207,15 @@ class AtomicFile:
         pieces = [piece for change in changes for piece in change.pieces]
         if not pieces:
             return
-        if self._log < 0:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-            self._log = os.open(self._log_path, flags, 0o666)
         text = HEADER.pack(MAGIC, changes[-1].n_bytes, len(pieces))
         text += b"".join(PIECE.pack(offset, len(data)) + data for offset, data in pieces)
-        write_all(self._log, text + CRC.pack(zlib.crc32(text)), 0)
-        os.fdatasync(self._log)
+        # Not kept open: many files may wait for the disk together.
+        log = os.open(self._log_path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            write_all(log, text + CRC.pack(zlib.crc32(text)), 0)
+            os.fdatasync(log)
+        finally:
+            os.close(log)
 
     def make_changes(self, changes: Sequence[Change]) -> None:
         """Make changes that stand in the log, in order. The thread of `write_log`.
@@ -239,15 +240,14 @@ class AtomicFile:
             The medium refused the data.
         """
         os.fdatasync(self._descriptor)
-        if self._log >= 0:
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(self._log_path)
 
     def close(self) -> None:
-        """Close the descriptors; a log stays if there is one. Twice is once."""
-        for descriptor in (self._descriptor, self._log):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._descriptor = self._log = -1
+        """Close the descriptor; a log stays if there is one. Twice is once."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
 
 
 def merged(pieces: Sequence[Piece]) -> list[Piece]:
