@@ -97,9 +97,11 @@ def begin(wanted: Wanted, notify: Callable[[str], None]) -> Beginning:
             remove_results(layout)
             earlier = None
         layout = replace(layout, run=next_run(layout.dot_folder))
-        make_folders(wanted.description.kind, layout)
         unmark_finished(layout)
+        # First of all, so that whoever is killed now leaves a run that can be gone on with, and
+        # not folders of which nobody knows whose they are.
         _describe(wanted, layout)
+        make_folders(wanted.description.kind, layout)
     except BaseException:
         if is_new:  # before others may take the folder
             remove_results(layout, also=(layout.dot_folder,))
