@@ -924,6 +924,21 @@ class TestRefusals:
             assert file["comp_1/result_0"][()].tolist() == [2]
 
 
+@pytest.mark.parametrize("kind", ["rank", "computation"])
+@pytest.mark.parametrize("shape", [None, (None,)])
+def test_a_payload_that_is_deleted_before_it_is_linked_is_named(kind, shape, tmp_path):
+    """The common dataset would read as if its tasks were missing."""
+    case = Case([1.0, 2.0], shape)
+    store = open_store(SerialWorld(), kind, tmp_path / "out", case)
+    store.write(encode(store, case, range(2)))
+    store.close()
+    victim = min((tmp_path / "out" / "f_payload").iterdir())
+    victim.unlink()
+
+    with pytest.raises(StoreError, match=f"{victim.name} was deleted"):
+        store.commit()
+
+
 class TestDurability:
     @every_kind
     @pytest.mark.parametrize("shape", [None, (None,), (None, np.inf)])

@@ -139,6 +139,10 @@ class ComputationStore(LinkedStore):
             paths[index] = self.layout.emergency_pickle(index)
         return paths
 
+    def sources(self, records: Records) -> Iterator[str]:
+        """Yield the paths of all tasks' files."""
+        return (path for path in self.result_paths(records) if path is not None)
+
     def n_sources(self, records: Records) -> int:
         """Return how many files a virtual dataset would join."""
         return int(records["count"].sum())

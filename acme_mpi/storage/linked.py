@@ -11,6 +11,8 @@ import h5py
 import numpy as np
 
 from acme_mpi.comm import World
+from acme_mpi.errors import StoreError
+from acme_mpi.journal import AS_PICKLES
 from acme_mpi.results import RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import Layout, Stored, missing_value, refusals, together
@@ -24,6 +26,7 @@ from acme_mpi.storage.records import (
     Records,
     missing_tasks,
     n_sources,
+    places,
     share_of,
     share_records,
     tasks_with_groups,
@@ -65,6 +68,7 @@ class LinkedStore(RecordedStore):
             )
 
         def link() -> None:
+            self._refuse_deleted(records)
             with refusals(self.layout.container):
                 if not is_filled:
                     hdf5.remove(self.layout.partial)  # left by a run that was killed
@@ -78,6 +82,18 @@ class LinkedStore(RecordedStore):
 
         together(self.world, link if self.world.is_master else lambda: None)
         return self.stored(records)
+
+    def _refuse_deleted(self, records: Records) -> None:
+        """Raise if a file is gone: the common dataset would read as if tasks were missing."""
+        gone = [path for path in self.sources(records) if not os.path.exists(path)]
+        if gone:
+            more = f" (and {len(gone) - 1} more)" if len(gone) > 1 else ""
+            cure = "the next run computes again what was in it"
+            raise StoreError(f"{gone[0]}{more} was deleted while it was needed; {cure}")
+
+    @abstractmethod
+    def sources(self, records: Records) -> Iterator[str]:
+        """Yield the paths of all payload files that the container needs."""
 
     def stored(self, done: Records) -> Stored:
         """Return container, payload files and pickles."""
@@ -110,6 +126,11 @@ class RankStore(PayloadStore, LinkedStore):
 
     def __init__(self, world: World, layout: Layout, spec: Any, n_tasks: int) -> None:
         PayloadStore.__init__(self, world, layout, spec, n_tasks, layout.payload_folder)
+
+    def sources(self, records: Records) -> Iterator[str]:
+        """Yield the paths of the payload files."""
+        for place in places(records[records["form"] & AS_PICKLES == 0]):
+            yield self.payload_path(*place)
 
     def result_paths(self, records: Records) -> list[str | None]:
         """Return the paths of the container, and of what it cannot hold."""

@@ -21,7 +21,7 @@ import numpy as np
 
 from acme_mpi.checksum import MASK, checksum, parts_checksum
 from acme_mpi.errors import StoreError
-from acme_mpi.journal import AS_GROUPS, AS_PICKLES, AS_RAGGED, AS_ROWS
+from acme_mpi.journal import AS_GROUPS, AS_PICKLES, AS_RAGGED, AS_ROWS, sync_folder
 from acme_mpi.results import PLACED_BYTES, Content, Part, is_placed, parts_of
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
@@ -243,6 +243,7 @@ class PayloadStore(RecordedStore):
             log = self._log_path(self.world.rank, self._n_files)
             with refusals(path):
                 self._current = PayloadFile(path, log, self._row_spec)
+                sync_folder(os.path.dirname(path))
             self._n_files += 1
         return self._current
 
