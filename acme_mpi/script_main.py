@@ -13,7 +13,7 @@ from types import FrameType, ModuleType, TracebackType
 from acme_mpi.errors import StoppedError
 from acme_mpi.interrupts import PASSED_ON
 from acme_mpi.runner.channel import Channel
-from acme_mpi.runner.process import arm_lifeline
+from acme_mpi.runner.process import arm_lifeline, reset_after_fork
 from acme_mpi.script import connect, is_waiting
 
 AGENTS_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
@@ -54,20 +54,7 @@ def share_signals_with_the_agent() -> None:
     for number in AGENTS_SIGNALS:
         signal.signal(number, _leave_to_the_agent)
     signal.signal(signal.SIGTERM, _end_with_the_call)
-    # Python forgets signals that a new child gets before it runs: they have to wait for that.
-    masks: list[set[int]] = []
-
-    def block() -> None:
-        masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, {*AGENTS_SIGNALS, signal.SIGTERM}))
-
-    def unblock() -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop())
-
-    def reset() -> None:
-        _reset_signals()
-        unblock()
-
-    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=reset)
+    reset_after_fork({*AGENTS_SIGNALS, signal.SIGTERM}, _reset_signals)
 
 
 def _leave_to_the_agent(number: int, frame: FrameType | None) -> None:

@@ -25,7 +25,7 @@ from acme_mpi.runner.base import (
 )
 from acme_mpi.runner.channel import Channel, Kind
 from acme_mpi.runner.hdf5_arguments import has_opened
-from acme_mpi.runner.process import arm_lifeline
+from acme_mpi.runner.process import arm_lifeline, reset_after_fork
 from acme_mpi.runner.stack import show_stack_on_demand
 from acme_mpi.tasks import TaskSet, function_name
 
@@ -69,7 +69,7 @@ def leave_signals_to_the_agent() -> None:
             default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
             signal.signal(number, default)
 
-    os.register_at_fork(after_in_child=reset)
+    reset_after_fork(IGNORED_SIGNALS, reset)
 
 
 def volunteer_for_the_oom_killer() -> None:

@@ -10,7 +10,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -162,6 +162,33 @@ def arm_lifeline(descriptor: int, whole_group: bool) -> None:
     # The parent may have gone before the pipe was armed.
     if select.select([descriptor], [], [], 0)[0]:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def reset_after_fork(signals: Collection[int], reset: Callable[[], None]) -> None:
+    """Have a forked child call `reset`, which gives it other handlers of some signals.
+
+    They are blocked around the fork: Python forgets signals that a child gets before it runs.
+
+    Parameters
+    ----------
+    signals : collection of int
+        The signals.
+    reset : callable
+        Sets the handlers.
+    """
+    masks: list[set[int]] = []
+
+    def block() -> None:
+        masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, signals))
+
+    def unblock() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop())
+
+    def reset_and_unblock() -> None:
+        reset()
+        unblock()
+
+    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=reset_and_unblock)
 
 
 class Ending(NamedTuple):
