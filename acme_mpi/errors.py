@@ -171,7 +171,9 @@ def summarize(
     return "\n".join(lines)
 
 
-def report(failures: Sequence[Failure], n_tasks: int, where: str = "", log: str = "") -> str:
+def report(
+    failures: Sequence[Failure], n_tasks: int, where: str = "", log: str = "", go_on: str = ""
+) -> str:
     """Return the text with which a failed run of ACME's dialect ends, with the first tracebacks.
 
     Parameters
@@ -182,6 +184,8 @@ def report(failures: Sequence[Failure], n_tasks: int, where: str = "", log: str 
         Size of the run.
     where, log : str
         Where the other results and the messages are; left out if empty.
+    go_on : str
+        How to go on, as `Result.go_on` says it.
     """
     ids = ", ".join(str(failure.index) for failure in failures[:N_IDS])
     more = ", ..." if len(failures) > N_IDS else ""
@@ -191,6 +195,8 @@ def report(failures: Sequence[Failure], n_tasks: int, where: str = "", log: str 
         lines.append(f"  {group[0]}")
         lines += [f"    {line}" for line in group[0].traceback.rstrip().splitlines()]
     lines += _where_others_are(len(failures), n_tasks, where)
+    if go_on:
+        lines.append(go_on.lstrip("\n"))
     if log:
         lines.append(f"  Log file: {log}")
     return "\n".join(lines)

@@ -471,7 +471,8 @@ class ParallelMap:
             return finish(result)
         except TaskError as error:
             where, log = result.stored.where, str(self.logfile or "")
-            text = report(error.failures, result.options.n_tasks, where, log) + result.go_on()
+            n_tasks, go_on = result.options.n_tasks, result.go_on()
+            text = report(error.failures, n_tasks, where, log, go_on)
             raise TaskError(text, error.failures, error.results) from None
 
     def cleanup(self) -> None:
