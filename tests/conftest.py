@@ -22,6 +22,7 @@ import pytest
 from sandbox import Slurm, running_slurm
 
 MARKER = "ACME_MPI_TEST_START"  # environment variable by which a start's processes are known
+SPREAD = "test_kills.py::test_nothing_recorded_is_lost["
 ENDING_S = 10.0  # killed processes are gone by then, also on a machine that is busy
 LAUNCHER_SETTINGS = {
     # More ranks than cores, Open MPI 4 and 5; unbound, so that every rank may use every core.
@@ -221,6 +222,22 @@ def describe(dataset: Any) -> tuple[Any, ...]:
     # Of an 80-bit number the bytes that fill it up are anything.
     bits = repr(array.tolist()) if array.dtype.char in "gG" else array.tobytes()
     return kind, dataset.shape, bits
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give the tests of a file to one worker, for the sake of its fixtures; some to any, as told.
+
+    `SPREAD` are tests that take many seconds each and share nothing.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            scope: str = nodeid if SPREAD in nodeid else super()._split_scope(nodeid)
+            return scope
+
+    return Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

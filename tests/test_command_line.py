@@ -610,7 +610,9 @@ def test_a_directory_that_cannot_be_made_is_a_storage_error(acme, folder):
 
     ran = acme(3, "mymod:f", "args.npz", "--output-dir", "file/out")
 
-    assert_is_told(ran, 74, f"{folder / 'file' / 'out'}", "Not a directory", "go on with: ")
+    assert_is_told(
+        ran, 74, f"cannot create {folder / 'file' / 'out'}: Not a directory", "go on with:"
+    )
 
 
 LIMITED = """

@@ -11,6 +11,8 @@ import pytest
 from acme_mpi import deadline
 from acme_mpi.deadline import deadline_s, job_left_s, parse_end
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(autouse=True)
 def outside_slurm(monkeypatch):

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from acme_mpi.durations import BIN_RATIO, LONGEST_S, SHORTEST_S, Durations
 
+pytestmark = pytest.mark.once
+
 SECONDS = st.floats(SHORTEST_S, LONGEST_S)
 ROUNDING = 1 + 1e-12  # of powers of the bins' ratio
 

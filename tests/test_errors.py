@@ -16,6 +16,8 @@ from acme_mpi.errors import (
     summarize,
 )
 
+pytestmark = pytest.mark.once
+
 
 def make_failure(index=0, type="ValueError", message="negative width", **fields) -> Failure:
     return Failure(index, type, message, **{"location": "mymod.py:7", "host": "node05", **fields})

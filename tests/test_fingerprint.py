@@ -29,6 +29,8 @@ from acme_mpi import fingerprint as fingerprint_module
 from acme_mpi.fingerprint import changes, digest, fingerprint_of, version_changes, versions
 from acme_mpi.tasks import distribute
 
+pytestmark = pytest.mark.once
+
 NUMBERS = itertools.count()
 Pair = namedtuple("Pair", "a b")
 

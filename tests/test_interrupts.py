@@ -13,6 +13,8 @@ import pytest
 
 from acme_mpi.interrupts import SIGNALS, Interrupts, signal_name
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_is_remembered_and_wakes(number):

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from acme_mpi.journal import AS_GROUPS, AS_ROWS, RECORD, Journal, pack_record, read_journal
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def path(tmp_path) -> str:

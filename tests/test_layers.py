@@ -13,6 +13,8 @@ import pytest
 
 import acme_mpi
 
+pytestmark = pytest.mark.once
+
 PACKAGE = Path(acme_mpi.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 

@@ -18,6 +18,8 @@ from acme_mpi.errors import StoreError
 from acme_mpi.storage import lease as lease_module
 from acme_mpi.storage.lease import POLL_S, SILENT_S, Holder, Lease, holder
 
+pytestmark = pytest.mark.once
+
 ELSEWHERE = {"host": "elsewhere"}
 
 TAKE = """

@@ -38,6 +38,8 @@ from acme_mpi.runner.process import Ending, ending_text
 from acme_mpi.runner.stack import STACK_SIGNAL, read_stack
 from acme_mpi.runner.watch import STOPPED_S, Watch
 
+pytestmark = pytest.mark.once
+
 SHORT_S = 0.3  # the limit of tasks that hang; the others of their run end at once
 MB = 1_000_000
 

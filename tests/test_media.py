@@ -23,7 +23,7 @@ from acme_mpi.offsets import reason
 from acme_mpi.storage import Layout
 from acme_mpi.storage.records import indices_of, read_history
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.once, pytest.mark.slow]
 
 STORAGE = 74
 STORES: dict[str, tuple[str, ...]] = {

@@ -9,6 +9,8 @@ import pytest
 
 from acme_mpi.options import make_parser
 
+pytestmark = pytest.mark.once
+
 TESTS = Path(__file__).parent
 README = (TESTS.parent / "README.md").read_text()
 NAMED = re.findall(r"`(test_\w+)::(test_\w+)`", README)

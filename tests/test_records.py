@@ -15,6 +15,8 @@ from acme_mpi.comm import SerialWorld
 from acme_mpi.journal import AS_ROWS, Block, Journal, journal_name, pack_failure, pack_record
 from acme_mpi.storage.records import ranges_of, read_history, share_of
 
+pytestmark = pytest.mark.once
+
 
 def write(folder, run: int, rank: int, *blocks: bytes) -> None:
     journal = Journal(str(folder / journal_name(run, rank)))

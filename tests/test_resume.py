@@ -90,7 +90,7 @@ def test_recover_leaves_a_finished_run_as_it_is(place, store, undisturbed, conte
     assert run_command(["check", str(place.path / "out")]) == 0
 
 
-# Not "ragged": the container does not show how long its rows were, so the run ends with 74.
+# Not "ragged": its rows are not read back from a merged container, and such a run ends with 74.
 @pytest.mark.parametrize(
     "store", ["single file", "single file, rows", "single file, last axis", "single file, more"]
 )

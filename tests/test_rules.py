@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from acme_mpi.errors import InputError, InputTypeError
 from acme_mpi.rules import Rules, parse_bytes, parse_duration
 
+pytestmark = pytest.mark.once
+
 
 class TestRules:
     def test_by_default_there_are_no_limits(self):

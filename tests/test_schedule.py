@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from acme_mpi.schedule import Factoring, FixedChunks, Schedule
 
+pytestmark = pytest.mark.once
+
 SCHEDULES = {
     "one at a time": FixedChunks,
     "chunks of 7": lambda n_tasks, n_workers: FixedChunks(n_tasks, n_workers, size=7),

@@ -24,7 +24,7 @@ from sandbox import SANDBOX, Slurm, running_slurm
 
 from acme_mpi.storage.records import read_history
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+pytestmark = [pytest.mark.once, pytest.mark.slurm, pytest.mark.slow]
 
 N_TASKS = 60
 N_FREE = 8  # tasks that never wait

@@ -20,6 +20,8 @@ from acme_mpi.storage.description import Description
 from acme_mpi.storage.folders import FINISHED
 from acme_mpi.storage.lease import LEASE, Lease
 
+pytestmark = pytest.mark.once
+
 START_S = 1_700_000_000.0
 LIMIT_S = 10.0
 

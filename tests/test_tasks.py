@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from acme_mpi import InputError, PerTask, Shared
 from acme_mpi.tasks import TaskSet, distribute, function_name, signature_of
 
+pytestmark = pytest.mark.once
+
 
 def f(x, y, z=3):
     return (x + y) * z
