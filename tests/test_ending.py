@@ -161,8 +161,9 @@ class Started:
         """Return the process ids of the ranks."""
         found = []
         for pid in processes_of(self._id):
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if b"acme_mpi" in words and b"mpiexec" not in Path(os.fsdecode(words[0])).name.encode():
+            program, *words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            # The launcher, whatever it is called, has the same words.
+            if b"acme_mpi" in words and os.path.basename(program).startswith(b"python"):
                 found.append(pid)
         return found
 
