@@ -115,15 +115,13 @@ class Journal:
         self._descriptor = os.open(path, flags, 0o666)
         sync_folder(os.path.dirname(path))
 
-    def append(self, blocks: Sequence[bytes], is_durable: bool = True) -> None:
-        """Append blocks.
+    def append(self, blocks: Sequence[bytes]) -> None:
+        """Append blocks, durably.
 
         Parameters
         ----------
         blocks : sequence of bytes
             From `pack_record` and `pack_failure`.
-        is_durable : bool
-            Wait until they are on the disk.
 
         Raises
         ------
@@ -133,9 +131,8 @@ class Journal:
         data = b"".join(blocks)
         while data:
             data = data[os.write(self._descriptor, data) :]
-        if is_durable:
-            os.fdatasync(self._descriptor)
-            refuse_deleted(self._descriptor, self.path)
+        os.fdatasync(self._descriptor)
+        refuse_deleted(self._descriptor, self.path)
 
     def close(self) -> None:
         """Close the file.

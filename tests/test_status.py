@@ -41,7 +41,7 @@ class Folder:
     def write(self, *blocks: bytes, run: int = 0, rank: int = 1) -> Path:
         path = self.path / journal_name(run, rank)
         journal = Journal(str(path))
-        journal.append(blocks, is_durable=False)
+        journal.append(blocks)
         journal.close()
         return path
 
