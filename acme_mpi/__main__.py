@@ -189,14 +189,11 @@ def _load(runner: ChildRunner, options: Any) -> _Loaded:
         return _Loaded(Call(error=error), Call(error=error))
     wanted = _run_options(options, loaded["name"], loaded["n_tasks"])
     place = (loaded["sys_path"], os.getcwd())
-    call = Call(
-        *(wanted, loaded["func"], loaded["tasks"], loaded["buffers"]),
-        place=place, fingerprint=loaded["fingerprint"],
-    )  # fmt: skip
+    call = Call(wanted, packed=loaded["packed"], place=place, fingerprint=loaded["fingerprint"])
     if loaded["trial"] is None:
         return _Loaded(call, Call())
-    index, func, tasks, buffers = loaded["trial"]
-    trial = Call(measuring_options(wanted), func, tasks, buffers, place=place)
+    index, packed = loaded["trial"]
+    trial = Call(measuring_options(wanted), packed=packed, place=place)
     return _Loaded(call, trial, index)
 
 

@@ -22,6 +22,7 @@ from acme_mpi.errors import (
 )
 from acme_mpi.results import RowSpec
 from acme_mpi.rules import Rules
+from acme_mpi.segment import Segment
 from acme_mpi.storage import Stored
 from acme_mpi.tasks import TaskSet
 
@@ -142,9 +143,9 @@ class Call:
     options : Options or None
         Rank 0's count.
     func : bytes or None
-        This rank's pickled function; None: rank 0's is used.
-    tasks, buffers : ndarray of uint8, list of ndarray of uint8
-        The pickled `TaskSet`; rank 0's count.
+        This rank's pickled function; None: that of `packed`.
+    packed : Segment or None
+        The packed arguments; rank 0's count.
     own_func : callable or None
         The function itself, for ``isolate=False``.
     own_tasks : TaskSet or None
@@ -164,8 +165,7 @@ class Call:
 
     options: Options | None = None
     func: bytes | None = None
-    tasks: Any = None
-    buffers: list[Any] = field(default_factory=list)
+    packed: Segment | None = None
     own_func: Any = None
     own_tasks: TaskSet | None = None
     place: tuple[list[str], str] = field(default_factory=caller_place)

@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from acme_mpi.runner.base import pickle_given
 from acme_mpi.runner.frames import INSTALLED
 from acme_mpi.runner.hdf5_arguments import reduce_hdf5
+from acme_mpi.runner.pickling import pickle_given
 from acme_mpi.tasks import TaskSet, function_name
 
 UNKNOWN = "unknown"

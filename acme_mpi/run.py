@@ -1,18 +1,18 @@
 """One run, from the first index to the closed container.
 
-The life of a task: every rank enters `run`; rank 0's arguments are broadcast as bytes that agents
-do not unpickle. Rank 0's `Master` hands chunks of indices to the `Worker` of every rank; a worker
-gives them to its `Runner`, normally a child process, which calls the function; what comes back is
-written by the rank's `Store`, brought to the disk, recorded in the rank's `Journal`, and reported;
-the report is the request for the next chunk. At the end the stores make one container together,
-and every rank leaves with the same result or the same exception.
+The life of a task: every rank enters `run`; rank 0's arguments go to every node as one segment of
+shared memory, which agents do not unpickle. Rank 0's `Master` hands chunks of indices to the
+`Worker` of every rank; a worker gives them to its `Runner`, normally a child process, which calls
+the function; what comes back is written by the rank's `Store`, brought to the disk, recorded in the
+rank's `Journal`, and reported; the report is the request for the next chunk. At the end the stores
+make one container together, and every rank leaves with the same result or the same exception.
 
 Imports go downwards only: ``__main__, __init__, script_main`` > ``commands, parallel_map,
 foreground, options`` > ``api, cluster, dry_run, in_process`` > ``client`` > ``submit`` >
 ``script`` > ``run`` > ``loop, joblog, status_text`` > ``call, master, worker, status`` >
 ``storage, fingerprint, runner, journal, progress`` > ``comm, interrupts, deadline, messages,
-terminal`` > ``acme_arguments, keywords`` > ``tasks, schedule, durations, rules, results, checksum,
-offsets, errors``.
+terminal`` > ``segment, acme_arguments, keywords`` > ``tasks, schedule, durations, rules, results,
+checksum, offsets, errors``.
 """
 
 from __future__ import annotations
@@ -28,10 +28,8 @@ from collections.abc import Iterator
 from dataclasses import astuple
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from acme_mpi.call import Call, Options, Result
-from acme_mpi.comm import World, settle
+from acme_mpi.comm import World, settle, share
 from acme_mpi.deadline import deadline_s
 from acme_mpi.errors import AcmeMpiError, Failure, StoreError, summarize
 from acme_mpi.interrupts import INTERRUPTS
@@ -225,16 +223,11 @@ def _forget(world: World, start: _Start, log_file: str) -> None:
 
 
 def _share_assignment(world: World, call: Call, options: Options) -> Assignment:
-    """Bring rank 0's arguments to every rank, as bytes. Collective."""
-    everything = None
-    if world.is_master:
-        common = np.frombuffer(call.func or b"", np.uint8)
-        everything = [common, call.tasks, *call.buffers]
-    func, tasks, *buffers = world.bcast_buffers(everything)
+    """Bring rank 0's arguments to every node, as bytes. Collective."""
+    packed = share(world, call.packed) if call.own_tasks is None else None
     path, directory = world.bcast(call.place)
-    own_func = bytes(func) if call.func is None else call.func
     return Assignment(
-        *(own_func, tasks, buffers, path, directory, options.spec),
+        *(call.func, packed, path, directory, options.spec),
         in_memory=options.kind == "memory",
         as_pickles=options.kind == "pickle",
         may_pickle=options.may_pickle,

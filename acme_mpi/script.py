@@ -110,7 +110,7 @@ def _next_message(child: Child) -> tuple[Kind, Any] | None:
 
 
 def _to_call(content: Any, defaults: Options) -> Call:
-    options, func, tasks, buffers, place, fingerprint, error = content
+    options, packed, place, fingerprint, error = content
     if error is not None:
         return Call(error=unpack_error(error))
     fields = Options(*options)
@@ -119,7 +119,7 @@ def _to_call(content: Any, defaults: Options) -> Call:
     level = defaults.level if fields.level is None else fields.level
     bar = defaults.bar if fields.bar is None else fields.bar
     merged = replace(fields, root=root, bar=bar, level=level)
-    return Call(merged, func, tasks, buffers, place=tuple(place), fingerprint=fingerprint)
+    return Call(merged, packed=packed, place=tuple(place), fingerprint=fingerprint)
 
 
 def _serve_call(world: World, call: Call) -> tuple[Any, ...]:
@@ -244,10 +244,7 @@ def request(call: Call) -> Result:
     """
     options = None if call.options is None else astuple(call.options)
     error = pack_error(call.error)
-    wanted = (
-        *(options, call.func, call.tasks, call.buffers, call.place, dict(call.fingerprint)),
-        error,
-    )
+    wanted = options, call.packed, call.place, dict(call.fingerprint), error
     kind, *content = _ask(Kind.CALL, wanted)
     if kind == "error":
         raise unpack_error(content[0])

@@ -21,11 +21,12 @@ from acme_mpi.comm import (
     make_world,
     settle,
 )
-from acme_mpi.errors import AcmeMpiError, InputError
+from acme_mpi.errors import AcmeMpiError, InputError, StoreError
 from acme_mpi.fingerprint import digest, fingerprint_of, versions
 from acme_mpi.run import run, stop_runner
-from acme_mpi.runner.base import dump_object, pickle_given
+from acme_mpi.runner import packing
 from acme_mpi.runner.loading import join_values
+from acme_mpi.runner.pickling import pickle_given
 from acme_mpi.script import connection, is_connected, request
 from acme_mpi.storage.base import Stored, missing_value
 from acme_mpi.tasks import TaskSet
@@ -107,19 +108,23 @@ def pack(call: Call, world: World, func: Callable[..., Any] | None, tasks: TaskS
     ------
     InputError
         Something cannot be pickled.
+    StoreError
+        There is no room for the arguments.
     """
+    is_alone = world.size == 1  # otherwise every rank calls a function of its own
     try:
-        call.func = pickle_given(func)
+        if not is_alone:
+            call.func = pickle_given(func)
         if world.is_master:
-            call.tasks, call.buffers = dump_object(tasks)
-    except InputError:
+            call.packed = packing.pack(func if is_alone else None, tasks)
+    except (InputError, StoreError):
         raise
     except Exception as error:
         raise InputError(
             f"the function or an argument cannot be pickled: {error}; make open files, locks and "
             "connections inside the function"
         ) from None
-    if world.size > 1:
+    if not is_alone:
         # A rank that pickles an open file flushes it, too, and so changes its time of change.
         call.digests = {each.label: digest(each.value, False) for each in tasks.arguments}
 

@@ -24,6 +24,7 @@ from acme_mpi.runner.channel import (
     ChannelError,
     Kind,
 )
+from acme_mpi.segment import Segment
 
 
 @pytest.fixture
@@ -228,6 +229,40 @@ class TestEnd:
 
         with pytest.raises(ConnectionError):
             ends[1].send(Kind.CHUNK, (0, 1))
+
+
+class TestSegments:
+    @pytest.mark.parametrize("is_large", [False, True])
+    def test_they_travel_as_they_are(self, ends, is_large):
+        left, right = ends
+        sent = [Segment.of([b"spam"]), Segment.of([bytes(1_000_000)])]
+        more = np.zeros(INLINE_BYTES if is_large else 1)
+
+        left.send(Kind.TASKS, (*sent, more))
+        _, (*received, array) = right.receive()
+
+        assert [each.address.inode for each in received] == [each.address.inode for each in sent]
+        assert [each.n_bytes for each in received] == [4, 1_000_000]
+        assert np.array_equal(array, more)
+
+    def test_descriptors_are_closed_with_what_has_them(self, ends):
+        left, right = ends
+        before = os.listdir("/proc/self/fd")
+
+        for _ in range(3):
+            left.send(Kind.TASKS, Segment.of([b"spam"]))
+            right.receive()
+
+        assert os.listdir("/proc/self/fd") == before
+
+    def test_more_descriptors_than_segments_are_refused(self, raw_and_channel):
+        raw, channel = raw_and_channel
+        data, (descriptor,) = datagram_of(Segment.of([b"spam"]))
+        send_datagram(raw, data, [descriptor] * 2)
+        os.close(descriptor)
+
+        with pytest.raises(ChannelError, match="2 descriptors"):
+            channel.receive()
 
 
 class TestGarbage:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 import pytest
 
 import acme_mpi
-from acme_mpi.comm import TAG_CHUNK, TAG_REPORT, World, make_world
+from acme_mpi.comm import TAG_CHUNK, TAG_REPORT, World, make_world, share
 from acme_mpi.comm.launcher import launched_rank_and_size
+from acme_mpi.errors import StoreError
+from acme_mpi.segment import Segment
 
 IS_LAUNCHED = launched_rank_and_size(os.environ)[1] > 1
 
@@ -26,8 +27,11 @@ IS_LAUNCHED = launched_rank_and_size(os.environ)[1] > 1
 @pytest.mark.slow
 @pytest.mark.skipif(IS_LAUNCHED, reason="these are the ranks")
 @pytest.mark.parametrize("n", [2, 3])
-def test_on_real_ranks(mpiexec, n):
+def test_on_real_ranks(mpiexec, monkeypatch, tmp_path, n):
     options = ["--with-mpi", "--only-mpi", "-p", "no:cacheprovider", "-q", "--tb=short"]
+    # Each rank would tidy up what another one, or another run of pytest, is tidying up.
+    monkeypatch.setenv("PYTEST_DEBUG_TEMPROOT", str(tmp_path))
+    options += ["-o", "tmp_path_retention_policy=all"]
 
     ran = mpiexec(n, "-m", "pytest", *options, __file__, cwd=Path(__file__).parents[1])
 
@@ -155,19 +159,60 @@ def test_values_reach_every_rank(world, comm, on_rank_0):
 
 
 @pytest.mark.mpi(min_size=2)
-def test_buffers_reach_every_rank_in_slices(world, comm, on_rank_0, monkeypatch):
-    """Also empty ones, and those that are longer than one slice."""
+@pytest.mark.parametrize("n_bytes", [0, 1, 999, 1000, 1001, 5432])
+def test_a_segment_reaches_every_node_in_slices(world, comm, on_rank_0, monkeypatch, n_bytes):
+    """Every rank is taken for a node of its own: it gets a copy."""
     monkeypatch.setattr("acme_mpi.comm.mpi.SLICE_BYTES", 1000)
-    sizes = [0, 1, 999, 1000, 1001, 5432]
-    buffers = [np.arange(size).astype(np.uint8) for size in sizes]
+    monkeypatch.setattr(world, "hosts", [f"node {rank}" for rank in range(comm.size)])
+    monkeypatch.setattr(world, "host", f"node {comm.rank}")
+    content = bytes(k % 251 for k in range(n_bytes))
 
-    got = world.bcast_buffers(buffers if comm.rank == 0 else None)
+    got = share(world, Segment.of([content]) if comm.rank == 0 else None)
     large = world.gather(bytes(5000 + comm.rank))
-    everybody = on_rank_0([np.asarray(each).tolist() for each in got])
+    everybody = on_rank_0((bytes(got.view()), got.address.inode))
 
     if everybody is not None:
-        assert everybody == [[buffer.tolist() for buffer in buffers]] * comm.size
+        assert [each for each, _ in everybody] == [content] * comm.size
+        assert len({inode for _, inode in everybody}) == comm.size
         assert [len(each) for each in large] == [5000 + rank for rank in range(comm.size)]
+
+
+@pytest.mark.mpi(min_size=3)
+@pytest.mark.parametrize("is_open", [True, False])
+def test_the_first_rank_of_a_node_has_the_copy(world, comm, on_rank_0, monkeypatch, is_open):
+    """Unless it cannot be opened: then every rank has its own."""
+    if not is_open:
+        monkeypatch.setattr("acme_mpi.comm.sharing._open", lambda address: None)
+    monkeypatch.setattr(world, "hosts", ["here", "there", "there"])
+    monkeypatch.setattr(world, "host", "there" if comm.rank else "here")
+
+    got = share(world, Segment.of([b"spam"]) if comm.rank == 0 else None)
+    everybody = on_rank_0((bytes(got.view()), got.address.inode))
+
+    if everybody is not None:
+        assert [each for each, _ in everybody] == [b"spam"] * 3
+        assert len({inode for _, inode in everybody}) == (2 if is_open else 3)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_node_without_room_is_told_to_all(world, comm, on_rank_0, monkeypatch):
+    def reserve(n_bytes):
+        raise StoreError(f"no room for {n_bytes} bytes")
+
+    monkeypatch.setattr(world, "hosts", [f"node {rank}" for rank in range(comm.size)])
+    monkeypatch.setattr(world, "host", f"node {comm.rank}")
+    segment = Segment.of([b"spam"]) if comm.rank == 0 else None
+    if comm.rank == 1:
+        monkeypatch.setattr(Segment, "reserve", reserve)
+
+    try:
+        told = str(share(world, segment))
+    except StoreError as error:
+        told = str(error)
+    everybody = on_rank_0(told)
+
+    if everybody is not None:
+        assert everybody == ["rank 1: no room for 4 bytes"] * comm.size
 
 
 @pytest.mark.mpi(min_size=2)

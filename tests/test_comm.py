@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from acme_mpi.comm import (
@@ -30,8 +29,10 @@ from acme_mpi.comm import (
     make_world,
     mpi,
     refuse_singletons,
+    share,
 )
 from acme_mpi.errors import LaunchError
+from acme_mpi.segment import Segment
 
 N_MESSAGES = 20
 
@@ -129,23 +130,21 @@ class Contract:
     def expect_scatter(self, rank: int, size: int) -> Any:
         return f"for {rank}"
 
-    def check_bcast_buffers(self, world: World, folder: Path) -> Any:
-        sizes = [0, 1, 99, 100, 101, 5000]
-        buffers = [np.arange(n, dtype=np.uint8) for n in sizes] if world.is_master else None
-        received = world.bcast_buffers(buffers)
-        return [
-            each.dtype == np.uint8 and np.array_equal(each, np.arange(n, dtype=np.uint8))
-            for n, each in zip(sizes, received, strict=True)
-        ]
+    def check_bcast_bytes_reach_those_who_give_room(self, world: World, folder: Path) -> Any:
+        room = bytearray(b"abc" if world.is_master else 3)
+        world.bcast_bytes(None if world.rank == 1 else memoryview(room))
+        return list(room)
 
-    def expect_bcast_buffers(self, rank: int, size: int) -> Any:
-        return [True] * 6
+    def expect_bcast_bytes_reach_those_who_give_room(self, rank: int, size: int) -> Any:
+        return [0, 0, 0] if rank == 1 else list(b"abc")
 
-    def check_bcast_of_no_buffers(self, world: World, folder: Path) -> Any:
-        return world.bcast_buffers([] if world.is_master else None)
+    def check_share(self, world: World, folder: Path) -> Any:
+        shared = share(world, Segment.of([b"spam", b"and eggs"]) if world.is_master else None)
+        inodes = world.allgather(shared.address.inode)
+        return [bytes(shared.view()).decode(), len(set(inodes))]
 
-    def expect_bcast_of_no_buffers(self, rank: int, size: int) -> Any:
-        return []
+    def expect_share(self, rank: int, size: int) -> Any:
+        return ["spamand eggs", 1]
 
     def check_nobody_leaves_a_barrier_before_all_have_come(self, world: World, folder: Path) -> Any:
         seen = []

@@ -41,9 +41,9 @@ from acme_mpi.runner.base import (
     Returned,
     Runner,
     Unready,
-    dump_object,
 )
 from acme_mpi.runner.inline import InlineRunner
+from acme_mpi.runner.packing import pack
 from acme_mpi.schedule import Factoring, FixedChunks
 from acme_mpi.storage import Layout, MemoryStore
 from acme_mpi.tasks import distribute
@@ -544,11 +544,9 @@ class TestStorageLost:
         def f(x):
             raise StoreError("closed on Sundays")
 
-        data, buffers = dump_object(distribute(f, [[1, 2]], {}))
+        packed = pack(None, distribute(f, [[1, 2]], {}))
         world, runner = SerialWorld(), InlineRunner(f)
-        runner.prepare(
-            Assignment(cloudpickle.dumps(f), data, buffers, sys.path, os.getcwd(), None, True)
-        )
+        runner.prepare(Assignment(cloudpickle.dumps(f), packed, sys.path, os.getcwd(), None, True))
         worker = Worker(world, runner, MemoryStore(world, Layout("", "f"), None, 2))
         master = Master(world, FixedChunks(2, 1), Progress(2, bar=False), {0})
         while not (master.is_finished and worker.is_finished):

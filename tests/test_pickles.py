@@ -16,7 +16,8 @@ from acme_mpi.comm import SerialWorld, ThreadWorld
 from acme_mpi.errors import StoreError
 from acme_mpi.journal import AS_GROUPS, AS_PICKLES, AS_ROWS, Journal, pack_record
 from acme_mpi.results import Content
-from acme_mpi.runner.base import Outcome, pickle_result
+from acme_mpi.runner.base import Outcome
+from acme_mpi.runner.pickling import pickle_result
 from acme_mpi.storage.base import Layout
 from acme_mpi.storage.folders import choose_layout, make_folders, mark_finished, remove_old_runs
 from acme_mpi.storage.pickles import PickleStore, emergency_pickles

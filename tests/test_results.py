@@ -20,7 +20,7 @@ from acme_mpi.results import (
     to_parts,
     to_row,
 )
-from acme_mpi.runner.base import Frozen, dump_values, load_object
+from acme_mpi.runner.pickling import Frozen, dump_values, load_values
 
 LARGE = np.arange(PLACED_BYTES // 8, dtype=np.float64)  # just large enough to be placed
 POINT = np.dtype([("x", "<f8"), ("n", "<i2")])
@@ -435,7 +435,7 @@ class TestEncoder:
 
         content = encode(values, in_memory=True)
 
-        loaded = load_object(content.values, content.buffers)
+        loaded = load_values(content.values, content.buffers)
         assert repr(loaded) == repr(values)
 
     @pytest.mark.parametrize("spec", [None, spec_of(None, 2), spec_of(None, np.inf)])
@@ -480,7 +480,7 @@ class TestEncoder:
         content = encoder.take()
 
         if content.values is not None:
-            rows = load_object(content.values, content.buffers)
+            rows = load_values(content.values, content.buffers)
         elif content.rows is not None:
             rows = content.rows
         else:

@@ -20,7 +20,7 @@ import cloudpickle
 import numpy as np
 import pytest
 
-from acme_mpi import PerTask
+from acme_mpi import PerTask, Shared
 from acme_mpi.results import PLACED_BYTES, Encoder, is_placed, parts_of
 from acme_mpi.runner import base, process
 from acme_mpi.runner.base import (
@@ -33,13 +33,12 @@ from acme_mpi.runner.base import (
     Runner,
     Unready,
     describe_failure,
-    dump_object,
-    load_object,
-    pickle_given,
     run_chunk,
 )
 from acme_mpi.runner.child import ChildRunner
 from acme_mpi.runner.inline import InlineRunner
+from acme_mpi.runner.packing import pack
+from acme_mpi.runner.pickling import load_values, pickle_given
 from acme_mpi.runner.process import child_environment, ending_text
 from acme_mpi.tasks import distribute
 
@@ -52,11 +51,9 @@ LARGE = np.arange(PLACED_BYTES // 8, dtype=np.float64)
 def make_assignment(func, *args, spec=None, in_memory=True, can_place=False, **kwargs):
     """Return the assignment of a run; results stay in memory unless said otherwise."""
     tasks = distribute(func, args, kwargs)
-    data, buffers = dump_object(tasks)
     return Assignment(
         pickle_given(func),
-        np.array(data),
-        [np.array(each) for each in buffers],
+        pack(None, tasks),
         list(sys.path),
         os.getcwd(),
         spec,
@@ -114,7 +111,7 @@ def values_by_index(outcomes: list[Outcome]) -> dict[int, Any]:
     values = {}
     for outcome in outcomes:
         if outcome.content.values is not None:
-            loaded = load_object(outcome.content.values, outcome.content.buffers or [])
+            loaded = load_values(outcome.content.values, outcome.content.buffers or [])
             indices = [index for run in outcome.succeeded() for index in run]
             values.update(zip(indices, loaded, strict=True))
     return values
@@ -275,16 +272,21 @@ class TestContract:
             np.testing.assert_array_equal(values[index][0], array)
             assert values[index][1] == "text"
 
+    @pytest.mark.parametrize("mark", [PerTask, Shared])
     @pytest.mark.parametrize("n_bytes", [8, 10_000, 20_000, 50_000, 70_000, 3_000_000])
-    def test_a_function_may_write_into_arguments_of_any_size(self, runner, n_bytes):
-        def f(x):
+    def test_a_function_cannot_write_into_arrays_of_any_size(self, runner, n_bytes, mark):
+        def f(x, k):
+            own = x.copy()
+            own += 1
             x += 1
-            return x[0]
 
-        outcomes = self.run(runner, f, PerTask(np.zeros((2, n_bytes // 8))))
+        outcomes = self.run(runner, f, mark(np.zeros((2, n_bytes // 8))), [1, 2])
 
-        assert failures_by_index(outcomes) == {}
-        assert values_by_index(outcomes) == {0: 1.0, 1: 1.0}
+        failures = failures_by_index(outcomes)
+        assert list(failures) == [0, 1]
+        assert all(fields["type"] == "ValueError" for fields in failures.values())
+        assert all("read-only (" in fields["message"] for fields in failures.values())
+        assert all("write into a copy" in fields["message"] for fields in failures.values())
 
     def test_results_for_files_are_parts(self, runner):
         outcomes = self.run(runner, lambda x: (x, "text", None), [1, 2], in_memory=False)

@@ -28,7 +28,8 @@ from acme_mpi.comm import SerialWorld, ThreadWorld, World, finalize, make_world
 from acme_mpi.errors import InputError, StoreError
 from acme_mpi.journal import pack_record, read_journal
 from acme_mpi.results import PLACED_BYTES, Encoder, RowSpec, make_row_spec, to_parts
-from acme_mpi.runner.base import Frozen, Outcome, dump_values
+from acme_mpi.runner.base import Outcome
+from acme_mpi.runner.pickling import Frozen, dump_values
 from acme_mpi.storage import Layout, MemoryStore, Store, Stored, container, make_store, payload
 from acme_mpi.storage.beginning import Wanted, begin
 from acme_mpi.storage.committer import Committer

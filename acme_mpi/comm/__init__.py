@@ -14,6 +14,7 @@ from acme_mpi.comm.launcher import (
     refuse_singletons,
 )
 from acme_mpi.comm.mpi import MpiWorld, finalize, make_world
+from acme_mpi.comm.sharing import share
 from acme_mpi.comm.twins import SerialWorld, ThreadWorld
 
 __all__ = [
@@ -34,5 +35,6 @@ __all__ = [
     "pack_error",
     "refuse_singletons",
     "settle",
+    "share",
     "unpack_error",
 ]

@@ -54,10 +54,13 @@ class World(ABC):
         This rank, and the number of ranks.
     host : str
         Name of this rank's node.
+    hosts : list of str
+        The same of every rank.
     """
 
     rank: int
     size: int
+    hosts: list[str]
 
     def __init__(self) -> None:
         self.host = socket.gethostname()
@@ -97,8 +100,14 @@ class World(ABC):
         """Return `root`'s value on every rank. Collective; plain Python values, no user's types."""
 
     @abstractmethod
-    def bcast_buffers(self, buffers: Sequence[Any] | None) -> list[Any]:
-        """Return rank 0's arrays of uint8 on every rank, each of any length. Collective."""
+    def bcast_bytes(self, view: memoryview | None) -> None:
+        """Copy rank 0's bytes into those that some other ranks give. Collective.
+
+        Parameters
+        ----------
+        view : memoryview or None
+            Of uint8, of any length, the same on all ranks that give one.
+        """
 
     @abstractmethod
     def gather(self, value: T) -> list[T] | None:

@@ -64,7 +64,7 @@ class MpiWorld(World):
     def _meet_neighbours(self) -> list[Neighbour]:
         """Return the ranks that this one watches. Collective."""
         places = self.allgather((self.host, os.getpid()))
-        hosts = [host for host, _ in places]
+        hosts = self.hosts = [host for host, _ in places]
         found: list[Neighbour] = []
         here = [rank for rank, host in enumerate(hosts) if host == self.host]
         if len(here) > 1:
@@ -125,16 +125,15 @@ class MpiWorld(World):
         shared: T = self._comm.bcast(value, root)
         return shared
 
-    def bcast_buffers(self, buffers: Sequence[Any] | None) -> list[Any]:
-        """Return rank 0's arrays, moved in slices."""
-        if self.size == 1:
-            return list(buffers or [])
-        sizes = self.bcast(None if buffers is None else [len(each) for each in buffers])
-        arrays = list(buffers or [np.empty(size, np.uint8) for size in sizes])
-        for data in arrays:
-            for start in range(0, len(data), SLICE_BYTES):
-                self._comm.Bcast([data[start : start + SLICE_BYTES], self._mpi.BYTE], 0)
-        return arrays
+    def bcast_bytes(self, view: memoryview | None) -> None:
+        """Copy rank 0's bytes, moved in slices between the ranks that give any."""
+        self.barrier()
+        color = self._mpi.UNDEFINED if view is None else 0
+        part = self._comm.Split(color, self.rank)
+        if view is not None:
+            for start in range(0, len(view), SLICE_BYTES):
+                part.Bcast([view[start : start + SLICE_BYTES], self._mpi.BYTE], 0)
+            part.Free()
 
     def gather(self, value: T) -> list[T] | None:
         """Return the list of all values on rank 0; each may be larger than 2 GiB."""

@@ -18,6 +18,10 @@ class SerialWorld(World):
 
     rank, size = 0, 1
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.hosts = [self.host]
+
     def _send(self, dest: int, tag: int, message: Sequence[int]) -> None:
         raise AssertionError(f"no rank {dest} in a world of one")
 
@@ -31,9 +35,8 @@ class SerialWorld(World):
         """Return the value."""
         return value  # type: ignore[return-value]
 
-    def bcast_buffers(self, buffers: Sequence[Any] | None) -> list[Any]:
-        """Return the arrays."""
-        return list(buffers or [])
+    def bcast_bytes(self, view: memoryview | None) -> None:
+        """Do nothing: nobody else gives any."""
 
     def gather(self, value: T) -> list[T]:
         """Return a list of one."""
@@ -71,6 +74,7 @@ class ThreadWorld(World):
     def __init__(self, rank: int, meeting: _Meeting) -> None:
         super().__init__()
         self.rank, self.size = rank, len(meeting.slots)
+        self.hosts = [self.host] * self.size
         self._meeting = meeting
 
     @classmethod
@@ -128,9 +132,12 @@ class ThreadWorld(World):
         shared: T = self._exchange(value)[root]
         return shared
 
-    def bcast_buffers(self, buffers: Sequence[Any] | None) -> list[Any]:
-        """Return rank 0's arrays."""
-        return list(self._exchange(buffers)[0])
+    def bcast_bytes(self, view: memoryview | None) -> None:
+        """Copy rank 0's bytes."""
+        source = self._exchange(view)[0]
+        if view is not None and not self.is_master:
+            view[:] = source
+        self.barrier()
 
     def gather(self, value: T) -> list[T] | None:
         """Return the list of all values on rank 0."""

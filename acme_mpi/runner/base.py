@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
 import sys
@@ -11,16 +10,14 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from types import CodeType
 from typing import Any
-
-import cloudpickle
-import numpy as np
 
 from acme_mpi.results import Content, Encoder, Place, ResultError, RowSpec
 from acme_mpi.runner.frames import innermost_line, user_frames
-from acme_mpi.runner.hdf5_arguments import reduce_hdf5
 from acme_mpi.runner.memory import forget_peak, peak_bytes
+from acme_mpi.runner.packing import unpack
+from acme_mpi.runner.pickling import Frozen, dump_values, pickle_result, text_of
+from acme_mpi.segment import Segment
 from acme_mpi.tasks import TaskSet
 
 REPORT_NS = 50_000_000  # results leave the runner at least this often between two tasks
@@ -100,12 +97,10 @@ class Assignment:
 
     Attributes
     ----------
-    func : bytes
-        The pickled function.
-    tasks : ndarray of uint8
-        The pickled `TaskSet`; `buffers` holds its large arrays.
-    buffers : list of ndarray of uint8
-        Out-of-band buffers of `tasks`.
+    func : bytes or None
+        The pickled function of this rank; None: that of `packed`.
+    packed : Segment or None
+        What `pack` has packed; None: this process has the tasks themselves.
     sys_path : list of str
         The caller's module search path.
     directory : str
@@ -124,9 +119,8 @@ class Assignment:
         Those that HDF5 cannot hold become pickles.
     """
 
-    func: bytes
-    tasks: Any
-    buffers: list[Any]
+    func: bytes | None
+    packed: Segment | None
     sys_path: list[str]
     directory: str
     spec: tuple[Any, ...] | None = None
@@ -140,6 +134,33 @@ class Assignment:
     def row_spec(self) -> RowSpec | None:
         """The form of the results."""
         return None if self.spec is None else RowSpec(*self.spec)
+
+
+def load_assignment(assignment: Assignment) -> tuple[Any, TaskSet]:
+    """Return function and tasks, loaded where the caller is.
+
+    Raises
+    ------
+    BaseException
+        Whatever the user's modules and objects raise.
+    """
+    sys.path[:] = assignment.sys_path
+    os.chdir(assignment.directory)
+    assert assignment.packed is not None
+    func, tasks = unpack(assignment.packed)
+    return pickle.loads(assignment.func) if assignment.func is not None else func, tasks
+
+
+def load_tasks(assignment: Assignment) -> TaskSet:
+    """Return the tasks alone, for a process that has the function itself.
+
+    Raises
+    ------
+    BaseException
+        Whatever the user's objects raise.
+    """
+    assert assignment.packed is not None
+    return unpack(assignment.packed)[1]
 
 
 def make_encoder(assignment: Assignment, place: Place | None = None) -> Encoder:
@@ -378,15 +399,17 @@ def describe_failure(
     frames = user_frames(error)
     location = innermost_line(frames)
     if isinstance(error, SystemExit):
-        kind, message = "exit", f"the function called sys.exit({_text(error.code, repr)})"
+        kind, message = "exit", f"the function called sys.exit({text_of(error.code, repr)})"
     elif isinstance(error, MediumError):
-        kind, message, frames = MEDIUM, _text(error), []
+        kind, message, frames = MEDIUM, text_of(error), []
     elif isinstance(error, ResultError):
-        text = _text(error)
+        text = text_of(error)
         lead = "" if text.startswith("expected") else "the function returned "
         kind, message, location, frames = "ResultError", lead + text, "", []
     else:
-        kind, message = type(error).__name__, _text(error)
+        kind, message = type(error).__name__, text_of(error)
+        if kind == "ValueError" and message.endswith("is read-only"):
+            message += " (arrays among the arguments are shared by all tasks: write into a copy)"
     try:
         call = tasks.call_text(name, index) if tasks is not None else ""
     except Exception:
@@ -400,130 +423,3 @@ def describe_failure(
         "traceback": "".join([*lines, f"{kind}: {message}\n"]) if frames else "",
         "call": call,
     }
-
-
-def _text(value: Any, convert: Callable[[Any], str] = str) -> str:
-    """Return an object of the user's as text, whatever its own methods do."""
-    try:
-        return convert(value)[:2000]
-    except BaseException as error:
-        return f"(its text cannot be had: {type(error).__name__})"
-
-
-class Frozen:
-    """A return value as it was when the function returned it; loads as that value.
-
-    Parameters
-    ----------
-    value : object
-        Pickled at once.
-
-    Raises
-    ------
-    ResultError
-        It cannot be pickled.
-    """
-
-    def __init__(self, value: Any) -> None:
-        self._data = pickle_result(value)
-
-    @property
-    def n_bytes(self) -> int:
-        """Size of the pickle."""
-        return len(self._data)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as the instruction to load the value."""
-        return pickle.loads, (self._data,)
-
-
-def pickle_result(value: Any) -> bytes:
-    """Return a pickle that plain `pickle` reads.
-
-    Raises
-    ------
-    ResultError
-        The value cannot be pickled either.
-    """
-    try:
-        data: bytes = cloudpickle.dumps(value, protocol=5)
-    except Exception as error:
-        raise ResultError(f"a value that cannot be pickled: {_text(error)}") from None
-    return data
-
-
-def dump_values(values: list[Any]) -> tuple[bytes, list[Any]]:
-    """Pickle return values, each plain or `Frozen`; large arrays become out-of-band buffers."""
-    buffers: list[Any] = []
-    data = cloudpickle.dumps(values, protocol=5, buffer_callback=_collect(buffers))
-    return data, buffers
-
-
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Pickle what users give: open HDF5 files by their names, all else as cloudpickle does."""
-
-    def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, CodeType):
-            return self._reduce_code(value)
-        reduced = reduce_hdf5(value)
-        return super().reducer_override(value) if reduced is None else reduced
-
-    def _reduce_code(self, code: CodeType) -> Any:
-        """Keep the name of the file, for tracebacks; cloudpickle 3.1.3 and later leave it out."""
-        rebuild, fields = self.dispatch_table[CodeType](code)
-        return rebuild, tuple(code.co_filename if _is_left_out(f) else f for f in fields)
-
-
-def _is_left_out(field: Any) -> bool:
-    return isinstance(field, str) and field == "<dynamic-code>"
-
-
-def pickle_given(value: Any, take: Callable[[pickle.PickleBuffer], bool] | None = None) -> bytes:
-    """Pickle a function or an argument.
-
-    Parameters
-    ----------
-    value : object
-        What the user has given.
-    take : callable, optional
-        The pickler's `buffer_callback`.
-
-    Raises
-    ------
-    InputError
-        An open HDF5 file among it cannot be opened by others.
-    Exception
-        Whatever its own methods raise.
-    """
-    file = io.BytesIO()
-    _Pickler(file, protocol=5, buffer_callback=take).dump(value)
-    return file.getvalue()
-
-
-def dump_object(value: Any) -> tuple[Any, list[Any]]:
-    """Pickle a function or a TaskSet as (array of uint8, buffers)."""
-    buffers: list[Any] = []
-    data = pickle_given(value, _collect(buffers))
-    return np.frombuffer(data, np.uint8), buffers
-
-
-def load_object(data: Any, buffers: list[Any]) -> Any:
-    """Undo `dump_object` and `dump_values`."""
-    return pickle.loads(data, buffers=buffers)
-
-
-def _collect(buffers: list[Any]) -> Callable[[pickle.PickleBuffer], bool]:
-    def take(buffer: pickle.PickleBuffer) -> bool:
-        raw = buffer.raw()
-        if raw.nbytes < 16 * 1024:
-            return True
-        buffers.append(np.frombuffer(raw, np.uint8))
-        return False
-
-    return take
-
-
-def enter_caller(assignment: Assignment) -> None:
-    """Take over the caller's module search path and working directory."""
-    sys.path[:] = assignment.sys_path
-    os.chdir(assignment.directory)

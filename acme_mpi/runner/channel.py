@@ -1,13 +1,15 @@
 """Messages between an agent and a child process on the same node.
 
 One message is one datagram; what does not fit travels as a sealed memory file whose descriptor
-goes along. Messages hold plain Python values and NumPy arrays: the receiver unpickles nothing
-else, and recognises garbage that user code may have written into the descriptor.
+goes along. Messages hold plain Python values, NumPy arrays, and segments of shared memory, which
+travel as their descriptors: the receiver unpickles nothing else, and recognises garbage that user
+code may have written into the descriptor.
 """
 
 from __future__ import annotations
 
 import array
+import copyreg
 import fcntl
 import io
 import mmap
@@ -19,11 +21,14 @@ import zlib
 from enum import IntEnum
 from typing import Any
 
+from acme_mpi.segment import Segment
+
 MAGIC = b"acmi"
 HEADER = struct.Struct("<4sBBHIQ")  # magic, kind, in a memory file?, buffers, crc32, body bytes
 INLINE_BYTES = 64 * 1024  # a datagram has to fit into a socket buffer
 OUT_OF_BAND_BYTES = 16 * 1024
 MAX_BUFFERS = 4096
+MAX_DESCRIPTORS = 8
 
 
 class ChannelError(Exception):
@@ -68,12 +73,30 @@ class _PlainUnpickler(pickle.Unpickler):
     }
     _NAMES = frozenset({"_reconstruct", "_frombuffer", "scalar", "ndarray", "dtype"})
 
+    def __init__(self, file: Any, buffers: list[memoryview], descriptors: list[int]) -> None:
+        super().__init__(file, buffers=buffers)
+        self.used = used = set[int]()  # numbers of the descriptors that are segments
+
+        def segment(number: int) -> Segment:
+            used.add(number)
+            return Segment(os.dup(descriptors[number]))
+
+        # No method: what is loaded would refer to this object, and that to what is loaded.
+        self._segment = segment
+
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == (__name__, _sent_segment.__name__):
+            return self._segment
         if (module, name) == ("builtins", "complex") or (
             module in self._NUMPY and name in self._NAMES
         ):
             return super().find_class(module, name)
         raise ChannelError(f"a message holds a {module}.{name}")
+
+
+def _sent_segment(number: int) -> Segment:
+    """Stand in a message for the segment whose descriptor goes along as number so and so."""
+    raise AssertionError("only a channel's receiver knows its descriptors")
 
 
 class Channel:
@@ -110,6 +133,7 @@ class Channel:
     def send(self, kind: Kind, content: Any = None) -> None:
         """Send one message; large arrays inside `content` are not copied into the pickle."""
         buffers: list[pickle.PickleBuffer] = []
+        descriptors: list[int] = []
 
         def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
             if buffer.raw().nbytes < OUT_OF_BAND_BYTES or len(buffers) >= MAX_BUFFERS:
@@ -117,22 +141,32 @@ class Channel:
             buffers.append(buffer)
             return False
 
-        body = pickle.dumps(content, protocol=5, buffer_callback=keep_in_band)
-        pieces = [memoryview(body), *(buffer.raw() for buffer in buffers)]
+        def send_along(segment: Segment) -> Any:
+            descriptors.append(segment.descriptor)
+            return _sent_segment, (len(descriptors) - 1,)
+
+        file = io.BytesIO()
+        pickler = pickle.Pickler(file, protocol=5, buffer_callback=keep_in_band)
+        pickler.dispatch_table = copyreg.dispatch_table | {Segment: send_along}
+        pickler.dump(content)
+        pieces = [file.getbuffer(), *(buffer.raw() for buffer in buffers)]
         sizes = struct.pack(f"<{len(pieces)}Q", *(piece.nbytes for piece in pieces))
         n_bytes = len(sizes) + sum(piece.nbytes for piece in pieces)
         if n_bytes <= INLINE_BYTES:
             data = b"".join([sizes, *pieces])
             header = HEADER.pack(MAGIC, kind, 0, len(pieces), zlib.crc32(data), n_bytes)
-            self._socket.sendmsg([header, data])
+            self._send_datagram([header, data], descriptors)
             return
         descriptor = _sealed_memory(sizes, pieces, n_bytes)
         try:
             header = HEADER.pack(MAGIC, kind, 1, len(pieces), zlib.crc32(sizes), n_bytes)
-            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))
-            self._socket.sendmsg([header, sizes], [rights])
+            self._send_datagram([header, sizes], [*descriptors, descriptor])
         finally:
             os.close(descriptor)
+
+    def _send_datagram(self, data: list[bytes], descriptors: list[int]) -> None:
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
+        self._socket.sendmsg(data, [rights] if descriptors else [])
 
     def receive(self, wait: bool = True) -> tuple[Kind, Any] | None:
         """Return (kind, content) of the next message; None if there is none and `wait` is false.
@@ -164,14 +198,14 @@ class Channel:
                 os.close(descriptor)
 
     def _next_datagram(self, flags: int) -> tuple[bytes, list[tuple[int, int, bytes]]]:
-        room = INLINE_BYTES + 8 * MAX_BUFFERS + HEADER.size
+        room = INLINE_BYTES + 8 * MAX_BUFFERS + HEADER.size, socket.CMSG_SPACE(4 * MAX_DESCRIPTORS)
         try:
-            data, ancillary, _, _ = self._socket.recvmsg(room, socket.CMSG_SPACE(4), flags)
+            data, ancillary, _, _ = self._socket.recvmsg(*room, flags)
         except ConnectionError:
             # The other side has gone with messages unread. That is told once, before the messages
             # that it had sent.
             try:
-                data, ancillary, _, _ = self._socket.recvmsg(room, socket.CMSG_SPACE(4), flags)
+                data, ancillary, _, _ = self._socket.recvmsg(*room, flags)
             except ConnectionError as error:
                 raise EOFError(str(error)) from None
         return data, ancillary
@@ -205,7 +239,7 @@ def _decode(data: bytes, descriptors: list[int]) -> tuple[Kind, Any]:
         raise ChannelError("a damaged message")
     sizes = struct.unpack_from(f"<{n_pieces}Q", head)
     # Arrays in a message can be written to by whoever gets them.
-    body = _map_memory(descriptors, n_bytes) if in_memory else memoryview(bytearray(head))
+    body = _map_memory(descriptors[-1:], n_bytes) if in_memory else memoryview(bytearray(head))
     if body.nbytes != n_bytes or 8 * n_pieces + sum(sizes) != n_bytes:
         raise ChannelError("a message of the wrong length")
     pieces, offset = [], 8 * n_pieces
@@ -213,7 +247,10 @@ def _decode(data: bytes, descriptors: list[int]) -> tuple[Kind, Any]:
         pieces.append(body[offset : offset + size])
         offset += size
     try:
-        content = _PlainUnpickler(io.BytesIO(pieces[0]), buffers=pieces[1:]).load()
+        unpickler = _PlainUnpickler(io.BytesIO(pieces[0]), pieces[1:], descriptors)
+        content = unpickler.load()
+        if len(unpickler.used) + in_memory != len(descriptors):
+            raise ChannelError(f"a message with {len(descriptors)} descriptors")
         return Kind(kind), content
     except ChannelError:
         raise

@@ -18,8 +18,7 @@ from acme_mpi.results import Encoder
 from acme_mpi.runner.base import (
     Assignment,
     MediumError,
-    enter_caller,
-    load_object,
+    load_assignment,
     make_encoder,
     run_chunk,
 )
@@ -136,9 +135,7 @@ class Server:
     def _load(self, assignment: Assignment) -> None:
         self._run = None
         try:
-            enter_caller(assignment)
-            func = load_object(assignment.func, [])
-            tasks = load_object(assignment.tasks, assignment.buffers)
+            func, tasks = load_assignment(assignment)
         except BaseException as error:
             reason = f"{type(error).__name__}: {error}"
             reason = f"{socket.gethostname()}: {reason}"

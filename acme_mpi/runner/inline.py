@@ -15,8 +15,8 @@ from acme_mpi.runner.base import (
     Returned,
     Runner,
     Unready,
-    enter_caller,
-    load_object,
+    load_assignment,
+    load_tasks,
     make_encoder,
     run_chunk,
 )
@@ -57,13 +57,11 @@ class InlineRunner(Runner):
         self._start = Ready()
         self._words[DRAIN] = 0
         try:
-            self._tasks: TaskSet = self._own_tasks or load_object(
-                assignment.tasks, assignment.buffers
-            )
-            self._func = self._own
-            if self._func is None:
-                enter_caller(assignment)
-                self._func = load_object(assignment.func, [])
+            if self._own is None:
+                self._func, self._tasks = load_assignment(assignment)
+            else:
+                self._func = self._own
+                self._tasks = self._own_tasks or load_tasks(assignment)
             self._name = function_name(self._func)
         except Exception as error:
             self._start = Unready(f"{type(error).__name__}: {error}")

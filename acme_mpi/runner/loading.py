@@ -11,7 +11,6 @@ import importlib
 import importlib.util
 import json
 import os
-import pickle
 import random
 import sys
 import traceback
@@ -22,9 +21,10 @@ from typing import Any
 from acme_mpi.errors import InputError
 from acme_mpi.fingerprint import fingerprint_of, versions
 from acme_mpi.runner.argument_files import load_arguments
-from acme_mpi.runner.base import dump_object, load_object
 from acme_mpi.runner.frames import user_frames
 from acme_mpi.runner.measure import Measured
+from acme_mpi.runner.packing import pack
+from acme_mpi.runner.pickling import load_values
 from acme_mpi.tasks import (
     PerTask,
     Shared,
@@ -219,12 +219,12 @@ def prepare_command(request: Mapping[str, Any]) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``name, n_tasks, func, tasks, buffers, sys_path, fingerprint``, or ``error`` with the text.
-        If the request has a `trial`, also ``trial``: index, function and task of a dry-run.
+        ``name, n_tasks, packed, sys_path, fingerprint``, or ``error`` with the text. If the request
+        has a `trial`, also ``trial``: the index, and function and task packed, of a dry-run.
     """
     try:
         func, tasks = load_command(request)
-        data, buffers = dump_object(tasks)
+        packed = pack(_ByTarget(request["target"]), tasks)  # type: ignore[arg-type]
         trial = _prepare_trial(request, tasks)
         fingerprint = {}
         if request["shaping"] is not None:
@@ -236,9 +236,7 @@ def prepare_command(request: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": function_name(func),
         "n_tasks": tasks.n_tasks,
-        "func": pickle.dumps(_ByTarget(request["target"])),
-        "tasks": data,
-        "buffers": buffers,
+        "packed": packed,
         "sys_path": list(sys.path),
         "fingerprint": fingerprint,
         "trial": trial,
@@ -252,7 +250,7 @@ def _prepare_trial(request: Mapping[str, Any], tasks: TaskSet) -> tuple[Any, ...
         raise InputError("--dry-run needs a task, and there are none")
     index = random.randrange(tasks.n_tasks)
     measured = Measured(_ByTarget(request["target"]), *request["trial"])  # type: ignore[arg-type]
-    return index, pickle.dumps(measured), *dump_object(tasks.only(index))
+    return index, pack(measured, tasks.only(index))
 
 
 def show_values(pieces: Sequence[Any], n_tasks: int) -> None:
@@ -273,7 +271,7 @@ def join_values(pieces: Sequence[Any], n_tasks: int) -> list[Any]:
     """Return the list of all values in task order, None where there is none."""
     values: list[Any] = [None] * n_tasks
     for runs, data, buffers in pieces:
-        loaded = load_object(data, buffers or [])
+        loaded = load_values(data, buffers or [])
         done = 0
         for start, stop in runs:
             values[start:stop] = loaded[done : done + stop - start]

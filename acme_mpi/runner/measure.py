@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from acme_mpi.results import Encoder, RowSpec, is_pickle, parts_of
-from acme_mpi.runner.base import pickle_result
 from acme_mpi.runner.memory import forget_peak, peak_bytes, status_bytes
+from acme_mpi.runner.pickling import pickle_result
 
 # What `Measured` returns: elapsed seconds, peak memory of this process and memory of its agent in
 # bytes, bytes of the result.

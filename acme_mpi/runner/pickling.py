@@ -1,0 +1,130 @@
+"""Pickles of what users give, functions and arguments, and of what their functions return."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable
+from types import CodeType
+from typing import Any
+
+import cloudpickle
+import numpy as np
+
+from acme_mpi.results import ResultError
+from acme_mpi.runner.hdf5_arguments import reduce_hdf5
+
+OUT_OF_BAND_BYTES = 16 * 1024  # arrays from here on stand beside the pickle, and are not copied
+
+Take = Callable[[pickle.PickleBuffer], bool]
+
+
+class GivenPickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickles what users give: open HDF5 files by their names, all else as cloudpickle does."""
+
+    def reducer_override(self, value: Any) -> Any:
+        """Return how `value` is pickled."""
+        if isinstance(value, CodeType):
+            return self._reduce_code(value)
+        reduced = reduce_hdf5(value)
+        return super().reducer_override(value) if reduced is None else reduced
+
+    def _reduce_code(self, code: CodeType) -> Any:
+        """Keep the name of the file, for tracebacks; cloudpickle 3.1.3 and later leave it out."""
+        rebuild, fields = self.dispatch_table[CodeType](code)
+        return rebuild, tuple(code.co_filename if _is_left_out(f) else f for f in fields)
+
+
+def _is_left_out(field: Any) -> bool:
+    return isinstance(field, str) and field == "<dynamic-code>"
+
+
+def pickle_given(value: Any, take: Take | None = None) -> bytes:
+    """Pickle a function or an argument.
+
+    Parameters
+    ----------
+    value : object
+        What the user has given.
+    take : callable, optional
+        The pickler's `buffer_callback`.
+
+    Raises
+    ------
+    InputError
+        An open HDF5 file among it cannot be opened by others.
+    Exception
+        Whatever its own methods raise.
+    """
+    file = io.BytesIO()
+    GivenPickler(file, protocol=5, buffer_callback=take).dump(value)
+    return file.getvalue()
+
+
+class Frozen:
+    """A return value as it was when the function returned it; loads as that value.
+
+    Parameters
+    ----------
+    value : object
+        Pickled at once.
+
+    Raises
+    ------
+    ResultError
+        It cannot be pickled.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self._data = pickle_result(value)
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the pickle."""
+        return len(self._data)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the instruction to load the value."""
+        return pickle.loads, (self._data,)
+
+
+def pickle_result(value: Any) -> bytes:
+    """Return a pickle that plain `pickle` reads.
+
+    Raises
+    ------
+    ResultError
+        The value cannot be pickled either.
+    """
+    try:
+        data: bytes = cloudpickle.dumps(value, protocol=5)
+    except Exception as error:
+        raise ResultError(f"a value that cannot be pickled: {text_of(error)}") from None
+    return data
+
+
+def dump_values(values: list[Any]) -> tuple[bytes, list[Any]]:
+    """Pickle return values, each plain or `Frozen`; large arrays become out-of-band buffers."""
+    buffers: list[Any] = []
+
+    def take(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes < OUT_OF_BAND_BYTES:
+            return True
+        buffers.append(np.frombuffer(raw, np.uint8))
+        return False
+
+    return cloudpickle.dumps(values, protocol=5, buffer_callback=take), buffers
+
+
+def load_values(data: Any, buffers: list[Any]) -> Any:
+    """Undo `dump_values`."""
+    return pickle.loads(data, buffers=buffers)
+
+
+def text_of(value: Any, convert: Callable[[Any], str] = str) -> str:
+    """Return an object of the user's as text, whatever its own methods do."""
+    try:
+        return convert(value)[:2000]
+    except BaseException as error:
+        return f"(its text cannot be had: {type(error).__name__})"
