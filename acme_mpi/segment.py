@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from acme_mpi.cgroup import bytes_left
 from acme_mpi.errors import StoreError
 from acme_mpi.offsets import write_all
 
@@ -153,15 +154,15 @@ def _memory_file() -> int:
 
 
 def available_bytes(path: str = "/proc/meminfo") -> float:
-    """Return how much memory this node can still give; infinity if the kernel does not tell.
+    """Return how much memory this node, and this process's control groups, can still give.
 
     Parameters
     ----------
     path : str
-        Where the kernel tells.
+        Where the kernel tells of the node.
     """
     with open(path) as file:
         for line in file:
             if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return float("inf")
+                return min(int(line.split()[1]) * 1024, bytes_left())
+    return bytes_left()
