@@ -194,7 +194,7 @@ def kill_often(killed: Killed, n_kills: int, seed: int, capsys: Any) -> None:
                 try:
                     killed.verify_what_is_there(expected)
                 except BaseException as error:
-                    error.add_note(f"{note}\n{capsys.readouterr().out}")
+                    error.add_note(f"{note}\n{capsys.readouterr()}")
                     raise
         n_done += n_linked
         killed.finish(chosen.choice([0, 2]), expected, note)

@@ -16,7 +16,7 @@ import pytest
 
 from acme_mpi.errors import StoreError
 from acme_mpi.storage import lease as lease_module
-from acme_mpi.storage.lease import POLL_S, SILENT_S, Holder, Lease, holder
+from acme_mpi.storage.lease import GOING_S, POLL_S, SILENT_S, Holder, Lease, holder
 
 pytestmark = pytest.mark.once
 
@@ -137,7 +137,7 @@ class TestTake:
         take()
 
         with pytest.raises(StoreError) as caught:
-            take()
+            take(sleep=no_time)
         text = str(caught.value)
         assert f"{tmp_path} is being written by process {os.getpid()} on {os.uname()[1]}" in text
         assert f"(since {time.strftime('%Y-')}" in text
@@ -214,7 +214,7 @@ class TestTake:
 
         assert os.listdir(tmp_path) == ["lease"]
         with pytest.raises(StoreError, match="is being written by"):
-            take()
+            take(sleep=no_time)
 
 
 class TestElsewhere:
@@ -465,7 +465,7 @@ class TestContest:
 
         with pytest.raises(StoreError, match="is being written by"):
             take(sleep=sleep)
-        assert sleep.slept_s == 3
+        assert sleep.slept_s == pytest.approx(3 + GOING_S)
 
     def test_it_is_not_waited_for_ever(self, take, tmp_path):
         write_lease(tmp_path).rename(tmp_path / "lease.turn")
@@ -510,12 +510,54 @@ class TestContest:
         go(process)
         assert answer_of(process) == "taken"
         with pytest.raises(StoreError, match=f"process {process.pid} on"):
-            take()
+            take(sleep=no_time)
 
         process.kill()
         process.wait()
 
         take()
+
+    def test_a_process_that_goes_is_waited_for(self, take, tmp_path, monkeypatch):
+        """It may be killed already, and still be there."""
+
+        def gone(pid):
+            return None
+
+        write_lease(tmp_path)
+        sleep = FakeSleep(GOING_S / 2, lambda: monkeypatch.setattr(lease_module, "_started", gone))
+
+        with pytest.raises(StoreError, match="is being written by"):
+            take(sleep=no_time)
+        take(sleep=sleep)
+
+        assert sleep.slept_s < GOING_S
+
+    def test_what_killed_processes_have_left_is_removed(self, take, tmp_path):
+        for k, changes in enumerate([{"started": 1}, {"pid": ended_pid()}]):
+            write_lease(tmp_path, **changes).rename(tmp_path / f"lease.{k}")
+        (tmp_path / "lease.torn").write_text("{")
+        (tmp_path / "lease.empty").touch()
+        write_lease(tmp_path).rename(tmp_path / "lease.of the living")
+        write_lease(tmp_path, **ELSEWHERE).rename(tmp_path / "lease.of who knows whom")
+
+        take()
+
+        left = {"lease", "lease.of the living", "lease.of who knows whom"}
+        assert set(os.listdir(tmp_path)) == left
+
+    def test_a_claim_that_is_swept_away_is_made_again(self, take, tmp_path, monkeypatch):
+        link, removed = os.link, []
+
+        def sweep_and_link(source, path):
+            if not removed:
+                removed.append(source)
+                os.unlink(source)
+            link(source, path)
+
+        monkeypatch.setattr(os, "link", sweep_and_link)
+
+        assert not take().lost
+        assert os.listdir(tmp_path) == ["lease"]
 
     @pytest.mark.slow
     def test_of_two_processes_that_take_over_at_the_same_time_exactly_one_wins(

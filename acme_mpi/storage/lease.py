@@ -26,6 +26,7 @@ RENEW_S = 5.0  # between two signs of life
 SILENT_S = 30.0  # without one, the holder is dead
 POLL_S = 1.0
 VANISHED_S = 0.5  # before a second look for a lease that is not there
+GOING_S, GLANCE_S = 2.0, 0.05  # a process that has been killed takes a moment to go
 N_ATTEMPTS = 60  # of POLL_S at most, so more than SILENT_S together
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -113,6 +114,7 @@ class Lease:
                 else:
                     is_taken = _take_over(path, seen, claim, sleep)
                 if is_taken:
+                    _sweep(path)
                     return cls(folder, claim, clock)
         except OSError as error:
             if isinstance(error, StoreError):
@@ -343,7 +345,11 @@ def _wait_until_dead(
     StoreError
         It is alive.
     """
-    is_there = _is_there(seen)
+    is_there, left_s = _is_there(seen), GOING_S
+    while is_there and left_s > 0:
+        sleep(GLANCE_S)
+        left_s -= GLANCE_S
+        is_there = _is_there(seen)
     if is_there:
         raise _taken(folder, seen)
     # A lease of the future does not make the waiting longer.
@@ -420,7 +426,24 @@ def _put(path: str, claim: _Claim) -> bool:
         # An NFS server may do it twice, and answer the second time.
         seen = _read(path)
         return seen is not None and seen.token == claim.token
+    except FileNotFoundError:
+        if not os.path.isdir(os.path.dirname(path)):
+            raise
+        return False  # it was taken for what a killed process has left
     return True
+
+
+def _sweep(path: str) -> None:
+    """Remove what processes have left that were killed while they took or gave back a lease."""
+    folder = os.path.dirname(path)
+    for name in os.listdir(folder):
+        if not name.startswith(f"{LEASE}."):
+            continue
+        beside = os.path.join(folder, name)
+        with contextlib.suppress(OSError):
+            seen = _read(beside)
+            if seen is not None and (seen.claim is None or _is_stale(path, seen)):
+                os.unlink(beside)
 
 
 def _link(source: str, path: str) -> None:
