@@ -67,8 +67,7 @@ def _wrong_rows(file: h5py.File, spec: RowSpec, done: Records, n_tasks: int) -> 
     for source in sorted(sources):
         if not os.path.exists(os.path.join(folder, source)):
             yield f"{file.filename}: result_0 needs {source}, which is not there"
-    missing = dataset.attrs.get("missing", ())
-    if list(missing) != missing_tasks(done, n_tasks).tolist():
+    if not np.array_equal(dataset.attrs.get("missing", ()), missing_tasks(done, n_tasks)):
         yield f"{file.filename}: the attribute `missing` of result_0 is not what journals say"
     for record in done[done["form"] == AS_ROWS]:
         first, count = int(record["first"]), int(record["count"])

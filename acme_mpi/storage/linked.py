@@ -24,7 +24,7 @@ from acme_mpi.storage.recorded import RecordedStore
 from acme_mpi.storage.records import (
     Place,
     Records,
-    missing_tasks,
+    is_missing,
     n_sources,
     places,
     share_of,
@@ -202,7 +202,7 @@ def fill_rows(
 
     def blank() -> None:
         with refusals(layout.partial):
-            shared.fill_missing(missing_tasks(records, n_tasks))
+            shared.fill_missing(is_missing(records, n_tasks))
 
     together(world, blank if world.is_master else lambda: None)
 

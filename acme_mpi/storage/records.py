@@ -135,13 +135,12 @@ def _failure(block: Any, text: str) -> Failure:
 
 
 def _covered(records: Records, n_tasks: int) -> Any:
-    """Return which tasks any of the records speaks of, (n_tasks,) ndarray of bool."""
-    edges = np.zeros(n_tasks + 1, np.int64)
-    stops = records["first"] + records["count"]
-    np.add.at(edges, np.minimum(records["first"], n_tasks), 1)
-    np.add.at(edges, np.minimum(stops, n_tasks), -1)
-    covered: Any = np.cumsum(edges[:-1]) > 0
-    return covered
+    """Return which tasks the records speak of, none of them twice, (n_tasks,) ndarray of bool."""
+    # One byte per task, and no other array of that length: of tasks there may be 1e7.
+    edges = np.zeros(n_tasks + 1, np.int8)
+    edges[np.minimum(records["first"], n_tasks)] += 1
+    edges[np.minimum(records["first"] + records["count"], n_tasks)] -= 1
+    return np.cumsum(edges, dtype=np.int8, out=edges)[:-1].view(bool)
 
 
 def ranges_of(is_wanted: Any) -> Any:
@@ -153,7 +152,7 @@ def ranges_of(is_wanted: Any) -> Any:
         By task.
     """
     padded = np.concatenate([[False], is_wanted, [False]])
-    return np.flatnonzero(np.diff(padded.astype(np.int8))).reshape(-1, 2)
+    return np.flatnonzero(np.diff(padded)).reshape(-1, 2)
 
 
 def share_of(records: Records, world: World) -> Records:
@@ -179,7 +178,12 @@ def indices_of(records: Records) -> Iterator[int]:
 
 def missing_tasks(records: Records, n_tasks: int) -> Any:
     """Return the indices of tasks without a record, (n,) ndarray of int64."""
-    return np.flatnonzero(~_covered(records, n_tasks))
+    return np.flatnonzero(is_missing(records, n_tasks))
+
+
+def is_missing(records: Records, n_tasks: int) -> Any:
+    """Return which tasks have no record, (n_tasks,) ndarray of bool."""
+    return ~_covered(records, n_tasks)
 
 
 class Place(NamedTuple):

@@ -20,6 +20,9 @@ from acme_mpi.offsets import copy_bytes, write_all
 from acme_mpi.results import RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import missing_value, refusals, together
+from acme_mpi.storage.records import ranges_of
+
+BLANK_BYTES = 1024**2  # of rows of missing tasks that are written at once
 
 
 class SharedRows:
@@ -224,17 +227,27 @@ class SharedRows:
             where = (slice(None),) * axis + (slice(first, first + count),)
             return np.moveaxis(file["result_0"][where], axis, 0)
 
-    def fill_missing(self, missing: Any) -> None:
-        """Write NaN into the rows of missing tasks and list them. Rank 0, after `close`."""
+    def fill_missing(self, is_missing: Any) -> None:
+        """Write NaN into the rows of missing tasks and list them. Rank 0, after `close`.
+
+        Parameters
+        ----------
+        is_missing : (n_tasks,) ndarray of bool
+            By task.
+        """
         # Not `open_or_create`: in the place of a file that is gone there would be an empty one.
         with hdf5.closing(h5py.File(self.path, "r+", libver=hdf5.LIBVER, locking=False)) as file:
             hdf5.sync(file)
-            if not len(missing):
+            if not is_missing.any():
                 return
             rows, blank = file["result_0"], missing_value(self._spec.dtype)
-            for index in missing:
-                rows[(slice(None),) * self._spec.axis + (int(index),)] = blank
-            rows.attrs.create("missing", missing)
+            row_bytes = rows.nbytes // len(is_missing)
+            n_most = max(1, BLANK_BYTES // max(1, row_bytes))
+            for start, stop in ranges_of(is_missing).tolist():
+                for first in range(start, stop, n_most):
+                    some = slice(first, min(first + n_most, stop))
+                    rows[(slice(None),) * self._spec.axis + (some,)] = blank
+            rows.attrs.create("missing", np.flatnonzero(is_missing))
 
 
 def reserve(path: str, offset: int, n_bytes: int) -> None:

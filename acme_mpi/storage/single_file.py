@@ -15,7 +15,7 @@ from acme_mpi.storage.folders import note_linked
 from acme_mpi.storage.linked import fill_rows, payload_rows
 from acme_mpi.storage.merge import Merge
 from acme_mpi.storage.payload import PayloadStore, Written
-from acme_mpi.storage.records import Records, missing_tasks, places, read_history, share_records
+from acme_mpi.storage.records import Records, is_missing, places, read_history, share_records
 from acme_mpi.storage.shared_rows import SharedRows
 
 
@@ -106,12 +106,12 @@ class SingleFileStore(PayloadStore):
                 *(self.world, self.layout, self.spec, self.n_tasks, records),
                 lambda: payload_rows(self, records),
             )
-        missing = missing_tasks(records, self.n_tasks)
+        missing = is_missing(records, self.n_tasks)
         together(self.world, lambda: self._begin(missing))
         if self.spec is None or (records["form"] & AS_GROUPS).any():
             skip_first = self.spec is not None
             Merge(self.world, self.layout.partial, records, self.merge_source, skip_first).run()
-        together(self.world, lambda: self._finish(is_complete=not len(missing)))
+        together(self.world, lambda: self._finish(is_complete=not missing.any()))
         return self.stored(records)
 
     def stored(self, done: Records) -> Stored:
