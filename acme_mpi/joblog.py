@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from acme_mpi.journal import Block, failures_in
-from acme_mpi.status import is_end, read_told
+from acme_mpi.status import described, is_end, readable
 from acme_mpi.storage.description import Description
-from acme_mpi.storage.records import Records
+from acme_mpi.storage.records import Records, Table, read_blocks
 
 JOBLOG_HEADER = "Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand"
+COLUMNS = ("kind", "attempt", "first", "count", "n_bytes", "start_s", "busy_s", "host")
 JOBLOG_BATCH = 4096  # lines made at a time
 BY_RULE = ("timeout", "memory")  # failures of tasks that were ended because they broke a rule
 BY_RULE_EXITVAL = -1  # as GNU parallel
@@ -39,17 +40,19 @@ def joblog_lines(folder: str) -> Iterator[str]:
     InputError
         Nothing is there, or it cannot be read; at once, before the first line.
     """
-    told = read_told(folder)
-    blocks = told.history.blocks
-    # Made here, so that only what the lines need stays in memory.
-    is_named = (blocks["kind"] == Block.SLOW) & (blocks["count"] == 1)
-    ended, named = blocks[is_end(blocks)], blocks[is_named]
+    with readable(folder):
+        description = described(folder)
+        ends, slow = Table(COLUMNS, folder), Table(COLUMNS, folder)
+        failed: list[tuple[int, int]] = []
+        for place, blocks in read_blocks(folder):
+            ends.add(place, blocks[is_end(blocks)])
+            slow.add(place, blocks[(blocks["kind"] == Block.SLOW) & (blocks["count"] == 1)])
+            failed += [exit_codes(text) for _, text in failures_in(blocks)]
+    ended, named = ends.rows, slow.rows
     codes = np.zeros((len(ended), 2), np.int64)
-    for at, (_, text) in zip(
-        np.flatnonzero(ended["kind"] == Block.FAILED), failures_in(blocks), strict=True
-    ):
-        codes[at] = exit_codes(text)
-    return _lines(ended, codes, _calls(ended, named), _command(told.description))
+    is_failed = ended["kind"] == Block.FAILED
+    codes[is_failed] = np.reshape(failed, (-1, 2))[: is_failed.sum()]
+    return _lines(ended, codes, _calls(ended, named), _command(description))
 
 
 def exit_codes(text: str) -> tuple[int, int]:

@@ -23,7 +23,6 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,6 +45,7 @@ class Block(IntEnum):
 
 
 HOST_BYTES, TEXT_BYTES = 44, 120
+PIECE_BLOCKS = 8192  # read at once
 RECORD = np.dtype(
     [
         ("kind", "<u2"),
@@ -215,14 +215,42 @@ def pack_failure(index: int, text: str, is_final: bool, **fields: Any) -> bytes:
     return b"".join(blocks)
 
 
-def read_journal(path: str) -> Records:
-    """Return the whole blocks of a journal, (n,) ndarray of `RECORD`; empty without a file."""
+def n_blocks(path: str) -> int:
+    """Return how many blocks a journal has room for."""
+    return os.path.getsize(path) // RECORD.itemsize
+
+
+def read_journal(path: str) -> Iterator[Records]:
+    """Yield the whole blocks of a journal in pieces, (n,) ndarrays of `RECORD`.
+
+    None without a file. The text of a failure is in the same piece as the failure.
+    """
     try:
-        data = Path(path).read_bytes()
+        file = open(path, "rb")  # noqa: SIM115
     except FileNotFoundError:
-        return np.zeros(0, RECORD)
-    size = RECORD.itemsize
-    view = memoryview(data)
+        return
+    with file:
+        blocks = np.zeros(0, RECORD)
+        is_more = True
+        while is_more:
+            data = file.read(PIECE_BLOCKS * RECORD.itemsize)
+            # Of a file that grows, what comes after this is no whole block.
+            is_more = len(data) == PIECE_BLOCKS * RECORD.itemsize
+            blocks = np.concatenate([blocks, _whole(data)])
+            cut = _last_begin(blocks) if is_more else len(blocks)
+            yield blocks[:cut]
+            blocks = blocks[cut:]
+
+
+def _last_begin(blocks: Records) -> int:
+    """Return the position of the last block that is no text: text of it may follow."""
+    begins = np.flatnonzero(blocks["kind"] != Block.TEXT)
+    return int(begins[-1]) if len(begins) else 0
+
+
+def _whole(data: bytes) -> Records:
+    """Return the blocks in `data` that no kill has torn."""
+    size, view = RECORD.itemsize, memoryview(data)
     blocks = np.frombuffer(data, RECORD, len(data) // size)
     crcs = [zlib.crc32(view[at : at + size - 4]) for at in range(0, blocks.nbytes, size)]
     # A CRC alone would take zeros that a file system has left for a block.

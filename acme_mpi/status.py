@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -20,9 +21,10 @@ from acme_mpi.storage.base import DOT_FOLDER
 from acme_mpi.storage.description import Description, described_runs, read_description
 from acme_mpi.storage.folders import FINISHED as END_MARK
 from acme_mpi.storage.lease import Holder, holder
-from acme_mpi.storage.records import History, Records, read_history
+from acme_mpi.storage.records import History, Records, Table, read_history
 
 RUNNING, FINISHED, STOPPED = "running", "finished", "stopped"
+TOLD = ("kind", "form", "first", "count", "start_s", "busy_s", "peak_bytes", "host")
 N_SLOWEST = 5
 N_INDICES = 5  # of a group of failures
 
@@ -229,26 +231,26 @@ def read_status(folder: str, now_s: float | None = None) -> Status:
     """
     now_s = time.time() if now_s is None else now_s
     told = read_told(folder)
-    described, history, blocks = told.description, told.history, told.blocks
-    is_done = history.is_done(described.n_tasks)
-    failures = [each for each in history.failed.values() if each.index < described.n_tasks]
+    description, history, blocks = told.description, told.history, told.blocks
+    is_done = history.is_done(description.n_tasks)
+    failures = [each for each in history.failed.values() if each.index < description.n_tasks]
     n_done, n_failed = int(is_done.sum()), len(failures)
-    n_open = described.n_tasks - n_done - n_failed
+    n_open = description.n_tasks - n_done - n_failed
     speed = _speed(told, now_s)
-    median_s = _median_s(blocks[blocks["kind"] == Block.DONE])
+    median_s = _median_s(blocks)
     reached_end = os.path.exists(os.path.join(folder, END_MARK))
     return Status(
-        name=described.name,
+        name=description.name,
         directory=os.path.dirname(os.path.dirname(os.path.abspath(folder))),
-        kind=described.kind,
+        kind=description.kind,
         state=RUNNING if told.is_running else STOPPED if n_open else FINISHED,
         reached_end=reached_end,
         holder=str(told.holder) if told.holder else "",
-        n_tasks=described.n_tasks,
+        n_tasks=description.n_tasks,
         n_done=n_done,
         n_failed=n_failed,
         n_open=n_open,
-        n_ranks=described.n_ranks,
+        n_ranks=description.n_ranks,
         n_runs=len(told.runs),
         started_s=speed.started_s,
         elapsed_s=speed.elapsed_s,
@@ -257,11 +259,11 @@ def read_status(folder: str, now_s: float | None = None) -> Status:
         busy_s=float(blocks["busy_s"][is_end(blocks)].sum()),
         median_s=median_s,
         results_bytes=int(history.done["n_bytes"].clip(0).sum()),
-        peak=_peak(blocks[is_end(blocks)]),
+        peak=_peak(blocks),
         slowest=_slowest(blocks),
-        stragglers=_stragglers(told.last, is_done, median_s, now_s) if told.is_running else [],
-        failures=_groups(failures, described.debug),
-        command=_go_on(described.command, n_open, n_failed, reached_end),
+        stragglers=_stragglers(told, is_done, median_s, now_s) if told.is_running else [],
+        failures=_groups(failures, description.debug),
+        command=_go_on(description.command, n_open, n_failed, reached_end),
     )
 
 
@@ -272,6 +274,7 @@ class Told(NamedTuple):
     runs: list[int]
     description: Description
     history: History
+    blocks: Records  # the columns `TOLD`, run and rank of all blocks without texts
 
     @property
     def is_running(self) -> bool:
@@ -279,35 +282,43 @@ class Told(NamedTuple):
         return self.holder is not None and self.holder.is_alive
 
     @property
-    def blocks(self) -> Records:
-        """What is recorded, without texts."""
-        blocks: Records = self.history.blocks[self.history.blocks["kind"] != Block.TEXT]
-        return blocks
-
-    @property
-    def last(self) -> Records:
-        """What the last run has recorded, without texts."""
-        blocks = self.blocks
-        last: Records = blocks[blocks["run"] == self.runs[-1]]
-        return last
+    def is_last(self) -> Any:
+        """Which blocks are the last run's, (n,) ndarray of bool."""
+        return self.blocks["run"] == self.runs[-1]
 
 
-def read_told(folder: str) -> Told:
-    """Read what a dot folder says; see `read_status`."""
+@contextmanager
+def readable(folder: str) -> Iterator[None]:
+    """Context in which what a dot folder says is read; turn what is wrong into an InputError."""
     try:
         os.listdir(folder)  # what looks for names finds none where it may not look
-        # The holder first: a run that ends meanwhile is then shown as running, with all tasks
-        # done, and not as one that has left some.
-        found = holder(folder)
-        runs, description = described_runs(folder), read_description(folder)
-        history = read_history(folder)
+        yield
+    except InputError:
+        raise
     except (OSError, ValueError, TypeError) as error:
         path = getattr(error, "filename", None) or folder
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"cannot read {path}: {reason}") from error
+
+
+def described(folder: str) -> Description:
+    """Return the description of the last run; raise InputError where there is none."""
+    description = read_description(folder)
     if description is None:
         raise InputError(f"{folder} holds no description of a run")
-    return Told(found, runs, description, history)
+    return description
+
+
+def read_told(folder: str) -> Told:
+    """Read what a dot folder says; see `read_status`."""
+    with readable(folder):
+        # The holder first: a run that ends meanwhile is then shown as running, with all tasks
+        # done, and not as one that has left some.
+        found = holder(folder)
+        runs, description = described_runs(folder), described(folder)
+        told = Table(TOLD, folder)
+        history = read_history(folder, told)
+    return Told(found, runs, description, history, told.rows)
 
 
 def is_end(blocks: Records) -> Any:
@@ -328,14 +339,16 @@ class _Speed(NamedTuple):
 
 
 def _speed(told: Told, now_s: float) -> _Speed:
-    last = told.last
-    starts_s = last["start_s"][last["start_s"] > 0]
+    blocks, is_last = told.blocks, told.is_last
+    starts_s = blocks["start_s"][is_last & (blocks["start_s"] > 0)]
     started_s = told.description.start_s or float(starts_s.min(initial=np.inf))
     if started_s == np.inf:
         return _Speed(None, 0.0, None)
-    until_s = now_s if told.is_running else (last["start_s"] + last["busy_s"]).max(initial=0.0)
+    ends_s = (blocks["start_s"] + blocks["busy_s"])[is_last]
+    until_s = now_s if told.is_running else ends_s.max(initial=0.0)
     elapsed_s = max(0.0, float(until_s) - started_s)  # the clocks of nodes need not agree
-    n_ended = int(last["count"][(last["kind"] == Block.DONE) | _is_given_up(last)].sum())
+    has_ended = (blocks["kind"] == Block.DONE) | _is_given_up(blocks)
+    n_ended = int(blocks["count"][is_last & has_ended].sum())
     return _Speed(started_s, elapsed_s, n_ended / elapsed_s if n_ended and elapsed_s else None)
 
 
@@ -345,12 +358,14 @@ def _go_on(command: str, n_open: int, n_failed: int, reached_end: bool) -> str:
     return f"{command} --retry-failed" if command and n_failed else ""
 
 
-def _median_s(done: Records) -> float | None:
-    if not len(done):
+def _median_s(blocks: Records) -> float | None:
+    is_done = blocks["kind"] == Block.DONE
+    if not is_done.any():
         return None
-    means_s = done["busy_s"] / done["count"]
+    counts = blocks["count"][is_done]
+    means_s = blocks["busy_s"][is_done] / counts
     order = np.argsort(means_s)
-    n_below = np.cumsum(done["count"][order])
+    n_below = np.cumsum(counts[order])
     return float(means_s[order[np.searchsorted(n_below, n_below[-1] / 2)]])
 
 
@@ -362,10 +377,11 @@ def _tasks(block: Any) -> tuple[int, int]:
     return int(block["first"]), int(block["first"] + block["count"])
 
 
-def _peak(ended: Records) -> Peak | None:
-    if not ended["peak_bytes"].any():
+def _peak(blocks: Records) -> Peak | None:
+    peaks = np.where(is_end(blocks), blocks["peak_bytes"], 0)
+    if not peaks.any():
         return None
-    block = ended[np.argmax(ended["peak_bytes"])]
+    block = blocks[np.argmax(peaks)]
     return Peak(int(block["peak_bytes"]), *_tasks(block), _host(block), int(block["rank"]))
 
 
@@ -375,17 +391,18 @@ def _slowest(blocks: Records) -> list[Duration]:
     # mislead: they share the time of their chunk, also with tasks that have failed.
     has_named = np.isin(blocks["run"], np.unique(blocks["run"][is_slow]))
     is_single = (blocks["kind"] == Block.DONE) & (blocks["count"] == 1)
-    found = blocks[is_slow | is_single & ~has_named]
-    slowest = found[np.argsort(-found["busy_s"], kind="stable")[:N_SLOWEST]]
+    found = np.flatnonzero(is_slow | is_single & ~has_named)
+    slowest = blocks[found[np.argsort(-blocks["busy_s"][found], kind="stable")[:N_SLOWEST]]]
     return [
         Duration(*_tasks(block), float(block["busy_s"]), _host(block), int(block["rank"]))
         for block in slowest
     ]
 
 
-def _stragglers(
-    last: Records, is_done: Any, median_s: float | None, now_s: float
-) -> list[Straggler]:
+def _stragglers(told: Told, is_done: Any, median_s: float | None, now_s: float) -> list[Straggler]:
+    if not (told.is_last & (told.blocks["kind"] == Block.LONG)).any():
+        return []
+    last = told.blocks[told.is_last]
     given_up = set(last["first"][_is_given_up(last)].tolist())
     found: dict[int, Any] = {}
     for block in _running(last):
@@ -407,8 +424,6 @@ def _straggler(block: Any, median_s: float | None, now_s: float) -> Straggler:
 
 def _running(last: Records) -> Iterator[Any]:
     """Yield the LONG block of each rank whose task has not ended by what the rank itself says."""
-    if not (last["kind"] == Block.LONG).any():
-        return
     for own in np.split(last, np.flatnonzero(np.diff(last["rank"])) + 1):
         # A rank runs one task at a time, so only the last one can be running.
         noted = np.flatnonzero(own["kind"] == Block.LONG)

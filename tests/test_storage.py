@@ -950,7 +950,7 @@ class TestDurability:
         store.write(encode(store, case, range(3)))
         store.close()
 
-        records = read_journal(store.layout.journal(0))
+        (records,) = read_journal(store.layout.journal(0))
         done = [i for r in records for i in range(r["first"], r["first"] + r["count"])]
         assert done == [0, 1]
 
@@ -982,7 +982,8 @@ class TestDurability:
                 committer.commit([file.fileno()], [pack_record(range(k, k + 1))])
         committer.close()
 
-        assert read_journal(str(tmp_path / "journal"))["first"].tolist() == list(range(50))
+        (records,) = read_journal(str(tmp_path / "journal"))
+        assert records["first"].tolist() == list(range(50))
         assert len(os.listdir("/proc/self/fd")) == before
 
     def test_a_journal_that_is_deleted_after_its_last_record_is_an_error(self, tmp_path):
@@ -1025,7 +1026,8 @@ class TestDurability:
                 with pytest.raises(StoreError):
                     committer.close()
 
-        assert 3 not in read_journal(str(tmp_path / "journal"))["first"]
+        (records,) = read_journal(str(tmp_path / "journal"))
+        assert 3 not in records["first"]
 
     def test_a_committer_without_work_makes_no_file(self, tmp_path):
         Committer(str(tmp_path / "journal")).close()

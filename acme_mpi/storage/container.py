@@ -16,13 +16,22 @@ from acme_mpi.journal import AS_ROWS
 from acme_mpi.results import RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import Layout, missing_value
-from acme_mpi.storage.records import Place, Records, indices_of, missing_tasks, tasks_with_groups
+from acme_mpi.storage.records import (
+    Place,
+    Records,
+    by_payload,
+    indices_of,
+    missing_tasks,
+    tasks_with_groups,
+)
 
 # A virtual dataset keeps all its sources open, and reads fill values, without an error, when
 # descriptors run out (limit often 1024).
 MAX_SOURCES = 256
 # The cost to open a union of hyperslabs grows with its square.
 MAX_RUNS = 256
+
+_Run = tuple[int, int, int]  # first task, first row, count
 
 
 def link_groups(
@@ -60,36 +69,40 @@ def link_rows(
     shape = spec.stacked_shape(n_tasks)
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plist.set_fill_value(np.array(missing_value(spec.dtype), spec.dtype))
-    rows = records[records["form"] & AS_ROWS != 0]
-    order = np.lexsort([rows["offset"], rows["payload"], rows["rank"]])
-    rows = rows[order]
-    edges = np.flatnonzero(np.diff(rows["rank"]) | np.diff(rows["payload"])) + 1
-    for group in np.split(rows, edges) if len(rows) else []:
-        path = os.fsencode(source(int(group["rank"][0]), int(group["payload"][0])))
-        n_rows = int((group["offset"] + group["count"]).max())
-        for runs in _segments(group):
-            _map_runs(plist, spec, shape, path, n_rows, runs)
+    for at in by_payload(records, "offset"):
+        at = at[records["form"][at] & AS_ROWS != 0]
+        runs = _joined(*(records[name][at] for name in ("first", "offset", "count")))
+        if not runs:
+            continue
+        path = os.fsencode(source(int(records["rank"][at[0]]), int(records["payload"][at[0]])))
+        n_rows = max(row + count for _, row, count in runs)
+        for segment in _segments(runs):
+            _map_runs(plist, spec, shape, path, n_rows, segment)
     _create_virtual(file, spec, shape, plist)
     note_missing(file, records, n_tasks)
 
 
-def _segments(records: Records) -> Iterator[list[tuple[int, int, int]]]:
-    """Yield lists of (first task, first row, count), increasing in both, at most MAX_RUNS long."""
-    runs: list[tuple[int, int, int]] = []
-    for record in records:
-        first, row, count = int(record["first"]), int(record["offset"]), int(record["count"])
-        if runs:
-            last_first, last_row, last_count = runs[-1]
-            if first == last_first + last_count and row == last_row + last_count:
-                runs[-1] = (last_first, last_row, last_count + count)
-                continue
-            # A union is mapped in the order of the tasks: a task out of order starts a new one.
-            if first < last_first or len(runs) == MAX_RUNS:
-                yield runs
-                runs = []
-        runs.append((first, row, count))
-    if runs:
-        yield runs
+def _joined(firsts: Any, rows: Any, counts: Any) -> list[_Run]:
+    """Return runs, with those that go on where the last one ends put together."""
+    is_new = np.ones(len(firsts), bool)
+    is_new[1:] = np.diff(firsts) != counts[:-1]
+    is_new[1:] |= np.diff(rows) != counts[:-1]
+    starts = np.flatnonzero(is_new)
+    sums = np.add.reduceat(counts, starts) if len(starts) else counts
+    return list(zip(firsts[starts].tolist(), rows[starts].tolist(), sums.tolist(), strict=True))
+
+
+def _segments(runs: list[_Run]) -> Iterator[list[_Run]]:
+    """Yield runs in lists, increasing in both tasks and rows, at most MAX_RUNS long."""
+    segment: list[_Run] = []
+    for run in runs:
+        # A union is mapped in the order of the tasks: a task out of order starts a new one.
+        if segment and (run[0] < segment[-1][0] or len(segment) == MAX_RUNS):
+            yield segment
+            segment = []
+        segment.append(run)
+    if segment:
+        yield segment
 
 
 def _map_runs(
@@ -98,7 +111,7 @@ def _map_runs(
     shape: tuple[int, ...],
     path: bytes,
     n_rows: int,
-    runs: list[tuple[int, int, int]],
+    runs: list[_Run],
 ) -> None:
     target = h5py.h5s.create_simple(shape)
     source = h5py.h5s.create_simple(spec.stacked_shape(n_rows))

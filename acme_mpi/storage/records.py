@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -17,14 +17,19 @@ from acme_mpi.journal import (
     FINAL,
     RECORD,
     Block,
+    JournalFile,
     failures_in,
     journal_files,
+    n_blocks,
     read_journal,
 )
 from acme_mpi.storage.base import Layout
 
 Records = np.ndarray[Any, Any]
-LOCATED = np.dtype([*RECORD.descr, ("run", "<i4"), ("rank", "<i4")])
+# What `History` keeps of a block, besides the run and the rank.
+PLACED = (
+    *("kind", "form", "first", "count", "payload", "offset", "n_bytes", "checksum", "start_s"),
+)
 
 
 class History(NamedTuple):
@@ -32,36 +37,88 @@ class History(NamedTuple):
 
     Attributes
     ----------
-    done : (n,) ndarray of `LOCATED`
+    done : (n,) ndarray of the columns `PLACED`, run and rank
         The records of durable results, in task order; no task is in two of them.
     failed : dict of int to Failure
         The tasks that were given up, by index.
-    blocks : (n,) ndarray of `LOCATED`
-        Every block of every journal, by run and rank, as they were written.
+    last_run : int
+        The last run that has recorded results, or that some are lost; 0 if none has.
     """
 
     done: Records
     failed: dict[int, Failure]
-    blocks: Records
+    last_run: int
 
     def is_done(self, n_tasks: int) -> Any:
         """Return which tasks have durable results, (n_tasks,) ndarray of bool."""
         return _covered(self.done, n_tasks)
 
 
-def read_history(folder: str) -> History:
-    """Read the journals in a run's dot folder. Independent; it may be in use."""
-    parts = []
-    for run, rank, path in journal_files(folder):
-        blocks = read_journal(path)
-        part = np.zeros(len(blocks), LOCATED)
-        for name in RECORD.names or ():
-            part[name] = blocks[name]
-        part["run"], part["rank"] = run, rank
-        parts.append(part)
-    blocks = np.concatenate(parts) if parts else np.zeros(0, LOCATED)
-    done = _valid(blocks)
-    return History(done, _failed(blocks, done), blocks)
+class Table:
+    """Some columns of blocks, and the run and rank of each.
+
+    Of blocks there may be as many as tasks, so nobody keeps more of them than it needs.
+
+    Parameters
+    ----------
+    columns : sequence of str
+        Fields of `RECORD`.
+    folder : str
+        The dot folder whose blocks will be added, or some of them.
+    """
+
+    def __init__(self, columns: Sequence[str], folder: str) -> None:
+        kinds = [(name, RECORD[name]) for name in columns]
+        # What is not written to takes no memory.
+        n_most = sum(n_blocks(each.path) for each in journal_files(folder))
+        self._rows = np.empty(n_most, [*kinds, ("run", "<i4"), ("rank", "<i4")])
+        self._columns, self._n = columns, 0
+
+    def add(self, place: JournalFile, blocks: Records) -> None:
+        """Append blocks of one journal."""
+        rows = self._rows[self._n : self._n + len(blocks)]
+        for name in self._columns:
+            rows[name] = blocks[name][: len(rows)]
+        rows["run"], rows["rank"] = place.run, place.rank
+        self._n += len(rows)
+
+    @property
+    def rows(self) -> Records:
+        """What was added, (n,) ndarray."""
+        return self._rows[: self._n]
+
+
+def read_blocks(folder: str) -> Iterator[tuple[JournalFile, Records]]:
+    """Yield what the journals in a dot folder say, in pieces, by run and rank. Independent."""
+    for each in journal_files(folder):
+        for blocks in read_journal(each.path):
+            yield each, blocks
+
+
+def read_history(folder: str, told: Table | None = None) -> History:
+    """Read the journals in a run's dot folder. Independent; it may be in use.
+
+    Parameters
+    ----------
+    folder : str
+        The folder.
+    told : Table, optional
+        All that is read is added to it, too, without texts.
+    """
+    changing = Table(PLACED, folder)
+    failed: dict[int, Failure] = {}
+    tracebacks: dict[tuple[int, int, int], str] = {}
+    for place, blocks in read_blocks(folder):
+        kinds = blocks["kind"]
+        changing.add(place, blocks[(kinds == Block.DONE) | (kinds == Block.LOST)])
+        if told is not None:
+            told.add(place, blocks[kinds != Block.TEXT])
+        _add_failed(failed, tracebacks, place, blocks)
+    last_run = int(changing.rows["run"].max(initial=0))
+    done = _valid(changing.rows)
+    for index in np.flatnonzero(_covered(done, max(failed, default=-1) + 1)).tolist():
+        failed.pop(index, None)
+    return History(done, dict(sorted(failed.items())), last_run)
 
 
 def share_records(world: World, layout: Layout) -> Records:
@@ -69,67 +126,88 @@ def share_records(world: World, layout: Layout) -> Records:
     return world.bcast(read_history(layout.dot_folder).done if world.is_master else None)
 
 
-def _valid(blocks: Records) -> Records:
-    """Return the records that count: what a later run says of a task replaces what was said."""
-    said: Records = blocks[np.isin(blocks["kind"], (Block.DONE, Block.LOST))]
-    in_order: Records = said[np.argsort(said["first"], kind="stable")]
-    is_apart = (in_order["first"][1:] >= (in_order["first"] + in_order["count"])[:-1]).all()
-    if is_apart and (said["kind"] == Block.DONE).all():
-        return in_order
-    # The block that says the last word about each task.
-    last = np.full(int((said["first"] + said["count"]).max()), -1, np.int64)
-    counts = said["count"]
-    starts = np.repeat(said["first"] - (np.cumsum(counts) - counts), counts)
-    tasks = starts + np.arange(len(starts))
-    # Assignments are carried out in order, so that of the last block stays.
-    last[tasks] = np.repeat(np.arange(len(said)), counts)
+def _valid(said: Records) -> Records:
+    """Return the records that count: what a later run says of a task replaces what was said.
+
+    The memory of `said` is used for them.
+    """
+    order = np.argsort(said["first"], kind="stable")
+    said = _taken(said, order)
+    reach = np.maximum.accumulate(said["first"] + said["count"])
+    is_apart = np.ones(len(said) + 1, bool)  # from all before it
+    is_apart[1:-1] = said["first"][1:] >= reach[:-1]
+    is_alone = is_apart[:-1] & is_apart[1:]
+    counts = is_alone & (said["kind"] == Block.DONE)
+    if counts.all():
+        return said
+    shared = np.flatnonzero(~is_alone)
+    last = _last_words(said[shared[np.argsort(order[shared])]])
+    found = np.concatenate([_taken(said, np.flatnonzero(counts)), last])
+    return _taken(found, np.argsort(found["first"], kind="stable"))
+
+
+def _taken(records: Records, positions: Any) -> Records:
+    """Return ``records[positions]`` in the memory of `records`, at most as many."""
+    for name in records.dtype.names or ():
+        records[name][: len(positions)] = records[name][positions]
+    return records[: len(positions)]
+
+
+def _last_words(said: Records) -> Records:
+    """Return what is left of records that speak of the same tasks, when the last of them counts."""
+    stops = said["first"] + said["count"]
+    edges = np.unique([said["first"], stops])
+    begins = np.searchsorted(edges, said["first"])
+    counts = np.searchsorted(edges, stops) - begins
+    # Between two edges, the record that says the last word.
+    last = np.full(len(edges), -1)
+    spans = np.repeat(begins - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+    # Assignments are carried out in order, so that of the last record stays.
+    last[spans] = np.repeat(np.arange(len(said)), counts)
     n_owned = np.bincount(last[last >= 0], minlength=len(said))
     is_done = said["kind"] == Block.DONE
-    whole = said[is_done & (n_owned == counts)]
+    left = [said[is_done & (n_owned == counts)]]
     for at in np.flatnonzero(is_done & (n_owned > 0) & (n_owned < counts)).tolist():
-        whole = np.concatenate([whole, _parts_owned(said[at], last, at)])
-    ordered: Records = whole[np.argsort(whole["first"], kind="stable")]
-    return ordered
+        span = slice(begins[at], begins[at] + counts[at])
+        left.append(_parts(said[at], edges[ranges_of(last[span] == at) + begins[at]]))
+    return np.concatenate(left)
 
 
-def _parts_owned(record: Any, last: Any, at: int) -> Records:
-    """Return what is left of a record, some tasks of which others speak for."""
-    first, count = int(record["first"]), int(record["count"])
-    owned = np.concatenate([[False], last[first : first + count] == at, [False]])
-    edges = np.flatnonzero(np.diff(owned.astype(np.int8))).reshape(-1, 2)
-    parts = np.repeat(np.array([record]), len(edges))
-    parts["first"], parts["count"] = first + edges[:, 0], edges[:, 1] - edges[:, 0]
+def _parts(record: Any, ranges: Any) -> Records:
+    """Return a record for each of some ranges of its tasks, (n, 2) ndarray: start, stop."""
+    parts = np.repeat(np.array([record]), len(ranges))
+    parts["first"], parts["count"] = ranges[:, 0], ranges[:, 1] - ranges[:, 0]
     if record["form"] & AS_ROWS:
-        parts["offset"] = int(record["offset"]) + edges[:, 0]
+        parts["offset"] = record["offset"] + ranges[:, 0] - record["first"]
     parts["n_bytes"] = -1  # of the whole; a part cannot be measured against it
     return parts
 
 
-def _failed(blocks: Records, done: Records) -> dict[int, Failure]:
-    failed: dict[int, Failure] = {}
-    tracebacks: dict[tuple[int, int, int], str] = {}
+def _add_failed(
+    failed: dict[int, Failure],
+    tracebacks: dict[tuple[int, int, int], str],
+    place: JournalFile,
+    blocks: Records,
+) -> None:
+    """Take note of the tasks that were given up, and of the first task of each traceback."""
     for block, text in failures_in(blocks):
-        index = int(block["first"])
-        failure, place = _failure(block, text), (int(block["run"]), int(block["rank"]))
+        index, failure = int(block["first"]), _failure(block, text, place.rank)
         if isinstance(failure.traceback, int):  # that of another task of the same rank
-            known = tracebacks.get((*place, failure.traceback), "")
+            known = tracebacks.get((place.run, place.rank, failure.traceback), "")
             failure = replace(failure, traceback=known)
         else:
-            tracebacks.setdefault((*place, index), failure.traceback)
+            tracebacks.setdefault((place.run, place.rank, index), failure.traceback)
         if block["form"] & FINAL:
             failed[index] = failure
-    for index in np.flatnonzero(_covered(done, max(failed, default=-1) + 1)).tolist():
-        failed.pop(index, None)
-    return dict(sorted(failed.items()))
 
 
-def _failure(block: Any, text: str) -> Failure:
+def _failure(block: Any, text: str, rank: int) -> Failure:
     said = json.loads(text) if text else {"type": "unknown", "message": "its record is torn"}
     return Failure(
         int(block["first"]),
         **said,
         host=block["host"].decode(errors="replace"),
-        rank=int(block["rank"]),
+        rank=rank,
         attempt=int(block["attempt"]),
     )
 
@@ -164,10 +242,30 @@ def share_of(records: Records, world: World) -> Records:
     return share
 
 
+def by_payload(records: Records, *columns: str) -> list[Any]:
+    """Return the positions of the records of each payload file, ordered by some columns.
+
+    Parameters
+    ----------
+    records : ndarray
+        In any order.
+    *columns : str
+        The first one counts most.
+
+    Returns
+    -------
+    list of (n,) ndarray of int64
+        By rank and payload.
+    """
+    order = np.lexsort([records[name] for name in reversed(("rank", "payload", *columns))])
+    ranks, payloads = records["rank"][order], records["payload"][order]
+    edges = np.flatnonzero(np.diff(ranks) | np.diff(payloads)) + 1
+    return np.split(order, edges) if len(order) else []
+
+
 def n_sources(records: Records) -> int:
     """Return how many payload files hold rows."""
-    rows = records[records["form"] & AS_ROWS != 0]
-    return len(np.unique(np.stack([rows["rank"], rows["payload"]]), axis=1).T)
+    return sum(bool((records["form"][at] & AS_ROWS).any()) for at in by_payload(records))
 
 
 def indices_of(records: Records) -> Iterator[int]:
@@ -195,8 +293,8 @@ class Place(NamedTuple):
 
 def places(records: Records) -> list[Place]:
     """Return where the records' results lie, each place once, by rank and payload."""
-    found = zip(records["rank"].tolist(), records["payload"].tolist(), strict=True)
-    return sorted({Place(rank, payload) for rank, payload in found})
+    firsts = [records[at[0]] for at in by_payload(records)]
+    return [Place(int(each["rank"]), int(each["payload"])) for each in firsts]
 
 
 def tasks_with_groups(records: Records) -> Iterator[tuple[Place, int]]:

@@ -12,7 +12,6 @@ import numpy as np
 
 from acme_mpi.comm import World
 from acme_mpi.errors import Failure, StoreError
-from acme_mpi.journal import Block
 from acme_mpi.storage.base import Store, Stored, agree
 from acme_mpi.storage.folders import last_linked
 from acme_mpi.storage.recorded import RecordedStore
@@ -122,8 +121,7 @@ def newest_container(store: RecordedStore, history: History) -> Stored | None:
     stored = store.stored(history.done)
     if stored.container is None:
         return stored
-    changing = history.blocks[np.isin(history.blocks["kind"], (Block.DONE, Block.LOST))]
-    is_newest = last_linked(store.layout) >= changing["run"].max(initial=0)
+    is_newest = last_linked(store.layout) >= history.last_run
     return stored if is_newest and os.path.exists(stored.container) else None
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from acme_mpi.journal import AS_PICKLES
 from acme_mpi.storage.recorded import RecordedStore
-from acme_mpi.storage.records import Records
+from acme_mpi.storage.records import Records, by_payload
 from acme_mpi.storage.superblock import fault_of_file
 
 
@@ -40,33 +40,22 @@ def damaged(store: RecordedStore, done: Records) -> Iterator[Damage]:
     done : ndarray
         Records of results.
     """
-    for group in _by_file(done):
-        if len(group) == 1 or _is_file_per_task(store, group):
-            yield from _damaged_files(store, group)
-        elif _damage(store, group[-1]) is not None:
-            yield from damaged_bytes(store, group)
+    # In the order in which they were written.
+    for at in by_payload(done, "offset", "start_s"):
+        if len(at) == 1 or store.source(done[at[0]]) != store.source(done[at[-1]]):
+            yield from _damaged_files(store, done[at])
+        elif _damage(store, done[at[-1]]) is not None:
+            yield from damaged_bytes(store, done[at])
     store.release()
 
 
 def damaged_bytes(store: RecordedStore, done: Records) -> Iterator[Damage]:
     """Yield what differs from what was recorded; every result is read. Independent."""
-    for record in done[np.lexsort([done["offset"], done["payload"], done["rank"]])]:
-        found = _damage(store, record)
+    for position in np.lexsort([done["offset"], done["payload"], done["rank"]]):
+        found = _damage(store, done[position])
         if found is not None:
             yield found
     store.release()
-
-
-def _by_file(done: Records) -> list[Records]:
-    """Return the records of each payload file, in the order in which they were written."""
-    order = np.lexsort([done["start_s"], done["offset"], done["payload"], done["rank"]])
-    ordered = done[order]
-    edges = np.flatnonzero(np.diff(ordered["rank"]) | np.diff(ordered["payload"])) + 1
-    return np.split(ordered, edges) if len(ordered) else []
-
-
-def _is_file_per_task(store: RecordedStore, group: Records) -> bool:
-    return store.source(group[0]) != store.source(group[-1])
 
 
 def _damaged_files(store: RecordedStore, group: Records) -> Iterator[Damage]:
