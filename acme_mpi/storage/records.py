@@ -123,7 +123,12 @@ def read_history(folder: str, told: Table | None = None) -> History:
 
 def share_records(world: World, layout: Layout) -> Records:
     """Return the records of results of all ranks and runs, in task order. Collective."""
-    return world.bcast(read_history(layout.dot_folder).done if world.is_master else None)
+    done = read_history(layout.dot_folder).done if world.is_master else None
+    # As bytes: a pickle of them would be one more copy.
+    (shared,) = world.bcast_buffers(None if done is None else [done.view(np.uint8)])
+    kind = world.bcast(None if done is None else done.dtype)
+    records: Records = shared.view(kind)
+    return records
 
 
 def _valid(said: Records) -> Records:
