@@ -7,6 +7,7 @@ early allocation, which offset writes and parallel access need, is only to be ha
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import resource
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ from acme_mpi.storage import ballast
 # times the metadata.
 LIBVER = ("v108", "latest")
 STRING = h5py.string_dtype()
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+KEPT_BYTES = 4 * 1024**2
 
 
 def create_file(path: str, track_order: bool = False) -> h5py.File:
@@ -154,9 +158,24 @@ def write_part(parent: Any, name: bytes, part: Part) -> None:
         h5py.h5d.create(parent, name, _type(np.dtype("f8")), null, None, _with_groups())
         return
     dataset = create_array(parent, name, part.shape, part.dtype)
+    if part.dtype.kind == "O":
+        _keep_memory()
     if part.size:
         data = np.require(part, requirements="C")
         dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, data, _memory_type(part.dtype))
+
+
+@lru_cache(maxsize=1)
+def _keep_memory() -> None:
+    """Have the C library keep up to `KEPT_BYTES` of free memory instead of giving it back at once.
+
+    HDF5 takes, and frees, two buffers of 1 MiB at each write of strings. To get their pages from
+    the system anew each time costs ten times as much as all else.
+    """
+    with contextlib.suppress(AttributeError):  # not glibc
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES // 2)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def read_parts(group: h5py.Group, first: int = 0) -> Iterator[Part]:
