@@ -53,6 +53,7 @@ class Worker:
         self._noted = -1  # the task that was last noted as long
         self._is_draining = False
         self._chunks: deque[_Open] = deque()
+        self._events: deque[object] = deque()
         self._is_ready = self._is_retired = False
         self.is_finished = False
         self.failures: list[Failure] = []
@@ -68,7 +69,7 @@ class Worker:
         return len(self._chunks) > 1
 
     def step(self) -> bool:
-        """Handle all chunks and events that have arrived; return whether there were any."""
+        """Handle the chunks that have arrived and one event; return whether there were any."""
         progressed = False
         while not self.is_finished and (arrived := self._world.poll(TAG_CHUNK)) is not None:
             progressed = True
@@ -78,9 +79,12 @@ class Worker:
         self._note_long_task()
         # After the stop nothing may be reported: the master may have left, and the next run's
         # would take it for one of its own workers'.
-        for event in [] if self._is_retired or self.is_finished else self._runner.poll():
-            progressed = True
-            self._handle(event)
+        if not (self._is_retired or self.is_finished):
+            self._events += [] if self._events else self._runner.poll()
+            # One at a time: to write results takes long, and on rank 0 the master has to answer.
+            if self._events:
+                progressed = True
+                self._handle(self._events.popleft())
         if time.monotonic() - self._told_s > ALIVE_EVERY_S and not self.is_finished:
             self._report(Report.ALIVE)
         return progressed

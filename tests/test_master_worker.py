@@ -716,6 +716,42 @@ class TestSilence:
         assert 4 <= len(reports) <= 6
 
 
+class TestSlowStore:
+    """What an agent does with results while its runner has more of them."""
+
+    class Store(MemoryStore):
+        def write(self, outcome: Outcome) -> None:
+            worker_module.time.now_s += 0.25  # type: ignore[attr-defined]
+            super().write(outcome)
+
+    class Runner(ScriptedRunner):
+        """Says all that it has to say at once."""
+
+        def poll(self) -> list[Any]:
+            return list(chain.from_iterable(iter(super().poll, [])))
+
+    @pytest.fixture
+    def worker(self, clock) -> Worker:
+        world = SerialWorld()
+        worker = Worker(world, self.Runner(Script()), self.Store(world, Layout("", "f"), None, 9))
+        world.send(0, TAG_CHUNK, (Order.CALL, 0, 9, 0, 0))
+        return worker
+
+    def reports(self, worker: Worker) -> list[list[int]]:
+        world, found = worker._world, []
+        while (arrived := world.poll(TAG_REPORT)) is not None:
+            found.append(arrived[1])
+        return found
+
+    def test_each_step_handles_one_event_so_that_rank_0_answers_in_between(self, worker):
+        reported = []
+        for _ in range(5):
+            worker.step()
+            reported.append([message[0] for message in self.reports(worker)])
+
+        assert reported == [[Report.READY], *[[Report.DONE]] * 3, []]
+
+
 @settings(deadline=None, max_examples=25)
 @given(data=st.data())
 def test_whatever_happens_to_single_ranks_every_task_is_accounted_for(data):
