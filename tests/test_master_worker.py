@@ -751,6 +751,13 @@ class TestSlowStore:
 
         assert reported == [[Report.READY], *[[Report.DONE]] * 3, []]
 
+    def test_a_task_is_told_to_take_as_long_as_it_takes_to_write_it(self, worker):
+        for _ in range(5):
+            worker.step()
+
+        done = [message for message in self.reports(worker) if message[0] == Report.DONE]
+        assert [message[5] for message in done] == [250_000_000] * 3  # called in 3 ms
+
 
 @settings(deadline=None, max_examples=25)
 @given(data=st.data())
