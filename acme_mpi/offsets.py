@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 SLICE_BYTES = 1 << 30  # one call writes at most 2 GiB
-COPY_BYTES = 64 * 1024**2
+COPY_BYTES = 1024**2  # stays in the cache of a core
 
 
 def write_all(descriptor: int, data: Any, offset: int) -> None:
@@ -46,13 +46,15 @@ def copy_bytes(source: int, source_offset: int, target: int, offset: int, n_byte
     OSError
         The source is too short, or the medium refused the data.
     """
+    # One buffer for all: the pages of a new one cost more than the copy.
+    buffer = memoryview(bytearray(min(COPY_BYTES, n_bytes)))
     done = 0
     while done < n_bytes:
-        data = os.pread(source, min(COPY_BYTES, n_bytes - done), source_offset + done)
-        if not data:
+        n_read = os.preadv(source, [buffer[: n_bytes - done]], source_offset + done)
+        if not n_read:
             raise OSError(f"the file ends {n_bytes - done} bytes too early")
-        write_all(target, data, offset + done)
-        done += len(data)
+        write_all(target, buffer[:n_read], offset + done)
+        done += n_read
 
 
 def reason(error: Exception, path: str) -> str:
