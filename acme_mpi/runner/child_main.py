@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from acme_mpi.offsets import reason, write_all
+from acme_mpi.offsets import begin_sync, reason, write_all
 from acme_mpi.results import Encoder
 from acme_mpi.runner.base import (
     Assignment,
@@ -193,6 +193,7 @@ def write_at(path: str, offset: int, array: Any) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
             write_all(descriptor, array, offset)
+            begin_sync(descriptor, offset, array.nbytes)
         finally:
             os.close(descriptor)
     except OSError as error:
