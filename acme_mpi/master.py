@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from enum import IntEnum
 from typing import NamedTuple
@@ -104,8 +105,11 @@ class Master:
         self._rules, self._deadline_s, self._is_stop_asked = rules, deadline_s, is_stop_asked
         self._starting = set(workers)  # have not said whether they can work
         self._held: dict[int, int] = {}  # chunks held by each worker that was ever ready
+        self._n_held = 0  # by all of them
+        # Those that have not retired by the chunks that they hold, so that no report makes rank 0
+        # look through all workers; who has held as many for the longest time is the first.
+        self._holding: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(CREDIT + 1)]
         self._n_out: dict[int, int] = {}  # tasks in these chunks that have not ended
-        self._retired: set[int] = set()
         self._leaving = set(workers)  # have not said BYE
         self._again: deque[_Again] = deque()
         self._durations = Durations()
@@ -132,6 +136,10 @@ class Master:
     @property
     def _n_left(self) -> int:
         return self._schedule.n_left + len(self._again)
+
+    @property
+    def _n_active(self) -> int:
+        return sum(map(len, self._holding))
 
     @property
     def longest_pause_s(self) -> float:
@@ -213,6 +221,7 @@ class Master:
         if report is Report.READY:
             self._starting.discard(worker)
             self._held[worker] = self._n_out[worker] = 0
+            self._holding[0][worker] = None
             self.n_ready += 1
         elif report is Report.DONE:
             self._take_done(worker, *numbers[:6])
@@ -220,7 +229,7 @@ class Master:
             self._take_back(worker, *numbers[:5])
         elif report is Report.RETIRED:
             self._starting.discard(worker)
-            self._retired.add(worker)
+            self._holding[self._held.get(worker, 0)].pop(worker, None)
         elif report is Report.STORAGE:
             self._is_ending = True
         elif report is Report.BYE:
@@ -236,8 +245,7 @@ class Master:
         n_again: int,
     ) -> None:  # fmt: skip
         n_tasks, busy_s = stop - start, busy_ns / 1e9
-        self._held[worker] -= n_closed
-        self._n_out[worker] -= n_tasks
+        self._hold(worker, -n_closed, -n_tasks)
         self._schedule.record(n_tasks, busy_s)
         if n_failed + n_again < n_tasks:
             self._durations.add(n_tasks, busy_s)
@@ -250,24 +258,37 @@ class Master:
     def _take_back(
         self, worker: int, start: int, stop: int, n_closed: int, n_raised: int, n_crashed: int
     ) -> None:
-        self._held[worker] -= n_closed
-        self._n_out[worker] -= stop - start
+        self._hold(worker, -n_closed, start - stop)
         if n_raised or n_crashed:
             self._again.append(_Again(start, n_raised, n_crashed))
         else:
             self._schedule.give_back(range(start, stop))
 
+    def _hold(self, worker: int, n_chunks: int, n_tasks: int) -> None:
+        """Note that a worker holds more chunks, or fewer, and more tasks in them, or fewer."""
+        held = self._held[worker]
+        self._held[worker] += n_chunks
+        self._n_held += n_chunks
+        self._n_out[worker] += n_tasks
+        if n_chunks and worker in self._holding[held]:
+            del self._holding[held][worker]
+            self._holding[held + n_chunks][worker] = None
+
     def _hand_out(self) -> None:
         # Workers without a chunk come first; a reserve is given only while it cannot leave
         # another worker idle, that is, not for the last tasks.
-        active = [worker for worker in self._held if worker not in self._retired]
-        for credit in range(CREDIT):
-            n_spare = len(active) if credit else 0
-            for worker in active:
-                if self._is_ending or self._n_left <= n_spare:
-                    break
-                if self._held[worker] == credit and (n_most := self._n_in_time(worker, credit)):
+        n_in_time = self._n_in_time() if self._n_left else 0
+        for credit, workers in enumerate(self._holding[:CREDIT]):
+            n_spare = self._n_active if credit else 0
+            while workers and not self._is_ending and self._n_left > n_spare:
+                worker = next(iter(workers))
+                if n_most := max(0, n_in_time - self._n_out[worker]):
                     self._give(worker, n_most)
+                elif credit:
+                    workers.move_to_end(worker)  # the next one is asked at the next step
+                    break
+                else:
+                    self.drain("no further task can end in time")
 
     def _give(self, worker: int, n_most: int) -> None:
         if self._schedule.n_left:
@@ -277,25 +298,20 @@ class Master:
             task, n_raised, n_crashed = self._again.popleft()
             chunk = range(task, task + 1)
             order = (task, task + 1, n_raised, n_crashed)
-        self._held[worker] += 1
-        self._n_out[worker] += len(chunk)
+        self._hold(worker, 1, len(chunk))
         self._world.send(worker, TAG_CHUNK, (Order.CALL, *order))
 
-    def _n_in_time(self, worker: int, credit: int) -> int:
+    def _n_in_time(self) -> int:
         """Return how many tasks a worker can end before the deadline, if they last as usual."""
         if self._deadline_s == math.inf:
-            return self._n_left
+            return sys.maxsize
         task_s = self._durations.quantile(PROBABLE)
-        n_possible = int((self._deadline_s - time.monotonic()) / max(task_s, 1e-9))
-        n_most = max(0, n_possible - self._n_out[worker])
-        if not n_most and not credit:
-            self.drain("no further task can end in time")
-        return n_most
+        return int((self._deadline_s - time.monotonic()) / max(task_s, 1e-9))
 
     def _stop_if_done(self) -> None:
-        if self._is_stopping or any(self._held.values()):
+        if self._is_stopping or self._n_held:
             return
-        nobody_left = not self._starting and self._retired >= self._held.keys()
+        nobody_left = not self._starting and not self._n_active
         if self._n_left == 0 or nobody_left or self._is_ending:
             self._stop()
 

@@ -630,6 +630,44 @@ class TestCredit:
         assert self.hand_out(0, 3) == [(worker, (Order.STOP,)) for worker in range(3)]
 
 
+def lines_of_a_report(n_workers: int) -> int:
+    """Return how many lines of Python rank 0 runs for one report, loops counted by turns."""
+    reports: deque[Any] = deque((worker, [Report.READY]) for worker in range(n_workers))
+
+    class Wire(SerialWorld):
+        def send(self, dest, tag, message):
+            """Nobody listens."""
+
+        def poll(self, tag):
+            if not reports:
+                return None
+            source, message = reports.popleft()
+            return source, [*message, *[0] * 8][:8]
+
+    n_tasks, n_lines = 10 * n_workers, 0
+    schedule, progress = FixedChunks(n_tasks, n_workers), Progress(n_tasks, bar=False)
+    master = Master(Wire(), schedule, progress, set(range(n_workers)))
+    master.step()
+    reports.append((0, [Report.DONE, 0, 1, 1, 0, 10**9]))
+
+    def count(frame: Any, event: str, arg: Any) -> Any:
+        nonlocal n_lines
+        n_lines += event == "line"
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        master.step()
+    finally:
+        sys.settrace(before)
+    return n_lines
+
+
+def test_a_report_costs_as_much_with_many_workers_as_with_few():
+    assert lines_of_a_report(1000) == lines_of_a_report(10)
+
+
 class FakeClock:
     """A `time` whose clock the test moves."""
 
@@ -987,6 +1025,34 @@ class TestDeadline:
         assert master.stopped_because == "no further task can end in time"
         assert sent[-2:] == [(Order.DRAIN,), (Order.STOP,)]
         assert master.n_not_done == 90
+
+    def test_who_has_no_time_for_a_reserve_keeps_it_from_nobody(self, clock):
+        """Two workers hold a chunk each; one task more would last too long for the first alone."""
+        sent: list[Any] = []
+        reports: deque[Any] = deque([(0, (Report.READY,)), (1, (Report.READY,))])
+
+        class Wire(SerialWorld):
+            def send(self, dest, tag, message):
+                sent.append((dest, *message[:3]))
+
+            def poll(self, tag):
+                source, message = reports.popleft() if reports else (0, None)
+                return None if message is None else (source, [*message, *[0] * 8][:8])
+
+        schedule = FixedChunks(100, 2, 4)
+        deadline_s = clock.monotonic() + 9.0
+        master = Master(Wire(), schedule, Progress(100, bar=False), {0, 1}, deadline_s=deadline_s)
+        master.step()
+        # Both report their first chunk, of a second per task; of the next, 1 has ended a part.
+        clock.now_s += 4.0
+        reports += [(w, (Report.DONE, 4 * w, 4 * w + 4, 1, 0, 4 * 10**9)) for w in (0, 1)]
+        clock.now_s += 1.5
+        reports += [(1, (Report.DONE, 12, 14, 0, 0, 2 * 10**9))]
+        del sent[:]
+        for _ in range(2):
+            master.step()
+
+        assert sent == [(1, Order.CALL, 16, 17)]
 
     def test_when_the_time_is_up_what_runs_is_ended(self, clock):
         master, sent = self.make(100, clock.monotonic() + 10.0, clock)
