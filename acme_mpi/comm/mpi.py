@@ -8,6 +8,7 @@ import os
 import pickle
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -57,7 +58,7 @@ class MpiWorld(World):
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
         self._buffer = np.zeros(MESSAGE_INTS, np.int64)
         self._status = MPI.Status()
-        self._sending: list[tuple[Any, Any]] = []
+        self._sending: deque[tuple[Any, Any]] = deque()  # requests and their buffers
         self._neighbours: list[Neighbour] = []
         self._neighbours = self._meet_neighbours()
 
@@ -96,7 +97,9 @@ class MpiWorld(World):
 
     def _send(self, dest: int, tag: int, message: Sequence[int]) -> None:
         # Isend, because a standard-mode send may wait for its receiver (MPI 4.1, 3.4).
-        self._sending = [pair for pair in self._sending if not pair[0].Test()]
+        # The oldest first: to look at all of them each time would take the longer, the more wait.
+        while self._sending and self._sending[0][0].Test():
+            self._sending.popleft()
         buffer = np.zeros(MESSAGE_INTS, np.int64)
         buffer[: len(message)] = message
         self._sending.append((self._comm.Isend(buffer, dest, tag), buffer))
