@@ -98,9 +98,10 @@ class Factoring(Schedule):
     """Factoring, with chunks bounded by measured time.
 
     Every batch hands out half of what is left, in one equal chunk per worker, so that the last
-    chunks balance the load. Until a duration is known chunks hold one task; then none lasts longer
-    than `longest_s` (a report in that time keeps results safe and the bar moving) and, unless
-    too few tasks are left, none is shorter than `shortest_s` (a chunk must outweigh its messages).
+    chunks balance the load. Until there were as many reports as there are workers chunks hold one
+    task; then none lasts longer than `longest_s` (a report in that time keeps results safe and the
+    bar moving) and, unless too few tasks are left, none is shorter than `shortest_s` (a chunk must
+    outweigh its messages).
 
     Parameters
     ----------
@@ -120,7 +121,7 @@ class Factoring(Schedule):
         self._batch_left = 0
         self._batch_size = 1
         self._chunk_size = 1
-        self._task_s = 0.0
+        self._n_records, self._task_s = 0, 0.0
 
     @property
     def chunk_s(self) -> float:
@@ -128,14 +129,18 @@ class Factoring(Schedule):
         return self._chunk_size * self._task_s
 
     def record(self, n_tasks: int, busy_s: float) -> None:
-        """Update the mean duration of a task; recent chunks weigh more."""
+        """Update the mean duration of a task, over about the last report of every worker.
+
+        Of many workers those report first whose tasks are the shortest, so few are not enough.
+        """
         if n_tasks:
             mean_s = max(busy_s / n_tasks, 1e-9)
-            self._task_s = mean_s if self._task_s == 0.0 else (self._task_s + mean_s) / 2
+            self._n_records += 1
+            self._task_s += (mean_s - self._task_s) / min(self._n_records, self.n_workers + 1)
 
     def chunk_size(self) -> int:
         """Return this batch's size, bounded by the measured durations."""
-        if self._task_s == 0.0:
+        if self._n_records < self.n_workers:
             return 1
         if self._batch_left <= 0:
             self._batch_left = self.n_workers

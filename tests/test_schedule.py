@@ -125,13 +125,24 @@ class TestFactoring:
     def make(self, n_tasks=100_000, n_workers=4, task_s=None):
         schedule = Factoring(n_tasks, n_workers, self.LONGEST_S, self.SHORTEST_S)
         if task_s is not None:
-            schedule.record(1, task_s)
+            for _ in range(n_workers):
+                schedule.record(1, task_s)
         return schedule
 
     def test_chunks_hold_one_task_until_a_duration_is_known(self):
         schedule = self.make()
 
         assert [len(schedule.next_chunk(0)) for _ in range(10)] == [1] * 10
+
+    def test_of_many_workers_the_first_to_report_do_not_decide(self):
+        """They have the shortest tasks."""
+        schedule = self.make(n_workers=1000)
+        for _ in range(999):
+            schedule.record(1, 1e-6)
+        assert len(schedule.next_chunk(0)) == 1
+        schedule.record(1, 1e-6)
+
+        assert len(schedule.next_chunk(0)) > 1
 
     @pytest.mark.parametrize("task_s", [1e-9, 1e-6, 1e-4, 1e-3, 0.01, 0.079, 0.081, 1, 1000])
     def test_no_chunk_of_several_tasks_lasts_longer_than_the_bound(self, task_s):
