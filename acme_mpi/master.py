@@ -33,6 +33,7 @@ ALIVE_EVERY_S = 10.0
 SILENT_S = 60.0  # after this rank 0 says who is silent
 LOST_S = 900.0  # after this the job ends
 CREDIT = 2  # chunks a worker may hold: one running, one in reserve, so no round trip is waited for
+LONG_S = 0.1  # a chunk beside which a round trip is short
 PROBABLE = 0.95  # a task is taken to last as long as this share of all tasks does at most
 N_MEDIAN = 3  # tasks that have to end before their median limits others, as in GNU parallel
 NEWS = 1.1  # a limit that changes by less is not told
@@ -279,7 +280,7 @@ class Master:
         # another worker idle, that is, not for the last tasks.
         n_in_time = self._n_in_time() if self._n_left else 0
         for credit, workers in enumerate(self._holding[:CREDIT]):
-            n_spare = self._n_active if credit else 0
+            n_spare = self._n_last if credit else 0
             while workers and not self._is_ending and self._n_left > n_spare:
                 worker = next(iter(workers))
                 if n_most := max(0, n_in_time - self._n_out[worker]):
@@ -289,6 +290,19 @@ class Master:
                     break
                 else:
                     self.drain("no further task can end in time")
+
+    @property
+    def _n_last(self) -> float:
+        """How many tasks are the last, which are nobody's reserve.
+
+        One for every worker, also for those that are still starting. Where tasks are long, what
+        all of them do in the time of the longest, behind which a reserve would wait; with short
+        ones the round trips would cost more than such bad luck.
+        """
+        n_workers = self._n_active + len(self._starting)
+        if self._schedule.chunk_s < LONG_S or not self._durations.n:
+            return n_workers
+        return n_workers * self._durations.longest_s / self._durations.mean_s
 
     def _give(self, worker: int, n_most: int) -> None:
         if self._schedule.n_left:

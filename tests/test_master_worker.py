@@ -575,8 +575,11 @@ class TestPlacing:
 
 
 class TestCredit:
-    def hand_out(self, n_tasks: int, size: int, *reports: tuple[int, tuple[int, ...]]):
-        """Return the chunks that a master hands out to its workers after some reports."""
+    def hand_out(
+        self, n_tasks: int, size: int, *reports: tuple[int, tuple[int, ...]] | None,
+        make_schedule: Any = FixedChunks,
+    ):  # fmt: skip
+        """Return the chunks that a master hands out after some reports; None: a step ends."""
         sent: list[tuple[int, tuple[int, ...]]] = []
 
         class Wire(SerialWorld):
@@ -590,13 +593,16 @@ class TestCredit:
             def poll(self, tag):
                 if not self.arrived:
                     return None
-                source, message = self.arrived.popleft()
+                if (arrived := self.arrived.popleft()) is None:
+                    return None
+                source, message = arrived
                 return source, [*message, *[0] * (8 - len(message))]
 
         master = Master(
-            Wire(), FixedChunks(n_tasks, size), Progress(n_tasks, bar=False), set(range(size))
+            Wire(), make_schedule(n_tasks, size), Progress(n_tasks, bar=False), set(range(size))
         )
-        master.step()
+        for _ in range(1 + reports.count(None)):
+            master.step()
         return sent
 
     def ready(self, *workers):
@@ -617,6 +623,21 @@ class TestCredit:
     def test_the_last_tasks_are_nobodys_reserve(self, n_tasks, n_sent):
         """One worker's reserve would be what another one waits for."""
         assert len(self.hand_out(n_tasks, 3, *self.ready(0, 1, 2))) == n_sent
+
+    @pytest.mark.parametrize(("longest_s", "n_sent"), [(1, 5), (3, 4)])
+    def test_long_tasks_are_no_reserve_behind_the_longest(self, longest_s, n_sent):
+        """Both workers hold one of two chunks still; 3 tasks are left, or two workers' last."""
+        done = [
+            (0, (Report.DONE, 0, 1, 1, 0, 10**9, 0)),
+            (1, (Report.DONE, 1, 2, 1, 0, longest_s * 10**9, 0)),
+        ]
+        sent = self.hand_out(7, 2, *self.ready(0, 1), None, *done, make_schedule=Factoring)
+
+        assert len(sent) == n_sent
+
+    def test_who_is_still_starting_finds_a_task_left(self):
+        assert len(self.hand_out(3, 3, *self.ready(1))) == 1
+        assert len(self.hand_out(5, 3, *self.ready(1))) == 2
 
     def test_before_it_is_ready_a_worker_gets_nothing(self):
         assert {dest for dest, _ in self.hand_out(100, 3, *self.ready(1))} == {1}
