@@ -33,6 +33,7 @@ ALIVE_EVERY_S = 10.0
 SILENT_S = 60.0  # after this rank 0 says who is silent
 LOST_S = 900.0  # after this the job ends
 CREDIT = 2  # chunks a worker may hold: one running, one in reserve, so no round trip is waited for
+MOST_AT_ONCE = 100  # reports, so that with many ranks the first is not answered after the last
 LONG_S = 0.1  # a chunk beside which a round trip is short
 PROBABLE = 0.95  # a task is taken to last as long as this share of all tasks does at most
 N_MEDIAN = 3  # tasks that have to end before their median limits others, as in GNU parallel
@@ -172,9 +173,12 @@ class Master:
         self._is_ending = True
 
     def step(self) -> bool:
-        """Handle every report that has arrived; return whether there was one."""
+        """Handle reports that have arrived, and answer them; return whether there was one."""
         progressed = False
-        while (arrived := self._world.poll(TAG_REPORT)) is not None:
+        for _ in range(MOST_AT_ONCE):
+            arrived = self._world.poll(TAG_REPORT)
+            if arrived is None:
+                break
             progressed = True
             worker, message = arrived
             self._heard_s[worker] = time.monotonic()

@@ -639,6 +639,12 @@ class TestCredit:
         assert len(self.hand_out(3, 3, *self.ready(1))) == 1
         assert len(self.hand_out(5, 3, *self.ready(1))) == 2
 
+    def test_the_first_is_answered_before_all_are_heard(self):
+        n_workers = 3 * master_module.MOST_AT_ONCE
+        sent = self.hand_out(10 * n_workers, n_workers, *self.ready(*range(n_workers)))
+
+        assert {dest for dest, _ in sent} == set(range(master_module.MOST_AT_ONCE))
+
     def test_before_it_is_ready_a_worker_gets_nothing(self):
         assert {dest for dest, _ in self.hand_out(100, 3, *self.ready(1))} == {1}
 
@@ -668,7 +674,8 @@ def lines_of_a_report(n_workers: int) -> int:
     n_tasks, n_lines = 10 * n_workers, 0
     schedule, progress = FixedChunks(n_tasks, n_workers), Progress(n_tasks, bar=False)
     master = Master(Wire(), schedule, progress, set(range(n_workers)))
-    master.step()
+    while reports:
+        master.step()
     reports.append((0, [Report.DONE, 0, 1, 1, 0, 10**9]))
 
     def count(frame: Any, event: str, arg: Any) -> Any:
