@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+REPORTS_PER_S = 10_000  # of all workers together: some 15 % of what one rank can handle
+
 
 class Schedule(ABC):
     """Hand out indices as chunks, each index once unless it is given back.
@@ -99,14 +101,15 @@ class Factoring(Schedule):
 
     Every batch hands out half of what is left, in one equal chunk per worker, so that the last
     chunks balance the load. Until there were as many reports as there are workers chunks hold one
-    task; then none lasts longer than `longest_s` (a report in that time keeps results safe and the
-    bar moving) and, unless too few tasks are left, none is shorter than `shortest_s` (a chunk must
-    outweigh its messages).
+    task; then none lasts longer than `longest_s` (a report in that time keeps the bar moving) and,
+    unless too few tasks are left, none is shorter than `shortest_s` (a chunk must outweigh its
+    messages). From 800 workers on both bounds grow with their number, so that rank 0 gets
+    `REPORTS_PER_S` at most, and at the end, when chunks are short, five times as many.
 
     Parameters
     ----------
     longest_s, shortest_s : float
-        Bounds of a chunk's duration in seconds.
+        Bounds of a chunk's duration in seconds, for few workers.
 
     References
     ----------
@@ -117,7 +120,8 @@ class Factoring(Schedule):
         self, tasks: Any, n_workers: int, longest_s: float = 0.08, shortest_s: float = 0.002
     ) -> None:
         super().__init__(tasks, n_workers)
-        self.longest_s, self.shortest_s = longest_s, shortest_s
+        self.longest_s = max(longest_s, n_workers / REPORTS_PER_S)
+        self.shortest_s = max(shortest_s, n_workers / REPORTS_PER_S / 5)
         self._batch_left = 0
         self._batch_size = 1
         self._chunk_size = 1

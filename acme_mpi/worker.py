@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from typing import NamedTuple
 
 from acme_mpi.comm import TAG_CHUNK, TAG_REPORT, World
 from acme_mpi.errors import Failure, StoreError
@@ -20,6 +21,7 @@ from acme_mpi.runner.base import (
     Runner,
     Unready,
 )
+from acme_mpi.schedule import REPORTS_PER_S
 from acme_mpi.storage.base import Store
 
 MAX_CALL_TEXTS = 1000
@@ -62,6 +64,8 @@ class Worker:
         self.unstorable: tuple[int, str] | None = None  # the first that was pickled instead
         self._tracebacks: dict[str, str] = {}
         self._told_s = time.monotonic()
+        self._untold: _Ended | None = None
+        self._report_every_s = world.size / REPORTS_PER_S
 
     @property
     def has_reserve(self) -> bool:
@@ -85,7 +89,10 @@ class Worker:
             if self._events:
                 progressed = True
                 self._handle(self._events.popleft())
-        if time.monotonic() - self._told_s > ALIVE_EVERY_S and not self.is_finished:
+        silent_s = time.monotonic() - self._told_s
+        if silent_s > self._report_every_s:
+            self._tell_ended()
+        if silent_s > ALIVE_EVERY_S and not self.is_finished:
             self._report(Report.ALIVE)
         return progressed
 
@@ -185,10 +192,22 @@ class Worker:
                 # Before the report that ends the chunk, so that the master does not stop.
                 self._report(Report.AGAIN, fields["index"], *chunk.counts_after(fields))
         is_closed = self._end(chunk, outcome.start, outcome.stop)
-        self._report(
-            *(Report.DONE, outcome.start, outcome.stop, int(is_closed)),
-            *(len(outcome.failures) - n_again, busy_ns, n_again),
-        )
+        before = self._untold
+        if before is not None and before.stop != outcome.start:
+            self._tell_ended()
+            before = None
+        start = outcome.start
+        if before is not None:
+            start, busy_ns = before.start, before.busy_ns + busy_ns
+        n_failed = len(outcome.failures) - n_again
+        self._untold = _Ended(start, outcome.stop, is_closed, n_failed, busy_ns, n_again)
+        if is_closed or outcome.failures:
+            self._tell_ended()
+
+    def _tell_ended(self) -> None:
+        if self._untold is not None:
+            ended, self._untold = self._untold, None
+            self._report(Report.DONE, *ended)
 
     def _chunk_of(self, index: int) -> _Open:
         return next(chunk for chunk in self._chunks if index in chunk.tasks)
@@ -245,8 +264,23 @@ class Worker:
         self._report(Report.RETIRED)
 
     def _report(self, report: Report, *numbers: int) -> None:
+        self._tell_ended()  # nothing overtakes it
         self._told_s = time.monotonic()
         self._world.send(0, TAG_REPORT, (report, *numbers))
+
+
+class _Ended(NamedTuple):
+    """Tasks of one chunk that have ended and that the master does not know of yet.
+
+    With few ranks it is told at once, with many after a while, so that it can hear all of them.
+    """
+
+    start: int
+    stop: int
+    n_closed: int
+    n_failed: int
+    busy_ns: int
+    n_again: int
 
 
 class _Open:

@@ -1010,6 +1010,77 @@ class TestStopping:
         assert not seen.stopped_because
 
 
+class TestManyRanks:
+    """What a worker tells of a chunk while there are so many that they take turns."""
+
+    @pytest.fixture
+    def told(self, clock) -> list[tuple[int, ...]]:
+        return []
+
+    @pytest.fixture
+    def worker(self, clock, told) -> Worker:
+        class Wire(SerialWorld):
+            size = 50_000  # a report every 5 s
+
+            def send(self, dest, tag, message):
+                if tag == TAG_REPORT:
+                    told.append(tuple(message))
+                else:
+                    super().send(dest, tag, message)
+
+            def _poll(self, tag):
+                return None
+
+        world = Wire()
+        runner = ScriptedRunner(Script(step=2, failing={15}))
+        worker = Worker(
+            world, runner, MemoryStore(world, Layout("", "f"), None, 100), Rules(retries=1)
+        )
+        worker.step()
+        del told[:]
+        return worker
+
+    def call(self, worker: Worker, start: int, stop: int) -> None:
+        worker._world.send(0, TAG_CHUNK, (Order.CALL, start, stop))
+
+    def test_what_has_ended_is_told_when_the_chunk_has(self, worker, told):
+        self.call(worker, 0, 5)
+        for _ in range(2):
+            worker.step()
+        assert told == []
+        worker.step()
+
+        assert told == [(Report.DONE, 0, 5, 1, 0, 5_000_000, 0)]
+
+    def test_or_after_a_while(self, worker, told, clock):
+        self.call(worker, 0, 100)
+        worker.step()
+        worker.step()
+        clock.now_s += 5.1
+        worker.step()
+
+        assert told == [(Report.DONE, 0, 6, 0, 0, 6_000_000, 0)]
+
+    def test_a_failure_is_told_at_once(self, worker, told):
+        self.call(worker, 12, 20)
+        worker.step()
+        worker.step()
+
+        assert told == [
+            (Report.DONE, 12, 14, 0, 0, 2_000_000, 0),
+            (Report.AGAIN, 15, 1, 0),
+            (Report.DONE, 14, 16, 0, 0, 2_000_000, 1),
+        ]
+
+    def test_before_it_leaves_it_tells_what_has_ended(self, worker, told):
+        self.call(worker, 0, 5)
+        worker.step()
+        worker._world.send(0, TAG_CHUNK, (Order.STOP,))
+        worker.step()
+
+        assert told == [(Report.DONE, 0, 2, 0, 0, 2_000_000, 0), (Report.BYE,)]
+
+
 class TestDeadline:
     def make(self, n_tasks: int, deadline_s: float, clock: FakeClock) -> tuple[Master, list[Any]]:
         sent: list[Any] = []
