@@ -16,7 +16,8 @@ from acme_mpi.worker import Worker
 
 logger = logging.getLogger("acme_mpi")
 
-IDLE_PAUSE_S = 0.01
+IDLE_PAUSE_S = 0.1
+IDLE_SHARE = 1 / 32  # a rank notices so much later what comes after it has waited for long
 RESERVE_PAUSE_S = 1.0  # the master has nothing to say to a worker with a chunk in reserve
 LOOK_EVERY_S = 1.0
 
@@ -48,7 +49,7 @@ class Loop:
     ) -> None:
         self._world, self._worker, self._master = world, worker, master
         self._runner, self._client = runner, list(client)
-        self._backoff = Backoff()
+        self._backoff = Backoff(share=IDLE_SHARE)
         self._parent, self._looked_s = os.getppid(), time.monotonic()
         self._is_told = False
 

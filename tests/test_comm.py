@@ -316,10 +316,20 @@ class TestBackoff:
         backoff = Backoff(1.0)
         for _ in range(20):
             backoff.pause()
-        backoff.longest_s = 0.01
+        backoff.longest_s = 0.005
 
-        backoff.pause()
-        assert backoff.pause() == 0.01
+        assert [backoff.pause(), backoff.pause()] == [0.005, 0.005]
+
+    def test_long_pauses_are_a_share_of_what_was_waited(self):
+        backoff, waited_s, n_pauses = Backoff(0.1, share=1 / 32), 0.0, 0
+        while waited_s < 100:
+            pause_s = backoff.pause()
+            assert pause_s <= max(0.01, waited_s / 32)
+            waited_s += pause_s
+            n_pauses += 1
+
+        assert pause_s == 0.1
+        assert n_pauses < 1200
 
 
 OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "4"}

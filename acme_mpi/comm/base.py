@@ -17,23 +17,33 @@ SLICE_BYTES = 512 * 1024 * 1024  # one MPI call moves at most this, far below 2 
 ROLL_CALL_S = 10.0
 
 
+FIRST_PAUSE_S, SHORT_PAUSE_S = 1e-4, 0.01
+
+
 class Backoff:
     """Sleep with growing pauses between two looks.
+
+    They double up to 10 ms. Longer ones are a small share of what was waited, so that whoever
+    waits for long needs hardly any time for it, and what comes is not noticed much later.
 
     Parameters
     ----------
     longest_s : float
         Upper bound of a pause in seconds.
+    share : float
+        Longest pause above 10 ms as a part of the time since the last reset. The default is for
+        what comes by a chain of ranks, each of which may be asleep.
     """
 
-    def __init__(self, longest_s: float = 0.01) -> None:
-        self.longest_s = longest_s
-        self._pause_s = 1e-4
+    def __init__(self, longest_s: float = 0.1, share: float = 1 / 256) -> None:
+        self.longest_s, self._share = longest_s, share
+        self._pause_s, self._waited_s = FIRST_PAUSE_S, 0.0
 
     def pause(self) -> float:
-        """Return the next pause in seconds and double the one after it."""
-        pause_s = self._pause_s
-        self._pause_s = min(2 * pause_s, self.longest_s)
+        """Return the next pause in seconds; the one after it may be twice as long."""
+        pause_s = min(self._pause_s, self.longest_s)
+        self._waited_s += pause_s
+        self._pause_s = min(2 * pause_s, max(SHORT_PAUSE_S, self._share * self._waited_s))
         return pause_s
 
     def sleep(self) -> None:
@@ -42,7 +52,7 @@ class Backoff:
 
     def reset(self) -> None:
         """Start again with the shortest pause."""
-        self._pause_s = 1e-4
+        self._pause_s, self._waited_s = FIRST_PAUSE_S, 0.0
 
 
 class World(ABC):
