@@ -5,31 +5,67 @@ acme_mpi`` the command line; `PerTask` and `Shared` say how one argument is dist
 the package does not initialise MPI.
 """
 
-from acme_mpi.api import map as map  # not in __all__: a star would hide the builtin
-from acme_mpi.cluster import (
-    bic_cluster_setup,
-    cluster_cleanup,
-    esi_cluster_setup,
-    local_cluster_setup,
-    slurm_cluster_setup,
-)
-from acme_mpi.errors import (
-    AcmeMpiError,
-    Failure,
-    InputError,
-    InputTypeError,
-    LaunchError,
-    PlaceError,
-    StoppedError,
-    StoreError,
-    TaskError,
-)
-from acme_mpi.parallel_map import ACMEdaemon, ParallelMap
-from acme_mpi.rules import Rules
-from acme_mpi.tasks import PerTask, Shared
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from acme_mpi.api import map as map
+    from acme_mpi.cluster import (
+        bic_cluster_setup,
+        cluster_cleanup,
+        esi_cluster_setup,
+        local_cluster_setup,
+        slurm_cluster_setup,
+    )
+    from acme_mpi.errors import (
+        AcmeMpiError,
+        Failure,
+        InputError,
+        InputTypeError,
+        LaunchError,
+        PlaceError,
+        StoppedError,
+        StoreError,
+        TaskError,
+    )
+    from acme_mpi.parallel_map import ACMEdaemon, ParallelMap
+    from acme_mpi.rules import Rules
+    from acme_mpi.tasks import PerTask, Shared
 
 __version__ = "0.1.0"
 
+# Where the public names are. They are imported at their first use: agents and runners, of which
+# there may be hundreds on a node, import what they need and not the whole package.
+_PLACES = {
+    "api": ("map",),
+    "cluster": (
+        *("bic_cluster_setup", "cluster_cleanup", "esi_cluster_setup"),
+        *("local_cluster_setup", "slurm_cluster_setup"),
+    ),
+    "errors": (
+        *("AcmeMpiError", "Failure", "InputError", "InputTypeError", "LaunchError"),
+        *("PlaceError", "StoppedError", "StoreError", "TaskError"),
+    ),
+    "parallel_map": ("ACMEdaemon", "ParallelMap"),
+    "rules": ("Rules",),
+    "tasks": ("PerTask", "Shared"),
+}
+_MODULE_OF = {name: module for module, names in _PLACES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_MODULE_OF]
+
+
+# Without `map`: a star would hide the builtin.
 __all__ = [
     "ACMEdaemon",
     "AcmeMpiError",

@@ -1,4 +1,7 @@
-"""The command line: ``python -m acme_mpi TARGET [ARGS] [options]``."""
+"""The command line: ``python -m acme_mpi TARGET [ARGS] [options]``.
+
+What few command lines need is imported where it is needed: all ranks start with these imports.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,8 @@ from typing import Any, NamedTuple
 
 from acme_mpi.call import Call, Options
 from acme_mpi.comm import World, finalize, launched_rank_and_size, launcher_words, make_world
-from acme_mpi.commands import COMMANDS, run_command
 from acme_mpi.dry_run import announce, circumstances, forecast, measuring_options
 from acme_mpi.errors import EXIT_DONE, EXIT_INTERNAL, AcmeMpiError, InputError, TaskError
-from acme_mpi.foreground import debug_task, plan_text
 from acme_mpi.interrupts import INTERRUPTS
 from acme_mpi.messages import ConsoleFormatter
 from acme_mpi.options import check_options, make_parser, split_script
@@ -36,8 +37,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and end this process with the job's exit status."""
     argv = sys.argv[1:] if argv is None else argv
     rank, size = launched_rank_and_size()
-    if argv and argv[0] in COMMANDS:
-        sys.exit(run_command(argv) if rank == 0 else 0)
+    if argv and argv[0].isidentifier():
+        from acme_mpi.commands import COMMANDS, run_command
+
+        if argv[0] in COMMANDS:
+            sys.exit(run_command(argv) if rank == 0 else 0)
     own, scripts = split_script(argv)
     # Every rank finds the same mistake; one of them says it.
     if rank > 0:
@@ -272,6 +276,7 @@ def _ask(runner: ChildRunner, kind: Kind, content: Any) -> Any:
 
 def _in_foreground(options: Any, size: int) -> int:
     """Load the target in this process, for ``--plan`` and ``--debug-task``."""
+    from acme_mpi.foreground import debug_task, plan_text
     from acme_mpi.runner.loading import load_command
 
     func, tasks = load_command(_request(options))

@@ -7,7 +7,6 @@ function refers to by name, such as other functions of its module, is not part o
 from __future__ import annotations
 
 import copyreg
-import importlib.metadata
 import inspect
 import marshal
 import os
@@ -142,6 +141,8 @@ def version_changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]
 
 def versions() -> dict[str, str]:
     """Return the versions of what a run is made with, ``version NAME`` each."""
+    import importlib.metadata  # takes as long as a tenth of all that a rank imports
+
     found = {f"{VERSION}python": platform.python_version()}
     for name, distribution in (("numpy", "numpy"), ("h5py", "h5py"), ("acme_mpi", "acme-mpi")):
         try:

@@ -165,12 +165,27 @@ def test_importing_the_package_does_not_import(module):
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
+def test_all_public_names_are_found():
+    for name in acme_mpi.__all__:
+        assert getattr(acme_mpi, name) is not None
+    assert {*acme_mpi.__all__, "map"} <= set(dir(acme_mpi))
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = acme_mpi.nothing
+
+
 def test_importing_all_names_hides_no_builtin():
     names: dict[str, object] = {}
     exec("from acme_mpi import *", names)
 
     assert "ParallelMap" in names
     assert not names.keys() & vars(builtins).keys()
+
+
+def test_a_runner_imports_only_its_own_part_of_the_package():
+    code = "import sys, acme_mpi.runner.child_main; print(*sys.modules)"
+
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert not {"acme_mpi.run", "acme_mpi.submit", "acme_mpi.storage"} & set(loaded.split())
 
 
 @pytest.mark.parametrize("module", ["acme_mpi.runner.child_main", "acme_mpi.script_main"])
