@@ -23,9 +23,10 @@ from acme_mpi.errors import EXIT_DONE, EXIT_INTERNAL, AcmeMpiError, InputError, 
 from acme_mpi.interrupts import INTERRUPTS
 from acme_mpi.messages import ConsoleFormatter
 from acme_mpi.options import check_options, make_parser, split_script
-from acme_mpi.run import run, stop_runner, take_child_runner
+from acme_mpi.run import run
 from acme_mpi.runner.channel import Kind
 from acme_mpi.runner.child import ChildRunner
+from acme_mpi.runner.kept import stop_runner, take_child_runner
 from acme_mpi.script import serve_script
 from acme_mpi.submit import finish, generations_below_launcher
 from acme_mpi.terminal import ask

@@ -17,7 +17,6 @@ checksum, offsets, cgroup, errors``.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import logging
 import os
@@ -38,8 +37,8 @@ from acme_mpi.master import Master
 from acme_mpi.messages import ANNOUNCE, log_path, run_messages
 from acme_mpi.progress import Progress
 from acme_mpi.runner.base import Assignment, Runner
-from acme_mpi.runner.child import ChildRunner
 from acme_mpi.runner.inline import InlineRunner
+from acme_mpi.runner.kept import stop_runner, take_child_runner
 from acme_mpi.schedule import Factoring, FixedChunks, Schedule
 from acme_mpi.storage import Layout, Store, Stored, ballast, make_store
 from acme_mpi.storage.beginning import Beginning, Wanted, begin
@@ -232,44 +231,6 @@ def _share_assignment(world: World, call: Call, options: Options) -> Assignment:
         as_pickles=options.kind == "pickle",
         may_pickle=options.may_pickle,
     )
-
-
-_RUNNER: list[ChildRunner] = []
-
-
-def take_child_runner(world: World, is_worker: bool = True) -> ChildRunner | None:
-    """Return this process's child runner, started at its first use. Collective.
-
-    Parameters
-    ----------
-    world : World
-        The ranks.
-    is_worker : bool
-        Whether this rank calls tasks; None is returned if not.
-    """
-    n_threads = _threads_per_rank(world)
-    if not is_worker:
-        return None
-    if not _RUNNER:
-        _RUNNER.append(ChildRunner(n_threads))
-        atexit.register(stop_runner)
-    return _RUNNER[0]
-
-
-def stop_runner() -> None:
-    """Stop this process's child runner. Independent."""
-    while _RUNNER:
-        _RUNNER.pop().stop()
-
-
-def _threads_per_rank(world: World) -> int:
-    """Return this rank's share of the cores that it may run on.
-
-    All ranks count, also those that have nothing to do now: the runner is kept for later runs.
-    """
-    mask = sorted(os.sched_getaffinity(0))
-    ranks = world.allgather((world.host, mask))
-    return max(1, len(mask) // ranks.count((world.host, mask)))
 
 
 def _take_runner(world: World, call: Call, options: Options) -> Runner | None:

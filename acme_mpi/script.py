@@ -21,8 +21,9 @@ from acme_mpi.comm import World, is_launched, pack_error, unpack_error
 from acme_mpi.errors import AcmeMpiError, Failure, LaunchError
 from acme_mpi.interrupts import INTERRUPTS
 from acme_mpi.results import Content
-from acme_mpi.run import run, stop_runner
+from acme_mpi.run import run
 from acme_mpi.runner.channel import Channel, ChannelError, Kind
+from acme_mpi.runner.kept import stop_runner
 from acme_mpi.runner.process import Child
 from acme_mpi.storage import Stored
 

@@ -23,8 +23,9 @@ from acme_mpi.comm import (
 )
 from acme_mpi.errors import AcmeMpiError, InputError, StoreError
 from acme_mpi.fingerprint import digest, fingerprint_of, versions
-from acme_mpi.run import run, stop_runner
+from acme_mpi.run import run
 from acme_mpi.runner import packing
+from acme_mpi.runner.kept import stop_runner
 from acme_mpi.runner.loading import join_values
 from acme_mpi.runner.pickling import pickle_given
 from acme_mpi.script import connection, is_connected, request
