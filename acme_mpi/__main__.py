@@ -16,6 +16,11 @@ from collections.abc import Sequence
 from dataclasses import astuple
 from typing import Any, NamedTuple
 
+from acme_mpi.runner.threads import limited_threads
+
+with limited_threads():
+    import numpy  # noqa: F401
+
 from acme_mpi.call import Call, Options
 from acme_mpi.comm import World, finalize, launched_rank_and_size, launcher_words, make_world
 from acme_mpi.dry_run import announce, circumstances, forecast, measuring_options
@@ -26,7 +31,7 @@ from acme_mpi.options import check_options, make_parser, split_script
 from acme_mpi.run import run
 from acme_mpi.runner.channel import Kind
 from acme_mpi.runner.child import ChildRunner
-from acme_mpi.runner.kept import stop_runner, take_child_runner
+from acme_mpi.runner.kept import fork_child_runner, stop_runner, take_child_runner
 from acme_mpi.script import serve_script
 from acme_mpi.submit import finish, generations_below_launcher
 from acme_mpi.terminal import ask
@@ -67,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         os.dup2(saved[0], 1), os.dup2(saved[1], 2)
     if options is None:
         sys.exit(status if rank == 0 else 0)
+    fork_child_runner()
     _set_up_logging(options)
     leave(_with_ranks(options, scripts, rank))
 

@@ -176,6 +176,14 @@ def has_ended(pid: int, wait_s: float) -> bool:
         os.close(descriptor)
 
 
+def is_runner(pid: int) -> bool:
+    """Tell whether a process is a runner; a forked one has the words and marks of its agent."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip() == "acme_mpi runner"
+    except OSError:
+        return False
+
+
 def command_line(pid: int) -> str:
     """Return the command line of a process."""
     try:

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow
 EXPECTED = [18, 24, 30, 36]
 FUNCTIONS = """\
 import os
+import sys
 
 
 def f(x, y, z=3):
@@ -62,8 +63,11 @@ def tell(x):
     return x
 
 
-def threads(x):
-    return os.environ["OMP_NUM_THREADS"]
+def surroundings(x):
+    with open("/proc/self/cmdline", "rb") as file:
+        is_copy = b"acme_mpi" in file.read().split(b"\\0")
+    launcher = [name for name in os.environ if name.startswith(("OMPI_", "PMI", "PRTE_"))]
+    return [is_copy, launcher, "mpi4py" in sys.modules, os.environ["OMP_NUM_THREADS"]]
 
 
 class Tools:
@@ -291,6 +295,16 @@ def test_prints_of_the_function_are_passed_on(acme, folder):
     # A launcher may cut the lines of several ranks into each other.
     assert [ran.stdout.count(f"<task {i} says hello>") for i in range(20)] == [1] * 20
     assert ran.stderr == ""
+
+
+@pytest.mark.parametrize("n", [0, 2])
+def test_the_first_runner_is_a_clean_copy_of_its_rank(acme, folder, n):
+    np.save(folder / "x.npy", np.arange(3))
+    n_threads = max(1, len(os.sched_getaffinity(0)) // max(1, n))
+
+    ran = acme(n, "functions:surroundings", "x.npy", "--no-write", "-q")
+
+    assert ran.stdout.splitlines() == [str([True, [], False, str(n_threads)])] * 3
 
 
 def test_one_rank_hints_at_all_cores(acme):

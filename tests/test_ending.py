@@ -18,7 +18,15 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from conftest import ENDING_S, MARKER, Launcher, end_all, processes_of, start_environment
+from conftest import (
+    ENDING_S,
+    MARKER,
+    Launcher,
+    end_all,
+    is_runner,
+    processes_of,
+    start_environment,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -163,7 +171,8 @@ class Started:
         for pid in processes_of(self._id):
             program, *words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
             # The launcher, whatever it is called, has the same words.
-            if b"acme_mpi" in words and os.path.basename(program).startswith(b"python"):
+            is_python = os.path.basename(program).startswith(b"python")
+            if b"acme_mpi" in words and is_python and not is_runner(pid):
                 found.append(pid)
         return found
 

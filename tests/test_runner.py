@@ -22,7 +22,7 @@ import pytest
 
 from acme_mpi import PerTask, Shared
 from acme_mpi.results import PLACED_BYTES, Encoder, is_placed, parts_of
-from acme_mpi.runner import base, process
+from acme_mpi.runner import base
 from acme_mpi.runner.base import (
     MEDIUM,
     Assignment,
@@ -40,6 +40,7 @@ from acme_mpi.runner.inline import InlineRunner
 from acme_mpi.runner.packing import pack
 from acme_mpi.runner.pickling import load_values, pickle_given
 from acme_mpi.runner.process import child_environment, ending_text
+from acme_mpi.runner.threads import THREAD_VARIABLES
 from acme_mpi.tasks import distribute
 
 LIMIT_S = 30.0  # far more than any of these runs takes, also on a busy machine
@@ -963,7 +964,7 @@ class TestEnvironment:
         assert [name for name in other if environment.get(name) != "/1"] == []
 
     def test_libraries_get_the_number_of_threads_unless_it_is_set(self, start_runner, monkeypatch):
-        for name in process.THREAD_VARIABLES:
+        for name in THREAD_VARIABLES:
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("MKL_NUM_THREADS", "7")
 

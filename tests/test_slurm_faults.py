@@ -19,7 +19,15 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from conftest import ENDING_S, MARKER, Launcher, end_all, processes_of, start_environment
+from conftest import (
+    ENDING_S,
+    MARKER,
+    Launcher,
+    end_all,
+    is_runner,
+    processes_of,
+    start_environment,
+)
 from sandbox import SANDBOX, Slurm, running_slurm
 
 from acme_mpi.storage.records import read_history
@@ -141,11 +149,13 @@ def watching(pid: int) -> Iterator[int]:
 
 
 def is_rank(pid: int, rank: int) -> bool:
-    """Tell whether a process is an agent of that rank; its runner does not know the rank."""
+    """Tell whether a process is an agent of that rank."""
     try:
         environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
+        return False
+    if is_runner(pid):
         return False
     return b"acme_mpi" in words and f"SLURM_PROCID={rank}".encode() in environment
 

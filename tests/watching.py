@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from conftest import processes_of
+from conftest import is_runner, processes_of
 
 EVENT = struct.Struct("iIII")
 MODIFY, MOVED_TO, CREATE, DELETE, IS_DIR = 0x2, 0x80, 0x100, 0x200, 0x40000000
@@ -87,7 +87,7 @@ def kill_rank(start_id: str, rank: int) -> bool:
             environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        if wanted & set(environment):
+        if wanted & set(environment) and not is_runner(pid):
             kill(pid)
             return True
     return False

@@ -41,9 +41,11 @@ class ChildRunner(Runner):
     ----------
     n_threads : int
         Threads of the numerical libraries in the child, >= 1.
+    is_forked : bool
+        Whether the first child is a copy of this process; its successors are not.
     """
 
-    def __init__(self, n_threads: int = 1) -> None:
+    def __init__(self, n_threads: int = 1, is_forked: bool = False) -> None:
         self._n_threads = n_threads
         self._limits = Limits()
         self._assignment: Assignment | None = None
@@ -56,10 +58,10 @@ class ChildRunner(Runner):
         self._n_assignments = 0
         self._n_idle_deaths = 0
         self.other_messages: deque[tuple[Kind, Any]] = deque()
-        self._start_child()
+        self._start_child(is_forked)
 
-    def _start_child(self) -> Child:
-        child = Child("acme_mpi.runner.child_main", n_threads=self._n_threads)
+    def _start_child(self, is_forked: bool = False) -> Child:
+        child = Child("acme_mpi.runner.child_main", n_threads=self._n_threads, is_forked=is_forked)
         self._child: Child | None = child
         self._guard = Guard(child)  # outlives it
         child.words[DRAIN] = self._is_draining

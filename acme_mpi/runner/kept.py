@@ -7,8 +7,19 @@ import os
 
 from acme_mpi.comm import World
 from acme_mpi.runner.child import ChildRunner
+from acme_mpi.runner.threads import n_local_ranks, share_of_cores
 
-_RUNNER: list[ChildRunner] = []
+_RUNNER: list[tuple[ChildRunner, int]] = []  # with its number of threads
+
+
+def fork_child_runner() -> None:
+    """Start this process's child runner as a copy of it, before MPI starts. Independent.
+
+    That takes a tenth of the time of a new Python that imports NumPy, and half of the memory is
+    shared. Neither MPI nor a thread may have been started.
+    """
+    n_threads = share_of_cores(n_local_ranks())
+    _keep(ChildRunner(n_threads, is_forked=True), n_threads)
 
 
 def take_child_runner(world: World, is_worker: bool = True) -> ChildRunner | None:
@@ -24,16 +35,22 @@ def take_child_runner(world: World, is_worker: bool = True) -> ChildRunner | Non
     n_threads = _threads_per_rank(world)
     if not is_worker:
         return None
+    if _RUNNER and _RUNNER[0][1] != n_threads:
+        stop_runner()  # it was started before the ranks could tell each other their cores
     if not _RUNNER:
-        _RUNNER.append(ChildRunner(n_threads))
-        atexit.register(stop_runner)
-    return _RUNNER[0]
+        _keep(ChildRunner(n_threads), n_threads)
+    return _RUNNER[0][0]
 
 
 def stop_runner() -> None:
     """Stop this process's child runner. Independent."""
     while _RUNNER:
-        _RUNNER.pop().stop()
+        _RUNNER.pop()[0].stop()
+
+
+def _keep(runner: ChildRunner, n_threads: int) -> None:
+    _RUNNER.append((runner, n_threads))
+    atexit.register(stop_runner)
 
 
 def _threads_per_rank(world: World) -> int:
@@ -43,4 +60,4 @@ def _threads_per_rank(world: World) -> int:
     """
     mask = sorted(os.sched_getaffinity(0))
     ranks = world.allgather((world.host, mask))
-    return max(1, len(mask) // ranks.count((world.host, mask)))
+    return share_of_cores(ranks.count((world.host, mask)))

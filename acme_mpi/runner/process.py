@@ -11,21 +11,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
 from acme_mpi.runner.channel import Channel
+from acme_mpi.runner.fork import Fork
 from acme_mpi.runner.stack import ask_for_stack
+from acme_mpi.runner.threads import THREAD_VARIABLES
 
 # A child that imports mpi4py must get a world of its own instead of the agent's place.
 LAUNCHER_PREFIXES = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_STEP")
 LAUNCHER_NAMES = frozenset({"SLURM_PROCID", "SLURM_LOCALID", "SLURM_TASK_PID"})
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-)
 # The package is found where this process found it; -P keeps the working directory out of the way.
 _BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from {module} import main; main()"
 _ROOT = str(Path(__file__).resolve().parents[2])
@@ -69,6 +66,7 @@ class Child:
         arguments: Sequence[str] = (),
         n_threads: int = 1,
         has_terminal: bool = False,
+        is_forked: bool = False,
     ) -> None:
         self.channel, remote = Channel.pair()
         lifeline, self._lifeline = os.pipe2(os.O_CLOEXEC)
@@ -79,17 +77,21 @@ class Child:
             self.words = memoryview(mmap.mmap(page, mmap.PAGESIZE)).cast("q")
             self.words[0] = -1
             inherited = (remote.fileno(), lifeline, page, self._stack)
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-P", "-c", _BOOT.format(module=module), _ROOT),
-                    *map(str, inherited),
-                    *arguments,
-                ],
-                stdin=None if has_terminal else subprocess.DEVNULL,
-                pass_fds=inherited,
-                env=child_environment(n_threads),
-                start_new_session=not has_terminal,
-            )
+            words = [*map(str, inherited), *arguments]
+            environment = child_environment(n_threads)
+            self._process: Fork | subprocess.Popen[bytes]
+            if is_forked:
+                main = import_module(module).main
+                self._process = Fork(main, words, inherited, environment)
+            else:
+                boot = (sys.executable, "-P", "-c", _BOOT.format(module=module), _ROOT)
+                self._process = subprocess.Popen(
+                    [*boot, *words],
+                    stdin=None if has_terminal else subprocess.DEVNULL,
+                    pass_fds=inherited,
+                    env=environment,
+                    start_new_session=not has_terminal,
+                )
         except OSError:
             os.close(self._lifeline)
             os.close(self._stack)
@@ -121,11 +123,12 @@ class Child:
 
     def send_kill(self) -> None:
         """Kill the child and all its processes; does not wait for that."""
-        if self._has_group:
-            with contextlib.suppress(ProcessLookupError):
+        # A forked child may have died, or been killed here, before it led a group.
+        with contextlib.suppress(ProcessLookupError):
+            if self._has_group:
                 os.killpg(self._process.pid, signal.SIGKILL)
-        else:
-            self._process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._process.pid, signal.SIGKILL)
 
     def kill(self) -> int:
         """Kill the child and all its processes, free everything, and return its wait status.

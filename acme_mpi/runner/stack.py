@@ -22,10 +22,9 @@ QUIET_S = 0.1  # a dump that has not grown for so long is taken as it is
 LOOK_S = 0.002
 MAX_CHARACTERS = 20_000
 
-# The main thread, which runs the task, is written last, and starts with the line that
-# `process.Child` gives to Python; three dots stand for the rest of a stack that is too deep.
-_OUTERMOST = '  File "<string>", line 1 in <module>'
-_ENDS = tuple(f"{line}\n".encode() for line in (_OUTERMOST, "  ..."))
+# The main thread, which runs the task, is written last, and its outermost frame at the end: that of
+# a new Python, or of the process that was copied. Three dots stand for the rest of a deep stack.
+_ENDS = (b'  File "<string>", line 1 in <module>\n', b" in _run_module_as_main\n", b"  ...\n")
 _FRAME = re.compile(r'  File "(.*)", line (\d+) in (.*)')
 _ESCAPE = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))")
 
@@ -83,7 +82,7 @@ def read_stack(dump: str) -> tuple[str, str]:
     location : str
         ``file:line`` of the innermost frame of the user's code in the task's thread.
     """
-    dump = _ESCAPE.sub(_unescape, dump).strip("\n").removesuffix(_OUTERMOST)
+    dump = _ESCAPE.sub(_unescape, dump).strip("\n")
     threads = [_without_own(thread.splitlines()) for thread in reversed(dump.split("\n\n"))]
     location = innermost_line(_frames(threads[0]))
     text = "\n\n".join("\n".join(thread) for thread in threads if len(thread) > 1)
@@ -97,7 +96,9 @@ def _unescape(match: re.Match[str]) -> str:
 
 
 def _without_own(lines: list[str]) -> list[str]:
-    return [line for line in lines if not ((at := _FRAME.match(line)) and is_own(at[1]))]
+    """Return a thread without frames of this package, and those outside of its outermost one."""
+    own = [k for k, line in enumerate(lines) if (at := _FRAME.match(line)) and is_own(at[1])]
+    return [line for k, line in enumerate(lines[: own[-1]] if own else lines) if k not in own]
 
 
 def _frames(lines: list[str]) -> list[traceback.FrameSummary]:
