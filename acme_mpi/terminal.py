@@ -10,11 +10,12 @@ import sys
 
 ANSWERS = {"": True, "y": True, "yes": True, "n": False, "no": False}
 _TERMINALS = ("/dev/pts/", "/dev/tty")
+_PROXY = "hydra_"  # MPICH's mpiexec starts ranks by a process of its own on each node
 
 
 def is_watched() -> bool:
     """Tell whether a person sees stderr, of this process or of its launcher."""
-    return sys.stderr.isatty() or _is_terminal(os.getppid(), 2)
+    return sys.stderr.isatty() or _is_terminal(_launcher(1), 2)
 
 
 def ask(question: str, n_above: int = 0) -> bool | None:
@@ -25,8 +26,8 @@ def ask(question: str, n_above: int = 0) -> bool | None:
     question : str
         Without the choices.
     n_above : int
-        The launcher is this process's parent (1) or its parent's parent (2), and passes on what is
-        typed on its own terminal; 0: there is no launcher.
+        The launcher is this process's parent (1) or its parent's parent (2), not counting its
+        proxies, and passes on what is typed on its own terminal; 0: there is no launcher.
 
     Returns
     -------
@@ -57,18 +58,28 @@ def _can_answer(n_above: int) -> bool:
             return True
     except (AttributeError, ValueError):
         return False  # closed, or taken away by a test runner
+    return n_above > 0 and _is_terminal(_launcher(n_above), 0)
+
+
+def _launcher(n_above: int) -> int:
+    """Return the process id of the ancestor in that generation, proxies not counted."""
     pid = os.getpid()
     for _ in range(n_above):
-        pid = _parent(pid)
-    return n_above > 0 and _is_terminal(pid, 0)
+        _, pid = _name_and_parent(pid)
+    name, parent = _name_and_parent(pid)
+    while name.startswith(_PROXY):
+        pid = parent
+        name, parent = _name_and_parent(pid)
+    return pid
 
 
-def _parent(pid: int) -> int:
+def _name_and_parent(pid: int) -> tuple[str, int]:
     try:
         with open(f"/proc/{pid}/stat") as file:
-            return int(file.read().rpartition(")")[2].split()[1])
+            head, _, tail = file.read().rpartition(")")
+        return head.partition("(")[2], int(tail.split()[1])
     except (OSError, ValueError):
-        return 0
+        return "", 0
 
 
 def _is_terminal(pid: int, descriptor: int) -> bool:

@@ -62,6 +62,8 @@ echo n | $PYTHON talk.py parent 1
 echo n | $PYTHON talk.py no-launcher 0
 echo n | sh -c '$PYTHON talk.py grandparent 2; true'
 echo n | sh -c '$PYTHON talk.py uncle 1; true'
+ln -s "$(command -v sh)" hydra_pmi_proxy
+echo n | ./hydra_pmi_proxy -c '$PYTHON talk.py proxy 1; true' 2> pipe
 (exec $PYTHON talk.py parents-stderr 0 2> /dev/null < /dev/null)
 sh -c '$PYTHON talk.py no-stderr 0; true' 2> /dev/null < /dev/null
 """
@@ -102,13 +104,15 @@ class TestFamily:
             ("no-launcher", None),
             ("grandparent", False),
             ("uncle", None),
+            ("proxy", False),
         ],
     )
     def test_a_launchers_terminal_is_asked(self, family, name, answer):
         assert json.loads((family / f"{name}.json").read_text())[0] is answer
 
     @pytest.mark.parametrize(
-        ("name", "is_watched"), [("parent", True), ("parents-stderr", True), ("no-stderr", False)]
+        ("name", "is_watched"),
+        [("parent", True), ("parents-stderr", True), ("no-stderr", False), ("proxy", True)],
     )
     def test_a_launchers_terminal_is_watched(self, family, name, is_watched):
         assert json.loads((family / f"{name}.json").read_text())[1] is is_watched
