@@ -339,6 +339,7 @@ from mpi4py import MPI
 
 import acme_mpi
 
+PLACES = ("OMPI_COMM", "PMIX_", "PMI_", "HYDI_", "MPI_LOCAL")
 NAMES = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"]
 
 
@@ -351,7 +352,7 @@ def surroundings(i):
         "threads": [os.environ.get(name) for name in NAMES],
         "world": [MPI.COMM_WORLD.size, MPI.COMM_WORLD.rank],
         "directory": os.getcwd(),
-        "launcher": [n for n in os.environ if n.startswith(("OMPI_COMM", "PMIX_", "PMI_"))],
+        "launcher": [n for n in os.environ if n.startswith(PLACES)],
         "custom": os.environ.get("CUSTOM"),
         "stdin": os.readlink("/proc/self/fd/0"),
         "argv": sys.argv,

@@ -952,7 +952,8 @@ class TestEnvironment:
     ):
         launcher = [
             "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_SIZE", "PRTE_LAUNCHED", "SLURM_STEP_ID",
-            "SLURM_STEPID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_TASK_PID",
+            "SLURM_STEPID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_TASK_PID", "HYDI_CONTROL_FD",
+            "MPI_LOCALNRANKS",
         ]  # fmt: skip
         other = ["SLURM_JOB_ID", "SLURM_CPUS_PER_TASK", "MY_VARIABLE", "PYTHONPATH"]
         for name in launcher + other:

@@ -21,7 +21,7 @@ from acme_mpi.runner.stack import ask_for_stack
 from acme_mpi.runner.threads import THREAD_VARIABLES
 
 # A child that imports mpi4py must get a world of its own instead of the agent's place.
-LAUNCHER_PREFIXES = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_STEP")
+LAUNCHER_PREFIXES = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "HYDI_", "MPI_LOCAL", "SLURM_STEP")
 LAUNCHER_NAMES = frozenset({"SLURM_PROCID", "SLURM_LOCALID", "SLURM_TASK_PID"})
 # The package is found where this process found it; -P keeps the working directory out of the way.
 _BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from {module} import main; main()"
