@@ -31,6 +31,7 @@ from acme_mpi.comm import (
     refuse_singletons,
     share,
 )
+from acme_mpi.comm.launcher import is_launched_by_srun
 from acme_mpi.errors import LaunchError
 from acme_mpi.segment import Segment
 
@@ -333,7 +334,8 @@ class TestBackoff:
 
 
 OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "4"}
-HYDRA = {"PMI_RANK": "1", "PMI_SIZE": "3"}
+HYDRA = {"PMI_RANK": "1", "PMI_SIZE": "3", "MPI_LOCALNRANKS": "2"}
+PMI_2 = {"PMI_RANK": "5", "PMI_SIZE": "6"}
 SLURM = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "6"}
 
 
@@ -352,6 +354,21 @@ class TestLaunchers:
     )
     def test_a_launcher_tells_the_place_of_a_process(self, environ, place):
         assert launched_rank_and_size(environ) == place
+
+    @pytest.mark.parametrize(
+        ("environ", "is_srun"),
+        [
+            ({}, False),
+            (OPEN_MPI, False),
+            (HYDRA, False),
+            (SLURM, True),
+            (SLURM | PMI_2, True),
+            (OPEN_MPI | SLURM, False),
+            (HYDRA | SLURM, False),  # its mpiexec has started a proxy on each node by srun
+        ],
+    )
+    def test_srun_is_told_from_an_mpiexec_inside_its_job(self, environ, is_srun):
+        assert is_launched_by_srun(environ) is is_srun
 
     @pytest.mark.parametrize("environ", [OPEN_MPI, HYDRA, SLURM])
     def test_several_processes_that_are_each_alone_are_refused(self, environ):

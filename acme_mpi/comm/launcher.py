@@ -36,9 +36,13 @@ def is_launched(environ: Mapping[str, str] = os.environ) -> bool:
     return any(name.startswith(LAUNCHER_PREFIXES) for name in environ)
 
 
+# Variables that an mpiexec sets and srun does not: of Open MPI; of MPICH and what stems from it.
+OF_MPIEXEC = ("OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")
+
+
 def is_launched_by_srun(environ: Mapping[str, str] = os.environ) -> bool:
     """Tell whether srun has started this process as a rank, and not an mpiexec inside its job."""
-    return "SLURM_STEP_NUM_TASKS" in environ and "OMPI_COMM_WORLD_SIZE" not in environ
+    return "SLURM_STEP_NUM_TASKS" in environ and not any(name in environ for name in OF_MPIEXEC)
 
 
 def refuse_singletons(size: int, environ: Mapping[str, str] = os.environ) -> None:
