@@ -235,6 +235,8 @@ def _load_mpi() -> Any:
     # Wrong data was reported for OMPIO's data sieving (open-mpi/ompi#10546, #12718).
     os.environ.setdefault("OMPI_MCA_fbtl_posix_read_datasieving", "0")
     os.environ.setdefault("OMPI_MCA_fbtl_posix_write_datasieving", "0")
+    # `refuse_singletons` says once what mpi4py would warn of on every rank.
+    os.environ.setdefault("MPI4PY_CHECK_MPIEXEC", "0")
     import mpi4py
 
     # Matched probes fail on some fabrics (Libensemble/libensemble#28).
