@@ -132,9 +132,10 @@ import sys
 
 import acme_mpi
 from acme_mpi import ParallelMap, cluster_cleanup, local_cluster_setup, slurm_cluster_setup
+from acme_mpi.comm import launched_rank_and_size
 from meeting import meet
 
-RANK = int(os.environ.get("OMPI_COMM_WORLD_RANK", "0"))
+RANK, _ = launched_rank_and_size()
 meetings = itertools.count()
 facts = {"place": (socket.gethostname(), os.getpid())}
 

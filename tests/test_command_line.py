@@ -483,6 +483,7 @@ from pathlib import Path
 
 import acme_mpi.api
 import acme_mpi.foreground
+from acme_mpi.comm import launched_rank_and_size
 
 
 def run(args):
@@ -506,7 +507,7 @@ def run(args):
     return status, Path(f"stdout{rank}").read_text(), Path(f"stderr{rank}").read_text()
 
 
-rank = os.environ["OMPI_COMM_WORLD_RANK"]
+rank, _ = launched_rank_and_size()
 mistakes = json.loads(Path("mistakes.json").read_text())
 Path(f"found{rank}.json").write_text(json.dumps({n: run(args) for n, args in mistakes.items()}))
 """
