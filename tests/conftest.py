@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import select
 import shutil
@@ -11,7 +12,7 @@ import sys
 import tempfile
 import textwrap
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,12 @@ class Launcher:
         self._make_folder = make_folder
         beside = Path(sys.executable).with_name("mpiexec")
         self.program = str(beside) if beside.exists() else shutil.which("mpiexec")
+
+    @functools.cached_property
+    def is_hydra(self) -> bool:
+        """Whether this is MPICH's mpiexec."""
+        command = [str(self.program), "--version"]
+        return "HYDRA" in subprocess.run(command, capture_output=True, text=True).stdout
 
     def __call__(
         self,
@@ -190,6 +197,28 @@ def command_line(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
     except OSError:
         return f"process {pid}"
+
+
+def by_stacks(
+    values: Iterable[Any], twice: Collection[Any] = (), every: Collection[Any] = ()
+) -> list[Any]:
+    """Return values as parameters of tests, marked by the stacks on which they run.
+
+    Parameters
+    ----------
+    values : iterable
+        All of them run on the first stack.
+    twice : collection
+        Which run on the second, too, as everything does that has no mark.
+    every : collection
+        Which run on every stack (the mark `every`).
+    """
+    marks = {
+        value: pytest.mark.every if value in every else pytest.mark.once
+        for value in values
+        if value not in twice or value in every
+    }
+    return [pytest.param(value, marks=marks.get(value, ())) for value in values]
 
 
 def read_content(path: Path | str) -> dict[str, tuple[Any, ...]]:

@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 import pytest
 from acme_examples import f, matconstruct, matconstruct_multi, randfunc, randout, this_func
+from conftest import by_stacks
 from map_modes import canonical
 
 pytestmark = pytest.mark.slow
@@ -81,7 +82,7 @@ class Start:
         return seen
 
 
-@pytest.fixture(scope="module", params=MODES)
+@pytest.fixture(scope="module", params=by_stacks(MODES, twice=["spmd-3"], every=["script-2"]))
 def start(request, mpiexec, tmp_path_factory) -> Start:
     """Run all examples once, in one mode."""
     mode = request.param

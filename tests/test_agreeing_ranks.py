@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.every, pytest.mark.slow]
 
 PROGRAM = """
 import json

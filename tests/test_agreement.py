@@ -11,6 +11,8 @@ from acme_mpi import errors
 from acme_mpi.comm import ThreadWorld, pack_error, settle, unpack_error
 from acme_mpi.errors import AcmeMpiError, InputError, InputTypeError, PlaceError
 
+pytestmark = pytest.mark.once
+
 
 def settle_on(
     size: int, faults: dict[int, AcmeMpiError], decide: Callable[[Any], Any]

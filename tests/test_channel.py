@@ -26,6 +26,8 @@ from acme_mpi.runner.channel import (
 )
 from acme_mpi.segment import Segment
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def ends():

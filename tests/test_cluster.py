@@ -10,6 +10,7 @@ import pickle
 from typing import Any, NamedTuple
 
 import pytest
+from conftest import by_stacks
 
 from acme_mpi import InputError, cluster_cleanup
 from acme_mpi.cluster import Client, keep, kept_client
@@ -261,6 +262,9 @@ with open(f"facts{RANK}.pickle", "wb") as file:
 """
 
 
+MODES = ["plain", "served", "every rank"]
+
+
 class Life(NamedTuple):
     """What the processes of the program have found, and what was said in each of its sections."""
 
@@ -288,7 +292,7 @@ class Life(NamedTuple):
         return first
 
 
-@pytest.fixture(scope="module", params=["plain", "served", "every rank"])
+@pytest.fixture(scope="module", params=by_stacks(MODES, twice=MODES[1:]))
 def life(request, mpiexec, tmp_path_factory) -> Life:
     """Run the program in one mode."""
     folder = tmp_path_factory.mktemp("life")

@@ -204,6 +204,7 @@ def main(folder: str) -> None:
 
 
 @pytest.mark.parametrize("name", CHECKS)
+@pytest.mark.once
 class TestContract:
     def test_serial_world(self, name, tmp_path):
         assert [run_check(name, SerialWorld(), tmp_path)] == expected(name, 1)
@@ -232,6 +233,7 @@ def seen_by_real_ranks(mpiexec, tmp_path_factory) -> Callable[[int], dict[str, A
 
 
 @pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.every
 class TestRealRanks:
     @pytest.mark.parametrize("name", CHECKS)
     def test_the_contract_holds_on_mpi(self, name, size, seen_by_real_ranks):
@@ -259,6 +261,7 @@ comm.finalize()
 """
 
 
+@pytest.mark.every
 def test_rank_0_names_the_ranks_that_do_not_come(mpiexec, write_script, tmp_path):
     told = tmp_path / "told"
 
@@ -268,6 +271,7 @@ def test_rank_0_names_the_ranks_that_do_not_come(mpiexec, write_script, tmp_path
     assert "rank(s) 2 of 3 have not made this call" in told.read_text()
 
 
+@pytest.mark.once
 class TestThreadWorld:
     def test_an_exception_of_one_rank_is_raised_and_nobody_waits(self):
         def call(world):
@@ -299,6 +303,7 @@ class TestThreadWorld:
             ThreadWorld.run(3, call)
 
 
+@pytest.mark.once
 class TestBackoff:
     def test_pauses_double_up_to_the_longest(self):
         backoff = Backoff(longest_s=0.001)
@@ -339,6 +344,7 @@ PMI_2 = {"PMI_RANK": "5", "PMI_SIZE": "6"}
 SLURM = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "6"}
 
 
+@pytest.mark.once
 class TestLaunchers:
     @pytest.mark.parametrize(
         ("environ", "place"),

@@ -123,6 +123,7 @@ def numbers(content: dict[str, Any], dtype: str = "<i8") -> list[Any]:
         (5, ["--no-isolate"]),
     ],
 )
+@pytest.mark.every
 def test_the_four_results(acme, folder, content_of, n, options):
     ran = acme(n, "mymod:f", "args.npz", "--output-dir", "out", *options)
 
@@ -157,12 +158,14 @@ def test_no_write_prints_the_results_and_writes_nothing(acme, folder, n):
     assert sorted(folder.iterdir()) == before
 
 
+@pytest.mark.once
 def test_no_write_prints_the_stacked_array(acme):
     ran = acme(2, "mymod:f", "args.npz", "--no-write", "--result-shape", "(None,)", "-q")
 
     assert (ran.returncode, ran.stdout) == (0, "[18. 24. 30. 36.]\n")
 
 
+@pytest.mark.once
 def test_results_go_to_a_directory_named_after_the_time(acme, folder, content_of):
     ran = acme(2, "mymod:f", "args.npz")
 
@@ -184,6 +187,7 @@ def printed(acme: Any, *args: object) -> list[str]:
     return ran.stdout.splitlines()
 
 
+@pytest.mark.once
 def test_a_function_of_a_file_with_positional_arguments(acme, folder, tmp_path_factory):
     """Modules beside the file can be imported, wherever the command is given."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
@@ -197,24 +201,28 @@ def test_a_function_of_a_file_with_positional_arguments(acme, folder, tmp_path_f
     assert ran.stdout.split() == ["18", "24", "30", "36"]
 
 
+@pytest.mark.once
 def test_positional_and_named_arrays(acme, folder):
     np.savez(folder / "args.npz", np.array([2, 4]), z=10, arr_1=np.array(1))
 
     assert printed(acme, "mymod:f", "args.npz") == ["30", "50"]
 
 
+@pytest.mark.once
 def test_an_npy_file_is_the_first_argument(acme, folder):
     np.save(folder / "x.npy", np.array([2, 4]))
 
     assert printed(acme, "mymod:f", "x.npy", "--set", "y=4") == ["18", "24"]
 
 
+@pytest.mark.once
 def test_zero_dimensional_arrays_become_scalars(acme, folder):
     np.savez(folder / "args.npz", x=np.array("text"))
 
     assert printed(acme, "functions:kind", "args.npz", "--n-inputs", "2") == ["str", "str"]
 
 
+@pytest.mark.once
 def test_arguments_can_be_set(acme):
     """As JSON, else as a string; --set overrides the file."""
     assert printed(acme, "mymod:f", "args.npz", "--set", "y=6") == ["24", "30", "36", "42"]
@@ -224,6 +232,7 @@ def test_arguments_can_be_set(acme):
     assert printed(acme, "functions:kind", "--set", "x=no json", "--n-inputs", "1") == ["str"]
 
 
+@pytest.mark.once
 def test_a_nested_attribute(acme):
     target = "functions:Tools.Inner.double"
 
@@ -237,6 +246,7 @@ def test_a_nested_attribute(acme):
         ("math:hypot", [[3.0, 6.0], [4.0, 8.0]], ["5.0", "10.0"]),
     ],
 )
+@pytest.mark.once
 def test_functions_without_a_signature_get_the_arguments_as_given(
     acme, folder, target, arrays, expected
 ):
@@ -245,6 +255,7 @@ def test_functions_without_a_signature_get_the_arguments_as_given(
     assert printed(acme, target, "args.npz") == expected
 
 
+@pytest.mark.once
 def test_an_array_is_split_along_the_axis_that_is_named(acme, folder):
     np.savez(folder / "args.npz", a=np.arange(6).reshape(2, 3), b=[10, 20])
 
@@ -253,12 +264,14 @@ def test_an_array_is_split_along_the_axis_that_is_named(acme, folder):
     assert printed(acme, "functions:column_sum", "args.npz", *split) == ["33.0", "35.0", "37.0"]
 
 
+@pytest.mark.once
 def test_a_shared_list_comes_whole(acme, folder):
     np.savez(folder / "args.npz", x=[1, 2, 3], words=["a", "b", "c"])
 
     assert printed(acme, "functions:length", "args.npz", "--share", "words") == ["4", "5", "6"]
 
 
+@pytest.mark.once
 def test_n_inputs_chooses_what_is_split(acme, folder):
     np.savez(folder / "args.npz", x=[1, 2, 3], words=["a", "b"])
 
@@ -277,6 +290,7 @@ def test_n_equal_calls_are_made_n_times(acme, folder, n):
     assert sorted(calls) == ["0", "1", "2", "3", "4"]
 
 
+@pytest.mark.once
 def test_object_arrays_need_a_permission(acme, folder):
     np.savez(folder / "args.npz", x=np.array([{"a": 1}, {1, 2}], object))
 
@@ -287,6 +301,7 @@ def test_object_arrays_need_a_permission(acme, folder):
 # --- What is said
 
 
+@pytest.mark.every
 def test_prints_of_the_function_are_passed_on(acme, folder):
     np.save(folder / "x.npy", np.arange(20))
 
@@ -307,6 +322,7 @@ def test_the_first_runner_is_a_clean_copy_of_its_rank(acme, folder, n):
     assert ran.stdout.splitlines() == [str([True, [], False, str(n_threads)])] * 3
 
 
+@pytest.mark.once
 def test_one_rank_hints_at_all_cores(acme):
     n_cores = len(os.sched_getaffinity(0))
     if n_cores == 1:
@@ -316,6 +332,7 @@ def test_one_rank_hints_at_all_cores(acme):
     assert f"mpiexec -n {n_cores} python -m acme_mpi mymod:f args.npz" in ran.stderr
 
 
+@pytest.mark.every
 def test_quiet_verbose_and_the_bar(acme):
     quiet = acme(2, "mymod:f", "args.npz", "--output-dir", "quiet", "-q", "--no-bar")
     bar = acme(2, "mymod:f", "args.npz", "--output-dir", "bar", "--bar", "-q")
@@ -331,6 +348,7 @@ def test_quiet_verbose_and_the_bar(acme):
     assert len(verbose.stderr.splitlines()) >= len(usual.stderr.splitlines())
 
 
+@pytest.mark.once
 def test_failed_tasks_are_summed_up_with_the_command_that_reproduces_one(acme, folder):
     np.save(folder / "x.npy", np.arange(6))
 
@@ -363,6 +381,7 @@ def test_failed_tasks_leave_the_other_results(acme, folder, content_of):
     assert "2 of 5 tasks failed" in shown.stderr
 
 
+@pytest.mark.once
 def test_version_and_help(mpiexec):
     version = mpiexec(2, "-m", "acme_mpi", "--version")
     shown = mpiexec(0, "-m", "acme_mpi", "--help")
@@ -374,6 +393,7 @@ def test_version_and_help(mpiexec):
     assert all(len(line) <= 100 for line in shown.stdout.splitlines())
 
 
+@pytest.mark.once
 def test_the_installed_command(mpiexec):
     command = Path(sys.executable).with_name("acme-mpi")
     if not command.exists():
@@ -403,6 +423,7 @@ def test_a_plan_says_everything_and_calls_nothing(acme, folder, n):
     assert {path.name for path in folder.iterdir()} - before <= {"__pycache__"}
 
 
+@pytest.mark.once
 def test_a_plan_names_shared_arguments_and_the_task_id(acme, folder):
     ran = acme(0, "functions:count", "--set", "folder=.", "--n-inputs", "7", "--plan")
 
@@ -534,6 +555,7 @@ def mistakes(mpiexec, tmp_path_factory) -> tuple[list[Any], set[str]]:
 
 
 @pytest.mark.parametrize("mistake", BEFORE_MPI)
+@pytest.mark.every
 def test_a_mistake_is_explained_once(mistakes, mistake):
     (first, second), _ = mistakes
     status, stdout, stderr = first[mistake]
@@ -545,6 +567,7 @@ def test_a_mistake_is_explained_once(mistakes, mistake):
     assert second[mistake] == [0, "", ""]
 
 
+@pytest.mark.every
 def test_mistakes_create_nothing(mistakes):
     assert mistakes[1] == set()
 
@@ -557,6 +580,7 @@ def test_mistakes_create_nothing(mistakes):
         (["broken:f", "args.npz"], "ZeroDivisionError: division by zero"),
     ],
 )
+@pytest.mark.once
 def test_a_mistake_that_the_runner_finds_is_explained_once(acme, folder, args, text):
     (folder / "broken.py").write_text("1 / 0\n")
     before = {path.name for path in folder.iterdir()}
@@ -568,6 +592,7 @@ def test_a_mistake_that_the_runner_finds_is_explained_once(acme, folder, args, t
     assert {path.name for path in folder.iterdir()} - before <= {"__pycache__"}
 
 
+@pytest.mark.once
 def test_a_module_that_ends_the_process_on_import_is_named(acme, folder):
     (folder / "fatal.py").write_text("import os\n\nos._exit(5)\n")
 
@@ -578,6 +603,7 @@ def test_a_module_that_ends_the_process_on_import_is_named(acme, folder):
     assert not (folder / "out").exists()
 
 
+@pytest.mark.once
 def test_an_existing_container_is_not_touched(acme, folder):
     assert acme(0, "mymod:f", "args.npz", "--output-dir", "out", "-q").returncode == 0
     before = {p: (p.stat().st_mtime_ns, p.is_file() and p.read_bytes())
@@ -599,6 +625,7 @@ SINGLETONS = {
 
 
 @pytest.mark.parametrize("launcher", SINGLETONS)
+@pytest.mark.every
 def test_singletons_are_refused(acme, folder, launcher):
     """Four processes that each believe to be rank 0 of 1 would all do all the work."""
     ran = acme(0, "mymod:f", "args.npz", "--output-dir", "out", env=SINGLETONS[launcher])
@@ -608,6 +635,7 @@ def test_singletons_are_refused(acme, folder, launcher):
     assert not (folder / "out").exists()
 
 
+@pytest.mark.every
 def test_singletons_of_higher_rank_are_silent(acme, folder):
     env = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "2"}
 
@@ -620,6 +648,7 @@ def test_singletons_of_higher_rank_are_silent(acme, folder):
 # --- Storage that refuses
 
 
+@pytest.mark.every
 def test_a_directory_that_cannot_be_made_is_a_storage_error(acme, folder):
     (folder / "file").write_text("not a directory")
 

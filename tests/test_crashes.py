@@ -12,6 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from conftest import by_stacks
 
 import acme_mpi
 
@@ -204,7 +205,13 @@ def own_shared_memory() -> set[str]:
     )
 
 
-@pytest.fixture(scope="module", params=[(0, ["memory"]), (3, STORES)], ids=["alone", "3"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((0, ["memory"]), marks=pytest.mark.once, id="alone"),
+        pytest.param((3, STORES), id="3"),
+    ],
+)
 def crashes(request, mpiexec, tmp_path_factory) -> Iterator[tuple[Path, dict[str, Any], Any]]:
     """Run every kind of crash in every kind of store."""
     n, stores = request.param
@@ -309,6 +316,7 @@ if MPI.COMM_WORLD.rank == 0:
 """
 
 
+@pytest.mark.every
 def test_large_results_survive_crashes_around_them(mpiexec, tmp_path, content_of, write_script):
     """They are written in place by the processes that die next."""
     write_script(PLACED)
@@ -369,7 +377,7 @@ if world.rank == 0:
 """
 
 
-@pytest.mark.parametrize("n", [0, 1, 2])
+@pytest.mark.parametrize("n", by_stacks([0, 1, 2], every=[1, 2]))
 def test_what_surrounds_the_function(mpiexec, tmp_path, write_script, n):
     """A world of one rank, its share of the cores, the caller's directory and environment."""
     write_script(SURROUNDINGS)

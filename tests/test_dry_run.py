@@ -12,6 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from conftest import by_stacks
 
 import acme_mpi
 from acme_mpi.dry_run import Forecast, pick
@@ -118,6 +119,7 @@ def forecast_for(**figures: Any) -> Forecast:
 
 
 @pytest.mark.slow
+@pytest.mark.once
 class TestWithoutTerminal:
     @pytest.mark.parametrize(
         ("n", "options", "n_workers", "where"),
@@ -186,7 +188,7 @@ class TestWithoutTerminal:
 
 @pytest.mark.slow
 class TestOnTerminal:
-    @pytest.mark.parametrize("n", [0, 2])
+    @pytest.mark.parametrize("n", by_stacks([0, 2], every=[2]))
     def test_yes_goes_on(self, try_one, folder, content_of, n):
         options = ["--output-dir", "out"]
 
@@ -197,7 +199,9 @@ class TestOnTerminal:
         assert ran.stdout.count("SUCCESS! 4 tasks done") == 1
         assert len(content_of(folder / "out" / "f.h5")) == 4
 
-    @pytest.mark.parametrize(("n", "answer"), [(0, END_OF_INPUT), (2, "n\n")])
+    @pytest.mark.parametrize(
+        ("n", "answer"), [(0, END_OF_INPUT), pytest.param(2, "n\n", marks=pytest.mark.every)]
+    )
     def test_no_stops_and_makes_nothing(self, try_one, n, answer):
         ran = try_one(n, "functions:f", "args.npz", answer=answer)
 
@@ -205,6 +209,7 @@ class TestOnTerminal:
         assert ran.stdout.count(QUESTION) == 1
         assert "SUCCESS" not in ran.stdout
 
+    @pytest.mark.once
     def test_a_task_that_fails_later_is_reproduced_without_a_dry_run(
         self, try_one, tmp_path_factory
     ):
@@ -218,6 +223,7 @@ class TestOnTerminal:
         assert f"reproduce: {command} --no-write --debug-task 0" in ran.stdout
 
 
+@pytest.mark.once
 class TestForecast:
     @pytest.mark.parametrize(
         ("n_tasks", "n_workers", "wall_s"), [(4, 2, 1.0), (5, 2, 1.5), (1, 8, 0.5), (8, 1, 4.0)]
@@ -267,6 +273,7 @@ class TestForecast:
         assert f"; {text} in memory; " in found.lines()[1]
 
 
+@pytest.mark.once
 def test_every_task_may_be_picked():
     picked = (pick(3) for _ in itertools.count())
 
@@ -276,6 +283,7 @@ def test_every_task_may_be_picked():
     assert seen == {0, 1, 2}
 
 
+@pytest.mark.once
 def test_nothing_can_be_picked_of_nothing():
     with pytest.raises(InputError, match="there are none"):
         pick(0)
@@ -297,6 +305,7 @@ def spec_of(shape: tuple[Any, ...], dtype: str) -> tuple[Any, ...]:
     return spec.shape, spec.axis, spec.dtype
 
 
+@pytest.mark.once
 class TestMeasured:
     def test_only_the_call_is_timed(self, monkeypatch):
         clock = iter([10.0, 12.5])

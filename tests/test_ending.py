@@ -22,6 +22,7 @@ from conftest import (
     ENDING_S,
     MARKER,
     Launcher,
+    by_stacks,
     end_all,
     is_runner,
     processes_of,
@@ -238,6 +239,7 @@ def assert_drained(place: Place, run: Started, func: str = "wait") -> None:
 
 class TestSignals:
     @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"])
+    @pytest.mark.once
     def test_the_first_drains_one_process(self, place, start, name):
         run = start(0, *place.command("wait"))
         run.until(lambda: place.names("begun"))
@@ -247,7 +249,7 @@ class TestSignals:
 
         assert_drained(place, run)
 
-    @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR2"])
+    @pytest.mark.parametrize("name", by_stacks(["SIGTERM", "SIGUSR2"], every=["SIGTERM"]))
     @pytest.mark.parametrize("rank", [0, -1])
     def test_one_rank_is_enough(self, place, start, name, rank):
         run = start(3, *place.command("wait"))
@@ -258,16 +260,20 @@ class TestSignals:
 
         assert_drained(place, run)
 
-    def test_usr1_to_mpiexec_drains(self, place, start):
+    @pytest.mark.every
+    @pytest.mark.parametrize("name", ["SIGUSR1", "SIGINT", "SIGTERM"])
+    def test_mpiexec_passes_it_on(self, place, start, name):
+        if name != "SIGUSR1" and not place.launcher.is_hydra:
+            pytest.skip("Open MPI's mpiexec kills its ranks")
         run = start(2, *place.command("wait"))
         run.until(lambda: len(place.names("begun")) >= 2)
-        run.process.send_signal(signal.SIGUSR1)
+        run.process.send_signal(getattr(signal, name))
         run.until(lambda: "the run stops" in run.said())
         place.allow()
 
         assert_drained(place, run)
 
-    @pytest.mark.parametrize("n", [0, 2])
+    @pytest.mark.parametrize("n", by_stacks([0, 2], every=[2]))
     def test_a_second_one_leaves_at_once_with_valid_files(self, place, start, n):
         run = start(n, *place.command("wait"))
         run.until(lambda: len(place.names("begun")) >= max(1, n))
@@ -284,6 +290,7 @@ class TestSignals:
         place.allow()
         assert place.run(2, "wait").returncode == 0
 
+    @pytest.mark.every
     def test_what_was_journalled_survives_a_launcher_that_kills(self, place, start):
         """Open MPI ends the ranks a second after the first TERM."""
         run = start(2, *place.command("brief"))
@@ -302,6 +309,7 @@ class TestSignals:
 
 
 class TestStop:
+    @pytest.mark.every
     def test_it_drains_a_run_that_goes_on(self, place, start):
         run = start(2, *place.command("wait"))
         run.until(lambda: len(place.names("begun")) >= 2)
@@ -313,6 +321,7 @@ class TestStop:
 
         assert_drained(place, run)
 
+    @pytest.mark.once
     def test_without_a_run_it_says_so(self, place):
         place.allow()
         assert place.run(0, "wait").returncode == 0
@@ -333,6 +342,7 @@ class TestStop:
         assert len(place.tell("status", "--joblog").stdout.splitlines()) == N_TASKS + 1
 
     @pytest.mark.parametrize("command", ["status", "stop", "recover", "check"])
+    @pytest.mark.once
     def test_a_directory_without_a_run_is_refused(self, place, command):
         told = place.launcher(0, "-m", "acme_mpi", command, ".", cwd=place.path)
 
@@ -342,7 +352,7 @@ class TestStop:
 
 
 class TestTimeLimit:
-    @pytest.mark.parametrize("n", [0, 2])
+    @pytest.mark.parametrize("n", by_stacks([0, 2], twice=[2]))
     def test_the_run_ends_in_time_and_can_be_gone_on_with(self, place, n):
         """Tasks of 0.1 s: 60 of them need more than 3 s on two ranks."""
         ran = place.run(n, "brief", "--time-limit", "2s")
@@ -361,6 +371,7 @@ class TestTimeLimit:
         assert place.stored("wait") == {}
 
 
+@pytest.mark.once
 class TestTroubledTasks:
     def test_hung_and_greedy_tasks_cost_themselves_alone(self, place):
         """One rank: it goes on after each."""

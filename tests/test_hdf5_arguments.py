@@ -17,6 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from conftest import by_stacks
 
 import acme_mpi
 from acme_mpi import InputError, ParallelMap, PerTask, TaskError, local_cluster_setup
@@ -176,7 +177,7 @@ def ran(mpiexec, tmp_path_factory) -> Callable[[str], tuple[Path, dict[str, Any]
     return run
 
 
-@pytest.fixture(params=MODES)
+@pytest.fixture(params=by_stacks(MODES, twice=["plain", "spmd"]))
 def started(request, ran) -> tuple[Path, dict[str, Any], str]:
     """Return what one mode has left."""
     return ran(request.param)

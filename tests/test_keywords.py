@@ -12,6 +12,8 @@ import pytest
 from acme_mpi import keywords
 from acme_mpi.errors import InputError, InputTypeError
 
+pytestmark = pytest.mark.once
+
 ACCEPTED: list[tuple[Any, tuple[Any, ...], Any]] = [
     (keywords.check_flag, ("dryrun", False), False),
     (keywords.check_count, ("timeout", 0, 0), 0),

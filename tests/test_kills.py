@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import read_content
+from conftest import by_stacks, read_content
 from resume_runs import Place
 from watching import Watch, kill_all, kill_rank, wait_for_processes
 
@@ -53,6 +53,7 @@ STORES: dict[str, tuple[str, ...]] = {
     "pickles": ("f",),
 }
 KINDS = ("rank", "computation", "single file", "pickles")
+EVERY = ("rank, rows", "single file, rows")  # on every stack
 N_OF = {"rank, large": 24, "rank, large rows": 24}
 
 
@@ -201,7 +202,7 @@ def kill_often(killed: Killed, n_kills: int, seed: int, capsys: Any) -> None:
         shutil.rmtree(killed.out)
 
 
-@pytest.mark.parametrize("killed", STORES, indirect=True)
+@pytest.mark.parametrize("killed", by_stacks(STORES, twice=KINDS, every=EVERY), indirect=True)
 def test_nothing_recorded_is_lost(killed, capsys):
     n_kills = N_KILLS if killed.store in KINDS else min(N_KILLS, N_KILLS_MORE)
     kill_often(killed, n_kills, random.randrange(10**6), capsys)
@@ -225,6 +226,7 @@ MOMENTS = {
 
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("killed", CONTAINERS, indirect=True)
+@pytest.mark.once
 def test_a_commit_that_is_killed_is_repeated(killed, moment, undisturbed):
     """In a run that goes on with one that was stopped, whose container has holes."""
     hang = dict.fromkeys((f"_{index}" for index in range(10, killed.n_tasks)), "fail")

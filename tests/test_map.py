@@ -18,11 +18,13 @@ from typing import Any
 import map_modes
 import numpy as np
 import pytest
+from conftest import by_stacks
 from map_modes import ROW_DTYPES, STORES, VALUES, canonical, content_bytes
 
 pytestmark = pytest.mark.slow
 
 SIZES = [0, 1, 2, 3, 5]  # 0: without a launcher
+EACH_SIZE = by_stacks(SIZES, twice=[0, 1, 3], every=[2])
 FILES = [store for store in STORES if store != "memory"]
 CASES = map_modes.make_cases()
 COMPLETE = [name for name in CASES if "fail" not in name and "wrong" not in name]
@@ -89,7 +91,7 @@ def expected_rows(case: str) -> Any:
     return np.ascontiguousarray(np.moveaxis(np.array(rows), 0, axis).astype(dtype))
 
 
-@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("n", EACH_SIZE)
 def test_every_rank_gets_the_same(modes, n):
     different = [key for key, (_, same) in modes(n).reports.items() if not all(same)]
 
@@ -99,7 +101,7 @@ def test_every_rank_gets_the_same(modes, n):
 
 @pytest.mark.parametrize("isolation", ["", "-inline"])
 @pytest.mark.parametrize("store", STORES)
-@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("n", EACH_SIZE)
 def test_the_four_results(modes, content_of, n, store, isolation):
     if store == "memory":
         values, _, _ = modes(n).reports[f"f{isolation}", store][0]
@@ -114,7 +116,7 @@ def test_the_four_results(modes, content_of, n, store, isolation):
 
 @pytest.mark.parametrize("case", ["f-rows", "f-rows-inline", "f-rows-int"])
 @pytest.mark.parametrize("store", FILES)
-@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("n", EACH_SIZE)
 def test_the_four_results_in_one_dataset(modes, content_of, n, store, case):
     dtype = CASES[case][2].get("result_dtype", "float64")
 
@@ -124,7 +126,7 @@ def test_the_four_results_in_one_dataset(modes, content_of, n, store, case):
 
 
 @pytest.mark.parametrize("store", FILES)
-@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("n", EACH_SIZE)
 def test_each_result_is_stored_as_what_it_is(modes, content_of, n, store):
     content = content_of(modes(n).container("value", store))
 
@@ -152,7 +154,7 @@ def test_strings_keep_their_shape(modes, content_of):
 
 
 @pytest.mark.parametrize("case", ["value", "value-inline"])
-@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("n", EACH_SIZE)
 def test_values_in_memory_are_what_the_function_returned(modes, n, case):
     (_, values), _, _ = modes(n).reports[case, "memory"][0]
 
@@ -175,7 +177,7 @@ def test_rows_in_memory_are_the_stacked_array(modes, case):
     assert array == canonical(expected_rows(case))
 
 
-@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("n", EACH_SIZE)
 def test_further_return_values_stand_beside_the_rows(modes, content_of, n):
     for store in FILES:
         content = content_of(modes(n).container("more", store))
@@ -188,6 +190,7 @@ def test_further_return_values_stand_beside_the_rows(modes, content_of, n):
         assert content["comp_6/result_2"] == stored(np.arange(6))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("case", CASES)
 def test_content_does_not_depend_on_ranks_or_store(modes, content_of, case):
     """Bit by bit: 1, 2, 3, 5 ranks, no launcher, and every store of the same shape and dtype."""
@@ -207,14 +210,14 @@ def test_the_dataset_has_the_dtype_that_was_asked_for(modes, content_of, case):
     assert (kind, shape) == (np.dtype(case.removeprefix("rows-")).str, (5, 2, 3))
 
 
-@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("n", EACH_SIZE)
 def test_more_ranks_than_tasks(modes, content_of, n):
     for store in FILES:
         content = content_of(modes(n).container("f-one", store))
         assert content == {"comp_0/result_0": stored(np.array([18]))}
 
 
-@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("n", EACH_SIZE)
 def test_no_tasks_leave_an_empty_container(modes, content_of, n):
     for store in FILES:
         assert content_of(modes(n).container("f-none", store)) == {}
@@ -224,7 +227,7 @@ def test_no_tasks_leave_an_empty_container(modes, content_of, n):
 
 
 @pytest.mark.parametrize("store", STORES)
-@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("n", EACH_SIZE)
 def test_the_first_and_the_last_task_may_fail(modes, content_of, n, store):
     for case in ("ends-fail", "ends-fail-rows", "ends-fail-int"):
         results, failures, error = modes(n).reports[case, store][0]
@@ -275,7 +278,7 @@ def test_a_result_that_does_not_fit_fails_its_task_with_expected_and_got(modes, 
     assert "expected shape () float64, got dtype complex128" in message
 
 
-@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("n", EACH_SIZE)
 def test_file_names_are_returned(modes, n):
     reports = modes(n).reports
     paths = [f"f-computation/f_payload/f_{i}.h5" for i in range(4)]
@@ -805,6 +808,11 @@ def test_the_default_directory_is_named_after_the_time(right):
 LATE = (
     CALLS
     + """
+import acme_mpi.comm.mpi
+
+acme_mpi.comm.mpi.ROLL_CALL_S = 0.05
+
+
 class Release(logging.Handler):
     # Lets rank 1 go as soon as it is named.
     def emit(self, record):

@@ -18,6 +18,8 @@ from acme_mpi.messages import (
     run_messages,
 )
 
+pytestmark = pytest.mark.once
+
 logger = logging.getLogger("acme_mpi")
 acme_logger = logging.getLogger("ACME")
 

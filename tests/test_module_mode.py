@@ -92,7 +92,13 @@ def acme(mpiexec, tmp_path) -> Any:
     return run
 
 
-@pytest.fixture(scope="module", params=[(0, "study"), (3, "study.__main__")])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((0, "study"), marks=pytest.mark.once),
+        pytest.param((3, "study.__main__"), marks=pytest.mark.every),
+    ],
+)
 def study(request, mpiexec, tmp_path_factory) -> tuple[Path, dict[str, Any], Any]:
     """Run a package; return its folder, its facts and the ended process."""
     n, name = request.param
@@ -164,6 +170,7 @@ def test_pytest_runs_on_rank_0_and_its_tests_call_the_ranks(acme, tmp_path):
 @pytest.mark.parametrize(
     ("n", "name"), [(2, "nosuchmodule"), (0, "package"), (0, "package.missing")]
 )
+@pytest.mark.once
 def test_a_module_that_cannot_be_run_is_named_once(acme, tmp_path, n, name):
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "__init__.py").touch()
@@ -177,6 +184,7 @@ def test_a_module_that_cannot_be_run_is_named_once(acme, tmp_path, n, name):
     assert "runpy" not in ran.stderr
 
 
+@pytest.mark.once
 def test_an_uncaught_exception_is_shown_without_our_frames(acme, tmp_path):
     (tmp_path / "broken.py").write_text("def inner():\n    1 / 0\n\n\ninner()\n")
 
@@ -200,6 +208,7 @@ def test_an_uncaught_exception_is_shown_without_our_frames(acme, tmp_path):
         (["--n-inputs", "3", "-m", "study"], "--n-inputs cannot be used with a script"),
     ],
 )
+@pytest.mark.once
 def test_what_cannot_be_meant_is_refused(acme, tmp_path, args, said):
     (tmp_path / "study.py").write_text("print('runs')\n")
 
@@ -210,6 +219,7 @@ def test_what_cannot_be_meant_is_refused(acme, tmp_path, args, said):
     assert "Traceback" not in ran.stderr
 
 
+@pytest.mark.once
 def test_the_name_may_follow_without_a_space(acme, tmp_path):
     (tmp_path / "study.py").write_text("import sys\nprint(sys.argv[1:])\n")
 
@@ -218,6 +228,7 @@ def test_the_name_may_follow_without_a_space(acme, tmp_path):
     assert (ran.returncode, ran.stdout) == (0, "['x', '-v']\n"), ran.stderr
 
 
+@pytest.mark.once
 def test_what_is_shown_may_be_chosen(acme, tmp_path):
     (tmp_path / "study.py").write_text(
         "import acme_mpi\nacme_mpi.map(abs, [-1], write_worker_results=False)\n"

@@ -14,7 +14,7 @@ import pytest
 
 from acme_mpi.comm.neighbours import Door, LocalNeighbour, Neighbour, RemoteNeighbour, open_door
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.once, pytest.mark.slow]
 
 LIMIT_S = 30
 RANK = """

@@ -24,6 +24,7 @@ import h5py
 import numpy as np
 import parallel_map_program
 import pytest
+from conftest import by_stacks
 from parallel_map_program import MEMORY, WRONG, f, fail_at
 
 from acme_mpi import (
@@ -855,7 +856,7 @@ TYPED = [("[Y/n]", "n"), ("[Y/n]", ""), *(2 * [("-> return inner", "inner += 5\n
 STARTS = {"plain": (0, []), "SPMD": (2, []), "script mode": (2, ["-m", "acme_mpi"])}
 
 
-@pytest.fixture(scope="module", params=STARTS)
+@pytest.fixture(scope="module", params=by_stacks(STARTS, every=["SPMD", "script mode"]))
 def conversation(request, mpiexec, tmp_path_factory) -> tuple[str, Any, Any, Any]:
     """Return what is said on a terminal from which a script is started, and what that gets."""
     n, options = STARTS[request.param]

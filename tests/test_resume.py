@@ -8,11 +8,14 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from conftest import by_stacks
 from resume_runs import FAILED, N_TASKS, STOPPED, STORES, Place
 
 from acme_mpi.commands import run_command
@@ -20,22 +23,34 @@ from acme_mpi.storage.records import read_history
 
 pytestmark = pytest.mark.slow
 
+# Stores between which builds of h5py differ: in how files are written, and in HDF5's version.
+OF_EACH_BUILD = ("rank", "single file", "single file, rows", "single file, last axis")
+
 
 @pytest.fixture
 def place(tmp_path, mpiexec) -> Place:
     return Place(tmp_path, mpiexec)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, mpiexec, content_of) -> dict[str, Any]:
-    """Return the content of the container of a run without trouble, for each store."""
-    found = {}
-    place = Place(tmp_path_factory.mktemp("undisturbed"), mpiexec)
-    for number, (store, (func, *options)) in enumerate(STORES.items()):
-        ran = place.run(0, func, *options, "--output-dir", f"out{number}")
+class Undisturbed(dict[str, Any]):
+    """The content of the container of a run without trouble, by store; made when asked for."""
+
+    def __init__(self, place: Place, content_of: Callable[[Path], Any]) -> None:
+        super().__init__()
+        self._place, self._content_of = place, content_of
+
+    def __missing__(self, store: str) -> Any:
+        func, *options = STORES[store]
+        folder = f"out{len(self)}"
+        ran = self._place.run(0, func, *options, "--output-dir", folder)
         assert ran.returncode == 0, ran.stderr
-        found[store] = content_of(place.path / f"out{number}" / f"{func}.h5")
-    return found
+        self[store] = self._content_of(self._place.path / folder / f"{func}.h5")
+        return self[store]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, mpiexec, content_of) -> Undisturbed:
+    return Undisturbed(Place(tmp_path_factory.mktemp("undisturbed"), mpiexec), content_of)
 
 
 def stop_early(place: Place, store: str, n: int = 2, *more: str) -> Any:
@@ -49,7 +64,7 @@ def stop_early(place: Place, store: str, n: int = 2, *more: str) -> Any:
     return ran
 
 
-@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("store", by_stacks(STORES, twice=OF_EACH_BUILD))
 def test_the_rest_is_done_and_nothing_else(place, store, undisturbed, content_of):
     """By other numbers of ranks: 3, then 2, then 1."""
     func, *options = STORES[store]
@@ -80,7 +95,7 @@ def test_the_rest_is_done_and_nothing_else(place, store, undisturbed, content_of
     assert container.stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("store", by_stacks(STORES, twice=OF_EACH_BUILD))
 def test_recover_leaves_a_finished_run_as_it_is(place, store, undisturbed, content_of):
     func, *options = STORES[store]
     assert place.run(0, func, *options, "--output-dir", "out").returncode == 0
@@ -93,7 +108,11 @@ def test_recover_leaves_a_finished_run_as_it_is(place, store, undisturbed, conte
 
 # Not "ragged": its rows are not read back from a merged container, and such a run ends with 74.
 @pytest.mark.parametrize(
-    "store", ["single file", "single file, rows", "single file, last axis", "single file, more"]
+    "store",
+    by_stacks(
+        ["single file", "single file, rows", "single file, last axis", "single file, more"],
+        twice=OF_EACH_BUILD,
+    ),
 )
 def test_inputs_can_be_added_to_what_has_been_merged(place, store, undisturbed, content_of):
     """What was spooled is gone: it is taken from the container itself."""
@@ -112,6 +131,7 @@ def test_inputs_can_be_added_to_what_has_been_merged(place, store, undisturbed, 
     assert not list((place.path / "out").rglob("spool"))
 
 
+@pytest.mark.once
 def test_tasks_that_had_ended_are_not_called_again(place):
     """Those of the first run that are journalled, and no others, are missing in the second."""
     assert stop_early(place, "rank").returncode == FAILED
@@ -129,7 +149,7 @@ def printed_command(ran: Any) -> str:
     return command
 
 
-@pytest.mark.parametrize("n", [0, 2])
+@pytest.mark.parametrize("n", by_stacks([0, 2], every=[2]))
 def test_the_command_that_is_printed_goes_on(place, n, tmp_path_factory):
     from conftest import start_environment
 
@@ -150,6 +170,7 @@ def test_the_command_that_is_printed_goes_on(place, n, tmp_path_factory):
     assert set(place.take_calls()) == {N_TASKS // 2}
 
 
+@pytest.mark.once
 class TestOtherComputations:
     @pytest.fixture
     def stopped(self, place) -> Place:
@@ -253,6 +274,7 @@ class TestOtherComputations:
         assert 0 < len(stopped.take_calls()) < N_TASKS
 
 
+@pytest.mark.once
 class TestWithoutADirectory:
     def test_resume_goes_on_with_the_newest_unfinished_run(self, place):
         place.order(_7="fail")
@@ -285,6 +307,7 @@ class TestWithoutADirectory:
         assert len(list(place.path.glob("ACME_*"))) == 2
 
 
+@pytest.mark.once
 class TestRetryFailed:
     def test_exactly_the_failed_are_called(self, place):
         place.order(_3="fail", _17="die", _20="fail")
@@ -333,7 +356,9 @@ def tasks_in(place: Place, func: str, name: str) -> set[int]:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("store", ["rank", "computation", "rank, rows"])
+@pytest.mark.parametrize(
+    "store", by_stacks(["rank", "computation", "rank, rows"], twice=OF_EACH_BUILD)
+)
 def test_lost_payloads_are_computed_again(place, store, loss, undisturbed, content_of):
     func, *options = STORES[store]
     command = (*options, "--output-dir", "out")
@@ -365,6 +390,7 @@ def test_a_run_on_many_ranks_whose_work_is_done_does_nothing(place):
     assert not place.take_calls()
 
 
+@pytest.mark.once
 def test_a_directory_can_be_moved_between_two_runs(place, undisturbed, content_of):
     assert stop_early(place, "rank").returncode == FAILED
     shutil.move(place.path / "out", place.path / "elsewhere")
@@ -400,7 +426,7 @@ CALLS = {
 
 class TestPython:
     @pytest.mark.parametrize("dialect", CALLS)
-    @pytest.mark.parametrize("n", [0, 2])
+    @pytest.mark.parametrize("n", by_stacks([0, 2], twice=[2]))
     def test_resume_goes_on(self, place, dialect, n):
         def call(**options: Any) -> tuple[str, Any]:
             text = SCRIPT.format(call=CALLS[dialect], options=options)
@@ -437,6 +463,7 @@ class TestPython:
         assert len(list(place.path.glob("ACME_*"))) == 1
 
     @pytest.mark.parametrize("dialect", CALLS)
+    @pytest.mark.once
     def test_wrong_values_are_refused(self, place, dialect):
         for options, words in (
             ({"resume": "maybe"}, "'failed' or 'force'"),
@@ -464,6 +491,7 @@ class TestPython:
         (("--time-limit", "-3"), "`time_limit`: a duration has to be"),
     ],
 )
+@pytest.mark.once
 def test_what_cannot_be_meant_is_refused_before_anything_is_made(place, options, words):
     ran = place.run(2, "f", *options)
 

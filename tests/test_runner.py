@@ -43,6 +43,8 @@ from acme_mpi.runner.process import child_environment, ending_text
 from acme_mpi.runner.threads import THREAD_VARIABLES
 from acme_mpi.tasks import distribute
 
+pytestmark = pytest.mark.once
+
 LIMIT_S = 30.0  # far more than any of these runs takes, also on a busy machine
 LARGE = np.arange(PLACED_BYTES // 8, dtype=np.float64)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import by_stacks
 from test_dry_run import TERMINAL
 
 pytestmark = pytest.mark.slow
@@ -166,7 +167,7 @@ def serve(mpiexec, tmp_path) -> Any:
     return run
 
 
-@pytest.mark.parametrize("n", [0, 2])
+@pytest.mark.parametrize("n", by_stacks([0, 2], twice=[2]))
 def test_a_call_gets_its_own_answer_whatever_became_of_earlier_ones(serve, n):
     ran = serve(n, GIVEN_UP)
 
@@ -180,6 +181,7 @@ def test_a_call_gets_its_own_answer_whatever_became_of_earlier_ones(serve, n):
         pytest.param(["script.py"], id="plain"),
     ],
 )
+@pytest.mark.once
 def test_threads_get_their_own_answers(mpiexec, tmp_path, command):
     (tmp_path / "script.py").write_text(THREADS)
 
@@ -188,6 +190,7 @@ def test_threads_get_their_own_answers(mpiexec, tmp_path, command):
     assert (ran.returncode, ran.stdout) == (0, "True\n"), ran.stderr
 
 
+@pytest.mark.once
 def test_a_mistake_of_the_agent_ends_the_script(mpiexec, write_script):
     path = write_script("import acme_mpi\n\nacme_mpi.map(abs, [-1])\n")
 
@@ -206,6 +209,7 @@ def test_a_mistake_of_the_agent_ends_the_script(mpiexec, write_script):
         ),
     ],
 )
+@pytest.mark.once
 def test_an_interrupt_is_what_the_script_makes_of_it(serve, act):
     """Control-C reaches the agent, too."""
     ran = serve(0, INTERRUPTED.format(act=act))
@@ -213,7 +217,7 @@ def test_an_interrupt_is_what_the_script_makes_of_it(serve, act):
     assert (ran.returncode, ran.stdout) == (0, "interrupted\n[1, 2]\n"), ran.stderr
 
 
-@pytest.mark.parametrize("n", [0, 2])
+@pytest.mark.parametrize("n", by_stacks([0, 2], every=[2]))
 def test_the_job_ends_with_its_script_though_tasks_run(serve, n):
     n_tasks = max(1, n)
     is_time = f"all(os.path.exists(f'begun{{k}}') for k in range({n_tasks}))"
@@ -233,6 +237,7 @@ def test_what_was_done_before_the_script_ended_is_kept(serve, tmp_path, content_
     assert ran.stderr.count("nobody waits for the results any more") == 1
 
 
+@pytest.mark.once
 def test_a_dry_run_is_all_that_is_said_of_it(serve):
     ran = serve(0, DRY_RUNS, "-v")
 
@@ -241,6 +246,7 @@ def test_a_dry_run_is_all_that_is_said_of_it(serve):
     assert not [said for said in ("Preparing", "SUCCESS", "tasks failed") if said in ran.stderr]
 
 
+@pytest.mark.once
 def test_a_dry_run_takes_no_answer_from_what_is_piped_into_the_script(mpiexec, tmp_path):
     Path(tmp_path, "script.py").write_text(PIPED)
     pipe = f"printf 'some\\nlines\\n' | {sys.executable} -m acme_mpi -q script.py"

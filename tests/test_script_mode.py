@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import by_stacks
 
 import acme_mpi
 
@@ -126,7 +127,7 @@ def acme(mpiexec, tmp_path) -> Any:
     return run
 
 
-@pytest.fixture(scope="module", params=[0, 1, 3])
+@pytest.fixture(scope="module", params=by_stacks([0, 1, 3], every=[3]))
 def many(request, mpiexec, tmp_path_factory) -> tuple[Path, dict[str, Any], Any]:
     """Run a script that does many things; return its folder, its facts and the ended process."""
     folder = tmp_path_factory.mktemp(f"many{request.param}")
@@ -246,6 +247,7 @@ def test_a_script_without_a_call(acme, write_script):
         ("atexit.register(acme_mpi.map, str, [1], output_dir='late')", 0, None),
     ],
 )
+@pytest.mark.once
 def test_how_a_script_ends_is_how_the_command_ends(acme, write_script, ending, status, said):
     write_script(f"""
         import atexit, os, signal, sys
@@ -262,6 +264,7 @@ def test_how_a_script_ends_is_how_the_command_ends(acme, write_script, ending, s
         assert ran.stderr == said
 
 
+@pytest.mark.every
 def test_a_script_killed_by_a_signal_ends_all_ranks(acme, write_script):
     write_script("""
         import os, signal
@@ -274,7 +277,7 @@ def test_a_script_killed_by_a_signal_ends_all_ranks(acme, write_script):
     assert acme(3, "-q", "script.py").returncode == 128 + signal.SIGSEGV
 
 
-@pytest.mark.parametrize("n", [0, 2])
+@pytest.mark.parametrize("n", by_stacks([0, 2], every=[2]))
 def test_an_uncaught_exception_is_shown_without_our_frames(acme, write_script, n):
     path = write_script("""
         import acme_mpi
@@ -298,6 +301,7 @@ def test_an_uncaught_exception_is_shown_without_our_frames(acme, write_script, n
     assert "runpy" not in ran.stderr
 
 
+@pytest.mark.once
 def test_an_uncaught_task_error_is_told(acme, write_script):
     write_script("""
         import acme_mpi
@@ -313,6 +317,7 @@ def test_an_uncaught_task_error_is_told(acme, write_script):
     assert os.path.dirname(acme_mpi.__file__) not in ran.stderr
 
 
+@pytest.mark.once
 def test_a_syntax_error_is_shown_as_python_does(acme, write_script):
     write_script("x = = 3\n")
 
@@ -323,6 +328,7 @@ def test_a_syntax_error_is_shown_as_python_does(acme, write_script):
     assert os.path.dirname(acme_mpi.__file__) not in ran.stderr
 
 
+@pytest.mark.once
 def test_a_script_may_fork(acme, write_script):
     """A process that the script forks has no part in its conversation with the ranks."""
     write_script("""
@@ -342,6 +348,7 @@ def test_a_script_may_fork(acme, write_script):
     assert (ran.returncode, ran.stdout) == (0, "[1, 2]\n")
 
 
+@pytest.mark.every
 def test_a_script_may_import_mpi4py(acme, write_script):
     """And is a world of its own, as are the functions that it has called."""
     write_script("""

@@ -89,6 +89,7 @@ def test_a_call_ends_in_good_order_when_all_processes_get_it(serve, name):
     assert run.stored() == run.begun() != {str(i) for i in range(N_TASKS)}
 
 
+@pytest.mark.every
 def test_usr1_to_mpiexec_ends_the_call_in_good_order(serve):
     run = serve(2, CALL)
     run.wait_for_tasks(2)
@@ -100,6 +101,7 @@ def test_usr1_to_mpiexec_ends_the_call_in_good_order(serve):
     assert run.stored() == run.begun() != {str(i) for i in range(N_TASKS)}
 
 
+@pytest.mark.every
 def test_a_term_of_the_script_alone_ends_its_call_in_good_order(serve):
     run = serve(2, f'open("pid", "w").write(str(os.getpid()))\n{CALL}')
     run.wait_for_tasks(2)
@@ -111,6 +113,7 @@ def test_a_term_of_the_script_alone_ends_its_call_in_good_order(serve):
     assert run.stored() == run.begun() != {str(i) for i in range(N_TASKS)}
 
 
+@pytest.mark.once
 def test_a_second_term_ends_the_script_at_once(serve):
     run = serve(1, f'open("pid", "w").write(str(os.getpid()))\n{CALL}')
     run.wait_for_tasks(1)
@@ -122,6 +125,7 @@ def test_a_second_term_ends_the_script_at_once(serve):
     assert run.end() == 128 + signal.SIGTERM, run.said()
 
 
+@pytest.mark.once
 def test_a_script_may_catch_the_error_and_ends_as_it_likes(serve):
     run = serve(0, f"try:\n    {CALL}except acme_mpi.StoppedError:\n    raise SystemExit(3)\n")
     run.wait_for_tasks(1)
@@ -136,6 +140,7 @@ WAIT = 'open("begun/-", "w").close()\nwhile not os.path.exists("allowed"):\n    
 
 
 @pytest.mark.parametrize("name", ["SIGUSR1", "SIGUSR2"])
+@pytest.mark.once
 def test_between_calls_the_script_goes_on_and_the_next_call_calls_nothing(serve, name):
     run = serve(0, WAIT + CALL)
     run.wait_for_tasks(1)
@@ -146,6 +151,7 @@ def test_between_calls_the_script_goes_on_and_the_next_call_calls_nothing(serve,
     assert run.begun() == {"-"}
 
 
+@pytest.mark.once
 def test_between_calls_term_ends_the_script(serve):
     run = serve(0, WAIT)
     run.wait_for_tasks(1)
@@ -154,6 +160,7 @@ def test_between_calls_term_ends_the_script(serve):
     assert run.end() == 128 + signal.SIGTERM, run.said()
 
 
+@pytest.mark.once
 def test_what_the_script_forks_has_the_usual_signals(serve):
     text = """\
 import multiprocessing

@@ -14,6 +14,8 @@ import pytest
 
 from acme_mpi.terminal import ask
 
+pytestmark = pytest.mark.once
+
 
 def closed(file: io.StringIO) -> io.StringIO:
     file.close()
