@@ -24,6 +24,8 @@ from sandbox import Slurm, running_slurm
 
 MARKER = "ACME_MPI_TEST_START"  # environment variable by which a start's processes are known
 SPREAD = "test_kills.py::test_nothing_recorded_is_lost["
+# The files that take longest begin first: at the end no worker shall be left alone with one.
+FIRST = ("test_slurm_faults", "test_media", "test_resume", "test_slurm", "test_storage")
 ENDING_S = 10.0  # killed processes are gone by then, also on a machine that is busy
 LAUNCHER_SETTINGS = {
     # More ranks than cores, Open MPI 4 and 5; unbound, so that every rank may use every core.
@@ -265,9 +267,12 @@ def describe(dataset: Any) -> tuple[Any, ...]:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Give the tests of a file to one worker, for the sake of its fixtures; some to any, as told.
 
-    `SPREAD` are tests that take many seconds each and share nothing.
+    `SPREAD` are tests that take many seconds each and share nothing. Files are begun in the order
+    in which they were collected, see `FIRST`, and not by their numbers of tests.
     """
     from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False
 
     class Scheduling(LoadFileScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
@@ -278,7 +283,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what only ranks can run, for which `test_collective` starts ranks, and `many`."""
+    """Leave out what only ranks can run, for which `test_collective` starts ranks, and `many`.
+
+    What is left is put in order: `FIRST`, then as collected.
+    """
     left_out = set()
     if not config.getoption("--with-mpi", default=False):
         left_out.add("mpi")
@@ -288,6 +296,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if outside:
         config.hook.pytest_deselected(items=outside)
         items[:] = [item for item in items if item not in outside]
+    place = {name: k for k, name in enumerate(FIRST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(FIRST)))
 
 
 @pytest.fixture(scope="session")
