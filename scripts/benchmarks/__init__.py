@@ -1,0 +1,6 @@
+"""Workloads, peers and limits of scripts/bench.
+
+`workloads` says what is measured on whose side, `measuring` starts one process (or one mpiexec)
+per side and repetition, `once` is such a process, `ours`, `peers` and `limits` are what it does
+there to `functions`, `showing` and `plot` make the table and the picture.
+"""

@@ -1,0 +1,50 @@
+"""What is called: functions of one task, the same for every side."""
+
+import os
+import time
+
+
+def empty(x):
+    pass
+
+
+def scalar(x):
+    return 0.5 * x
+
+
+def burn(seconds):
+    """Use CPU time and not wall clock (two tasks on one core take twice as long); return both."""
+    begin_s, end_cpu_s = time.monotonic(), time.thread_time() + seconds
+    while time.thread_time() < end_cpu_s:
+        pass
+    return begin_s, time.monotonic()
+
+
+def burn_1ms(x):
+    return burn(0.001)
+
+
+def burn_5ms(x):
+    return burn(0.005)
+
+
+def burn_100ms(x):
+    return burn(0.1)
+
+
+def nap(seconds):
+    time.sleep(seconds)
+
+
+def large(x):
+    import numpy as np
+
+    return np.full(1_000_000, float(x))
+
+
+def arrive(x, array):
+    """Return who has got the array, and when; read all of it, and let others have their turn."""
+    arrived_s = time.monotonic()
+    array[:: 4096 // array.itemsize].sum()
+    time.sleep(1)
+    return os.getpid(), arrived_s

@@ -1,0 +1,60 @@
+"""What the machine can do: bare loops, raw writes, bare starts."""
+
+import os
+import time
+
+from benchmarks import functions, rates
+from benchmarks.together import self_scheduled, together
+
+
+def loop(func, tasks):
+    for x in tasks:
+        func(x)
+
+
+def rate(func, n_tasks, target_s):
+    """Return the rate of one process per worker, each looping over its share."""
+    if n_tasks is None:
+        n_tasks = rates.calibrated(lambda n: together(loop, func, n), target_s)
+    elapsed_s = together(loop, func, n_tasks)
+    return {"n_tasks": n_tasks, "seconds": elapsed_s, "rate": n_tasks / elapsed_s}
+
+
+def raw(func, n_tasks):
+    """Return the rate of as many processes writing the bytes of their results, with fsync."""
+
+    def write(func, tasks):
+        import numpy as np
+
+        with open(f"raw_{tasks[0]}", "wb") as file:
+            for x in tasks:
+                file.write(np.asarray(func(x)).data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    elapsed_s = together(write, func, n_tasks)
+    return {"seconds": elapsed_s, "rate": n_tasks / elapsed_s}
+
+
+def bare_ranks(started_s):
+    """Return when all ranks have imported what every rank of ours imports."""
+    import h5py  # noqa: F401
+    from mpi4py import MPI
+
+    MPI.COMM_WORLD.Barrier()
+    return {"startup_s": time.monotonic() - started_s}
+
+
+def copy(n_bytes):
+    """Return how fast one core copies an array."""
+    import numpy as np
+
+    array = np.ones(n_bytes // 8)
+    target = np.zeros_like(array)
+    elapsed_s = rates.seconds(np.copyto, target, array)
+    return {"seconds": elapsed_s, "rate": n_bytes / elapsed_s / 1e9}
+
+
+def heavy_tail(n_tasks):
+    """Return what two processes with a common counter take, beyond ideal list scheduling."""
+    return rates.beyond_ideal(self_scheduled, functions.burn, rates.heavy_tail(n_tasks))

@@ -1,0 +1,121 @@
+"""What our ranks do, each in its own process of ``mpiexec -n N``."""
+
+import time
+
+from benchmarks import argument, functions, processes, rates
+
+IN_MEMORY = {"write_worker_results": False}
+
+
+def run(func, inputs):
+    import acme_mpi
+
+    return acme_mpi.map(func, inputs, **IN_MEMORY)
+
+
+def rate(func, n_tasks, target_s):
+    return rates.measured(run, func, n_tasks, target_s, agree=of_rank_0)
+
+
+def of_rank_0(value):
+    from mpi4py import MPI
+
+    return MPI.COMM_WORLD.bcast(value)
+
+
+def heavy_tail(n_tasks):
+    return rates.beyond_ideal(run, functions.burn, rates.heavy_tail(n_tasks))
+
+
+def files(func, n_tasks, **options):
+    import acme_mpi
+
+    for name, n in (("warm_up", min(rates.WARM_UP, n_tasks // 10)), ("measured", n_tasks)):
+        start_s = time.perf_counter()
+        acme_mpi.map(func, range(n), output_dir=name, **options)
+        elapsed_s = time.perf_counter() - start_s
+    peak_mb = processes.own_peak_bytes() / 1e6
+    return {"seconds": elapsed_s, "rate": n_tasks / elapsed_s, "peak_mb": peak_mb}
+
+
+def first_map(n_tasks, **options):
+    """Return nothing: the time of the whole job counts."""
+    import acme_mpi
+
+    acme_mpi.map(functions.empty, range(n_tasks), **options)
+
+
+def deliver(array):
+    from mpi4py import MPI
+
+    import acme_mpi
+
+    # The caller alone has the argument, as in a script that one process runs.
+    mine = array if MPI.COMM_WORLD.rank == 0 else array[:0]
+    inputs = range(argument.N_RANKS)
+    return acme_mpi.map(functions.arrive, inputs, array=acme_mpi.Shared(mine), **IN_MEMORY)
+
+
+def delivered(n_bytes):
+    return argument.delivered(deliver, n_bytes if is_rank_0() else 64)
+
+
+def memory(n_bytes):
+    if is_rank_0():
+        return argument.memory(deliver, n_bytes)
+    for _ in range(2):
+        deliver(argument.ones(64))
+    return None
+
+
+def is_rank_0():
+    from mpi4py import MPI
+
+    return MPI.COMM_WORLD.rank == 0
+
+
+def crowd(n_tasks, started_s):
+    """Return what many ranks cost on few cores: at the start, at work, and waiting."""
+    from mpi4py import MPI
+
+    world = MPI.COMM_WORLD
+    run(functions.empty, range(world.size))
+    startup_s = time.monotonic() - started_s
+    spans = run(functions.burn_5ms, range(n_tasks))
+    work_s = max(end for _, end in spans) - min(begin for begin, _ in spans)
+    shares = world.gather(growth(lambda s: wait_for_one(s, world.size), 1.0, 4.0))
+    n_workers = world.size - 1
+    master = growth(lambda k: serve(int(k) * n_workers, n_workers / 1000), 10, 40) / n_workers
+    if shares is None:
+        return None
+    return {
+        "startup_s": startup_s,
+        "rate": n_tasks / work_s,
+        "idle": 100 * sum(shares[1:]) / n_workers,
+        "idle_most": 100 * max(shares[1:]),
+        "master": 100 * 1000 * master,
+    }
+
+
+def growth(call, less, more):
+    """Return by how much the CPU time of this rank grows per unit of a call's argument.
+
+    Begin and end of a run are in both calls and so in neither.
+    """
+    spent_s = []
+    for amount in (less, more):
+        before_s = processes.cpu_s()
+        call(amount)
+        spent_s.append(processes.cpu_s() - before_s)
+    return (spent_s[1] - spent_s[0]) / (more - less)
+
+
+def wait_for_one(seconds, n_ranks):
+    run(functions.nap, [seconds] + [0.0] * (n_ranks - 1))
+
+
+def serve(n_tasks, task_s):
+    """Have every task requested on its own, by ranks that use no CPU time to do it."""
+    import acme_mpi
+
+    acme_mpi.map(functions.nap, [task_s] * n_tasks, isolate=False, **IN_MEMORY)

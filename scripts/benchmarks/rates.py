@@ -1,0 +1,82 @@
+"""From calls to figures: how many tasks to take, how long they last, what would be ideal."""
+
+import heapq
+import time
+
+N_WORKERS = 2  # of every side, whatever it calls them
+WARM_UP = 20  # tasks of the call before the measured one
+TARGET_S = 1.3  # tasks are taken for so long; the fastest repetitions must still last a second
+N_MOST = 50_000_000  # inputs fit into memory
+
+
+def measured(run, func, n_tasks, target_s=TARGET_S, agree=int, inputs=range):
+    """Return the rate of ``run(func, inputs(n))``, with as many tasks as last `target_s`.
+
+    Parameters
+    ----------
+    run : callable
+        ``run(func, inputs)`` calls `func` for all inputs.
+    func : callable
+        The function of one task.
+    n_tasks : int or None
+        Number of tasks; None finds it.
+    agree : callable
+        Makes one number of those that several ranks have found.
+    inputs : callable
+        ``inputs(n)``: the inputs of n tasks.
+    """
+    run(func, inputs(WARM_UP))
+    if n_tasks is None:
+        n_tasks = calibrated(lambda n: agree(1e9 * seconds(run, func, inputs(n))) / 1e9, target_s)
+    elapsed_s = seconds(run, func, inputs(n_tasks))
+    return {"n_tasks": n_tasks, "seconds": elapsed_s, "rate": n_tasks / elapsed_s}
+
+
+def seconds(call, *args):
+    start_s = time.perf_counter()
+    call(*args)
+    return time.perf_counter() - start_s
+
+
+def calibrated(time_of, target_s, n=WARM_UP):
+    """Return how many tasks last about `target_s` seconds, where n of them last ``time_of(n)``.
+
+    They have done so once: from less time, of which the beginning of a run takes a part, one
+    could not tell.
+    """
+    while (elapsed_s := time_of(n)) < 0.75 * target_s and n < N_MOST:
+        n = next_n(n, elapsed_s, target_s)
+    return next_n(n, elapsed_s, target_s) if elapsed_s > 1.5 * target_s else n
+
+
+def next_n(n, elapsed_s, target_s):
+    """Return how many tasks to try after n of them have lasted `elapsed_s`."""
+    factor = min(target_s / max(elapsed_s, 1e-9), 16)
+    # Even numbers: two bare loops have the same to do.
+    return min(N_MOST, N_WORKERS * max(1, round(n * factor / N_WORKERS)))
+
+
+def list_schedule_s(durations, n_workers=N_WORKERS):
+    """Return how long tasks last if each goes, in order, to the worker that is free first."""
+    free_s = [0.0] * n_workers
+    for duration in durations:
+        heapq.heapreplace(free_s, free_s[0] + duration)
+    return max(free_s)
+
+
+def beyond_ideal(run, func, inputs):
+    """Return a run's time, divided by ideal list scheduling of what its tasks have lasted.
+
+    `func` returns when it has begun and ended.
+    """
+    run(func, [inputs[0]] * WARM_UP)
+    start_s = time.perf_counter()
+    spans = run(func, inputs)
+    elapsed_s = time.perf_counter() - start_s
+    ideal_s = list_schedule_s([end - begin for begin, end in spans])
+    return {"seconds": elapsed_s, "ratio": elapsed_s / ideal_s}
+
+
+def heavy_tail(n_tasks, task_s=0.005):
+    """Return durations in seconds, of which the last is 100 x as long as the others."""
+    return [task_s] * (n_tasks - 1) + [100 * task_s]

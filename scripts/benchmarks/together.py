@@ -1,0 +1,60 @@
+"""One forked process per worker, that begin together: the least there is to a farm."""
+
+import multiprocessing
+import time
+
+from benchmarks.rates import N_WORKERS
+
+FORK = multiprocessing.get_context("fork")
+
+
+def together(work, func, n_tasks):
+    """Return the seconds in which every process has done ``work(func, its share of indices)``."""
+    gate, ends = FORK.Barrier(N_WORKERS + 1), FORK.SimpleQueue()
+
+    def be_one(tasks):
+        gate.wait()
+        work(func, tasks)
+        ends.put(time.perf_counter())
+
+    edges = [n_tasks * k // N_WORKERS for k in range(N_WORKERS + 1)]
+    shares = [range(*edges[k : k + 2]) for k in range(N_WORKERS)]
+    processes = [FORK.Process(target=be_one, args=(share,)) for share in shares]
+    for process in processes:
+        process.start()
+    gate.wait()
+    start_s = time.perf_counter()
+    end_all(processes)
+    return max(ends.get() for _ in processes) - start_s
+
+
+def self_scheduled(func, inputs):
+    """Return the results of processes that take the next index from a common counter."""
+    counter, gathered = FORK.Value("q", 0), FORK.SimpleQueue()
+
+    def be_one():
+        mine = {}
+        while True:
+            with counter.get_lock():
+                x = counter.value
+                counter.value += 1
+            if x >= len(inputs):
+                break
+            mine[x] = func(inputs[x])
+        gathered.put(mine)
+
+    processes = [FORK.Process(target=be_one) for _ in range(N_WORKERS)]
+    for process in processes:
+        process.start()
+    results = {}
+    for _ in processes:
+        results |= gathered.get()
+    end_all(processes)
+    return [results[x] for x in range(len(inputs))]
+
+
+def end_all(processes):
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        raise RuntimeError("a process has failed (see above)")
