@@ -37,7 +37,7 @@ def ones(n_bytes):
 
 
 def memory(deliver, n_bytes):
-    """Return the peak of memory above that of delivering little, in GiB per GiB."""
+    """Return the peak of memory above that of delivering little, in sizes of the array."""
     array = ones(n_bytes)
     base = processes.peak_bytes(lambda: deliver(array[:8]))
     return {"memory": (processes.peak_bytes(lambda: deliver(array)) - base) / n_bytes}

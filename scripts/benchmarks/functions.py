@@ -2,6 +2,9 @@
 
 import os
 import time
+from pathlib import Path
+
+LONGEST_STAY_S = 20.0  # a farm may have given two tasks to one process
 
 
 def empty(x):
@@ -42,9 +45,14 @@ def large(x):
     return np.full(1_000_000, float(x))
 
 
-def arrive(x, array):
-    """Return who has got the array, and when; read all of it, and let others have their turn."""
+def arrive(x, array, n_expected):
+    """Return who has got the array, and when; read all of it, and stay until all have got it."""
     arrived_s = time.monotonic()
     array[:: 4096 // array.itemsize].sum()
-    time.sleep(1)
+    Path(f"arrived_{array.size}_{os.getpid()}").touch()
+    while (
+        len(list(Path().glob(f"arrived_{array.size}_*"))) < n_expected
+        and time.monotonic() < arrived_s + LONGEST_STAY_S
+    ):
+        time.sleep(0.01)
     return os.getpid(), arrived_s

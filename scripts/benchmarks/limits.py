@@ -2,6 +2,7 @@
 
 import os
 import time
+from array import array
 
 from benchmarks import functions, rates
 from benchmarks.together import self_scheduled, together
@@ -24,11 +25,23 @@ def raw(func, n_tasks):
     """Return the rate of as many processes writing the bytes of their results, with fsync."""
 
     def write(func, tasks):
-        import numpy as np
-
         with open(f"raw_{tasks[0]}", "wb") as file:
             for x in tasks:
-                file.write(np.asarray(func(x)).data)
+                file.write(func(x).data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    elapsed_s = together(write, func, n_tasks)
+    return {"seconds": elapsed_s, "rate": n_tasks / elapsed_s}
+
+
+def raw_scalars(func, n_tasks):
+    """Return the same of numbers that are gathered in memory, and written at once."""
+
+    def write(func, tasks):
+        numbers = array("d", map(func, tasks))
+        with open(f"raw_{tasks[0]}", "wb") as file:
+            numbers.tofile(file)
             file.flush()
             os.fsync(file.fileno())
 
@@ -49,9 +62,9 @@ def copy(n_bytes):
     """Return how fast one core copies an array."""
     import numpy as np
 
-    array = np.ones(n_bytes // 8)
-    target = np.zeros_like(array)
-    elapsed_s = rates.seconds(np.copyto, target, array)
+    source = np.ones(n_bytes // 8)
+    target = np.zeros_like(source)
+    elapsed_s = rates.seconds(np.copyto, target, source)
     return {"seconds": elapsed_s, "rate": n_bytes / elapsed_s / 1e9}
 
 

@@ -52,8 +52,10 @@ def deliver(array):
 
     # The caller alone has the argument, as in a script that one process runs.
     mine = array if MPI.COMM_WORLD.rank == 0 else array[:0]
-    inputs = range(argument.N_RANKS)
-    return acme_mpi.map(functions.arrive, inputs, array=acme_mpi.Shared(mine), **IN_MEMORY)
+    n = argument.N_RANKS
+    return acme_mpi.map(
+        functions.arrive, range(n), array=acme_mpi.Shared(mine), n_expected=n, **IN_MEMORY
+    )
 
 
 def delivered(n_bytes):

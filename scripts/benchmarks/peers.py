@@ -82,12 +82,12 @@ def acme(n_workers=N_WORKERS, **options):
         client.close()
 
 
-def acme_run(func, inputs, **options):
+def acme_run(func, inputs, *shared, **options):
     from acme import ParallelMap
 
     options = {"logfile": False, "verbose": False, "setup_interactive": False, **options}
     inputs = list(inputs)
-    with ParallelMap(func, inputs, n_inputs=len(inputs), **options) as pmap:
+    with ParallelMap(func, inputs, *shared, n_inputs=len(inputs), **options) as pmap:
         return pmap.compute()
 
 
@@ -193,26 +193,19 @@ def keep(array):
 
 
 def arrive_with_kept(x):
-    return functions.arrive(x, kept)
+    return functions.arrive(x, kept, argument.N_RANKS)
 
 
 def joblib_deliver(array):
     from joblib import Parallel, delayed
 
-    inputs = range(argument.N_RANKS)
-    parallel = Parallel(n_jobs=argument.N_RANKS)
-    return parallel(delayed(functions.arrive)(x, array) for x in inputs)
+    n = argument.N_RANKS
+    return Parallel(n_jobs=n)(delayed(functions.arrive)(x, array, n) for x in range(n))
 
 
 def acme_deliver(array):
-    from acme import ParallelMap
-
-    inputs = list(range(argument.N_RANKS))
-    options = {"logfile": False, "verbose": False, "setup_interactive": False}
-    with ParallelMap(
-        functions.arrive, inputs, array, n_inputs=len(inputs), write_worker_results=False, **options
-    ) as pmap:
-        return pmap.compute()
+    n = argument.N_RANKS
+    return acme_run(functions.arrive, range(n), array, n, write_worker_results=False)
 
 
 def delivery(how, figure, n_bytes):

@@ -21,7 +21,7 @@ def bars_of(results):
     for workload in WORKLOADS:
         measured = results.get(workload.key)
         for line in workload.lines if measured else ():
-            for name in [*workload.peers_of(line), *filter(None, [line.limit])]:
+            for name in [*workload.peers, *filter(None, [line.limit])]:
                 value = ratio(measured[line.ours], measured[name], line.figure)
                 if value:
                     bars.append((line.what, name, value if line.more_is_better else 1 / value))

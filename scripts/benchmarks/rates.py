@@ -69,7 +69,7 @@ def beyond_ideal(run, func, inputs):
 
     `func` returns when it has begun and ended.
     """
-    run(func, [inputs[0]] * WARM_UP)
+    run(func, inputs[:WARM_UP])
     start_s = time.perf_counter()
     spans = run(func, inputs)
     elapsed_s = time.perf_counter() - start_s
@@ -78,5 +78,8 @@ def beyond_ideal(run, func, inputs):
 
 
 def heavy_tail(n_tasks, task_s=0.005):
-    """Return durations in seconds, of which the last is 100 x as long as the others."""
-    return [task_s] * (n_tasks - 1) + [100 * task_s]
+    """Return durations in seconds, of which the last is 100 x as long as the others.
+
+    No two are alike: dask would call equal tasks once.
+    """
+    return [task_s * (1 + 1e-6 * k) for k in range(n_tasks - 1)] + [100 * task_s]

@@ -24,7 +24,9 @@ def ratio(mine, theirs, figure):
     The two of a pair have met nearly the same machine; medians of each side have not.
     """
     pairs = zip(mine.repetitions, theirs.repetitions, strict=False)
-    ratios = [a[figure] / b[figure] for a, b in pairs if a and b and figure in a and b.get(figure)]
+    ratios = [
+        a[figure] / b[figure] for a, b in pairs if a and b and figure in a and b.get(figure, 0) > 0
+    ]
     return statistics.median(ratios) if ratios else None
 
 
@@ -65,7 +67,7 @@ def verdict(measured, line):
 def cells_of(measured, workload, line):
     """Return the cells of a line of the table."""
     mine = measured[line.ours]
-    best = best_of(measured, workload.peers_of(line), line)
+    best = best_of(measured, workload.peers, line)
     own = median(mine, line.figure)
     return [
         line.what,
@@ -99,7 +101,7 @@ def target_cell(target):
 def lines_of_all(measured, workload, line):
     """Return the cells of all sides that have a line's figure, ours first."""
     mine = measured[line.ours]
-    others = [*workload.peers_of(line), *([line.limit] if line.limit else [])]
+    others = [*workload.peers, *([line.limit] if line.limit else [])]
     cells = []
     for name in [line.ours, *others]:
         values = values_of(measured[name], line.figure)

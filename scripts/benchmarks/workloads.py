@@ -34,6 +34,10 @@ class Side:
     timeout_s: float = 120
 
     @property
+    def is_ours(self):
+        return self.measure.startswith("ours.")
+
+    @property
     def is_peer(self):
         """Whether it runs in the peers' environment."""
         return self.measure.startswith("peers.")
@@ -58,7 +62,6 @@ class Line:
     targets: tuple[Target, ...] = ()
     ours: str = "ours"
     limit: str = ""
-    is_alone: bool = False  # peers have no such figure
 
     @property
     def more_is_better(self):
@@ -74,8 +77,9 @@ class Workload:
     lines: tuple[Line, ...]
     n_repetitions: int = 99  # at most
 
-    def peers_of(self, line):
-        return [side.name for side in self.sides if side.is_peer and not line.is_alone]
+    @property
+    def peers(self):
+        return [side.name for side in self.sides if side.is_peer]
 
 
 LOOP, RAW = "bare loop", "raw bytes, fsync"
@@ -141,7 +145,7 @@ def scalars():
         *ours_in_files("scalar", 5000, 2000, modes),
         Side(ACME, "peers.acme_files", calibrated),
         Side("Pool, file per task, unsynced", "peers.file_per_task", calibrated),
-        Side(RAW, "limits.raw", {"func": "scalar", "n_tasks": 5000}),
+        Side(RAW, "limits.raw_scalars", {"func": "scalar", "n_tasks": 5000}),
     )
     unit, what = "results/s", "5000 scalars to files, "
     target = Target(">=", 50, (ACME,))
@@ -161,7 +165,7 @@ def rows():
         Side("ACME, single file", "peers.acme_files",
              {**calibrated, "single_file": True, "result_shape": [None]}),
         Side("Pool, written by the caller", "peers.rows_of_caller", calibrated),
-        Side(RAW, "limits.raw", {"func": "scalar", "n_tasks": n_tasks}),
+        Side(RAW, "limits.raw_scalars", {"func": "scalar", "n_tasks": n_tasks}),
     )  # fmt: skip
     unit, targets, what = "rows/s", (Target(">=", 1e6),), "1e6 scalar rows, result_shape, "
     return Workload("rows", sides, (
@@ -195,25 +199,29 @@ def arrays():
 
 def argument():
     copy = "copying in one process"
-    options, quick = {"n_bytes": GIB}, {"n_bytes": GIB // 8}
-    sides, memory_sides = (
-        (
+
+    def sides(figure):
+        def peer(name, how, n_bytes=GIB):
+            options = {"how": how, "figure": figure, "n_bytes": n_bytes}
+            return Side(name, "peers.delivery", options, quick={"n_bytes": n_bytes // 8})
+
+        options, quick = {"n_bytes": GIB}, {"n_bytes": GIB // 8}
+        return (
             Side("ours", f"ours.{figure}", options, 4, quick),
-            *(
-                Side(name, "peers.delivery", {"how": how, "figure": figure, **options}, quick=quick)
-                for name, how in (("Pool(4), by fork", "pool"), (JOBLIB, "joblib"), (ACME, "acme"))
-            ),
+            peer("Pool(4), by fork", "pool"),
+            peer(JOBLIB, "joblib"),
+            peer("ACME, 1/8 GiB", "acme", GIB // 8),  # a whole one takes minutes
+            *([Side(copy, "limits.copy", options, quick=quick)] if figure == "delivered" else []),
         )
-        for figure in ("delivered", "memory")
-    )
+
     what = "one shared argument of 1 GiB, 4 ranks: "
-    line = Line(what + "delivered", "rate", "GB/s", (Target(">=", 1),), limit=copy)
-    targets = (Target("<=", 1.3),)
+    speed = Line(what + "delivered", "rate", "GB/s", (Target(">=", 1),), limit=copy)
+    peak = "peak memory above base / its size"
+    memory = Line(what + peak, "memory", "x", (Target("<=", 1.3),))
     return (
-        Workload("argument", (*sides, Side(copy, "limits.copy", options, quick=quick)), (line,)),
-        Workload("argument-memory", memory_sides,
-                 (Line(what + "peak memory above base", "memory", "GiB/GiB", targets),), 1),
-    )  # fmt: skip
+        Workload("argument", sides("delivered"), (speed,)),
+        Workload("argument-memory", sides("memory"), (memory,), n_repetitions=1),
+    )
 
 
 def start_up():
@@ -246,7 +254,7 @@ def crowd(n_ranks, n_tasks):
              (Target("<=", 2, (bare,)),), limit=bare),
         Line(what + f"{n_tasks} x 5 ms, first chunk to last result", "rate", "tasks/s",
              (Target(">=", 1 / 1.2, (LOOP,)),), limit=LOOP),
-        Line(what + "a rank that waits", "idle", share, (Target("<", 1),), is_alone=True),
+        Line(what + "a rank that waits", "idle", share, (Target("<", 1),)),
         Line(what + "the master at 1000 requests/s", "master", share, (Target("<", 5),)),
     ), n_repetitions=3)  # fmt: skip
 
