@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-LONGEST_STAY_S = 20.0  # a farm may have given two tasks to one process
+LONGEST_STAY_S = 5.0  # a farm may have given two tasks to one process
 
 
 def empty(x):

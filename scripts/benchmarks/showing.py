@@ -23,10 +23,9 @@ def ratio(mine, theirs, figure):
 
     The two of a pair have met nearly the same machine; medians of each side have not.
     """
-    pairs = zip(mine.repetitions, theirs.repetitions, strict=False)
-    ratios = [
-        a[figure] / b[figure] for a, b in pairs if a and b and figure in a and b.get(figure, 0) > 0
-    ]
+    pairs = zip(mine.repetitions, theirs.repetitions, strict=True)
+    both = [(a.get(figure), b.get(figure)) for a, b in pairs if a and b]
+    ratios = [a / b for a, b in both if a is not None and b is not None and b > 0]
     return statistics.median(ratios) if ratios else None
 
 
