@@ -89,7 +89,7 @@ def test_bare_processes_share_all_indices(tmp_path, monkeypatch):
 
 
 def test_ratios_are_those_within_repetitions():
-    "A machine that is ten times slower in one repetition changes no ratio."
+    """A machine that is ten times slower in one repetition changes no ratio."""
     mine, theirs = make_measured(200, 20, 200), make_measured(100, 10, None)
 
     assert showing.ratio(mine, theirs, "rate") == 2

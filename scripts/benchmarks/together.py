@@ -10,22 +10,22 @@ FORK = multiprocessing.get_context("fork")
 
 def together(work, func, n_tasks):
     """Return the seconds in which every process has done ``work(func, its share of indices)``."""
-    gate, ends = FORK.Barrier(N_WORKERS + 1), FORK.SimpleQueue()
+    gate, spans = FORK.Barrier(N_WORKERS), FORK.SimpleQueue()
 
     def be_one(tasks):
         gate.wait()
+        begin_s = time.perf_counter()
         work(func, tasks)
-        ends.put(time.perf_counter())
+        spans.put((begin_s, time.perf_counter()))
 
     edges = [n_tasks * k // N_WORKERS for k in range(N_WORKERS + 1)]
     shares = [range(*edges[k : k + 2]) for k in range(N_WORKERS)]
     processes = [FORK.Process(target=be_one, args=(share,)) for share in shares]
     for process in processes:
         process.start()
-    gate.wait()
-    start_s = time.perf_counter()
     end_all(processes)
-    return max(ends.get() for _ in processes) - start_s
+    begins, ends = zip(*(spans.get() for _ in processes), strict=True)
+    return max(ends) - min(begins)
 
 
 def self_scheduled(func, inputs):
