@@ -132,8 +132,8 @@ def test_a_target_is_met_against_the_best_of_its_sides(targets, expected):
 def test_what_failed_is_shown_and_meets_nothing():
     workload = make_workload(Target(">=", 0))
     gone = Measured([None, {"rate": 1.0}], "ImportError: no peer")
-    line = cells(workload, ours=make_measured(None, None), slow=gone, fast=make_measured(None, None),
-                 loop=make_measured(None, None))  # fmt: skip
+    none = make_measured(None, None)
+    line = cells(workload, ours=none, slow=gone, fast=none, loop=none)
 
     assert line == ["calls", "failed", "slow: 1", "", "loop: failed", "", ">= 0", "MISSED"]
     assert showing.troubles({"key": {"slow": gone}}) == [

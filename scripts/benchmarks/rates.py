@@ -46,7 +46,10 @@ def calibrated(time_of, target_s, n=WARM_UP):
     """
     while (elapsed_s := time_of(n)) < 0.75 * target_s and n < N_MOST:
         n = next_n(n, elapsed_s, target_s)
-    return next_n(n, elapsed_s, target_s) if elapsed_s > 1.5 * target_s else n
+    if elapsed_s > 1.5 * target_s:  # few tasks are long, or something came between
+        elapsed_s = min(elapsed_s, time_of(n))
+        return next_n(n, elapsed_s, target_s)
+    return n
 
 
 def next_n(n, elapsed_s, target_s):
