@@ -85,9 +85,9 @@ def crowd(n_tasks, started_s):
     startup_s = time.monotonic() - started_s
     spans = run(functions.burn_5ms, range(n_tasks))
     work_s = max(end for _, end in spans) - min(begin for begin, _ in spans)
-    shares = world.gather(growth(lambda s: wait_for_one(s, world.size), 1.0, 4.0))
+    shares = world.gather(growth(lambda s: wait_for_one(s, world.size), 1.0, 3.0))
     n_workers = world.size - 1
-    master = growth(lambda k: serve(int(k) * n_workers, n_workers / 1000), 10, 40) / n_workers
+    master = growth(lambda k: serve(int(k) * n_workers, n_workers / 1000), 10, 30) / n_workers
     if shares is None:
         return None
     return {

@@ -44,7 +44,8 @@ def draw(results, path):
             axes.text(1.01, len(bars) - k, what, transform=axes.get_yaxis_transform(),
                       va="center", fontsize=7, color=colors[what])  # fmt: skip
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.set(xscale="log", ylim=(0.4, len(bars) + 0.6))
+    values = [1, *(value for _, _, value in bars)]
+    axes.set(xscale="log", xlim=(min(values) / 1.5, 1.5 * max(values)), ylim=(0.4, len(bars) + 0.6))
     axes.set_xlabel("how many times better acme_mpi is (left of 1: worse)")
     figure.savefig(path, dpi=150)
 

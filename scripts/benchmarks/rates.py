@@ -5,7 +5,7 @@ import time
 
 N_WORKERS = 2  # of every side, whatever it calls them
 WARM_UP = 20  # tasks of the call before the measured one
-TARGET_S = 1.3  # tasks are taken for so long; the fastest repetitions must still last a second
+TARGET_S = 1.2  # tasks are taken for so long; the fastest repetitions must still last a second
 N_MOST = 50_000_000  # inputs fit into memory
 
 
@@ -44,7 +44,7 @@ def calibrated(time_of, target_s, n=WARM_UP):
     They have done so once: from less time, of which the beginning of a run takes a part, one
     could not tell.
     """
-    while (elapsed_s := time_of(n)) < 0.75 * target_s and n < N_MOST:
+    while (elapsed_s := time_of(n)) < 0.85 * target_s and n < N_MOST:
         n = next_n(n, elapsed_s, target_s)
     if elapsed_s > 1.5 * target_s:  # few tasks are long, or something came between
         elapsed_s = min(elapsed_s, time_of(n))

@@ -207,7 +207,7 @@ def argument():
 
         options, quick = {"n_bytes": GIB}, {"n_bytes": GIB // 8}
         return (
-            Side("ours", f"ours.{figure}", options, 4, quick),
+            Side("ours", f"ours.{figure}", options, 4, quick, timeout_s=300),
             peer("Pool(4), by fork", "pool"),
             peer(JOBLIB, "joblib"),
             peer("ACME, 1/8 GiB", "acme", GIB // 8),  # a whole one takes minutes
