@@ -14,7 +14,7 @@ from acme_mpi.comm.launcher import (
     refuse_singletons,
 )
 from acme_mpi.comm.mpi import MpiWorld, finalize, make_world
-from acme_mpi.comm.sharing import share
+from acme_mpi.comm.sharing import share, share_bytes
 from acme_mpi.comm.twins import SerialWorld, ThreadWorld
 
 __all__ = [
@@ -36,5 +36,6 @@ __all__ = [
     "refuse_singletons",
     "settle",
     "share",
+    "share_bytes",
     "unpack_error",
 ]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 from acme_mpi.comm.agreement import settle
 from acme_mpi.comm.base import World
 from acme_mpi.errors import StoreError
@@ -40,6 +44,36 @@ def share(world: World, segment: Segment | None) -> Segment:
     found = held if held is not None else copied
     assert found is not None
     return found
+
+
+def share_bytes(world: World, data: Any) -> Any:
+    """Return rank 0's array of bytes on every rank; it lies in the memory of each node once.
+
+    Collective.
+
+    Parameters
+    ----------
+    world : World
+        The ranks.
+    data : (n,) ndarray of uint8, or None
+        Rank 0's.
+
+    Raises
+    ------
+    StoreError
+        As `share`.
+    """
+    if world.size == 1:
+        return data
+    segment: Segment | None = None
+    fault: StoreError | None = None
+    if data is not None:
+        try:
+            segment = Segment.of([data])
+        except StoreError as error:
+            fault = error
+    settle(world, fault, None, lambda brought: None)
+    return np.asarray(share(world, segment).view())
 
 
 def _open(address: Address) -> Segment | None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from acme_mpi.comm import World
+from acme_mpi.comm import World, share_bytes
 from acme_mpi.errors import Failure
 from acme_mpi.journal import (
     AS_GROUPS,
@@ -125,7 +125,7 @@ def share_records(world: World, layout: Layout) -> Records:
     """Return the records of results of all ranks and runs, in task order. Collective."""
     done = read_history(layout.dot_folder).done if world.is_master else None
     # As bytes: a pickle of them would be one more copy.
-    (shared,) = world.bcast_buffers(None if done is None else [done.view(np.uint8)])
+    shared = share_bytes(world, None if done is None else done.view(np.uint8))
     kind = world.bcast(None if done is None else done.dtype)
     records: Records = shared.view(kind)
     return records
