@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import threading
@@ -184,13 +185,17 @@ def values_of(stored: Stored, options: Options) -> Any:
         pieces = [(runs, c.values, c.buffers) for runs, c in stored.pieces]
         return join_values(pieces, n_tasks)
     rows = np.full((n_tasks, *spec.row_shape), missing_value(spec.dtype), spec.dtype)
-    more: list[list[Any]] = [[] for _ in range(n_tasks)]
+    more: dict[int, list[Any]] = {}  # further return values, of tasks that have any
     for runs, content in stored.pieces:
         assert content.rows is not None
-        indices = [index for start, stop in runs for index in range(start, stop)]
-        rows[indices] = content.rows
-        for index, parts in zip(indices, content.parts or [], strict=False):
-            more[index] = [part[()] if part is not None else None for part in parts]
+        done = 0
+        for start, stop in runs:
+            rows[start:stop] = content.rows[done : done + stop - start]
+            done += stop - start
+        if content.parts:
+            indices = itertools.chain.from_iterable(itertools.starmap(range, runs))
+            for index, parts in zip(indices, content.parts, strict=False):
+                more[index] = [part[()] if part is not None else None for part in parts]
     stacked = np.moveaxis(rows, 0, spec.axis)
-    rest = [value for values in more for value in values]
+    rest = [value for index in sorted(more) for value in more[index]]
     return [np.ascontiguousarray(stacked), *rest] if rest else np.ascontiguousarray(stacked)
