@@ -109,7 +109,8 @@ class Loop:
             # Nothing is in a hurry, and the runner wakes this rank by itself.
             pause_s = RESERVE_PAUSE_S if self._master is None else longest_s
         look_s = None if self._runner is None else self._runner.look_s
-        return pause_s if look_s is None else min(pause_s, look_s)
+        bounds = (look_s, self._world.forward_every_s)
+        return min([pause_s, *(bound for bound in bounds if bound is not None)])
 
 
 def leave_if_orphaned(parent: int) -> None:

@@ -253,6 +253,7 @@ def _work(
 ) -> Result:
     """Play master and worker to the end, close the store, and gather what happened. Collective."""
     options = start.options
+    world.is_relaying = options.isolate
     worker = master = progress = None
     if runner is not None:
         runner.prepare(assignment)

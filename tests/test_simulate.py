@@ -97,7 +97,7 @@ def test_the_load_is_that_of_the_requests(script):
     ],
 )  # fmt: skip
 def test_one_master_feeds_so_many_ranks(script, spread, n_ranks, task_s):
-    cell = script.simulate(spread, n_ranks, task_s, 10 * n_ranks, REQUEST_S)
+    cell = script.simulate(spread, n_ranks, task_s, 20 * n_ranks, REQUEST_S)
 
     assert cell.efficiency >= 0.95
     assert cell.load < 0.8

@@ -66,11 +66,15 @@ class World(ABC):
         Name of this rank's node.
     hosts : list of str
         The same of every rank.
+    is_relaying : bool
+        Whether ranks may pass on what others send, to be set on all ranks alike between two runs.
+        Where the agents themselves call tasks they must not: they look too seldom.
     """
 
     rank: int
     size: int
     hosts: list[str]
+    is_relaying = True
 
     def __init__(self) -> None:
         self.host = socket.gethostname()
@@ -123,6 +127,9 @@ class World(ABC):
     def gather(self, value: T) -> list[T] | None:
         """Return the list of all values on rank 0, None elsewhere. Collective."""
 
+    def forward(self) -> None:  # noqa: B027 (only some worlds have ways of several steps)
+        """Pass on what other ranks have sent through this one; never waits. Independent."""
+
     def abort_if_neighbour_is_gone(self) -> None:  # noqa: B027 (threads are never gone)
         """End all ranks if one that this rank watches has died. Independent.
 
@@ -140,6 +147,11 @@ class World(ABC):
     def scatter(self, values: Sequence[T] | None) -> T:
         """Return this rank's entry of rank 0's list. Collective."""
         return self.bcast(values)[self.rank]
+
+    @property
+    def forward_every_s(self) -> float | None:
+        """How often in seconds others need this rank to `forward` or `poll`; None: never."""
+        return None
 
     @property
     def mpi_comm(self) -> Any:

@@ -48,10 +48,13 @@ class MpiWorld(World):
     ----------
     comm : mpi4py.MPI.Intracomm
         Used for nothing else.
+    host : str, optional
+        Name of this rank's node, for tests.
     """
 
-    def __init__(self, comm: Any) -> None:
+    def __init__(self, comm: Any, host: str | None = None) -> None:
         super().__init__()
+        self.host = host or self.host
         from mpi4py import MPI
 
         self._mpi, self._comm = MPI, comm
@@ -60,12 +63,14 @@ class MpiWorld(World):
         self._status = MPI.Status()
         self._sending: deque[tuple[Any, Any]] = deque()  # requests and their buffers
         self._neighbours: list[Neighbour] = []
-        self._neighbours = self._meet_neighbours()
+        self.barrier()
+        places = comm.allgather((self.host, os.getpid()))
+        self.hosts = [host for host, _ in places]
+        self._neighbours = self._meet_neighbours(places)
 
-    def _meet_neighbours(self) -> list[Neighbour]:
+    def _meet_neighbours(self, places: list[tuple[str, int]]) -> list[Neighbour]:
         """Return the ranks that this one watches. Collective."""
-        places = self.allgather((self.host, os.getpid()))
-        hosts = self.hosts = [host for host, _ in places]
+        hosts = self.hosts
         found: list[Neighbour] = []
         here = [rank for rank, host in enumerate(hosts) if host == self.host]
         if len(here) > 1:
@@ -76,7 +81,7 @@ class MpiWorld(World):
         firsts = [hosts.index(host) for host in dict.fromkeys(hosts)]
         # An mpiexec ends the job itself; srun does so only with --kill-on-bad-exit=1.
         if len(firsts) > 1 and is_launched_by_srun():
-            doors = self.allgather(open_door() if self.rank in firsts else None)
+            doors = self._comm.allgather(open_door() if self.rank in firsts else None)
             if self.rank in firsts:
                 rank = _next(firsts, self.rank)
                 if (door := doors[rank]) is not None:
@@ -96,29 +101,36 @@ class MpiWorld(World):
         return self._comm
 
     def _send(self, dest: int, tag: int, message: Sequence[int]) -> None:
-        # Isend, because a standard-mode send may wait for its receiver (MPI 4.1, 3.4).
+        buffer = np.zeros(MESSAGE_INTS, np.int64)
+        buffer[: len(message)] = message
+        self._isend(buffer, dest, tag)
+
+    def _isend(self, buffer: Any, dest: int, tag: int) -> None:
         # The oldest first: to look at all of them each time would take the longer, the more wait.
         while self._sending and self._sending[0][0].Test():
             self._sending.popleft()
-        buffer = np.zeros(MESSAGE_INTS, np.int64)
-        buffer[: len(message)] = message
+        # Isend, because a standard-mode send may wait for its receiver (MPI 4.1, 3.4).
         self._sending.append((self._comm.Isend(buffer, dest, tag), buffer))
 
     def _poll(self, tag: int) -> tuple[int, list[int]] | None:
-        comm, source = self._comm, self._mpi.ANY_SOURCE
-        # Open MPI looks first and progresses afterwards: the second look sees what has come in.
-        if not (comm.Iprobe(source, tag, self._status) or comm.Iprobe(source, tag, self._status)):
+        if not self._has_come(self._mpi.ANY_SOURCE, tag):
             return None
         sender = self._status.Get_source()
-        comm.Recv(self._buffer, sender, tag)
+        self._comm.Recv(self._buffer, sender, tag)
         return sender, self._buffer.tolist()
+
+    def _has_come(self, source: int, tag: int) -> bool:
+        comm, status = self._comm, self._status
+        # Open MPI looks first and progresses afterwards: the second look sees what has come in.
+        return bool(comm.Iprobe(source, tag, status) or comm.Iprobe(source, tag, status))
 
     def barrier(self, notify: Callable[[str], None] | None = None) -> None:
         """Wait for all ranks, asleep (a blocking MPI barrier keeps a core busy)."""
         if self.size > 1:
             _wait_for_all(
-                self._comm, self._comm.Ibarrier(), notify, self.abort_if_neighbour_is_gone
-            )
+                self._comm, self._comm.Ibarrier(), notify, self.abort_if_neighbour_is_gone,
+                self.forward,
+            )  # fmt: skip
 
     def bcast(self, value: T | None, root: int = 0) -> T:
         """Return the root's value, pickled on the way."""
@@ -140,28 +152,26 @@ class MpiWorld(World):
 
     def gather(self, value: T) -> list[T] | None:
         """Return the list of all values on rank 0; each may be larger than 2 GiB."""
-        if self.size == 1:
-            return [value]
+        self.barrier()
+        return self._gather_over(self._comm, value)
+
+    def _gather_over(self, comm: Any, value: T) -> list[T] | None:
+        """Gather over the ranks of a communicator, all of which are here."""
         blob = pickle.dumps(value, protocol=5)
-        sizes = self._gather_sizes(len(blob))
-        if not self.is_master:
+        sizes = np.zeros(comm.Get_size(), np.int64)
+        comm.Allgather(np.array([len(blob)], np.int64), sizes)
+        if comm.Get_rank():
             for start in range(0, len(blob), SLICE_BYTES):
-                self._comm.Send([blob[start : start + SLICE_BYTES], self._mpi.BYTE], 0, TAG_DATA)
+                comm.Send([blob[start : start + SLICE_BYTES], self._mpi.BYTE], 0, TAG_DATA)
             return None
         values = [value]
-        for source in range(1, self.size):
-            received = bytearray(sizes[source])
+        for source in range(1, len(sizes)):
+            received = bytearray(int(sizes[source]))
             for start in range(0, len(received), SLICE_BYTES):
                 piece = memoryview(received)[start : start + SLICE_BYTES]
-                self._comm.Recv([piece, self._mpi.BYTE], source, TAG_DATA)
+                comm.Recv([piece, self._mpi.BYTE], source, TAG_DATA)
             values.append(pickle.loads(received))
         return values
-
-    def _gather_sizes(self, n_bytes: int) -> list[int]:
-        self.barrier()
-        sizes = np.zeros(self.size, np.int64)
-        self._comm.Allgather(np.array([n_bytes], np.int64), sizes)
-        return [int(n) for n in sizes]
 
     def abort(self, exit_code: int) -> None:
         """Call MPI_Abort."""
@@ -177,10 +187,12 @@ def _wait_for_all(
     request: Any,
     notify: Callable[[str], None] | None,
     look: Callable[[], None] = lambda: None,
+    forward: Callable[[], None] = lambda: None,
 ) -> None:
     """Wait for a non-blocking collective, asleep; after 10 s rank 0 names who is missing.
 
-    Once a second `look` is called: it may find that somebody will never come.
+    Once a second `look` is called: it may find that somebody will never come. Between any two
+    pauses `forward` is: those that have not come may need this rank.
 
     Ranks that wait that long tell rank 0 that they are present. How many did so is settled
     afterwards, so that none of these messages outlives the call.
@@ -191,6 +203,7 @@ def _wait_for_all(
     present, told, sent, looked_s = {0}, False, None, 0.0
     while not request.Test():
         backoff.sleep()
+        forward()
         waited_s = time.monotonic() - start_s
         if waited_s > looked_s + LOOK_EVERY_S:
             looked_s = waited_s
@@ -282,7 +295,9 @@ def make_world(comm: Any = None, notify: Callable[[str], None] | None = None) ->
     if world is None:
         duplicate, request = comm.Idup()
         _wait_for_all(comm, request, notify if comm.size > 1 else None)
-        world = MpiWorld(duplicate)
+        from acme_mpi.comm.relay import RELAYED_FROM, RelayedWorld  # which is a MpiWorld
+
+        world = (RelayedWorld if comm.size >= RELAYED_FROM else MpiWorld)(duplicate)
         comm.Set_attr(keyval, world)
     return world
 
