@@ -58,9 +58,7 @@ class ComputationStore(LinkedStore):
         """Return the open file of a task, new if there is none."""
         if index not in self._open:
             path = computation_path(self.layout, index)
-            # Not `remove` alone: it would keep others from making files in the folder meanwhile.
-            if os.path.lexists(path):  # left by a run that was killed, or whose file was damaged
-                hdf5.remove(path)
+            hdf5.remove(path)  # left by a run that was killed, or whose file was damaged
             self._open[index] = hdf5.create_file(path)
         return self._open[index]
 
