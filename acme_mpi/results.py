@@ -386,10 +386,13 @@ class Encoder:
         self.n_bytes += len(self._parts[-1])
 
     def _add_value(self, index: int, value: Any) -> None:
+        if type(value) in _PLAIN_VALUES:  # first, as these are returned the quickest
+            self._values.append(value)
+            return
         if type(value) is np.ndarray and not value.dtype.hasobject:
             self.n_bytes += value.nbytes
             value = value.copy()
-        elif type(value) not in _PLAIN_VALUES:
+        else:
             assert self._freeze is not None
             value = self._freeze(value)
             self.n_bytes += value.n_bytes

@@ -340,7 +340,7 @@ def run_chunk(
     add, clock = encoder.add, time.monotonic_ns
     outcome, begin_ns = _begin(chunk.start), clock()
     now_ns = begin_ns
-    calls = tasks.calls(chunk.start, chunk.stop)
+    call, rows = tasks.bound(func), tasks.rows(chunk.start, chunk.stop)
     index, n_between = chunk.start, 1
     while index < chunk.stop and not words[DRAIN]:
         # Tasks of a few microseconds share one look at the clock.
@@ -350,10 +350,10 @@ def run_chunk(
         # The only places where exceptions of user code are caught: the call and the check of what
         # it returned, and around them the arguments, which may be read from a file.
         try:
-            for index, (args, kwargs) in zip(block, calls, strict=False):
+            for index, row in zip(block, rows, strict=False):
                 words[0] = index
                 try:
-                    add(index, func(*args, **kwargs))
+                    add(index, call(*row))
                 except swallow as error:
                     outcome.failures.append(describe_failure(error, index, name, tasks))
             index = block.stop
@@ -362,7 +362,7 @@ def run_chunk(
                 raise
             outcome.failures.append(describe_failure(error, index + 1, name, None))
             index += 2
-            calls = tasks.calls(index, chunk.stop)
+            rows = tasks.rows(index, chunk.stop)
         now_ns = clock()
         if now_ns - block_ns >= SLOW_NS:
             start_s = outcome.start_s + (block_ns - begin_ns) / 1e9
