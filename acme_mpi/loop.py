@@ -103,14 +103,20 @@ class Loop:
     def _pause_s(self) -> float:
         longest_s = IDLE_PAUSE_S if self._master is None else self._master.longest_pause_s
         self._backoff.longest_s = longest_s
-        if self._worker is None or not self._worker.has_reserve:
+        if self._is_waited_for():
             pause_s = self._backoff.pause()
         else:
-            # Nothing is in a hurry, and the runner wakes this rank by itself.
+            # The runner wakes this rank by itself.
             pause_s = RESERVE_PAUSE_S if self._master is None else longest_s
         look_s = None if self._runner is None else self._runner.look_s
         bounds = (look_s, self._world.forward_every_s)
         return min([pause_s, *(bound for bound in bounds if bound is not None)])
+
+    def _is_waited_for(self) -> bool:
+        """Whether this rank, or one that it hands chunks to, has no work or soon has none."""
+        if self._worker is not None:
+            return not self._worker.has_reserve
+        return self._master is not None and not self._master.has_fed_all
 
 
 def leave_if_orphaned(parent: int) -> None:

@@ -153,6 +153,11 @@ class Master:
             return TAIL_PAUSE_S
         return min(max(PAUSE_S, self._schedule.chunk_s / 8), LONG_PAUSE_S)
 
+    @property
+    def has_fed_all(self) -> bool:
+        """Whether every worker has a chunk."""
+        return not self._starting and not self._holding[0]
+
     def cut_short(self, reason: str) -> None:
         """Have all workers leave at once, with what they are calling unfinished."""
         self._say_stop(reason)
