@@ -122,7 +122,7 @@ def acme_files(func, n_tasks, target_s, **options):
     def run(func, inputs):
         nonlocal n_calls
         n_calls += 1
-        acme_run(func, inputs, output_dir=str(n_calls), **options)
+        acme_run(func, inputs, output_dir=os.path.abspath(str(n_calls)), **options)
 
     with acme():
         return rates.measured(run, func, n_tasks, target_s)
