@@ -160,13 +160,14 @@ class Master:
 
     def cut_short(self, reason: str) -> None:
         """Have all workers leave at once, with what they are calling unfinished."""
-        self._say_stop(reason)
         if not self._is_stopping:
+            self._say_stop(reason)
             self._stop()
 
     def drain(self, reason: str) -> None:
         """Have every worker end the task that it is calling, and begin no other."""
-        if not self._is_ending:
+        # Who has been told to leave listens no more: the next run would hear this.
+        if not (self._is_ending or self._is_stopping):
             self._say_stop(reason, "; what is running is ended, a second signal leaves at once")
             for worker in self._leaving:
                 self._world.send(worker, TAG_CHUNK, (Order.DRAIN,))
@@ -203,6 +204,8 @@ class Master:
     def _look(self, now_s: float) -> None:
         """See to what needs no haste."""
         self._look_for_silent_ranks(now_s)
+        if self._is_stopping:
+            return
         self._tell_limit()
         if reason := self._is_stop_asked():
             self.drain(reason)

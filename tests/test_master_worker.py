@@ -656,6 +656,33 @@ class TestCredit:
     def test_without_tasks_the_stop_is_sent_at_once(self):
         assert self.hand_out(0, 3) == [(worker, (Order.STOP,)) for worker in range(3)]
 
+    def test_after_the_stop_nothing_is_sent(self, monkeypatch):
+        """The workers have left the run: their next one would get it."""
+        sent = []
+
+        class Wire(SerialWorld):
+            def send(self, dest, tag, message):
+                sent.append(message)
+
+            def poll(self, tag):
+                return None
+
+        monkeypatch.setattr(master_module, "LOOK_EVERY_S", -1.0)
+        reasons = [""]
+        master = Master(
+            Wire(), FixedChunks(0, 2), Progress(0, bar=False), {0, 1}, Rules(timeout="200%"),
+            is_stop_asked=lambda: reasons[0],
+        )  # fmt: skip
+        master.step()
+        reasons[0] = "somebody asks for it"
+        for _ in range(master_module.N_MEDIAN):
+            master._durations.add(1, 1.0)
+        master.step()
+        master.drain("somebody wishes it")
+        master.cut_short("somebody is in a hurry")
+
+        assert sent == [(Order.STOP,)] * 2
+
 
 def lines_of_a_report(n_workers: int) -> int:
     """Return how many lines of Python rank 0 runs for one report, loops counted by turns."""
