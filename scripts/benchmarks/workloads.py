@@ -187,7 +187,7 @@ def arrays():
         *ours_in_files("large", 100, 40, modes),
         Side("h5py in 2 processes, fsync", "peers.file_per_process", options, quick=quick),
         Side(ACME, "peers.acme_files", options, quick=quick),
-        Side(RAW, "limits.raw", options, quick=quick),
+        Side(RAW, "limits.raw", options, n_ranks=2, quick=quick),
     )
     lines = tuple(
         Line(f"100 x 8 MB, {name[6:]}", "rate", "results/s", (Target(">=", bound, (RAW,)),), name,
