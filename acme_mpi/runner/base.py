@@ -85,11 +85,6 @@ class Outcome:
             runs.append(range(begin, self.stop))
         return runs
 
-    @property
-    def n_succeeded(self) -> int:
-        """Number of results."""
-        return self.stop - self.start - len(self.failures)
-
 
 @dataclass
 class Assignment:
