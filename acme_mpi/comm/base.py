@@ -15,8 +15,6 @@ MESSAGE_INTS = 8  # every short message: this many 64-bit integers
 TAG_REPORT, TAG_CHUNK, TAG_PRESENT, TAG_DATA = 1, 2, 3, 4
 SLICE_BYTES = 512 * 1024 * 1024  # one MPI call moves at most this, far below 2 GiB
 ROLL_CALL_S = 10.0
-
-
 FIRST_PAUSE_S, SHORT_PAUSE_S = 1e-4, 0.01
 
 
@@ -82,10 +80,11 @@ class World(ABC):
 
     def send(self, dest: int, tag: int, message: Sequence[int]) -> None:
         """Send at most `MESSAGE_INTS` integers; never waits. Independent."""
+        padded = [*message, *[0] * (MESSAGE_INTS - len(message))]
         if dest == self.rank:
-            self._own[tag].append([*message, *[0] * (MESSAGE_INTS - len(message))])
+            self._own[tag].append(padded)
         else:
-            self._send(dest, tag, message)
+            self._send(dest, tag, padded)
 
     def poll(self, tag: int) -> tuple[int, list[int]] | None:
         """Return (source, message) of one message that has arrived, else None. Independent."""
@@ -94,7 +93,8 @@ class World(ABC):
         return self._poll(tag) if self.size > 1 else None
 
     @abstractmethod
-    def _send(self, dest: int, tag: int, message: Sequence[int]) -> None: ...
+    def _send(self, dest: int, tag: int, message: list[int]) -> None:
+        """Send `MESSAGE_INTS` integers to another rank."""
 
     @abstractmethod
     def _poll(self, tag: int) -> tuple[int, list[int]] | None: ...

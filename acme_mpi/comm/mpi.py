@@ -100,10 +100,8 @@ class MpiWorld(World):
         """The duplicated communicator."""
         return self._comm
 
-    def _send(self, dest: int, tag: int, message: Sequence[int]) -> None:
-        buffer = np.zeros(MESSAGE_INTS, np.int64)
-        buffer[: len(message)] = message
-        self._isend(buffer, dest, tag)
+    def _send(self, dest: int, tag: int, message: list[int]) -> None:
+        self._isend(np.array(message, np.int64), dest, tag)
 
     def _isend(self, buffer: Any, dest: int, tag: int) -> None:
         # The oldest first: to look at all of them each time would take the longer, the more wait.

@@ -75,8 +75,8 @@ class RelayedWorld(MpiWorld):
                 else:
                     self._put(source, dest, tag, message)
 
-    def _send(self, dest: int, tag: int, message: Sequence[int]) -> None:
-        self._put(self.rank, dest, tag, [*message, *[0] * (MESSAGE_INTS - len(message))])
+    def _send(self, dest: int, tag: int, message: list[int]) -> None:
+        self._put(self.rank, dest, tag, message)
         if self.rank:
             self._send_waiting()
         # Rank 0 polls again soon, and till then has more to say.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
-from acme_mpi.comm.base import MESSAGE_INTS, TAG_CHUNK, TAG_REPORT, World
+from acme_mpi.comm.base import TAG_CHUNK, TAG_REPORT, World
 
 T = TypeVar("T")
 
@@ -22,7 +22,7 @@ class SerialWorld(World):
         super().__init__()
         self.hosts = [self.host]
 
-    def _send(self, dest: int, tag: int, message: Sequence[int]) -> None:
+    def _send(self, dest: int, tag: int, message: list[int]) -> None:
         raise AssertionError(f"no rank {dest} in a world of one")
 
     def _poll(self, tag: int) -> None:
@@ -106,9 +106,8 @@ class ThreadWorld(World):
             raise errors[0]
         return results
 
-    def _send(self, dest: int, tag: int, message: Sequence[int]) -> None:
-        padded = [*message, *[0] * (MESSAGE_INTS - len(message))]
-        self._meeting.inboxes[dest, tag].put((self.rank, padded))
+    def _send(self, dest: int, tag: int, message: list[int]) -> None:
+        self._meeting.inboxes[dest, tag].put((self.rank, message))
 
     def _poll(self, tag: int) -> tuple[int, list[int]] | None:
         try:
