@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from acme_mpi.results import PLAIN
 from acme_mpi.runner.frames import INSTALLED
 from acme_mpi.runner.hdf5_arguments import reduce_hdf5
 from acme_mpi.runner.pickling import pickle_given
@@ -33,7 +34,6 @@ VERSION = "version "  # how keys begin that say with what a run was made, and no
 
 _DIGEST_BYTES = 16  # of XXH3's long form
 _UNKNOWN = UNKNOWN.encode().ljust(_DIGEST_BYTES)
-_PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})
 # The last version of the format in which equal values have equal bytes, whether or not they are
 # one object.
 _MARSHAL = 2
@@ -202,9 +202,9 @@ class _Digester:
     def of(self, value: Any) -> bytes:
         """Return the digest of anything."""
         kind = type(value)
-        if kind in _PLAIN:
+        if kind in PLAIN:
             return _hashed(b"plain", marshal.dumps(value, _MARSHAL))
-        if kind in (list, tuple) and _PLAIN.issuperset(map(type, value)):
+        if kind in (list, tuple) and PLAIN.issuperset(map(type, value)):
             return _plain_items(value)
         key = id(value)
         if key in self._known:
@@ -419,7 +419,7 @@ def _is_own(cls: type) -> bool:
 
 def _members(cls: type) -> dict[str, Any]:
     """Return what a class without source consists of."""
-    kinds = (FunctionType, property, staticmethod, classmethod, *_PLAIN)
+    kinds = (FunctionType, property, staticmethod, classmethod, *PLAIN)
     members = {name: member for name, member in vars(cls).items() if isinstance(member, kinds)}
     members.pop("__firstlineno__", None)
     return members

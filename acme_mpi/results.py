@@ -477,8 +477,10 @@ class Encoder:
         return content
 
 
-_PLAIN_NUMBERS = frozenset({int, float, bool, complex})
-_PLAIN_VALUES = _PLAIN_NUMBERS | {type(None), str}
+_PLAIN_NUMBERS: frozenset[type] = frozenset({int, float, bool, complex})
+_PLAIN_VALUES: frozenset[type] = _PLAIN_NUMBERS | {type(None), str}
+# Types whose values are no more than what they look like.
+PLAIN: frozenset[type] = frozenset({*_PLAIN_VALUES, bytes})
 
 
 def _fits_64_bits(value: Any) -> bool:

@@ -114,9 +114,9 @@ class TaskSet:
         """Return an iterator of (args, kwargs), one for each task in [start, stop), in order."""
         args = self._rows([a for a in self.arguments if a.keyword is None], start, stop)
         shared = {a.keyword: a.value for a in self.arguments if a.keyword and not a.per_task}
-        named = [a for a in self.arguments if a.keyword and a.per_task]
-        if not named and not self.inject_task_id:
+        if not self._has_own_keywords:
             return zip(args, repeat(shared), strict=False)
+        named = [a for a in self.arguments if a.keyword and a.per_task]
         names = [a.keyword for a in named]
         columns = self._rows(named, start, stop)
         if self.inject_task_id:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from acme_mpi.results import PLAIN
 from acme_mpi.runner.pickling import OUT_OF_BAND_BYTES, GivenPickler, pickle_given
 from acme_mpi.segment import Segment
 from acme_mpi.tasks import Argument, TaskSet
@@ -26,8 +27,6 @@ HEAD = struct.Struct("<qq")  # where the index begins and ends, in bytes
 ALIGNMENT = 64  # bytes; arrays begin at multiples of it
 BLOCK_ITEMS = 1024  # plain values in one pickle
 ROOM_BYTES = 64 * 1024**2  # items may take so much before it is asked whether they share parts
-
-_PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})
 
 
 def pack(func: Callable[..., Any] | None, tasks: TaskSet) -> Segment:
@@ -171,7 +170,7 @@ class _Packer:
         values = argument.value
         if not argument.per_task or not isinstance(values, (list, tuple)):
             return argument
-        is_plain = _PLAIN.issuperset(map(type, values))
+        is_plain = PLAIN.issuperset(map(type, values))
         if is_plain and len(values) <= BLOCK_ITEMS:
             return argument
         items = self._items(values, BLOCK_ITEMS if is_plain else 1)
