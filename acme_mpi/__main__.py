@@ -35,6 +35,7 @@ from acme_mpi.runner.kept import fork_child_runner, stop_runner, take_child_runn
 from acme_mpi.script import serve_script
 from acme_mpi.submit import finish, generations_below_launcher
 from acme_mpi.terminal import ask
+from acme_mpi.visible import say
 
 logger = logging.getLogger("acme_mpi")
 
@@ -117,7 +118,8 @@ def _with_ranks(options: Any, scripts: Sequence[str], launched_rank: int) -> int
 
 
 def _say(error: AcmeMpiError) -> int:
-    print(f"acme_mpi: {error}", file=sys.stderr, flush=True)
+    say(f"acme_mpi: {error}", sys.stderr)
+    sys.stderr.flush()
     return error.exit_code
 
 
@@ -233,7 +235,8 @@ def _try_one(world: World, loaded: _Loaded) -> bool:
         raise
     answer: bool | None = None
     if world.is_master:
-        print("\n".join(found.lines()), flush=True)
+        say("\n".join(found.lines()))
+        sys.stdout.flush()
         answer = ask(f"Do you want to run all {found.n_tasks} tasks?", generations_below_launcher())
         if answer is None:
             print("Only tried, as nobody is here to answer; without --dry-run all tasks are run.")
@@ -288,7 +291,7 @@ def _in_foreground(options: Any, size: int) -> int:
 
     func, tasks = load_command(_request(options))
     if options.plan:
-        print(plan_text(func, tasks, options, size))
+        say(plan_text(func, tasks, options, size))
         return EXIT_DONE
     return debug_task(func, tasks, options.debug_task)
 

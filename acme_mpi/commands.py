@@ -25,6 +25,7 @@ from acme_mpi.storage.lease import Lease, holder
 from acme_mpi.storage.recorded import RecordedStore
 from acme_mpi.storage.records import read_history
 from acme_mpi.storage.remaining import newest_container, note_lost
+from acme_mpi.visible import say, visible
 
 COMMANDS = {
     "status": "tell what is done, what is slow, and what has failed",
@@ -66,7 +67,7 @@ def run_command(argv: Sequence[str]) -> int:
     try:
         return max(act(run, options) for run in _runs(options.directory))
     except AcmeMpiError as error:
-        print(f"acme_mpi: {error}", file=sys.stderr)
+        say(f"acme_mpi: {error}", sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # the reader has seen enough, `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -97,11 +98,12 @@ def _runs(directory: str) -> Iterator[_Run]:
 def _status(run: _Run, options: argparse.Namespace) -> int:
     folder = run.layout.dot_folder
     if options.joblog:
-        sys.stdout.writelines(f"{line}\n" for line in joblog_lines(folder))
+        for line in joblog_lines(folder):
+            say(line)
     elif options.json:
         print(json.dumps(status_json(read_status(folder))))
     else:
-        print(status_text(read_status(folder)))
+        say(status_text(read_status(folder)))
     sys.stdout.flush()
     return EXIT_DONE
 
@@ -109,14 +111,14 @@ def _status(run: _Run, options: argparse.Namespace) -> int:
 def _stop(run: _Run, options: argparse.Namespace) -> int:
     found = holder(run.layout.dot_folder)
     if found is None or not found.is_alive:
-        print(f"{run.layout.name}: no run is going on")
+        say(f"{run.layout.name}: no run is going on")
         return EXIT_DONE
     try:
         with open(run.layout.stop_file, "a"):
             pass
     except OSError as error:
         raise StoreError(f"cannot write {run.layout.stop_file}: {error.strerror}") from None
-    print(f"{run.layout.name}: {found} was asked to stop; it ends the tasks that are running")
+    say(f"{run.layout.name}: {found} was asked to stop; it ends the tasks that are running")
     return EXIT_DONE
 
 
@@ -130,7 +132,7 @@ def _store_of(run: _Run, number: int = 0) -> RecordedStore:
 
 def _recover(run: _Run, options: argparse.Namespace) -> int:
     described, folder = run.description, run.layout.dot_folder
-    lease = Lease.take(folder, lambda text: print(text, file=sys.stderr))
+    lease = Lease.take(folder, lambda text: say(text, sys.stderr))
     try:
         remove_left(run.layout)
         store = _store_of(run, next_run(folder))
@@ -146,11 +148,11 @@ def _recover(run: _Run, options: argparse.Namespace) -> int:
     finally:
         lease.release()
     n_done = int(history.is_done(described.n_tasks).sum())
-    print(f"{described.name}: {n_done} of {described.n_tasks} results are in {stored.where}")
+    say(f"{described.name}: {n_done} of {described.n_tasks} results are in {stored.where}")
     if history.failed:
-        print(f"  {len(history.failed)} tasks have failed")
+        say(f"  {len(history.failed)} tasks have failed")
     if n_done < described.n_tasks and described.command:
-        print(f"  go on with: {described.command}")
+        say(f"  go on with: {described.command}")
     return EXIT_DONE
 
 
@@ -166,14 +168,14 @@ def _check(run: _Run, options: argparse.Namespace) -> int:
     for fault in faults(store, history.done, described.n_tasks, is_running):
         n_faults += 1
         if n_faults <= MAX_FAULTS:
-            print(f"{described.name}: {fault}")
+            say(visible(f"{described.name}: {fault}", kept="\t"))
     n_done = int(history.is_done(described.n_tasks).sum())
     n_bytes = int(history.done["n_bytes"].clip(0).sum())
     if n_faults:
         more = f" ({n_faults - MAX_FAULTS} more)" if n_faults > MAX_FAULTS else ""
-        print(f"{described.name}: {n_faults} faults found{more}; `recover` links what is intact")
+        say(f"{described.name}: {n_faults} faults found{more}; `recover` links what is intact")
         return EXIT_STORAGE
-    print(
+    say(
         f"{described.name}: {n_done} of {described.n_tasks} tasks are done; all {n_bytes} bytes of "
         "their results are as they were recorded"
     )

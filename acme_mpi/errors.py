@@ -19,6 +19,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from acme_mpi.visible import visible
+
 EXIT_DONE = 0
 EXIT_TASKS_FAILED = 1
 EXIT_USAGE = 2
@@ -34,6 +36,10 @@ class AcmeMpiError(Exception):
     """Base of every error that acme_mpi raises on purpose."""
 
     exit_code = EXIT_USAGE
+
+    def __str__(self) -> str:
+        """Return the message as it may be shown; `args` has it as it was."""
+        return visible(super().__str__())
 
 
 class InputError(AcmeMpiError, ValueError):
@@ -110,8 +116,9 @@ class Failure:
     def __str__(self) -> str:
         """Return the failure in one line."""
         at = f" at {self.location}" if self.location else ""
-        return (
-            f"task {self.index} on rank {self.rank} ({self.host}){at}: {self.type}: {self.message}"
+        return visible(
+            f"task {self.index} on rank {self.rank} ({self.host}){at}: {self.type}: {self.message}",
+            kept="\t",
         )
 
 
@@ -168,7 +175,7 @@ def summarize(
         elif group[0].call:
             lines.append(f"    reproduce: {group[0].call}")
     lines += _where_others_are(len(failures), n_tasks, where)
-    return "\n".join(lines)
+    return "\n".join(visible(line, kept="\t") for line in lines)
 
 
 def report(

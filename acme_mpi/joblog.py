@@ -14,6 +14,7 @@ from acme_mpi.journal import Block, failures_in
 from acme_mpi.status import described, is_end, readable
 from acme_mpi.storage.description import Description
 from acme_mpi.storage.records import Records, Table, read_blocks
+from acme_mpi.visible import visible
 
 JOBLOG_HEADER = "Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand"
 COLUMNS = ("kind", "attempt", "first", "count", "n_bytes", "start_s", "busy_s", "host")
@@ -79,10 +80,11 @@ def _signal_number(message: str) -> int:
 
 def _command(described: Description) -> Callable[[int], str]:
     # A line is a task, and a tab a new column.
-    debug = described.debug.translate(dict.fromkeys(map(ord, "\t\n\r"), " "))
+    debug = visible(described.debug.translate(dict.fromkeys(map(ord, "\t\n\r"), " ")))
     if debug:
         return lambda index: debug.format(index=index)
-    return lambda index: f"{described.name}(task {index})"
+    name = visible(described.name, kept="")
+    return lambda index: f"{name}(task {index})"
 
 
 class _Calls(NamedTuple):
@@ -150,7 +152,9 @@ def _lines(
     ended: Records, codes: Any, calls: _Calls, command: Callable[[int], str]
 ) -> Iterator[str]:
     yield JOBLOG_HEADER
-    names = {raw: raw.decode(errors="replace") for raw in set(ended["host"].tolist())}
+    names = {
+        raw: visible(raw.decode(errors="replace"), kept="") for raw in set(ended["host"].tolist())
+    }
     hosts = np.array([names[raw] for raw in ended["host"].tolist()], object)
     result_bytes = np.where(
         ended["kind"] == Block.DONE, ended["n_bytes"].clip(0) // ended["count"], 0

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TextIO
 
+from acme_mpi.visible import visible
+
 ANNOUNCE = 25  # ACME's level between INFO and WARNING
 logging.addLevelName(ANNOUNCE, "ANNOUNCE")
 
@@ -22,7 +24,15 @@ logger = logging.getLogger("acme_mpi")
 logger.parent = acme_logger
 
 
-class ConsoleFormatter(logging.Formatter):
+class VisibleFormatter(logging.Formatter):
+    """Write messages with their control characters visible: others have written parts of them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of one message."""
+        return visible(super().format(record))
+
+
+class ConsoleFormatter(VisibleFormatter):
     """Write ``<dialect> LEVEL: message``, or the bare message where nothing has a dialect.
 
     A record's own attribute `dialect` counts most, then that of the run that is going on.
@@ -89,7 +99,7 @@ def run_messages(path: str, dialect: str = "", level: int | None = None) -> Iter
     saved, ConsoleFormatter.running = logger.level, dialect
     handler: logging.Handler | None = None
     try:
-        handler = logging.FileHandler(path) if path else None
+        handler = _log_file(path) if path else None
     except OSError as error:
         logger.warning("there is no log file: %s", error)  # no reason to lose the results
     if level is not None:
@@ -97,7 +107,6 @@ def run_messages(path: str, dialect: str = "", level: int | None = None) -> Iter
     elif path and logger.getEffectiveLevel() > logging.INFO:
         logger.setLevel(logging.INFO)
     if handler is not None:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(handler)
     try:
         yield
@@ -107,6 +116,13 @@ def run_messages(path: str, dialect: str = "", level: int | None = None) -> Iter
         if handler is not None:
             logger.removeHandler(handler)
             handler.close()
+
+
+def _log_file(path: str) -> logging.Handler:
+    # Not the locale's encoding, which may not have every character that is said.
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(VisibleFormatter("%(asctime)s %(levelname)s %(message)s"))
+    return handler
 
 
 _TOLD: set[str] = set()

@@ -15,6 +15,7 @@ from acme_mpi.status import (
     Status,
     Straggler,
 )
+from acme_mpi.visible import visible
 
 N_SHOWN = 4  # groups of failures, or tasks that are still running
 MESSAGE_WIDTH = 100
@@ -34,7 +35,7 @@ def status_text(status: Status) -> str:
         lines.append(f"  reproduce the first: {status.failures[0].reproduce}")
     if status.state != RUNNING and (way := status.command or _way(status)):
         lines.append(f"  go on with: {way}")
-    return "\n".join(lines)
+    return "\n".join(visible(line, kept="\t") for line in lines)
 
 
 def _counts_text(status: Status) -> str:
@@ -114,8 +115,7 @@ def _failure_text(group: FailureGroup) -> str:
     ids = ", ".join(map(str, group.first_indices))
     more = ", ..." if group.n_tasks > len(group.first_indices) else ""
     # On one line, whatever an exception's text holds.
-    plain = "".join(c if c.isprintable() else " " for c in group.message)
-    message = shorten(plain, MESSAGE_WIDTH, placeholder=" ...")
+    message = shorten(visible(group.message), MESSAGE_WIDTH, placeholder=" ...")
     return f"{group.n_tasks} x {group.type}{at}: {message} (tasks {ids}{more})"
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import sys
 
+from acme_mpi.visible import visible
+
 ANSWERS = {"": True, "y": True, "yes": True, "n": False, "no": False}
 _TERMINALS = ("/dev/pts/", "/dev/tty")
 _PROXY = "hydra_"  # MPICH's mpiexec starts ranks by a process of its own on each node
@@ -44,7 +46,7 @@ def ask(question: str, n_above: int = 0) -> bool | None:
     # Launchers pass on whole lines only.
     end = " " if sys.stdin.isatty() else "\n"
     while True:
-        print(f"{question} [Y/n]", end=end, file=sys.stderr, flush=True)
+        print(f"{visible(question)} [Y/n]", end=end, file=sys.stderr, flush=True)
         answer = sys.stdin.readline()
         if not answer:
             return None
