@@ -272,8 +272,7 @@ def _ask(runner: ChildRunner, kind: Kind, content: Any) -> Any:
     """Send a message to the runner and wait for its answer."""
     runner.send(kind, content)
     while True:
-        for event in runner.poll():
-            raise InputError(f"the target could not be loaded: {getattr(event, 'reason', event)}")
+        runner.poll()
         if runner.other_messages:
             return runner.other_messages.popleft()[1]
         if not runner.descriptors():

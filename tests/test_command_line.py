@@ -159,6 +159,14 @@ def test_no_write_prints_the_results_and_writes_nothing(acme, folder, n):
 
 
 @pytest.mark.once
+def test_no_tasks_are_no_mistake(acme):
+    """The run is over before the runner has said that it has loaded the function."""
+    ran = acme(0, "mymod:f", "--set", "x=[]", "--set", "y=1", "--no-write", "-q")
+
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+@pytest.mark.once
 def test_no_write_prints_the_stacked_array(acme):
     ran = acme(2, "mymod:f", "args.npz", "--no-write", "--result-shape", "(None,)", "-q")
 

@@ -35,6 +35,7 @@ from acme_mpi.runner.base import (
     describe_failure,
     run_chunk,
 )
+from acme_mpi.runner.channel import Kind
 from acme_mpi.runner.child import ChildRunner
 from acme_mpi.runner.inline import InlineRunner
 from acme_mpi.runner.packing import pack
@@ -49,6 +50,13 @@ LIMIT_S = 30.0  # far more than any of these runs takes, also on a busy machine
 LARGE = np.arange(PLACED_BYTES // 8, dtype=np.float64)
 
 # Functions of a user are defined inside the tests: they travel by value, as those of a script do.
+
+
+class FailsToLoad:
+    """Unpickles with an exception."""
+
+    def __reduce__(self):
+        return int, ("no number",)
 
 
 def make_assignment(func, *args, spec=None, in_memory=True, can_place=False, **kwargs):
@@ -761,6 +769,24 @@ class TestCrashes:
 
         assert isinstance(first_event(runner), Ready)
         assert values_by_index(run_tasks(runner, [range(1)])) == {0: -1}
+
+    @pytest.mark.parametrize("fails", [False, True], ids=["ready", "unready"])
+    def test_what_a_child_says_of_a_run_that_is_over_is_no_event(self, start_runner, fails):
+        """Others have done all tasks before it had loaded the function, or there were none."""
+        runner = start_runner()
+        assignment = make_assignment(lambda x: x, [])
+        if fails:
+            assignment.func = cloudpickle.dumps(FailsToLoad())
+        runner.prepare(assignment)
+        runner.forget()
+        runner.send(Kind.SHOW, ([], 0))
+
+        events = []
+        while not runner.other_messages:  # the answer to what was asked after the run
+            select.select(runner.descriptors(), [], [], LIMIT_S)
+            events += runner.poll()
+
+        assert (events, runner.other_messages.popleft()) == ([], (Kind.SHOWN, None))
 
     def test_a_child_killed_between_two_tasks_costs_nothing(self, start_runner):
         runner = start_runner()

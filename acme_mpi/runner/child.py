@@ -27,6 +27,7 @@ from acme_mpi.runner.limits import Limits
 from acme_mpi.runner.process import Child, Ending
 
 MAX_IDLE_DEATHS = 3
+OF_A_RUN = {Kind.READY, Kind.UNREADY, Kind.PLACE, Kind.OUTCOME, Kind.RETURNED}
 DYING_S = 0.5
 FORGETTING_S = 5.0
 
@@ -130,7 +131,7 @@ class ChildRunner(Runner):
         return [child.pidfd] if self._guard.sentence else [child.channel.fileno(), child.pidfd]
 
     def poll(self) -> list[Any]:
-        """Return what the child has said since the last call."""
+        """Return what the child has said of the current run since the last call."""
         while self._child is not None:
             ended = self._child.has_ended()
             if self._guard.sentence is not None:
@@ -158,6 +159,8 @@ class ChildRunner(Runner):
         return events
 
     def _take(self, kind: Kind, content: Any) -> None:
+        if kind in OF_A_RUN and self._assignment is None:
+            return  # its run has ended without waiting for this
         if kind == Kind.READY:
             number, self._holds_files = content
             if number == self._n_assignments:
@@ -279,6 +282,7 @@ class ChildRunner(Runner):
         self._assignment = None
         self._is_prepared = False  # a child that dies now is not replaced
         self._pending.clear()
+        self._events.clear()
         self.other_messages.clear()
         if self._child is None:
             return
