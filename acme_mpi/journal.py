@@ -27,6 +27,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from acme_mpi.checksum import XXH3
+
 # Bits of `form`: packed rows of result_0; groups comp_i that belong into the container; rows of
 # differing length, each in a dataset of its own; pickles, each in a file of its own.
 AS_ROWS, AS_GROUPS, AS_RAGGED, AS_PICKLES = 1, 2, 4, 8
@@ -54,7 +56,7 @@ RECORD = np.dtype(
         ("first", "<i8"),
         ("count", "<i8"),
         ("payload", "<i4"),  # number of the rank's payload file; -1: the shared file
-        ("reserved", "<i4"),
+        ("digest", "<i4"),  # what `checksum` is, see `new_digest`
         ("offset", "<i8"),  # first row inside the payload
         ("n_bytes", "<i8"),  # of the results; of the text that follows a failure
         ("checksum", "<u8"),
@@ -173,6 +175,7 @@ def pack_record(
     offset: int = 0,
     n_bytes: int = 0,
     checksum: int = 0,
+    digest: int = XXH3,
     start_s: float = 0.0,
     busy_s: float = 0.0,
     peak_bytes: int = 0,
@@ -180,7 +183,7 @@ def pack_record(
 ) -> bytes:
     """Return the block that says something of consecutive `tasks`; fields as in `RECORD`."""
     body = _RECORD.pack(
-        *(kind, form, attempt, tasks.start, len(tasks), payload, 0, offset, n_bytes, checksum),
+        *(kind, form, attempt, tasks.start, len(tasks), payload, digest, offset, n_bytes, checksum),
         *(start_s, busy_s, peak_bytes, host.encode()[:HOST_BYTES]),
     )
     return body + _CRC.pack(zlib.crc32(body))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acme_mpi.checksum import CRC_BYTES, MASK, checksum, parts_checksum
+from acme_mpi.checksum import MASK, SUM, XXH3, checksum, new_digest
 from acme_mpi.comm import SerialWorld
 from acme_mpi.journal import AS_ROWS, Block, Journal, journal_name, pack_failure, pack_record
 from acme_mpi.storage.records import ranges_of, read_history, share_of
@@ -169,7 +169,7 @@ def test_every_rank_of_an_earlier_run_is_somebodys(tmp_path):
 
 
 class TestChecksum:
-    @pytest.mark.parametrize("n_bytes", [0, 1, 7, 8, 1000, CRC_BYTES - 1, CRC_BYTES, CRC_BYTES + 3])
+    @pytest.mark.parametrize("n_bytes", [0, 1, 7, 8, 1000, 2**16 - 1, 2**16, 2**16 + 3, 10**6])
     def test_any_flipped_bit_is_seen(self, n_bytes):
         data = bytearray(np.random.default_rng(n_bytes).bytes(n_bytes))
         number = checksum(data)
@@ -180,31 +180,71 @@ class TestChecksum:
             data[position] ^= 0x10
         assert checksum(bytes(data)) == number
 
+    def test_plain_arrays_differ(self):
+        arrays = [f(n) for f in (np.zeros, np.ones) for n in (1, 8, 2**13, 2**16, 2**17)]
+        arrays += [np.full(2**17, 3.0), np.repeat([1.0, 2.0], 2**16), np.repeat([2.0, 1.0], 2**16)]
+
+        assert len({checksum(array) for array in arrays}) == len(arrays)
+
     def test_an_array_counts_by_its_bytes_in_c_order(self):
         array = np.arange(20_000.0).reshape(100, 200)
 
         assert checksum(array) == checksum(array.tobytes())
         assert checksum(array.T) == checksum(np.ascontiguousarray(array.T))
+        assert checksum(array[1:3]) == checksum(array[1:3].tobytes())
 
     def test_strings_count_by_length_and_text(self):
         pairs = [["ab", "c"], ["a", "bc"], ["abc", ""], ["ab", "d"]]
 
         assert len({checksum(np.array(pair, object)) for pair in pairs}) == len(pairs)
 
-    def test_tasks_that_have_changed_places_are_seen(self):
+
+def digest_of(*tasks, kind=XXH3):
+    """Return (bytes, checksum) of a record of tasks given as (index, parts)."""
+    digest = new_digest(kind)
+    for index, parts in tasks:
+        digest.add_parts(index, parts)
+    return digest.n_bytes, digest.number
+
+
+class TestDigest:
+    def test_pieces_that_have_changed_places_are_seen(self):
         first, second = np.arange(3), np.arange(4)
+        orders = [
+            [(0, [first, second])],
+            [(0, [second, first])],
+            [(0, [first]), (1, [second])],
+            [(0, [second]), (1, [first])],
+            [(1, [second]), (0, [first])],
+            [(0, [first]), (2, [second])],
+        ]
 
-        both = parts_checksum(0, [first])[1] + parts_checksum(1, [second])[1]
-        other = parts_checksum(0, [second])[1] + parts_checksum(1, [first])[1]
-        assert both & MASK != other & MASK
+        assert {digest_of(*order)[0] for order in orders} == {7 * 8}
+        assert len({digest_of(*order) for order in orders}) == len(orders)
 
-    def test_parts_that_have_changed_places_are_seen(self):
-        parts = [np.arange(3), None, np.array(["x"], object), np.zeros(2)]
+    def test_a_border_between_pieces_that_has_moved_is_seen(self):
+        joined = np.arange(10, dtype="u1")
 
-        assert parts_checksum(5, parts)[1] != parts_checksum(5, parts[::-1])[1]
+        found = {digest_of((0, [joined[:k], joined[k:]])) for k in range(11)}
+        found |= {digest_of((0, [joined])), digest_of((0, [None, joined]))}
+        assert len(found) == 13
 
     def test_a_part_may_be_known_by_its_checksum_alone(self):
         array = np.arange(100_000)
 
         known = (array.nbytes, checksum(array))
-        assert parts_checksum(7, [known, None]) == parts_checksum(7, [array, None])
+        assert digest_of((7, [known, None])) == digest_of((7, [array, None]))
+
+    def test_a_kind_of_a_later_version_is_refused(self):
+        with pytest.raises(ValueError, match="kind 9, which this version does not know"):
+            new_digest(9)
+
+    def test_sums_are_those_of_earlier_versions(self):
+        """The numbers were computed by the version that wrote them."""
+        parts = [np.arange(3), None, np.array(["x", "Größe"], object), np.arange(10_000.0)]
+        whole = new_digest(SUM)
+        whole.add(5, np.arange(10_000.0))
+        whole.add(9, b"pickle")
+
+        assert digest_of((5, parts), kind=SUM) == (80032, 596624024009310963)
+        assert (whole.n_bytes, whole.number) == (80006, 1744718248169141262)

@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 
 from acme_mpi.call import Options
+from acme_mpi.checksum import SUM
 from acme_mpi.comm import SerialWorld, ThreadWorld, World, finalize, make_world
 from acme_mpi.errors import InputError, StoreError
 from acme_mpi.journal import pack_record, read_journal
@@ -331,6 +332,72 @@ def test_what_is_recorded_is_found_again_in_the_files(kind, size, case, tmp_path
     ]
     assert list(faults(store, done, n_tasks)) == []
     assert list(damaged(store, done)) == []
+
+
+# Results whose 64-bit words add up to zero, or to the same in another order.
+PLAIN = {
+    "ones": (np.ones(2**16), np.zeros(2**16)),
+    "threes": (np.full(2**17, 3.0), np.zeros(2**17)),
+    "ordered": (np.arange(2.0**14), np.arange(2.0**14)[::-1]),
+    "small": (np.arange(4.0), np.arange(4.0)[::-1]),
+    "blocks": (np.repeat([1.0, 2.0], 2**14), np.repeat([2.0, 1.0], 2**14)),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("as_rows", [False, True], ids=["groups", "rows"])
+@every_kind
+def test_zeroed_and_exchanged_words_are_found(kind, as_rows, name, tmp_path):
+    value, other = PLAIN[name]
+    case = Case([value, value + 7, value + 9], (None, len(value)) if as_rows else None)
+    path = store_case(kind, 1, tmp_path / "out", case, n_chunk=1)
+    store = make_store(kind, SerialWorld(), Layout(str(path.parent), "f"), case.spec, 3)
+    done = read_history(store.layout.dot_folder).done
+    assert list(faults(store, done, 3)) == []
+
+    (file,) = {each for each in path.parent.rglob("*.h5") if value.tobytes() in each.read_bytes()}
+    file.write_bytes(file.read_bytes().replace(value.tobytes(), other.tobytes()))
+
+    found = list(faults(store, done, 3))
+    assert found
+    assert found[0].startswith("tasks 0 to 0: ")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["free-mixed", "free-large and small", "rows-further values", "rows-large", "rows-axis 1"],
+)
+@every_kind
+def test_sums_of_earlier_versions_are_still_compared(kind, name, tmp_path):
+    case = CASES[name]
+    path = store_case(kind, 1, tmp_path / "out", case)
+    layout, n_tasks = Layout(str(path.parent), "f"), len(case.values)
+    store = make_store(kind, SerialWorld(), layout, case.spec, n_tasks)
+    (blocks,) = read_journal(layout.journal(0))
+    digests = [store.measure(SumOf(block)) for block in blocks]
+    Path(layout.journal(0)).write_bytes(
+        b"".join(
+            pack_record(
+                range(block["first"], block["first"] + block["count"]),
+                form=int(block["form"]), payload=int(block["payload"]), offset=int(block["offset"]),
+                n_bytes=digest.n_bytes, checksum=digest.number, digest=SUM,
+            )
+            for block, digest in zip(blocks, digests, strict=True)
+        )
+    )  # fmt: skip
+
+    done = read_history(layout.dot_folder).done
+    assert set(done["digest"]) == {SUM}
+    assert list(faults(store, done, n_tasks)) == []
+    done["checksum"][-1] ^= 1
+    assert f"tasks {done['first'][-1]} to" in next(faults(store, done, n_tasks))
+
+
+class SumOf(dict[str, Any]):
+    """A record as an earlier version has written it."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__({name: block[name] for name in block.dtype.names}, rank=0, digest=SUM)
 
 
 @every_kind

@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from acme_mpi.checksum import checksum, parts_checksum
+from acme_mpi.checksum import Digest, new_digest
 from acme_mpi.journal import AS_PICKLES
 from acme_mpi.results import Content, Part, is_pickle, is_placed, parts_of
 from acme_mpi.runner.base import Outcome
@@ -21,6 +21,7 @@ from acme_mpi.storage.container import link_computations
 from acme_mpi.storage.forms import pieces_of
 from acme_mpi.storage.linked import LinkedStore
 from acme_mpi.storage.pickles import write_pickle
+from acme_mpi.storage.recorded import digest_like
 from acme_mpi.storage.records import Place, Records, indices_of, share_of
 
 
@@ -74,21 +75,23 @@ class ComputationStore(LinkedStore):
         content = outcome.content
         for tasks, form, position in pieces_of(outcome.succeeded(), content, self.spec):
             for index, offset in zip(tasks, range(position, position + len(tasks)), strict=True):
-                descriptor, n_bytes, number = self._write_task(index, offset, content)
-                record = self.record(
-                    outcome, range(index, index + 1), form=form, n_bytes=n_bytes, checksum=number
-                )
+                descriptor, digest = self._write_task(index, offset, content)
+                record = self.record(outcome, range(index, index + 1), digest, form=form)
                 self._committer.commit_file(descriptor, record)
 
-    def _write_task(self, index: int, position: int, content: Content) -> tuple[int, int, int]:
-        """Write a task's file; return a descriptor that is still open, its bytes and checksum."""
+    def _write_task(self, index: int, position: int, content: Content) -> tuple[int, Digest]:
+        """Write a task's file; return a descriptor that is still open, and its digest."""
+        digest = new_digest()
         if content.parts and is_pickle(data := content.parts[position]):
             if index in self._open:
                 self._drop(index)  # begun by an attempt that died
             descriptor = write_pickle(self.layout.emergency_pickle(index), data)
-            return descriptor, len(data), checksum(data)
+            digest.add(index, data)
+            return descriptor, digest
         parts = _parts_at(content, position)
-        return self._write_parts(index, parts), *parts_checksum(index, parts)
+        descriptor = self._write_parts(index, parts)
+        digest.add_parts(index, parts)
+        return descriptor, digest
 
     def _write_parts(self, index: int, parts: list[Part]) -> int:
         """Write and close a task's file; return a descriptor of it that is still open."""
@@ -121,13 +124,15 @@ class ComputationStore(LinkedStore):
             return self.layout.emergency_pickle(index)
         return computation_path(self.layout, index)
 
-    def measure(self, record: Any) -> tuple[int, int]:
-        """Return size and checksum of what is in the task's file."""
+    def measure(self, record: Any) -> Digest:
+        """Return the digest of what is in the task's file."""
+        index, digest = int(record["first"]), digest_like(record)
         if record["form"] & AS_PICKLES:
-            data = Path(self.source(record)).read_bytes()
-            return len(data), checksum(data)
-        with h5py.File(self.source(record), "r", locking=False) as file:
-            return parts_checksum(int(record["first"]), hdf5.read_parts(file))
+            digest.add(index, Path(self.source(record)).read_bytes())
+        else:
+            with h5py.File(self.source(record), "r", locking=False) as file:
+                digest.add_parts(index, hdf5.read_parts(file))
+        return digest
 
     def result_paths(self, records: Records) -> list[str | None]:
         """Return the path of every task's file, None where there is no result."""

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from acme_mpi.checksum import MASK, checksum, parts_checksum
+from acme_mpi.checksum import Digest, new_digest
 from acme_mpi.errors import StoreError
 from acme_mpi.journal import AS_GROUPS, AS_PICKLES, AS_RAGGED, AS_ROWS, sync_folder
 from acme_mpi.results import PLACED_BYTES, Content, Part, is_placed, parts_of
@@ -28,7 +28,7 @@ from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import refusals
 from acme_mpi.storage.forms import pieces_of
 from acme_mpi.storage.pickles import write_pickle
-from acme_mpi.storage.recorded import RecordedStore
+from acme_mpi.storage.recorded import RecordedStore, digest_like
 from acme_mpi.storage.redo import AtomicFile, Change, redo
 
 MAX_GROUPS = 4096
@@ -186,8 +186,7 @@ class Written(NamedTuple):
     tasks: range
     form: int
     row: int  # the first
-    n_bytes: int
-    checksum: int
+    digest: Digest
 
 
 class PayloadStore(RecordedStore):
@@ -282,11 +281,13 @@ class PayloadStore(RecordedStore):
             raise
         records = [
             self.record(
-                outcome, each.tasks, form=each.form, payload=self._n_files - 1, offset=each.row,
-                n_bytes=each.n_bytes, checksum=each.checksum,
+                *(outcome, each.tasks, each.digest),
+                form=each.form,
+                payload=self._n_files - 1,
+                offset=each.row,
             )
             for each in written
-        ]  # fmt: skip
+        ]
         self._committer.commit(self._written_descriptors(), records, changes)
         # Only here, so that all parts of a task, placed ones too, lie in one file.
         if self._current is not None and self._current.is_full:
@@ -303,13 +304,13 @@ class PayloadStore(RecordedStore):
             if content.placed is not None:
                 written += self._take_placed(tasks, form, position, content)
                 continue
-            n_bytes, number = self._write_rest(tasks, form, position, content)
-            row = 0
+            row, digest = 0, new_digest()
             if content.rows is not None and form & AS_ROWS:
                 rows = content.rows[position : position + len(tasks)]
                 row = self._write_rows(tasks, rows)
-                n_bytes, number = n_bytes + rows.nbytes, number + checksum(rows)
-            written.append(Written(tasks, form, row, n_bytes, number & MASK))
+                digest.add(tasks.start, rows)
+            self._write_rest(tasks, form, position, content, digest)
+            written.append(Written(tasks, form, row, digest))
         return written
 
     def _take_placed(
@@ -319,29 +320,24 @@ class PayloadStore(RecordedStore):
         assert content.placed is not None
         for at, index in enumerate(tasks, position):
             one = range(index, index + 1)
-            n_bytes, number = self._write_rest(one, form, at, content)
-            row_bytes, row_number = content.placed[at]
-            row = self._row_placed_for(index)
-            yield Written(one, form, row, n_bytes + row_bytes, (number + row_number) & MASK)
+            digest = new_digest()
+            digest.add(index, content.placed[at])
+            self._write_rest(one, form, at, content, digest)
+            yield Written(one, form, self._row_placed_for(index), digest)
 
     def _write_rest(
-        self, tasks: range, form: int, position: int, content: Content
-    ) -> tuple[int, int]:
-        """Write what does not lie in rows; return its bytes and checksum."""
-        n_bytes = total = 0
+        self, tasks: range, form: int, position: int, content: Content, digest: Digest
+    ) -> None:
+        """Write what does not lie in rows, and add it to the digest."""
         first = 0 if self._row_spec is None else 1
         for index, parts in zip(tasks, (content.parts or [])[position:], strict=False):
             if form & AS_PICKLES:
                 self._write_pickle(index, parts)
-                size, number = len(parts), checksum(parts)
+                digest.add(index, parts)
             elif form & (AS_GROUPS | AS_RAGGED):
                 listed = parts_of(parts)
                 self._write_parts(index, listed)
-                size, number = parts_checksum(index, listed, first)
-            else:
-                continue
-            n_bytes, total = n_bytes + size, (total + number) & MASK
-        return n_bytes, total
+                digest.add_parts(index, listed, first)
 
     def _row_placed_for(self, index: int) -> int:
         """Return the number of the row that the runner has written for a task."""
@@ -372,27 +368,22 @@ class PayloadStore(RecordedStore):
             return self.layout.emergency_pickle(int(record["first"]))
         return self.payload_path(int(record["rank"]), int(record["payload"]))
 
-    def measure(self, record: Any) -> tuple[int, int] | None:
-        """Return size and checksum of what lies in the payload."""
+    def measure(self, record: Any) -> Digest | None:
+        """Return the digest of what lies in the payload."""
         first, count = int(record["first"]), int(record["count"])
+        digest = digest_like(record)
         if record["form"] & AS_PICKLES:
-            return self._measure_pickles(range(first, first + count))
-        n_bytes = total = 0
+            for index in range(first, first + count):
+                digest.add(index, Path(self.layout.emergency_pickle(index)).read_bytes())
         if record["form"] & AS_ROWS:
-            rows = self.read_rows(record)
-            n_bytes, total = rows.nbytes, checksum(rows)
+            digest.add(first, self.read_rows(record))
         if record["form"] & (AS_GROUPS | AS_RAGGED):
             first_part = 0 if self._row_spec is None else 1
             file = self._reader(self.source(record))
             for index in range(first, first + count):
                 parts = hdf5.read_parts(file[f"comp_{index}"], first_part)
-                size, number = parts_checksum(index, parts, first_part)
-                n_bytes, total = n_bytes + size, total + number
-        return n_bytes, total & MASK
-
-    def _measure_pickles(self, tasks: range) -> tuple[int, int]:
-        pickles = [Path(self.layout.emergency_pickle(index)).read_bytes() for index in tasks]
-        return sum(map(len, pickles)), sum(map(checksum, pickles)) & MASK
+                digest.add_parts(index, parts, first_part)
+        return digest
 
     def read_rows(self, record: Any) -> Any:
         """Return the packed rows that a record speaks of, (count, *row_shape) ndarray."""

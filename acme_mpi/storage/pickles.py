@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from acme_mpi.checksum import checksum
+from acme_mpi.checksum import Digest, new_digest
 from acme_mpi.journal import AS_PICKLES
 from acme_mpi.offsets import write_all
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage.base import Layout, Stored, refusals
-from acme_mpi.storage.recorded import RecordedStore
+from acme_mpi.storage.recorded import RecordedStore, digest_like
 from acme_mpi.storage.records import Records, indices_of, share_records
 
 
@@ -51,20 +51,20 @@ class PickleStore(RecordedStore):
         for tasks in outcome.succeeded():
             for index, data in zip(tasks, pickles, strict=False):
                 descriptor = write_pickle(self.layout.pickle(index), data)
-                record = self.record(
-                    outcome, range(index, index + 1), form=AS_PICKLES, n_bytes=len(data),
-                    checksum=checksum(data),
-                )  # fmt: skip
+                digest = new_digest()
+                digest.add(index, data)
+                record = self.record(outcome, range(index, index + 1), digest, form=AS_PICKLES)
                 self._committer.commit_file(descriptor, record)
 
     def source(self, record: Any) -> str:
         """Return the path of the task's pickle."""
         return self.layout.pickle(int(record["first"]))
 
-    def measure(self, record: Any) -> tuple[int, int]:
-        """Return size and checksum of the pickle."""
-        data = Path(self.source(record)).read_bytes()
-        return len(data), checksum(data)
+    def measure(self, record: Any) -> Digest:
+        """Return the digest of the pickle."""
+        digest = digest_like(record)
+        digest.add(int(record["first"]), Path(self.source(record)).read_bytes())
+        return digest
 
     def close(self) -> None:
         """Wait until everything is recorded."""

@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+from acme_mpi.checksum import Digest, new_digest
 from acme_mpi.journal import Block, pack_failure, pack_record
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage.base import Layout, Store, Stored
@@ -45,8 +46,8 @@ class RecordedStore(Store):
         """Return where the results that the records speak of are. Independent."""
 
     @abstractmethod
-    def measure(self, record: Any) -> tuple[int, int] | None:
-        """Return size in bytes and checksum of the results that a record speaks of. Independent.
+    def measure(self, record: Any) -> Digest | None:
+        """Return a digest of the results that a record speaks of, of its kind. Independent.
 
         They are read from the files, whichever rank of whichever run has written them; None where
         files have been merged in a form that does not show it.
@@ -64,7 +65,7 @@ class RecordedStore(Store):
     def release(self) -> None:
         """Close what `measure` has opened."""
 
-    def record(self, outcome: Outcome, tasks: range, **fields: Any) -> bytes:
+    def record(self, outcome: Outcome, tasks: range, digest: Digest, **fields: Any) -> bytes:
         """Return the block that says that results of some of an outcome's tasks are durable.
 
         Parameters
@@ -73,8 +74,10 @@ class RecordedStore(Store):
             Of these tasks and perhaps others.
         tasks : range
             The tasks.
+        digest : Digest
+            Of their results.
         **fields
-            ``form, payload, offset, n_bytes, checksum`` of `pack_record`.
+            ``form, payload, offset`` of `pack_record`.
         """
         task_s = outcome.busy_ns / 1e9 / max(1, outcome.stop - outcome.start)
         return pack_record(
@@ -84,6 +87,9 @@ class RecordedStore(Store):
             busy_s=task_s * len(tasks),
             peak_bytes=outcome.peak_bytes,
             host=self.world.host,
+            n_bytes=digest.n_bytes,
+            checksum=digest.number,
+            digest=digest.kind,
             **fields,
         )
 
@@ -130,3 +136,14 @@ class RecordedStore(Store):
     def _append(self, blocks: Sequence[bytes]) -> None:
         if blocks:
             self._committer.commit([], blocks)
+
+
+def digest_like(record: Any) -> Digest:
+    """Return an empty digest that can be compared with that of a record.
+
+    Raises
+    ------
+    ValueError
+        A later version has written the record.
+    """
+    return new_digest(int(record["digest"]))

@@ -28,7 +28,8 @@ from acme_mpi.storage.base import Layout
 Records = np.ndarray[Any, Any]
 # What `History` keeps of a block, besides the run and the rank.
 PLACED = (
-    *("kind", "form", "first", "count", "payload", "offset", "n_bytes", "checksum", "start_s"),
+    *("kind", "form", "first", "count", "payload", "offset", "n_bytes", "checksum", "digest"),
+    "start_s",
 )
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 from typing import Any
 
+from acme_mpi.checksum import Digest
 from acme_mpi.comm import World
 from acme_mpi.journal import AS_GROUPS, AS_RAGGED
 from acme_mpi.results import Content
@@ -160,8 +161,8 @@ class SingleFileStore(PayloadStore):
         partial, container = self.layout.partial, self.layout.container
         return partial if os.path.exists(partial) else container
 
-    def measure(self, record: Any) -> tuple[int, int] | None:
-        """Return size and checksum of what lies in the spool, or in the one file."""
+    def measure(self, record: Any) -> Digest | None:
+        """Return the digest of what lies in the spool, or in the one file."""
         is_merged = self.source(record) == self.layout.container
         if record["form"] & AS_RAGGED and is_merged:
             return None  # what was padded does not show how long it was

@@ -81,11 +81,12 @@ def _damage(store: RecordedStore, record: Any) -> Damage | None:
         measured = store.measure(record)
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         return Damage(record, path, reason_text(error))
-    if measured is None or measured == (record["n_bytes"], record["checksum"]):
+    if measured is None:
         return None
-    if measured[0] != record["n_bytes"]:
-        return Damage(record, path, f"{measured[0]} bytes instead of {record['n_bytes']}")
-    return Damage(record, path, "the checksum differs")
+    if measured.n_bytes != record["n_bytes"]:
+        return Damage(record, path, f"{measured.n_bytes} bytes instead of {record['n_bytes']}")
+    is_same = measured.number == record["checksum"]
+    return None if is_same else Damage(record, path, "the checksum differs")
 
 
 def reason_text(error: Exception) -> str:
