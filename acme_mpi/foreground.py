@@ -8,6 +8,7 @@ import traceback
 from typing import Any
 
 from acme_mpi.errors import EXIT_DONE, InputError, TaskError
+from acme_mpi.runner.forked import children_leave
 from acme_mpi.tasks import TaskSet, function_name, signature_of
 
 
@@ -70,7 +71,9 @@ def debug_task(func: Any, tasks: TaskSet, index: int) -> int:
         raise InputError(f"--debug-task has to be in [0, {tasks.n_tasks}), not {index}")
     args, kwargs = next(tasks.calls(index, index + 1))
     try:
-        print(func(*args, **kwargs))
+        with children_leave():
+            value = func(*args, **kwargs)
+        print(value)
     except Exception as error:
         trace = error.__traceback__
         assert trace is not None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-from types import TracebackType
 
 import cloudpickle
 
@@ -12,6 +10,7 @@ from acme_mpi.call import Call, Result
 from acme_mpi.comm import SerialWorld, World
 from acme_mpi.errors import TaskError
 from acme_mpi.run import run
+from acme_mpi.runner.frames import users_part
 from acme_mpi.submit import alone
 
 
@@ -30,19 +29,11 @@ def run_here(world: World, call: Call) -> Result | BaseException:
             with alone():
                 result = run(SerialWorld(), call)
         except BaseException as error:
-            raised = error.with_traceback(_users_part(error.__traceback__))
+            raised = error.with_traceback(users_part(error.__traceback__))
     packed = world.bcast(None if raised is None else _packed_exception(raised))
     if packed is not None:
         return pickle.loads(packed) if raised is None else raised
     return world.bcast(result)
-
-
-def _users_part(trace: TracebackType | None) -> TracebackType | None:
-    """Return the part of a traceback that follows the frames of this package."""
-    own, part = os.path.dirname(__file__), trace
-    while part is not None and part.tb_frame.f_code.co_filename.startswith(own):
-        part = part.tb_next
-    return part or trace
 
 
 def _packed_exception(error: BaseException) -> bytes:

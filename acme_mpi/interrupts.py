@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from types import FrameType
 from typing import Any
 
@@ -19,6 +19,33 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 # By this the script that rank 0 serves passes a SIGTERM on. It never counts as the second one:
 # often rank 0 has got its own, before or after.
 PASSED_ON = signal.SIGRTMIN
+
+
+def reset_after_fork(signals: Collection[int], reset: Callable[[], None]) -> None:
+    """Have a forked child call `reset`, which gives it other handlers of some signals.
+
+    They are blocked around the fork: Python forgets signals that a child gets before it runs.
+
+    Parameters
+    ----------
+    signals : collection of int
+        The signals.
+    reset : callable
+        Sets the handlers.
+    """
+    masks: list[set[int]] = []
+
+    def block() -> None:
+        masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, signals))
+
+    def unblock() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop())
+
+    def reset_and_unblock() -> None:
+        reset()
+        unblock()
+
+    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=reset_and_unblock)
 
 
 class Interrupts:
@@ -34,13 +61,15 @@ class Interrupts:
         self.number = 0
         self._wake = -1
         self._is_own_process = self._has_taken = False
+        self._before: list[Any] = []  # the handlers of others
+        self._is_reset_after_fork = False
 
     def fileno(self) -> int:
         """Return a descriptor that is readable once there was a signal, -1 if none is caught."""
         return self._wake
 
-    def catch(self, is_own_process: bool = True) -> list[Any]:
-        """Catch the signals from now on; return the handlers that did so before.
+    def catch(self, is_own_process: bool = True) -> None:
+        """Catch the signals from now on.
 
         Parameters
         ----------
@@ -49,7 +78,11 @@ class Interrupts:
         """
         self._is_own_process = is_own_process
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        return [signal.signal(number, self._take) for number in SIGNALS]
+        self._before = [signal.signal(number, self._take) for number in SIGNALS]
+        if not self._is_reset_after_fork:
+            self._is_reset_after_fork = True
+            # What a task of this very process forks is ended by signals as any other program.
+            reset_after_fork(SIGNALS, self.restore)
 
     def catch_passed_on(self) -> None:
         """Catch what a script passes on, too; for a process that catches signals to its end."""
@@ -87,15 +120,21 @@ class Interrupts:
         if self._wake >= 0 or threading.current_thread() is not threading.main_thread():
             yield
             return
-        handlers = self.catch(is_own_process=False)
+        self.catch(is_own_process=False)
         try:
             yield
         finally:
-            for number, handler in zip(SIGNALS, handlers, strict=True):
-                # None: it was not set from Python, and cannot be set again.
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
-            os.close(self._wake)
-            self._wake, self.number, self._has_taken = -1, 0, False
+            self.restore()
+
+    def restore(self) -> None:
+        """Leave the signals to those who had them before; without effect where none is caught."""
+        if self._wake < 0:
+            return
+        for number, handler in zip(SIGNALS, self._before, strict=True):
+            # None: it was not set from Python, and cannot be set again.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        os.close(self._wake)
+        self._wake, self.number, self._has_taken = -1, 0, False
 
 
 INTERRUPTS = Interrupts()

@@ -11,9 +11,9 @@ import traceback
 from types import FrameType, ModuleType, TracebackType
 
 from acme_mpi.errors import StoppedError
-from acme_mpi.interrupts import PASSED_ON
+from acme_mpi.interrupts import PASSED_ON, reset_after_fork
 from acme_mpi.runner.channel import Channel
-from acme_mpi.runner.process import arm_lifeline, reset_after_fork
+from acme_mpi.runner.process import arm_lifeline
 from acme_mpi.script import connect, is_waiting
 
 AGENTS_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)

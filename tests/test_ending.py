@@ -99,6 +99,17 @@ def median(x):
     while x == 11:
         pass
     return x
+
+
+def fork(x):
+    pid = os.fork() if x % 2 else 0
+    if not pid:
+        if x == 3:
+            raise ValueError("in a forked child")
+        if x == 5:
+            sys.exit(5)
+        return 0.0
+    return float(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 
 
@@ -405,6 +416,13 @@ class TestTroubledTasks:
 
         assert ran.returncode == 1, ran.stderr
         assert sorted(place.stored("flaky")) == [i for i in range(N_TASKS) if i not in (3, 5)]
+
+    def test_what_forks_where_the_agent_calls_it_never_goes_on_as_a_rank(self, place):
+        ran = place.run(2, "fork", "--no-isolate")
+
+        assert ran.returncode == 0, ran.stderr
+        assert place.stored("fork") == {i: float({3: 1, 5: 5}.get(i, 0)) for i in range(N_TASKS)}
+        assert ran.stderr.count("Traceback") == ran.stderr.count("in a forked child") / 2 == 1
 
     def test_a_kill_from_outside_is_probably_the_memory(self, place):
         ran = place.run(1, "flaky")

@@ -81,10 +81,26 @@ def test_caught_twice_the_outer_one_counts():
         assert signal.getsignal(signal.SIGTERM) == handler
         assert interrupts.fileno() >= 0
     finally:
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.close(interrupts.fileno())
+        interrupts.restore()
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"])
+def test_a_forked_child_takes_signals_as_before(name):
+    """Its parent decides on those that it gets itself; nobody waits for a child that ignores it."""
+    script = f"""if True:
+        import os, signal; from acme_mpi.interrupts import Interrupts
+        interrupts = Interrupts()
+        interrupts.catch()
+        pid = os.fork()
+        if not pid:
+            os.kill(os.getpid(), signal.{name})
+            os._exit(7)
+        print(os.waitpid(pid, 0)[1], interrupts.number)
+    """
+
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+
+    assert ran.stdout.split() == [b"%d" % getattr(signal, name), b"0"]
 
 
 def test_signals_have_names():

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from acme_mpi.results import Content, Encoder, Place, ResultError, RowSpec
+from acme_mpi.runner import forked
 from acme_mpi.runner.frames import innermost_line, user_frames
 from acme_mpi.runner.memory import forget_peak, peak_bytes
 from acme_mpi.runner.packing import unpack
@@ -312,7 +313,8 @@ def run_chunk(
 ) -> Iterator[Outcome]:
     """Call the tasks of one chunk and yield their outcomes.
 
-    They reach to the end of the chunk, or less far if the agent wishes it.
+    They reach to the end of the chunk, or less far if the agent wishes it. A process that a task
+    forks ends where it would come back here.
 
     Parameters
     ----------
@@ -332,7 +334,7 @@ def run_chunk(
     swallow : tuple of exception types
         What a task may raise without ending this process.
     """
-    add, clock = encoder.add, time.monotonic_ns
+    add, clock, own = encoder.add, time.monotonic_ns, forked.this_process
     outcome, begin_ns = _begin(chunk.start), clock()
     now_ns = begin_ns
     call, rows = tasks.bound(func), tasks.rows(chunk.start, chunk.stop)
@@ -350,10 +352,16 @@ def run_chunk(
                 try:
                     add(index, call(*row))
                 except swallow as error:
+                    if forked.this_process is not own:
+                        raise
                     outcome.failures.append(describe_failure(error, index, name, tasks))
+                if forked.this_process is not own:
+                    forked.leave()
             index = block.stop
-        except swallow as error:
-            if index + 1 not in block:
+        except BaseException as error:
+            if forked.this_process is not own:
+                forked.leave(error)
+            if not isinstance(error, swallow) or index + 1 not in block:
                 raise
             outcome.failures.append(describe_failure(error, index + 1, name, None))
             index += 2

@@ -13,8 +13,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from acme_mpi.interrupts import reset_after_fork
 from acme_mpi.offsets import begin_sync, reason, write_all
 from acme_mpi.results import Encoder
+from acme_mpi.runner import forked
 from acme_mpi.runner.base import (
     Assignment,
     MediumError,
@@ -24,7 +26,7 @@ from acme_mpi.runner.base import (
 )
 from acme_mpi.runner.channel import Channel, Kind
 from acme_mpi.runner.hdf5_arguments import has_opened
-from acme_mpi.runner.process import arm_lifeline, reset_after_fork
+from acme_mpi.runner.process import arm_lifeline
 from acme_mpi.runner.stack import show_stack_on_demand
 from acme_mpi.tasks import TaskSet, function_name
 
@@ -45,6 +47,8 @@ def main() -> None:
     sys.argv[:] = [""]
     channel = Channel.from_descriptor(channel_fd)
     os.set_inheritable(channel_fd, False)
+    # What a task has printed so far is not printed again by what it forks.
+    os.register_at_fork(before=flush_standard_streams, after_in_child=channel.close)
     # The agent has gone, or user code has closed our descriptors: nobody is left to talk to.
     with contextlib.suppress(EOFError, OSError):
         Server(channel, words).serve()
@@ -108,6 +112,7 @@ class Server:
 
     def __init__(self, channel: Channel, words: Any) -> None:
         self._channel, self._words = channel, words
+        self._process = forked.this_process
         self._waiting: deque[tuple[Kind, Any]] = deque()
         self._run: tuple[Any, str, TaskSet, Encoder] | None = None
 
@@ -127,11 +132,14 @@ class Server:
             elif kind == Kind.LOAD:
                 from acme_mpi.runner.loading import prepare_command
 
-                self._channel.send(Kind.LOADED, prepare_command(content))
+                with forked.children_leave():
+                    loaded = prepare_command(content)
+                self._channel.send(Kind.LOADED, loaded)
             elif kind == Kind.SHOW:
                 from acme_mpi.runner.loading import show_values
 
-                show_values(*content)
+                with forked.children_leave():
+                    show_values(*content)
                 flush_standard_streams()
                 self._channel.send(Kind.SHOWN)
 
@@ -143,7 +151,8 @@ class Server:
     def _load(self, assignment: Assignment) -> None:
         self._run = None
         try:
-            func, tasks = load_assignment(assignment)
+            with forked.children_leave():
+                func, tasks = load_assignment(assignment)
         except BaseException as error:
             reason = f"{type(error).__name__}: {error}"
             reason = f"{socket.gethostname()}: {reason}"
@@ -177,6 +186,8 @@ class Server:
         self, index: int, k: int, shape: tuple[int, ...], dtype: str
     ) -> Callable[[Any], None] | None:
         """Ask the agent where an array goes; return the function that writes it there."""
+        if forked.this_process is not self._process:
+            forked.leave()
         self._channel.send(Kind.PLACE, (index, k, shape, dtype))
         while True:
             kind, content = self._receive()

@@ -6,6 +6,7 @@ import linecache
 import os
 import sysconfig
 import traceback
+from types import TracebackType
 
 INSTALLED = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -14,6 +15,14 @@ _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 def is_own(filename: str) -> bool:
     """Tell whether a file is one of this package."""
     return filename.startswith(_OWN)
+
+
+def users_part(trace: TracebackType | None) -> TracebackType | None:
+    """Return the part of a traceback that follows the outermost frames of this package."""
+    part = trace
+    while part is not None and is_own(part.tb_frame.f_code.co_filename):
+        part = part.tb_next
+    return part or trace
 
 
 def user_frames(error: BaseException) -> list[traceback.FrameSummary]:

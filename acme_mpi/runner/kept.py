@@ -10,6 +10,16 @@ from acme_mpi.runner.child import ChildRunner
 from acme_mpi.runner.threads import n_local_ranks, share_of_cores
 
 _RUNNER: list[tuple[ChildRunner, int]] = []  # with its number of threads
+_OF_PARENT: list[tuple[ChildRunner, int]] = []  # whoever drops them waits for a process not his own
+
+
+def _begin_anew() -> None:
+    """Leave its runner to the process that has forked this one."""
+    _OF_PARENT.extend(_RUNNER)
+    _RUNNER.clear()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def fork_child_runner() -> None:

@@ -21,6 +21,7 @@ from typing import Any
 from acme_mpi.errors import InputError
 from acme_mpi.fingerprint import fingerprint_of, versions
 from acme_mpi.runner.argument_files import load_arguments
+from acme_mpi.runner.forked import children_leave
 from acme_mpi.runner.frames import user_frames
 from acme_mpi.runner.measure import Measured
 from acme_mpi.runner.packing import pack
@@ -79,7 +80,8 @@ def _load_module(where: str) -> Any:
     if is_file and not os.path.isfile(where):
         raise InputError(f"there is no file {where!r} (working directory {os.getcwd()})")
     try:
-        return _load_file(where) if is_file else importlib.import_module(where)
+        with children_leave():
+            return _load_file(where) if is_file else importlib.import_module(where)
     except ModuleNotFoundError as error:
         if error.name is None or not where.startswith(error.name):
             raise InputError(f"cannot import {where}: {_user_traceback(error)}") from None

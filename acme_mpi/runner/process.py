@@ -10,7 +10,8 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Sequence
+import weakref
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -100,9 +101,16 @@ class Child:
             remote.close()
             os.close(lifeline)
             os.close(page)
+        _CHILDREN.add(self)
         self._has_group = not has_terminal
         # Readable as soon as the child has ended, even if its own children keep the channel open.
         self.pidfd = os.pidfd_open(self._process.pid)
+
+    def let_go(self) -> None:
+        """Keep no end of it in a process that this one has forked: it is its parent's alone."""
+        with contextlib.suppress(OSError):
+            os.close(self._lifeline)
+        self.channel.close()
 
     @property
     def pid(self) -> int:
@@ -140,7 +148,19 @@ class Child:
         for descriptor in (self.pidfd, self._lifeline, self._stack):
             os.close(descriptor)
         self.channel.close()
+        _CHILDREN.discard(self)
         return status
+
+
+_CHILDREN: weakref.WeakSet[Child] = weakref.WeakSet()
+
+
+def _let_go_of_all() -> None:
+    for child in [*_CHILDREN]:
+        child.let_go()
+
+
+os.register_at_fork(after_in_child=_let_go_of_all)
 
 
 def arm_lifeline(descriptor: int, whole_group: bool) -> None:
@@ -165,33 +185,6 @@ def arm_lifeline(descriptor: int, whole_group: bool) -> None:
     # The parent may have gone before the pipe was armed.
     if select.select([descriptor], [], [], 0)[0]:
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-def reset_after_fork(signals: Collection[int], reset: Callable[[], None]) -> None:
-    """Have a forked child call `reset`, which gives it other handlers of some signals.
-
-    They are blocked around the fork: Python forgets signals that a child gets before it runs.
-
-    Parameters
-    ----------
-    signals : collection of int
-        The signals.
-    reset : callable
-        Sets the handlers.
-    """
-    masks: list[set[int]] = []
-
-    def block() -> None:
-        masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, signals))
-
-    def unblock() -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop())
-
-    def reset_and_unblock() -> None:
-        reset()
-        unblock()
-
-    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=reset_and_unblock)
 
 
 class Ending(NamedTuple):

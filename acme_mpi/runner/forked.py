@@ -1,0 +1,78 @@
+"""What a task forks: a child that ends where it would come back into the code of this package.
+
+Only one process speaks for a rank. Of a fork there are two that return from the user's function.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NoReturn
+
+from acme_mpi.results import ResultError
+from acme_mpi.runner.frames import users_part
+
+# Another object in every forked child: compared where a call has returned, which costs a task a
+# few nanoseconds.
+this_process = object()
+
+
+def _become_another() -> None:
+    global this_process
+    this_process = object()
+
+
+os.register_at_fork(after_in_child=_become_another)
+
+
+@contextmanager
+def children_leave() -> Iterator[None]:
+    """Context that a child forked in it does not leave, whatever it returns or raises."""
+    own, raised = this_process, None
+    try:
+        yield
+    except BaseException as error:
+        if this_process is own:
+            raise
+        raised = error
+    if this_process is not own:
+        leave(raised)
+
+
+def leave(raised: BaseException | None = None) -> NoReturn:
+    """End a forked child as `multiprocessing` ends its own.
+
+    Its threads are waited for, its output is flushed, and nothing that was registered in its parent
+    is done again.
+
+    Parameters
+    ----------
+    raised : BaseException or None
+        What has come out of the user's function. None, or a result that cannot be stored: it has
+        returned.
+    """
+    status = 1
+    try:
+        status = _status_after(None if isinstance(raised, ResultError) else raised)
+        threading._shutdown()  # type: ignore[attr-defined]
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(AttributeError, OSError, ValueError):  # closed, or never there
+                stream.flush()
+    finally:
+        os._exit(status)
+
+
+def _status_after(raised: BaseException | None) -> int:
+    if raised is None:
+        return 0
+    if not isinstance(raised, SystemExit):
+        traceback.print_exception(raised.with_traceback(users_part(raised.__traceback__)))
+        return 1
+    if raised.code is None or isinstance(raised.code, int):
+        return int(raised.code or 0) & 0xFF
+    print(raised.code, file=sys.stderr)
+    return 1
