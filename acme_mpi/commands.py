@@ -6,26 +6,39 @@ They are for any shell, while the run goes on or later, and start no MPI.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from acme_mpi.comm import SerialWorld
 from acme_mpi.errors import EXIT_DONE, EXIT_STORAGE, AcmeMpiError, InputError, StoreError
 from acme_mpi.joblog import joblog_lines
-from acme_mpi.status import read_status, runs_in, status_json
+from acme_mpi.messages import ConsoleFormatter
+from acme_mpi.parsing import Damaged
+from acme_mpi.status import (
+    damages_text,
+    described,
+    read_status,
+    readable,
+    runs_in,
+    status_json,
+)
 from acme_mpi.status_text import status_text
 from acme_mpi.storage import make_store
 from acme_mpi.storage.ballast import remove_left
-from acme_mpi.storage.base import DOT_FOLDER, Layout
-from acme_mpi.storage.description import Description, next_run, read_description
+from acme_mpi.storage.base import Layout
+from acme_mpi.storage.description import Description, next_run
 from acme_mpi.storage.lease import Lease, holder
 from acme_mpi.storage.recorded import RecordedStore
 from acme_mpi.storage.records import read_history
 from acme_mpi.storage.remaining import newest_container, note_lost
 from acme_mpi.visible import say, visible
+
+logger = logging.getLogger("acme_mpi")
 
 COMMANDS = {
     "status": "tell what is done, what is slow, and what has failed",
@@ -41,6 +54,9 @@ class _Run(NamedTuple):
 
     description: Description
     layout: Layout
+
+
+_Act = Callable[[_Run, argparse.Namespace], int]
 
 
 def run_command(argv: Sequence[str]) -> int:
@@ -65,17 +81,44 @@ def run_command(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv[1:])
     act = {"status": _status, "stop": _stop, "recover": _recover, "check": _check}[name]
     try:
-        return max(act(run, options) for run in _runs(options.directory))
+        with _messages():
+            return max(_act_on(layout, act, options) for layout in _layouts(options.directory))
     except AcmeMpiError as error:
-        say(f"acme_mpi: {error}", sys.stderr)
-        return error.exit_code
+        return _say_error(error)
     except BrokenPipeError:  # the reader has seen enough, `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
 
 
-def _runs(directory: str) -> Iterator[_Run]:
-    """Yield the runs in a directory, by the names of their functions."""
+@contextlib.contextmanager
+def _messages() -> Iterator[None]:
+    """Context in which what is said on the way goes to stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(ConsoleFormatter())
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+def _act_on(layout: Layout, act: _Act, options: argparse.Namespace) -> int:
+    """Carry out a command on the runs of one function; those of others do not depend on it."""
+    try:
+        with readable(layout.dot_folder):
+            description = described(layout.dot_folder)
+        return act(_Run(description, layout), options)
+    except AcmeMpiError as error:
+        return _say_error(error)
+
+
+def _say_error(error: AcmeMpiError) -> int:
+    say(f"acme_mpi: {error}", sys.stderr)
+    return error.exit_code
+
+
+def _layouts(directory: str) -> list[Layout]:
+    """Return where the runs in a directory lie, by the names of their functions."""
     directory = os.path.abspath(directory)
     names = runs_in(directory)
     if not names:
@@ -83,23 +126,17 @@ def _runs(directory: str) -> Iterator[_Run]:
             f"{directory} holds no run; give the directory named by --output-dir, or the "
             "ACME_YYYYMMDD-hhmmss-ffffff that was made"
         )
-    for name in names:
-        layout = Layout(directory, name)
-        try:
-            description = read_description(layout.dot_folder)
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(
-                f"cannot read {os.path.join(directory, DOT_FOLDER)}: {error}"
-            ) from None
-        if description is not None:
-            yield _Run(description, layout)
+    return [Layout(directory, name) for name in names]
 
 
 def _status(run: _Run, options: argparse.Namespace) -> int:
     folder = run.layout.dot_folder
     if options.joblog:
-        for line in joblog_lines(folder):
+        damages: list[Damaged] = []
+        for line in joblog_lines(folder, damages.append):
             say(line)
+        for text in damages_text(damages):
+            say(text, sys.stderr)
     elif options.json:
         print(json.dumps(status_json(read_status(folder))))
     else:
@@ -137,7 +174,8 @@ def _recover(run: _Run, options: argparse.Namespace) -> int:
         remove_left(run.layout)
         store = _store_of(run, next_run(folder))
         store.restore()
-        history = read_history(folder)
+        with readable(folder):
+            history = read_history(folder)
         lost = note_lost(store, history, described.n_tasks)
         stored = None if lost else newest_container(store, history)
         if stored is None:
@@ -160,12 +198,14 @@ def _check(run: _Run, options: argparse.Namespace) -> int:
     from acme_mpi.storage.faults import faults
 
     described = run.description
-    history = read_history(run.layout.dot_folder)
+    with readable(run.layout.dot_folder):
+        history = read_history(run.layout.dot_folder)
     found = holder(run.layout.dot_folder)
     is_running = found is not None and found.is_alive
     store = _store_of(run)
     n_faults = 0
-    for fault in faults(store, history.done, described.n_tasks, is_running):
+    found_faults = faults(store, history.done, described.n_tasks, is_running)
+    for fault in (*damages_text(history.damages), *found_faults):
         n_faults += 1
         if n_faults <= MAX_FAULTS:
             say(visible(f"{described.name}: {fault}", kept="\t"))

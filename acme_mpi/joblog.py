@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from acme_mpi.journal import Block, failures_in
+from acme_mpi.journal import Block, Tell, ignore
 from acme_mpi.status import described, is_end, readable
 from acme_mpi.storage.description import Description
-from acme_mpi.storage.records import Records, Table, read_blocks
+from acme_mpi.storage.records import Records, Table, read_pieces, said_of_failures
 from acme_mpi.visible import visible
 
 JOBLOG_HEADER = "Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand"
@@ -23,7 +22,7 @@ BY_RULE = ("timeout", "memory")  # failures of tasks that were ended because the
 BY_RULE_EXITVAL = -1  # as GNU parallel
 
 
-def joblog_lines(folder: str) -> Iterator[str]:
+def joblog_lines(folder: str, tell: Tell = ignore) -> Iterator[str]:
     """Return the lines of a log as GNU parallel's ``--joblog``, header first. Independent.
 
     A line for each time that a task has ended, by all runs, in the order of their ends; Seq is the
@@ -35,6 +34,8 @@ def joblog_lines(folder: str) -> Iterator[str]:
     ----------
     folder : str
         The dot folder of a run, ``DIR/.acme_mpi/NAME``.
+    tell : callable
+        Gets what is damaged, and is left out.
 
     Raises
     ------
@@ -45,10 +46,11 @@ def joblog_lines(folder: str) -> Iterator[str]:
         description = described(folder)
         ends, slow = Table(COLUMNS, folder), Table(COLUMNS, folder)
         failed: list[tuple[int, int]] = []
-        for place, blocks in read_blocks(folder):
+        for place, piece in read_pieces(folder, tell):
+            blocks = piece.blocks
             ends.add(place, blocks[is_end(blocks)])
             slow.add(place, blocks[(blocks["kind"] == Block.SLOW) & (blocks["count"] == 1)])
-            failed += [exit_codes(text) for _, text in failures_in(blocks)]
+            failed += [exit_codes(said) for _, said in said_of_failures(place, piece, tell)]
     ended, named = ends.rows, slow.rows
     codes = np.zeros((len(ended), 2), np.int64)
     is_failed = ended["kind"] == Block.FAILED
@@ -56,15 +58,14 @@ def joblog_lines(folder: str) -> Iterator[str]:
     return _lines(ended, codes, _calls(ended, named), _command(description))
 
 
-def exit_codes(text: str) -> tuple[int, int]:
+def exit_codes(said: Mapping[str, Any]) -> tuple[int, int]:
     """Return GNU parallel's Exitval and Signal for what is recorded of a failure."""
-    said = json.loads(text) if text else {}
-    kind, message = said.get("type"), str(said.get("message"))
+    kind, message = said["type"], said["message"]
     if kind in BY_RULE:
         return BY_RULE_EXITVAL, 0
     if kind == "killed" and (number := _signal_number(message)):
         return 0, number
-    if kind == "exit" and (code := re.search(r"(?:exit code |sys\.exit\()(-?\d+)", message)):
+    if kind == "exit" and (code := re.search(r"(?:exit code |sys\.exit\()(-?\d{1,18})", message)):
         # What ends with 0 in the middle of a task has failed all the same.
         return int(code[1]) & 0xFF or 1, 0
     return 1, 0
@@ -74,7 +75,7 @@ def _signal_number(message: str) -> int:
     """Return the signal that a message names, 0 for none."""
     if named := re.search(r"\bSIG[A-Z0-9]+\b", message):
         return int(getattr(signal, named[0], 0))
-    numbered = re.search(r"\bsignal (\d+)", message)
+    numbered = re.search(r"\bsignal (\d{1,9})", message)
     return int(numbered[1]) if numbered else 0
 
 

@@ -3,7 +3,7 @@
 A run that goes on with an earlier one's work writes files of its own, so the number of ranks may
 change. Nothing else says which tasks are done: the container, a resumed run, and all views are
 derived from these files. They consist of blocks of one size, each with a checksum of its own; a
-block torn by a kill is ignored.
+block torn by a kill is ignored, and what cannot be true is told and ignored.
 
 ====== ==================================================================================
 DONE   the results of tasks are durable: which tasks, where they lie, how to know them again
@@ -21,13 +21,14 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from acme_mpi.checksum import XXH3
+from acme_mpi.parsing import MOST_RANKS, MOST_RUNS, Damaged, faults_of_records, open_file
 
 # Bits of `form`: packed rows of result_0; groups comp_i that belong into the container; rows of
 # differing length, each in a dataset of its own; pickles, each in a file of its own.
@@ -73,6 +74,11 @@ _CRC = struct.Struct("<I")
 _TEXT_START = 4
 
 Records = np.ndarray[Any, Any]
+Tell = Callable[[Damaged], None]
+
+
+def ignore(damage: Damaged) -> None:
+    """Tell nobody of what is damaged."""
 
 
 def journal_name(run: int, rank: int) -> str:
@@ -88,12 +94,15 @@ class JournalFile(NamedTuple):
     path: str
 
 
-def journal_files(folder: str) -> list[JournalFile]:
-    """Return all journals in a folder, by run and rank."""
+def journal_files(folder: str, tell: Tell = ignore) -> list[JournalFile]:
+    """Return all journals in a folder, by run and rank; tell of those whose names cannot be."""
     found = []
     for path in glob.glob(os.path.join(glob.escape(folder), "run*_rank*.journal")):
-        if match := re.fullmatch(r"run(\d+)_rank(\d+)\.journal", os.path.basename(path)):
+        match = re.fullmatch(r"run(\d{1,8})_rank(\d{1,8})\.journal", os.path.basename(path))
+        if match and int(match[1]) < MOST_RUNS and int(match[2]) < MOST_RANKS:
             found.append(JournalFile(int(match[1]), int(match[2]), path))
+        else:
+            tell(Damaged(path, "its name is that of no run and rank"))
     return sorted(found)
 
 
@@ -220,29 +229,83 @@ def pack_failure(index: int, text: str, is_final: bool, **fields: Any) -> bytes:
 
 def n_blocks(path: str) -> int:
     """Return how many blocks a journal has room for."""
-    return os.path.getsize(path) // RECORD.itemsize
+    try:
+        return os.path.getsize(path) // RECORD.itemsize
+    except OSError:
+        return 0  # `read_journal` says why
 
 
-def read_journal(path: str) -> Iterator[Records]:
-    """Yield the whole blocks of a journal in pieces, (n,) ndarrays of `RECORD`.
+class Piece(NamedTuple):
+    """Consecutive blocks of a journal that may be relied on.
 
-    None without a file. The text of a failure is in the same piece as the failure.
+    Attributes
+    ----------
+    blocks : (n,) ndarray of `RECORD`
+        The text of a failure is in the same piece as the failure.
+    numbers : (n,) ndarray of int64
+        Their places in the file, in blocks.
+    """
+
+    blocks: Records
+    numbers: Any
+
+
+def read_journal(path: str, n_tasks: int | None = None, tell: Tell = ignore) -> Iterator[Piece]:
+    """Yield the blocks of a journal that no kill has torn and that say what can be; in pieces.
+
+    None without a file.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    n_tasks : int, optional
+        The most tasks that any run had which has written into the folder.
+    tell : callable
+        Gets what is damaged. The last blocks of a file may be torn by a kill, which is no damage.
+
+    Raises
+    ------
+    OSError
+        The file is there and cannot be read.
     """
     try:
-        file = open(path, "rb")  # noqa: SIM115
+        file = open(open_file(path), "rb")  # noqa: SIM115
     except FileNotFoundError:
         return
+    except Damaged as damage:
+        tell(damage)
+        return
     with file:
-        blocks = np.zeros(0, RECORD)
+        kept = Piece(np.zeros(0, RECORD), np.zeros(0, np.int64))
+        n_read = 0
+        torn: list[int] = []  # at most one: the first of those behind the last whole block
         is_more = True
         while is_more:
             data = file.read(PIECE_BLOCKS * RECORD.itemsize)
             # Of a file that grows, what comes after this is no whole block.
             is_more = len(data) == PIECE_BLOCKS * RECORD.itemsize
-            blocks = np.concatenate([blocks, _whole(data)])
-            cut = _last_begin(blocks) if is_more else len(blocks)
-            yield blocks[:cut]
-            blocks = blocks[cut:]
+            blocks = np.frombuffer(data, RECORD, len(data) // RECORD.itemsize)
+            is_good = _is_whole(blocks)
+            torn += _first_torn(is_good, n_read, bool(torn))
+            if is_good.any():
+                n_whole = n_read + int(np.flatnonzero(is_good)[-1])
+                for number in [number for number in torn if number < n_whole]:
+                    tell(Damaged(path, "its checksum differs", number))
+                torn = [number for number in torn if number > n_whole]
+            at = np.flatnonzero(is_good & (blocks["kind"] != Block.TEXT))
+            for wrong, what in faults_of_records(blocks[at], n_tasks).items():
+                is_good[at[wrong]] = False
+                tell(Damaged(path, what, n_read + int(at[wrong])))
+            good = np.flatnonzero(is_good)
+            kept = Piece(
+                np.concatenate([kept.blocks, blocks[good]]),
+                np.concatenate([kept.numbers, good + n_read]),
+            )
+            n_read += len(blocks)
+            cut = _last_begin(kept.blocks) if is_more else len(kept.blocks)
+            yield Piece(kept.blocks[:cut], kept.numbers[:cut])
+            kept = Piece(kept.blocks[cut:], kept.numbers[cut:])
 
 
 def _last_begin(blocks: Records) -> int:
@@ -251,18 +314,22 @@ def _last_begin(blocks: Records) -> int:
     return int(begins[-1]) if len(begins) else 0
 
 
-def _whole(data: bytes) -> Records:
-    """Return the blocks in `data` that no kill has torn."""
-    size, view = RECORD.itemsize, memoryview(data)
-    blocks = np.frombuffer(data, RECORD, len(data) // size)
+def _is_whole(blocks: Records) -> Any:
+    """Return which blocks are as they were written, (n,) ndarray of bool."""
+    size, view = RECORD.itemsize, memoryview(blocks.tobytes())
     crcs = [zlib.crc32(view[at : at + size - 4]) for at in range(0, blocks.nbytes, size)]
     # A CRC alone would take zeros that a file system has left for a block.
-    whole: Records = blocks[(blocks["crc32"] == np.array(crcs, np.uint32)) & (blocks["kind"] != 0)]
-    return whole
+    return (blocks["crc32"] == np.array(crcs, np.uint32)) & (blocks["kind"] != 0)
 
 
-def failures_in(blocks: Records) -> Iterator[tuple[Any, str]]:
-    """Yield (block, text) of each failure; the text is empty if it was torn."""
+def _first_torn(is_good: Any, n_read: int, is_torn_before: bool) -> list[int]:
+    """Return the numbers of torn blocks, of those that follow each other only that of the first."""
+    begins = np.diff(~is_good, prepend=is_torn_before) & ~is_good
+    return [n_read + at for at in np.flatnonzero(begins).tolist()]
+
+
+def failures_in(blocks: Records) -> Iterator[tuple[int, str]]:
+    """Yield (position, text) of each failure; the text is empty if it was torn."""
     for at in np.flatnonzero(blocks["kind"] == Block.FAILED).tolist():
         block = blocks[at]
         n_texts = -(-int(block["n_bytes"]) // TEXT_BYTES)
@@ -272,4 +339,4 @@ def failures_in(blocks: Records) -> Iterator[tuple[Any, str]]:
             for start in range(0, len(pieces), blocks.dtype.itemsize)
         )[: int(block["n_bytes"])]
         is_whole = zlib.crc32(data) == int(block["checksum"])
-        yield block, data.decode() if is_whole else ""
+        yield at, data.decode(errors="replace") if is_whole else ""

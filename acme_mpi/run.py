@@ -12,7 +12,7 @@ foreground, options`` > ``api, cluster, dry_run, in_process`` > ``client`` > ``s
 ``script`` > ``run`` > ``loop, joblog, status_text`` > ``call, master, worker, status`` >
 ``storage, fingerprint, runner, journal, progress`` > ``comm, interrupts, deadline, messages,
 terminal`` > ``segment, acme_arguments, keywords`` > ``tasks, schedule, durations, rules, results,
-checksum, offsets, cgroup, errors`` > ``visible``.
+parsing, checksum, offsets, cgroup, errors`` > ``visible``.
 """
 
 from __future__ import annotations

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from acme_mpi.errors import Failure, InputError, group_failures
+from acme_mpi.errors import AcmeMpiError, Failure, InputError, group_failures
 from acme_mpi.journal import FINAL, Block
+from acme_mpi.parsing import Damaged
 from acme_mpi.storage.base import DOT_FOLDER
 from acme_mpi.storage.description import Description, described_runs, read_description
 from acme_mpi.storage.folders import FINISHED as END_MARK
@@ -27,6 +28,7 @@ RUNNING, FINISHED, STOPPED = "running", "finished", "stopped"
 TOLD = ("kind", "form", "first", "count", "start_s", "busy_s", "peak_bytes", "host")
 N_SLOWEST = 5
 N_INDICES = 5  # of a group of failures
+N_DAMAGES = 4
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,8 @@ class Status:
     command : str
         What goes on with the run, or calls the failed tasks again if no other is left; empty if
         there is nothing to do, or no command line has started it.
+    damages : list of str
+        What is damaged of the records, and was not used; at most five.
     """
 
     name: str
@@ -194,6 +198,7 @@ class Status:
     stragglers: list[Straggler]
     failures: list[FailureGroup]
     command: str
+    damages: list[str]
 
 
 def runs_in(directory: str) -> list[str]:
@@ -264,7 +269,15 @@ def read_status(folder: str, now_s: float | None = None) -> Status:
         stragglers=_stragglers(told, is_done, median_s, now_s) if told.is_running else [],
         failures=_groups(failures, description.debug),
         command=_go_on(description.command, n_open, n_failed, reached_end),
+        damages=damages_text(history.damages),
     )
+
+
+def damages_text(damages: Sequence[Damaged]) -> list[str]:
+    """Return what is damaged, a sentence each; of many the first few."""
+    shown = [str(each) for each in damages[:N_DAMAGES]]
+    n_more = len(damages) - len(shown)
+    return [*shown, f"damaged: {n_more} more"] if n_more else shown
 
 
 class Told(NamedTuple):
@@ -293,9 +306,11 @@ def readable(folder: str) -> Iterator[None]:
     try:
         os.listdir(folder)  # what looks for names finds none where it may not look
         yield
-    except InputError:
+    except AcmeMpiError:
         raise
-    except (OSError, ValueError, TypeError) as error:
+    except Damaged as error:
+        raise InputError(str(error)) from None
+    except OSError as error:
         path = getattr(error, "filename", None) or folder
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"cannot read {path}: {reason}") from error

@@ -28,6 +28,7 @@ def status_text(status: Status) -> str:
         lines.append(f"  {time_text}")
     if costs := _costs_text(status):
         lines.append(f"  {costs}")
+    lines += [f"  {each}" for each in status.damages]
     lines += _listed("slowest", [_slow_text(each) for each in status.slowest], N_SLOWEST)
     lines += _listed("still running", [_straggler_text(each) for each in status.stragglers])
     lines += _listed("failed", [_failure_text(each) for each in status.failures])

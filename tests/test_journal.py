@@ -30,7 +30,7 @@ def write_journal(path, *records) -> None:
 
 
 def whole(path):
-    return np.concatenate([np.zeros(0, RECORD), *read_journal(path)])
+    return np.concatenate([np.zeros(0, RECORD), *(piece.blocks for piece in read_journal(path))])
 
 
 def ranges(path) -> list[tuple[int, int]]:

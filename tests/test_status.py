@@ -156,8 +156,9 @@ class TestCounts:
         assert (folder.status().n_done, folder.status().n_open) == (8, 2)
 
     def test_what_is_beyond_the_tasks_of_the_last_run_does_not_count(self, folder):
-        folder.describe(n_tasks=3)
+        folder.describe(n_tasks=9)
         folder.write(done(0, 8), failed(8))
+        folder.describe(run=1, n_tasks=3)
 
         assert (folder.status().n_done, folder.status().n_failed) == (3, 0)
 
@@ -470,11 +471,18 @@ class TestUnusualFolders:
             folder.status()
 
     @pytest.mark.parametrize("read", [read_status, joblog_lines])
-    def test_what_cannot_be_read_is_named(self, folder, read):
+    def test_what_cannot_be_read_is_named(self, folder, read, monkeypatch):
         folder.describe()
-        (folder.path / journal_name(0, 1)).mkdir()
+        path = folder.write(done(0, 2))
 
-        with pytest.raises(InputError, match=r"cannot read .*run0_rank1.journal: Is a directory"):
+        def refuse(name, *args, **more):
+            if name == str(path):
+                raise PermissionError(13, "Permission denied", name)
+            return real(name, *args, **more)
+
+        real = os.open
+        monkeypatch.setattr(os, "open", refuse)  # root may read everything
+        with pytest.raises(InputError, match=r"cannot read .*rank1.journal: Permission denied"):
             read(str(folder.path))
 
     def test_a_folder_that_is_not_there_is_named(self, tmp_path):
@@ -484,7 +492,7 @@ class TestUnusualFolders:
     def test_a_description_that_is_damaged_is_named(self, folder):
         (folder.path / "run0.json").write_text("{")
 
-        with pytest.raises(InputError, match=f"cannot read {folder.path}: "):
+        with pytest.raises(InputError, match=f"damaged: {folder.path}/run0.json: it is no JSON"):
             folder.status()
 
 
@@ -680,7 +688,7 @@ class TestJoblog:
 
         ((*_, receive, exitval, number, _),) = folder.joblog()
 
-        assert exit_codes(json.dumps({"type": kind, "message": message})) == codes
+        assert exit_codes({"type": kind, "message": message}) == codes
         assert (receive, int(exitval), int(number)) == ("0", *codes)
 
 

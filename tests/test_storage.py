@@ -1017,7 +1017,7 @@ class TestDurability:
         store.write(encode(store, case, range(3)))
         store.close()
 
-        (records,) = read_journal(store.layout.journal(0))
+        ((records, _),) = read_journal(store.layout.journal(0))
         done = [i for r in records for i in range(r["first"], r["first"] + r["count"])]
         assert done == [0, 1]
 
@@ -1049,7 +1049,7 @@ class TestDurability:
                 committer.commit([file.fileno()], [pack_record(range(k, k + 1))])
         committer.close()
 
-        (records,) = read_journal(str(tmp_path / "journal"))
+        ((records, _),) = read_journal(str(tmp_path / "journal"))
         assert records["first"].tolist() == list(range(50))
         assert len(os.listdir("/proc/self/fd")) == before
 
@@ -1093,7 +1093,7 @@ class TestDurability:
                 with pytest.raises(StoreError):
                     committer.close()
 
-        (records,) = read_journal(str(tmp_path / "journal"))
+        ((records, _),) = read_journal(str(tmp_path / "journal"))
         assert 3 not in records["first"]
 
     def test_a_committer_without_work_makes_no_file(self, tmp_path):

@@ -110,9 +110,9 @@ def test_a_question_shows_them(monkeypatch, capsys):
 def directory(tmp_path):
     """Return a directory with records in which every text is evil."""
     directory = tmp_path / "a\x1b[1mb"
-    folder = directory / ".acme_mpi" / "f"
+    name = "f\x1b[2J\x9b31m"
+    folder = directory / ".acme_mpi" / name
     folder.mkdir(parents=True)
-    name = f"f{EVIL}"
     debug = f"reproduce {EVIL} {{index}}"
     Description(name, 9, "rank", start_s=1.0, command=EVIL, debug=debug).write(str(folder), 0)
     # Journals keep hosts as bytes, that of a host cannot have half a character.

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from acme_mpi.errors import PlaceError, StoreError
 from acme_mpi.fingerprint import changes, version_changes
+from acme_mpi.parsing import Damaged
 from acme_mpi.storage.base import DOT_FOLDER, Layout
 from acme_mpi.storage.description import Description, next_run, read_description
 from acme_mpi.storage.folders import (
@@ -149,7 +150,7 @@ def newest_run(base: str, described: Description) -> str | None:
             continue
         try:
             found = read_description(folder)
-        except (OSError, ValueError, TypeError):
+        except (OSError, Damaged):
             continue  # not ours to judge
         if found is None or changes(found.fingerprint, described.fingerprint):
             continue
@@ -165,7 +166,11 @@ def _look(wanted: Wanted, layout: Layout) -> Description | None:
     ways = _ways(wanted)
     try:
         earlier = read_description(layout.dot_folder)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, Damaged) as error:
+        if wanted.policy == "force" and isinstance(error, Damaged):
+            # Results in another form are found to be damaged.
+            logger.warning("going on all the same: %s", error)
+            return wanted.description
         raise PlaceError(
             f"{layout.dot_folder} holds no description of a run that can be read ({error}); {ways}"
         ) from None

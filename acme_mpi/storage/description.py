@@ -11,10 +11,11 @@ import os
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from acme_mpi.journal import journal_files, sync_folder
+from acme_mpi.journal import Tell, ignore, journal_files, sync_folder
+from acme_mpi.parsing import MOST_RUNS, Damaged, parse_description, read_file, sealed
 from acme_mpi.results import RowSpec
 
 
@@ -73,7 +74,7 @@ class Description:
         path = _path(folder, run)
         partial = f"{path}.{secrets.token_hex(8)}"
         with open(partial, "x") as file:
-            json.dump(asdict(self), file, indent=1)
+            json.dump(sealed(asdict(self)), file, indent=1)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -87,26 +88,46 @@ def _path(folder: str, run: int) -> str:
 def described_runs(folder: str) -> list[int]:
     """Return the numbers of the runs with a description, in order."""
     names = map(os.path.basename, glob.glob(os.path.join(glob.escape(folder), "run*.json")))
-    return sorted(
-        int(match[1]) for name in names if (match := re.fullmatch(r"run(\d+)\.json", name))
-    )
+    matches = (re.fullmatch(r"run(\d{1,8})\.json", name) for name in names)
+    return sorted(run for match in matches if match and (run := int(match[1])) < MOST_RUNS)
 
 
 def read_description(folder: str) -> Description | None:
-    """Return the last run's description; None where no run has begun.
+    """Return the last run's description, of those that are whole; None where no run has begun.
 
     Raises
     ------
-    OSError, ValueError, TypeError
-        The file cannot be read.
+    Damaged
+        None of those that are there is whole.
+    OSError
+        A file cannot be read.
     """
-    runs = described_runs(folder)
-    if not runs:
-        return None
-    with open(_path(folder, runs[-1])) as file:
-        content = json.load(file)
-    known = {each.name for each in fields(Description)}
-    return Description(**{name: value for name, value in content.items() if name in known})
+    damages: list[Damaged] = []
+    found = read_descriptions(folder, damages.append)
+    if damages and not found:
+        raise damages[-1]
+    return found[-1] if found else None
+
+
+def read_descriptions(folder: str, tell: Tell = ignore) -> list[Description]:
+    """Return the descriptions of all runs that are whole, in order; tell of the others.
+
+    Raises
+    ------
+    OSError
+        A file cannot be read.
+    """
+    found = []
+    for run in described_runs(folder):
+        path = _path(folder, run)
+        try:
+            said = parse_description(read_file(path), path)
+            if said["name"] != os.path.basename(folder):
+                raise Damaged(path, f"it describes runs of {said['name']}")
+            found.append(Description(**said))
+        except Damaged as damage:
+            tell(damage)
+    return found
 
 
 def next_run(folder: str) -> int:

@@ -14,6 +14,7 @@ from datetime import datetime
 
 from acme_mpi.errors import PlaceError, StoreError
 from acme_mpi.offsets import reason
+from acme_mpi.parsing import read_file
 from acme_mpi.storage.base import DOT_FOLDER, Layout
 from acme_mpi.storage.lease import LEASE
 
@@ -109,8 +110,7 @@ def note_linked(layout: Layout) -> None:
 def last_linked(layout: Layout) -> int:
     """Return the number of the run that has made the container, -1 if that is not known."""
     try:
-        with open(os.path.join(layout.dot_folder, LINKED)) as file:
-            return int(file.read())
+        return int(read_file(os.path.join(layout.dot_folder, LINKED), 20))
     except (OSError, ValueError):
         return -1
 

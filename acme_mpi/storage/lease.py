@@ -16,12 +16,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 from acme_mpi.errors import StoreError
+from acme_mpi.parsing import Damaged, open_file, parse_claim
 
 LEASE = "lease"  # name of the file in the folder
+MOST_BYTES = 64 * 1024  # that are read of it
 RENEW_S = 5.0  # between two signs of life
 SILENT_S = 30.0  # without one, the holder is dead
 POLL_S = 1.0
@@ -187,6 +189,8 @@ def holder(folder: str) -> Holder | None:
             return None
         is_there = _is_there(seen)
         return seen.holder(_age_s(folder, seen) < SILENT_S if is_there is None else is_there)
+    except StoreError:
+        raise
     except OSError as error:
         raise StoreError(f"cannot read the lease {path}: {error.strerror}") from error
 
@@ -257,11 +261,9 @@ class _Seen(NamedTuple):
     def claim(self) -> _Claim | None:
         """What it says; None for a torn or foreign file, which only its age can judge."""
         try:
-            claim = _Claim(**json.loads(self.text))
-        except (ValueError, TypeError):
+            return _Claim(**parse_claim(self.text))
+        except Damaged:
             return None
-        types = [type(value) for value in astuple(claim)]
-        return claim if types == [str, str, int, int, int, str, float] else None
 
     @property
     def token(self) -> str:
@@ -280,11 +282,15 @@ def _read(path: str) -> _Seen | None:
     """Return the lease as it is now; None if there is none."""
     try:
         # To open a file is what makes NFS ask the server for its times.
-        with open(path, encoding="utf-8", errors="replace") as file:
-            status = os.fstat(file.fileno())
-            return _Seen(file.read(), status.st_ino, status.st_mtime_ns)
+        descriptor = open_file(path)
     except FileNotFoundError:
         return None
+    except Damaged as damage:
+        raise StoreError(f"{damage}; remove it if no job is running here") from None
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        text = file.read(MOST_BYTES).decode(errors="replace")
+        return _Seen(text, status.st_ino, status.st_mtime_ns)
 
 
 def _touch(path: str, token: str) -> Holder | None:
@@ -298,7 +304,7 @@ def _touch(path: str, token: str) -> Holder | None:
         The medium refuses.
     """
     with open(path, encoding="utf-8", errors="replace") as file:
-        seen = _Seen(file.read(), 0, os.fstat(file.fileno()).st_mtime_ns)
+        seen = _Seen(file.read(MOST_BYTES), 0, os.fstat(file.fileno()).st_mtime_ns)
         if seen.token != token:
             return seen.holder(True)
         os.utime(file.fileno())

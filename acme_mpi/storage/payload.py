@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import logging
 import math
 import os
 import re
@@ -22,6 +23,7 @@ import numpy as np
 from acme_mpi.checksum import Digest, new_digest
 from acme_mpi.errors import StoreError
 from acme_mpi.journal import AS_GROUPS, AS_PICKLES, AS_RAGGED, AS_ROWS, sync_folder
+from acme_mpi.parsing import Damaged
 from acme_mpi.results import PLACED_BYTES, Content, Part, is_placed, parts_of
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
@@ -30,6 +32,8 @@ from acme_mpi.storage.forms import pieces_of
 from acme_mpi.storage.pickles import write_pickle
 from acme_mpi.storage.recorded import RecordedStore, digest_like
 from acme_mpi.storage.redo import AtomicFile, Change, redo
+
+logger = logging.getLogger("acme_mpi")
 
 MAX_GROUPS = 4096
 MAX_BYTES = 2 * 1024**3
@@ -229,17 +233,21 @@ class PayloadStore(RecordedStore):
             match = re.fullmatch(r"rank(\d+)_(\d+)\.redo", os.path.basename(log))
             if match is not None:
                 path = self.payload_path(int(match[1]), int(match[2]))
-                with refusals(path):
-                    redo(log, path)
+                try:
+                    with refusals(path):
+                        redo(log, path)
+                except Damaged as damage:
+                    logger.warning("%s; nothing of it is done", damage)
 
     def _payload(self) -> PayloadFile:
         if self._current is None:
             path = self.payload_path(self.world.rank, self._n_files)
+            log = self._log_path(self.world.rank, self._n_files)
             # Those of earlier runs are never opened for writing again.
-            while os.path.lexists(path):
+            while os.path.lexists(path) or os.path.lexists(log):
                 self._n_files += 1
                 path = self.payload_path(self.world.rank, self._n_files)
-            log = self._log_path(self.world.rank, self._n_files)
+                log = self._log_path(self.world.rank, self._n_files)
             with refusals(path):
                 self._current = PayloadFile(path, log, self._row_spec)
                 sync_folder(os.path.dirname(path))

@@ -13,9 +13,7 @@ from acme_mpi.journal import Block, pack_failure, pack_record
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage.base import Layout, Store, Stored
 from acme_mpi.storage.committer import Committer
-from acme_mpi.storage.records import Records
-
-TOLD = ("type", "message", "location", "traceback", "call")
+from acme_mpi.storage.records import TOLD_OF_FAILURES, Records
 
 
 class RecordedStore(Store):
@@ -106,7 +104,7 @@ class RecordedStore(Store):
         self._append(blocks)
 
     def _failure(self, outcome: Outcome, fields: dict[str, Any]) -> bytes:
-        said = {name: fields.get(name, "") for name in TOLD}
+        said = {name: fields.get(name, "") for name in TOLD_OF_FAILURES}
         # Of a million equal tracebacks one is enough.
         first = self._tracebacks.setdefault(said["traceback"], fields["index"])
         if first != fields["index"]:

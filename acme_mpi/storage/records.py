@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -18,14 +17,20 @@ from acme_mpi.journal import (
     RECORD,
     Block,
     JournalFile,
+    Piece,
+    Tell,
     failures_in,
+    ignore,
     journal_files,
     n_blocks,
     read_journal,
 )
+from acme_mpi.parsing import Damaged, parse_failure
 from acme_mpi.storage.base import Layout
+from acme_mpi.storage.description import read_descriptions
 
 Records = np.ndarray[Any, Any]
+TOLD_OF_FAILURES = ("type", "message", "location", "traceback", "call")
 # What `History` keeps of a block, besides the run and the rank.
 PLACED = (
     *("kind", "form", "first", "count", "payload", "offset", "n_bytes", "checksum", "digest"),
@@ -44,11 +49,14 @@ class History(NamedTuple):
         The tasks that were given up, by index.
     last_run : int
         The last run that has recorded results, or that some are lost; 0 if none has.
+    damages : list of Damaged
+        What could not be used, of journals and descriptions.
     """
 
     done: Records
     failed: dict[int, Failure]
     last_run: int
+    damages: list[Damaged]
 
     def is_done(self, n_tasks: int) -> Any:
         """Return which tasks have durable results, (n_tasks,) ndarray of bool."""
@@ -89,11 +97,20 @@ class Table:
         return self._rows[: self._n]
 
 
-def read_blocks(folder: str) -> Iterator[tuple[JournalFile, Records]]:
-    """Yield what the journals in a dot folder say, in pieces, by run and rank. Independent."""
-    for each in journal_files(folder):
-        for blocks in read_journal(each.path):
-            yield each, blocks
+def read_pieces(folder: str, tell: Tell = ignore) -> Iterator[tuple[JournalFile, Piece]]:
+    """Yield what the journals in a dot folder say, in pieces, by run and rank. Independent.
+
+    Parameters
+    ----------
+    folder : str
+        The folder.
+    tell : callable
+        Gets what is damaged, of descriptions, too.
+    """
+    sizes = [each.n_tasks for each in read_descriptions(folder, tell)]
+    for each in journal_files(folder, tell):
+        for piece in read_journal(each.path, max(sizes, default=None), tell):
+            yield each, piece
 
 
 def read_history(folder: str, told: Table | None = None) -> History:
@@ -109,17 +126,19 @@ def read_history(folder: str, told: Table | None = None) -> History:
     changing = Table(PLACED, folder)
     failed: dict[int, Failure] = {}
     tracebacks: dict[tuple[int, int, int], str] = {}
-    for place, blocks in read_blocks(folder):
-        kinds = blocks["kind"]
+    damages: list[Damaged] = []
+    for place, piece in read_pieces(folder, damages.append):
+        blocks, kinds = piece.blocks, piece.blocks["kind"]
         changing.add(place, blocks[(kinds == Block.DONE) | (kinds == Block.LOST)])
         if told is not None:
             told.add(place, blocks[kinds != Block.TEXT])
-        _add_failed(failed, tracebacks, place, blocks)
+        _add_failed(failed, tracebacks, place, piece, damages.append)
     last_run = int(changing.rows["run"].max(initial=0))
     done = _valid(changing.rows)
-    for index in np.flatnonzero(_covered(done, max(failed, default=-1) + 1)).tolist():
-        failed.pop(index, None)
-    return History(done, dict(sorted(failed.items())), last_run)
+    open_ones = {
+        index: each for index, each in sorted(failed.items()) if not _speak_of(done, index)
+    }
+    return History(done, open_ones, last_run, damages)
 
 
 def share_records(world: World, layout: Layout) -> Records:
@@ -193,11 +212,13 @@ def _add_failed(
     failed: dict[int, Failure],
     tracebacks: dict[tuple[int, int, int], str],
     place: JournalFile,
-    blocks: Records,
+    piece: Piece,
+    tell: Tell,
 ) -> None:
     """Take note of the tasks that were given up, and of the first task of each traceback."""
-    for block, text in failures_in(blocks):
-        index, failure = int(block["first"]), _failure(block, text, place.rank)
+    for at, said in said_of_failures(place, piece, tell):
+        block = piece.blocks[at]
+        index, failure = int(block["first"]), _failure(block, said, place.rank)
         if isinstance(failure.traceback, int):  # that of another task of the same rank
             known = tracebacks.get((place.run, place.rank, failure.traceback), "")
             failure = replace(failure, traceback=known)
@@ -207,8 +228,26 @@ def _add_failed(
             failed[index] = failure
 
 
-def _failure(block: Any, text: str, rank: int) -> Failure:
-    said = json.loads(text) if text else {"type": "unknown", "message": "its record is torn"}
+def said_of_failures(
+    place: JournalFile, piece: Piece, tell: Tell = ignore
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (position of the block, what is said of the failure) of each failure in a piece.
+
+    Keys are of `TOLD_OF_FAILURES`; the traceback may be the index of a task that has the same one.
+    """
+    for at, text in failures_in(piece.blocks):
+        said: dict[str, Any] = {"type": "unknown", "message": "its record is torn"}
+        if text:
+            number = int(piece.numbers[at])
+            try:
+                said = parse_failure(text, TOLD_OF_FAILURES, place.path, number)
+            except Damaged as damage:
+                tell(damage)
+                said["message"] = "its record is damaged"
+        yield at, {"type": "unknown", "message": "", **said}
+
+
+def _failure(block: Any, said: dict[str, Any], rank: int) -> Failure:
     return Failure(
         int(block["first"]),
         **said,
@@ -216,6 +255,12 @@ def _failure(block: Any, text: str, rank: int) -> Failure:
         rank=rank,
         attempt=int(block["attempt"]),
     )
+
+
+def _speak_of(records: Records, index: int) -> bool:
+    """Tell whether records in task order, none of them of the same tasks, speak of a task."""
+    at = int(np.searchsorted(records["first"], index, side="right")) - 1
+    return at >= 0 and bool(index < records["first"][at] + records["count"][at])
 
 
 def _covered(records: Records, n_tasks: int) -> Any:

@@ -16,22 +16,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-import struct
 import threading
 import zlib
 from bisect import bisect_right
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from acme_mpi.offsets import write_all
-
-MAGIC = b"ACMEREDO"
-HEADER = struct.Struct("<8sQQ")  # magic, size of the file, number of pieces
-PIECE = struct.Struct("<QQ")  # offset, length; before the bytes of each piece
-CRC = struct.Struct("<I")  # of all that comes before it
-
-Piece = tuple[int, bytes]
+from acme_mpi.parsing import (
+    REDO_BYTES,
+    REDO_CRC,
+    REDO_HEADER,
+    REDO_MAGIC,
+    REDO_PIECE,
+    Piece,
+    parse_redo,
+    read_file,
+)
 
 
 class Change(NamedTuple):
@@ -207,12 +208,12 @@ class AtomicFile:
         pieces = [piece for change in changes for piece in change.pieces]
         if not pieces:
             return
-        text = HEADER.pack(MAGIC, changes[-1].n_bytes, len(pieces))
-        text += b"".join(PIECE.pack(offset, len(data)) + data for offset, data in pieces)
+        text = REDO_HEADER.pack(REDO_MAGIC, changes[-1].n_bytes, len(pieces))
+        text += b"".join(REDO_PIECE.pack(offset, len(data)) + data for offset, data in pieces)
         # Not kept open: many files may wait for the disk together.
         log = os.open(self._log_path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            write_all(log, text + CRC.pack(zlib.crc32(text)), 0)
+            write_all(log, text + REDO_CRC.pack(zlib.crc32(text)), 0)
             os.fdatasync(log)
         finally:
             os.close(log)
@@ -277,11 +278,22 @@ def redo(log_path: str, path: str) -> None:
 
     Raises
     ------
+    Damaged
+        It is no log, or says what cannot be; nothing of it is done.
     OSError
         The medium refused it.
     """
-    found = read_log(Path(log_path).read_bytes())
-    if found is not None and os.path.exists(path):
+    text = read_file(log_path, REDO_BYTES)
+    if os.path.isfile(path):
+        _carry_out(text, log_path, path)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(log_path)
+
+
+def _carry_out(text: bytes, log_path: str, path: str) -> None:
+    # What is new was in the file before the log was written.
+    found = parse_redo(text, log_path, os.path.getsize(path) + len(text))
+    if found is not None:
         n_bytes, pieces = found
         descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
@@ -292,26 +304,3 @@ def redo(log_path: str, path: str) -> None:
             os.fdatasync(descriptor)
         finally:
             os.close(descriptor)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(log_path)
-
-
-def read_log(text: bytes) -> tuple[int, list[Piece]] | None:
-    """Return (size of the file, pieces) of a log; None if it is torn."""
-    if len(text) < HEADER.size:
-        return None
-    magic, n_bytes, n_pieces = HEADER.unpack_from(text)
-    if magic != MAGIC:
-        return None
-    pieces: list[Piece] = []
-    at = HEADER.size
-    for _ in range(n_pieces):
-        if at + PIECE.size > len(text):
-            return None
-        offset, length = PIECE.unpack_from(text, at)
-        pieces.append((offset, text[at + PIECE.size :][:length]))
-        at += PIECE.size + length
-    # A longer log may have stood there before: its end is not looked at.
-    if at + CRC.size > len(text) or CRC.unpack_from(text, at)[0] != zlib.crc32(text[:at]):
-        return None
-    return n_bytes, pieces

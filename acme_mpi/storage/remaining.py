@@ -12,6 +12,7 @@ import numpy as np
 
 from acme_mpi.comm import World
 from acme_mpi.errors import Failure, StoreError
+from acme_mpi.parsing import Damaged
 from acme_mpi.storage.base import Store, Stored, agree
 from acme_mpi.storage.folders import last_linked
 from acme_mpi.storage.recorded import RecordedStore
@@ -132,6 +133,7 @@ def note_lost(store: RecordedStore, history: History, n_tasks: int) -> list[rang
     """
     found = list(damaged(store, history.done))
     _warn_of_damage(found)
+    _warn_of_records(history.damages)
     lost = [each.tasks for each in found]
     size = int((history.done["first"] + history.done["count"]).max(initial=0))
     if size > n_tasks:  # there are fewer tasks now
@@ -148,6 +150,12 @@ def _warn_of_damage(found: Sequence[Damage]) -> None:
             "first: %s: %s",
             *(sum(len(each.tasks) for each in found), len(files), found[0].path, found[0].why),
         )
+
+
+def _warn_of_records(damages: Sequence[Damaged]) -> None:
+    if damages:
+        more = f" (and {len(damages) - 1} more)" if len(damages) > 1 else ""
+        logger.warning("%s%s; whatever else is recorded is used", damages[0], more)
 
 
 def _pack(remaining: Remaining) -> tuple[Any, ...]:

@@ -1,0 +1,386 @@
+"""What is read from a dot folder: every field is checked before anybody relies on it.
+
+Disks flip bits, people edit, copy and exchange files, and a folder may come from somebody else. So
+nothing is believed: type, range and size of each field are looked at here, and here alone, and what
+is wrong has one form of words, ``damaged: FILE, record N: what``. Numbers are bounded by the size
+of the run or of the file, so that nobody takes memory or time for a number that is nonsense.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import stat
+import string
+import struct
+import zlib
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+MOST_TASKS = 2**40
+MOST_RUNS = 10**6
+MOST_RANKS = 2**24
+MOST_BYTES = 2**50  # of the results of one record
+LATEST_S = 1e11  # Unix time; what lies behind it has no date
+SMALL_BYTES = 16 * 1024**2  # of files with a few words in them
+REDO_BYTES = 1024**3
+
+Check = Callable[[Any], bool]
+Piece = tuple[int, bytes]
+
+
+class Damaged(ValueError):
+    """What is written in a dot folder is not as it was written.
+
+    Attributes
+    ----------
+    path : str
+        The file.
+    what : str
+        What is wrong with it.
+    record : int or None
+        Number of the record, from 0 on.
+    """
+
+    def __init__(self, path: str, what: str, record: int | None = None) -> None:
+        super().__init__(path, what, record)
+        self.path, self.what, self.record = path, what, record
+
+    def __str__(self) -> str:
+        """Return the damage in one line."""
+        where = "" if self.record is None else f", record {self.record}"
+        return f"damaged: {self.path}{where}: {self.what}"
+
+
+def open_file(path: str) -> int:
+    """Return a descriptor of a regular file, open for reading.
+
+    Raises
+    ------
+    Damaged
+        Something else has its name.
+    OSError
+        It is not there, or the system refuses to open it, which says nothing of its content.
+    """
+    try:
+        # A pipe would be waited for.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ENOENT and os.path.islink(path):
+            raise Damaged(path, "it is a link that leads nowhere") from None
+        if error.errno == errno.ELOOP:
+            raise Damaged(path, "it is a link that leads to itself") from None
+        if error.errno in (errno.ENXIO, errno.ENODEV):
+            raise Damaged(path, "it is no regular file") from None
+        raise
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    is_folder = stat.S_ISDIR(mode)
+    raise Damaged(path, os.strerror(errno.EISDIR) if is_folder else "it is no regular file")
+
+
+def read_file(path: str, n_most: int = SMALL_BYTES) -> bytes:
+    """Return the content of a file of at most `n_most` bytes.
+
+    Raises
+    ------
+    Damaged
+        It is larger, or something else; see `open_file`.
+    OSError
+        As `open_file`.
+    """
+    with open(open_file(path), "rb") as file:
+        content = file.read(n_most + 1)
+    if len(content) > n_most:
+        raise Damaged(path, f"it has more than {n_most} bytes")
+    return content
+
+
+# Values of JSON objects.
+
+
+def is_text(value: Any) -> bool:
+    """Tell whether a value is text."""
+    return isinstance(value, str)
+
+
+def is_count(least: int, most: int) -> Check:
+    """Return the check for an integer from `least` to `most`."""
+    return lambda value: type(value) is int and least <= value <= most
+
+
+def is_time(value: Any) -> bool:
+    """Tell whether a value is a Unix time that has a date."""
+    return type(value) in (int, float) and 0 <= value < LATEST_S
+
+
+def parse_object(
+    data: str | bytes, path: str, record: int | None = None, may_be_infinite: bool = False
+) -> dict[str, Any]:
+    """Return a JSON object.
+
+    Raises
+    ------
+    Damaged
+        It is something else, or no JSON.
+    """
+
+    def constant(name: str) -> float:
+        if may_be_infinite and name == "Infinity":
+            return math.inf
+        raise ValueError(f"{name} is no number")
+
+    try:
+        said = json.loads(data, parse_constant=constant)
+    except (ValueError, RecursionError) as error:
+        what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise Damaged(path, f"it is no JSON ({what})", record) from None
+    if not isinstance(said, dict):
+        raise Damaged(path, f"it is no JSON object but {_shown(said)}", record)
+    return said
+
+
+def check_fields(
+    said: Mapping[str, Any],
+    fields: Mapping[str, Check],
+    path: str,
+    record: int | None = None,
+    optional: Collection[str] = (),
+) -> None:
+    """Raise Damaged unless all fields are there, no others are, and each has a fit value."""
+    for name in said:
+        if name not in fields:
+            raise Damaged(path, f"{_shown(name)} is no known field", record)
+    for name, is_fit in fields.items():
+        if name not in said and name not in optional:
+            raise Damaged(path, f"`{name}` is missing", record)
+        if name in said and not is_fit(said[name]):
+            raise Damaged(path, f"`{name}` is {_shown(said[name])}", record)
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        return "nested too deeply"
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+# The description of a run.
+
+
+def _is_spec(value: Any) -> bool:
+    if value is None:
+        return True
+    if not isinstance(value, list) or len(value) != 3:
+        return False
+    shape, axis, dtype = value
+    if not isinstance(shape, list) or not all(map(_is_length, shape)) or not is_text(dtype):
+        return False
+    try:
+        np.dtype(dtype)
+    except (TypeError, ValueError, SyntaxError):
+        return False
+    return type(axis) is int and 0 <= axis <= len(shape)
+
+
+def _is_length(value: Any) -> bool:
+    return value == math.inf or (type(value) is int and 0 <= value <= MOST_BYTES)
+
+
+def _is_debug(value: Any) -> bool:
+    """Tell whether a value is a text in which nothing but ``{index}`` is to be filled in."""
+    try:
+        parts = list(string.Formatter().parse(value))
+    except (TypeError, ValueError):
+        return False
+    return all(name in (None, "index") and not form and not how for _, name, form, how in parts)
+
+
+def _is_fingerprint(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(is_text, value.values()))
+
+
+DESCRIPTION: Mapping[str, Check] = {
+    "name": is_text,
+    "n_tasks": is_count(0, MOST_TASKS),
+    "kind": lambda value: value in ("rank", "computation", "single_file", "pickle", "memory"),
+    "spec": _is_spec,
+    "n_ranks": is_count(1, MOST_RANKS),
+    "start_s": is_time,
+    "command": is_text,
+    "debug": _is_debug,
+    "fingerprint": _is_fingerprint,
+}
+_OPTIONAL = ("spec", "n_ranks", "start_s", "command", "debug", "fingerprint")
+CRC_FIELD = "crc32"
+
+
+def sealed(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a description, and one by which they are known to be unchanged."""
+    return {**fields, CRC_FIELD: _crc32(fields)}
+
+
+def _crc32(fields: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(fields, sort_keys=True).encode())
+
+
+def parse_description(data: bytes, path: str) -> dict[str, Any]:
+    """Return the fields of a description of a run; older ones have no checksum.
+
+    Raises
+    ------
+    Damaged
+        It is no description, or not what was written.
+    """
+    said = parse_object(data, path, may_be_infinite=True)
+    if CRC_FIELD in said:
+        if said.pop(CRC_FIELD) != _crc32(said):
+            raise Damaged(path, "its checksum differs")
+        # One of a later version may say more.
+        said = {name: value for name, value in said.items() if name in DESCRIPTION}
+    check_fields(said, DESCRIPTION, path, optional=_OPTIONAL)
+    return said
+
+
+# The lease.
+
+CLAIM: Mapping[str, Check] = {
+    "host": is_text,
+    "boot_id": is_text,
+    "pid_namespace": is_count(0, 2**63),
+    "pid": is_count(1, 2**31 - 1),
+    "started": is_count(0, 2**63),
+    "token": is_text,
+    "taken_s": is_time,
+}
+
+
+def parse_claim(text: str, path: str = "lease") -> dict[str, Any]:
+    """Return the fields of a lease, or raise Damaged."""
+    said = parse_object(text, path)
+    check_fields(said, CLAIM, path)
+    return said
+
+
+# What is told of a failure.
+
+
+def parse_failure(text: str, fields: Collection[str], path: str, record: int) -> dict[str, Any]:
+    """Return what is recorded of a failed task: texts, but the traceback may be a task's index.
+
+    Raises
+    ------
+    Damaged
+        It is something else.
+    """
+    said = parse_object(text, path, record)
+    checks = dict.fromkeys(fields, is_text)
+    if "traceback" in checks:
+        is_index = is_count(0, MOST_TASKS)
+        checks["traceback"] = lambda value: is_text(value) or is_index(value)
+    check_fields(said, checks, path, record, optional=fields)
+    return said
+
+
+# Records of journals.
+
+
+def faults_of_records(blocks: Any, n_tasks: int | None) -> dict[int, str]:
+    """Return what is wrong with records, by their positions.
+
+    Parameters
+    ----------
+    blocks : (n,) ndarray of `journal.RECORD`
+        Whole by their checksums, without texts.
+    n_tasks : int or None
+        The most that any run had which has recorded them; None if that is not known.
+    """
+    most = _ANY_INDEX if n_tasks is None else n_tasks
+    first, count = blocks["first"], blocks["count"]
+    start_s, busy_s = blocks["start_s"], blocks["busy_s"]
+    wrong = {
+        "kind": ~np.isin(blocks["kind"], _KINDS),
+        # Not their sum, which may be too large for its type.
+        "first": (first < 0) | (first >= most),
+        "count": (count < 1) | (count > most - first.clip(0, most)),
+        "attempt": blocks["attempt"] < 1,
+        "payload": blocks["payload"] < -1,
+        "digest": (blocks["digest"] < 0) | (blocks["digest"] > 99),
+        "offset": (blocks["offset"] < 0) | (blocks["offset"] > MOST_BYTES),
+        "n_bytes": (blocks["n_bytes"] < 0) | (blocks["n_bytes"] > MOST_BYTES),
+        # Neither NaN nor infinite; a clock may have been set back in between.
+        "start_s": ~((start_s >= 0) & (start_s < LATEST_S)),
+        "busy_s": ~(np.abs(busy_s) < LATEST_S),
+        "peak_bytes": (blocks["peak_bytes"] < 0) | (blocks["peak_bytes"] > MOST_BYTES),
+    }
+    is_one = np.isin(blocks["kind"], _OF_ONE_TASK)
+    wrong["count"] |= is_one & (count != 1)
+    found: dict[int, str] = {}
+    for name, is_wrong in wrong.items():
+        for at in np.flatnonzero(is_wrong).tolist():
+            found.setdefault(at, f"`{name}` is {blocks[name][at]}")
+    return found
+
+
+# As `journal.Block` numbers them: all but texts, and those that speak of one task.
+_KINDS = (1, 2, 3, 4, 6)
+_OF_ONE_TASK = (3, 4)
+_ANY_INDEX = 2**61
+
+# The log of changes that have still to be made to a file.
+
+REDO_MAGIC = b"ACMEREDO"
+REDO_HEADER = struct.Struct("<8sQQ")  # magic, size of the file, number of pieces
+REDO_PIECE = struct.Struct("<QQ")  # offset, length; before the bytes of each piece
+REDO_CRC = struct.Struct("<I")  # of all that comes before it
+
+
+def parse_redo(text: bytes, path: str, n_most: int) -> tuple[int, list[Piece]] | None:
+    """Return (size of the file, pieces) of a log; None if it is torn.
+
+    Parameters
+    ----------
+    text : bytes
+        The log.
+    path : str
+        Where it was read.
+    n_most : int
+        Size that the file can have at most.
+
+    Raises
+    ------
+    Damaged
+        It is whole, and says what cannot be.
+    """
+    if len(text) < REDO_HEADER.size:
+        return None
+    magic, n_bytes, n_pieces = REDO_HEADER.unpack_from(text)
+    if magic != REDO_MAGIC:
+        return None
+    pieces: list[Piece] = []
+    at = REDO_HEADER.size
+    for _ in range(n_pieces):
+        if at + REDO_PIECE.size > len(text):
+            return None
+        offset, length = REDO_PIECE.unpack_from(text, at)
+        at += REDO_PIECE.size + length
+        if not 0 < length <= len(text) - REDO_CRC.size:
+            return None
+        pieces.append((offset, text[at - length : at]))
+    # A longer log may have stood there before: its end is not looked at.
+    crc = zlib.crc32(memoryview(text)[:at])
+    if at + REDO_CRC.size > len(text) or REDO_CRC.unpack_from(text, at)[0] != crc:
+        return None
+    if n_bytes > n_most:
+        raise Damaged(path, f"its file would have {n_bytes} bytes, and can have {n_most}")
+    for record, (offset, data) in enumerate(pieces):
+        if offset + len(data) > n_bytes:
+            raise Damaged(path, f"it changes byte {offset} of {n_bytes}", record)
+    return n_bytes, pieces
