@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from acme_mpi.comm import SerialWorld
+from acme_mpi.command_parser import CommandParser
 from acme_mpi.errors import EXIT_DONE, EXIT_STORAGE, AcmeMpiError, InputError, StoreError
 from acme_mpi.joblog import joblog_lines
 from acme_mpi.messages import ConsoleFormatter
@@ -68,7 +69,7 @@ def run_command(argv: Sequence[str]) -> int:
         Its name and its arguments.
     """
     name = argv[0]
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=f"python -m acme_mpi {name}", description=f"{COMMANDS[name].capitalize()}."
     )
     parser.add_argument("directory", metavar="DIR", help="output directory of the run")

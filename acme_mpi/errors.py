@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from acme_mpi.spelling import shortened
 from acme_mpi.visible import visible
 
 EXIT_DONE = 0
@@ -44,6 +45,10 @@ class AcmeMpiError(Exception):
 
 class InputError(AcmeMpiError, ValueError):
     """The function, its arguments or an option cannot be used; nothing has run."""
+
+    def __str__(self) -> str:
+        """Return the message as it may be shown; what was given wrong may be of any length."""
+        return shortened(super().__str__())
 
 
 class InputTypeError(InputError, TypeError):

@@ -73,7 +73,7 @@ def check_memory(value: Any) -> None:
         raise InputTypeError(
             f"Memory specification `mem_per_worker` has to be a string, not {value!r}"
         )
-    amount = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*[MG]B\s*", value)
+    amount = re.fullmatch(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*[MG]B\s*", value)
     if value != "auto" and not (amount and float(amount[1])):
         raise InputError(
             "`mem_per_worker` has to be a valid memory specifier (e.g., '8GB', '12000MB'), "

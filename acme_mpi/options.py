@@ -9,10 +9,12 @@ from typing import Any
 
 from acme_mpi import __version__
 from acme_mpi.api import store_kind
+from acme_mpi.command_parser import CommandParser, whole
 from acme_mpi.errors import InputError
 from acme_mpi.keywords import PAYLOADS, check_rules
 from acme_mpi.results import make_row_spec
 from acme_mpi.rules import Rules
+from acme_mpi.spelling import did_you_mean, file_did_you_mean, whole_number
 
 EXAMPLES = """\
 examples:
@@ -35,9 +37,9 @@ exit status: 0 all tasks done; 1 some failed; 2 usage or bad input, nothing was 
 """
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> CommandParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m acme_mpi",
         usage="%(prog)s TARGET [ARGS] [options]",
         description="Call a function for many inputs on the ranks of an MPI job; the results go "
@@ -70,7 +72,8 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_input_options(group: Any) -> None:
     group.add_argument(
         "--set", metavar="NAME=VALUE", action="append", default=[], dest="settings",
-        help="add or override one argument; VALUE is JSON, else a string",
+        help="add or override one argument; VALUE is JSON, else a string: 'x=\"1\"' for one that "
+        "could be something else",
     )  # fmt: skip
     group.add_argument(
         "--split", metavar="NAME[:AXIS]", action="append", default=[],
@@ -81,7 +84,7 @@ def _add_input_options(group: Any) -> None:
         help="the whole argument for every task",
     )  # fmt: skip
     group.add_argument(
-        "--n-inputs", metavar="N", type=int,
+        "--n-inputs", metavar="N", type=whole,
         help="number of tasks; arguments of that length are split, without any N equal calls",
     )  # fmt: skip
     group.add_argument(
@@ -116,7 +119,7 @@ def _add_run_options(group: Any) -> None:
     )  # fmt: skip
     group.add_argument("--plan", action="store_true", help="say what would be done; call nothing")
     group.add_argument(
-        "--debug-task", metavar="I", type=int,
+        "--debug-task", metavar="I", type=whole,
         help="run one task in the foreground, in this process, with pdb on an error",
     )  # fmt: skip
     group.add_argument(
@@ -154,11 +157,11 @@ def _add_resume_options(group: Any) -> None:
 
 def _add_rules(group: Any) -> None:
     group.add_argument(
-        "--retries", metavar="N", type=int, default=0,
+        "--retries", metavar="N", type=whole, default=0,
         help="call a task that fails up to N times again (default 0), at the end of the run",
     )  # fmt: skip
     group.add_argument(
-        "--crash-limit", metavar="N", type=int, default=1,
+        "--crash-limit", metavar="N", type=whole, default=1,
         help="give a task up when its process has died N times (default 1)",
     )  # fmt: skip
     group.add_argument(
@@ -208,7 +211,7 @@ def check_options(options: Any) -> None:
     if ":" not in options.target:
         raise InputError(
             f"target {options.target!r} has to be module:function, path/to/file.py:function, or "
-            "script.py"
+            f"script.py{_target_meant(options)}"
         )
     options.kind = store_kind(not options.no_write, options.single_file, options.payload)
     shape = parse_shape(options.result_shape)
@@ -219,6 +222,18 @@ def check_options(options: Any) -> None:
     options.policy = _policy_of(options)
     if options.n_inputs is not None and options.n_inputs < 1:
         raise InputError(f"--n-inputs has to be an integer >= 1, not {options.n_inputs}")
+
+
+def _target_meant(options: Any) -> str:
+    """Return what a target without a colon is likely to be instead."""
+    from acme_mpi.commands import COMMANDS
+
+    if meant := did_you_mean(options.target, COMMANDS):
+        return meant
+    if options.arguments is not None and options.arguments.isidentifier():
+        return f" (did you mean '{options.target}:{options.arguments}'?)"
+    module, dot, function = options.target.rpartition(".")
+    return f" (did you mean '{module}:{function}'?)" if dot and function.isidentifier() else ""
 
 
 def _rules_of(options: Any) -> Rules:
@@ -255,7 +270,10 @@ def _script_of(options: Any) -> list[str]:
     if not options.target.endswith(".py"):
         return []
     if not os.path.isfile(options.target):
-        raise InputError(f"there is no script {options.target!r} (working directory {os.getcwd()})")
+        raise InputError(
+            f"there is no script {options.target!r} (working directory {os.getcwd()})"
+            + file_did_you_mean(options.target, ".py")
+        )
     return [options.target]
 
 
@@ -295,8 +313,8 @@ def parse_shape(text: str | None) -> tuple[Any, ...] | None:
             entries.append(None)
         elif name in ("inf", "np.inf"):
             entries.append(float("inf"))
-        elif name.lstrip("-").isdigit():
-            entries.append(int(name))
+        elif (number := whole_number(name)) is not None:
+            entries.append(number)
         elif name:
             raise InputError(
                 f"--result-shape has to look like None,M,N with integers, not {text!r}"

@@ -14,13 +14,14 @@ from acme_mpi.errors import InputError, InputTypeError
 _UNIT_S = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _PREFIXES = "KMGTP"
 
-_NUMBER = r"(\d+\.?\d*|\.\d+)"
+_WHOLE = "([0-9]{1,18})"
+_NUMBER = r"([0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})"
 _WITH_UNITS = re.compile("".join(rf"(?:{_NUMBER}{unit})?" for unit in _UNIT_S))
-_CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+)")
-_DAYS_AND_CLOCK = re.compile(r"(\d+)-(\d+)(?::(\d+))?(?::(\d+))?")
-_PERCENT = re.compile(rf"{_NUMBER}%")
-_BYTES = re.compile(rf"{_NUMBER}\s*(?:([{_PREFIXES}])(?:I?B)?|B)?")
-_HALT = re.compile(rf"(soon|now),fail=(?:(\d+)|{_NUMBER}%)")
+_CLOCK = re.compile(f"(?:{_WHOLE}:)?{_WHOLE}:{_WHOLE}")
+_DAYS_AND_CLOCK = re.compile(f"{_WHOLE}-{_WHOLE}(?::{_WHOLE})?(?::{_WHOLE})?")
+_PERCENT = re.compile(f"{_NUMBER}%")
+_BYTES = re.compile(f"{_NUMBER} *(?:([{_PREFIXES}])(?:I?B)?|B)?")
+_HALT = re.compile(f"(soon|now),fail=(?:{_WHOLE}|{_NUMBER}%)")
 
 _DURATIONS = "seconds (90), '90s', '30m', '2h', '1d', '1h30m', or '[D-]HH:MM:SS'"
 _SIZES = "bytes (a whole number), '512K', '1500M' or '2G'"

@@ -7,12 +7,12 @@ the function; what comes back is written by the rank's `Store`, brought to the d
 rank's `Journal`, and reported; the report is the request for the next chunk. At the end the stores
 make one container together, and every rank leaves with the same result or the same exception.
 
-Imports go downwards only: ``__main__, __init__, script_main`` > ``commands, parallel_map,
-foreground, options`` > ``api, cluster, dry_run, in_process`` > ``client`` > ``submit`` >
+Imports go downwards only: ``__main__, __init__, script_main`` > ``parallel_map, foreground,
+options`` > ``commands, api, cluster, dry_run, in_process`` > ``client`` > ``submit`` >
 ``script`` > ``run`` > ``loop, joblog, status_text`` > ``call, master, worker, status`` >
 ``storage, fingerprint, runner, journal, progress`` > ``comm, interrupts, deadline, messages,
-terminal`` > ``segment, acme_arguments, keywords`` > ``tasks, schedule, durations, rules, results,
-parsing, checksum, offsets, cgroup, errors`` > ``visible``.
+terminal`` > ``segment, acme_arguments, keywords, command_parser`` > ``tasks, schedule, durations,
+rules, results, parsing, checksum, offsets, cgroup, errors`` > ``spelling, visible``.
 """
 
 from __future__ import annotations

@@ -501,6 +501,53 @@ BEFORE_MPI: dict[str, tuple[list[str], str]] = {
     ),
     "ambiguous": (["mymod:f", "args.npz", "--set", "y=[1, 2]", "--plan"], "'y' has 2"),
     "nothing to split": (["mymod:f", "--set", "x=1", "--set", "y=2", "--plan"], "--split NAME"),
+    # What was meant instead.
+    "option misspelt": (["mymod:f", "args.npz", "--ouput-dir", "o"], "did you mean '--output-dir'"),
+    "option with value misspelt": (["mymod:f", "--split=x", "--sahre=y"], "did you mean '--share'"),
+    "ranks": (
+        ["mymod:f", "args.npz", "-n", "4"],
+        "mpiexec -n 4 python -m acme_mpi mymod:f args.npz\n",
+    ),
+    "ranks first": (["-np", "2", "mymod:f"], "mpiexec -n 2 python -m acme_mpi mymod:f\n"),
+    "ranks attached": (["mymod:f", "--ntasks=3"], "mpiexec -n 3 python -m acme_mpi mymod:f\n"),
+    "command misspelt": (["stauts", "out"], "did you mean 'status'"),
+    "option of a command": (["status", "out", "--jsn"], "did you mean '--json'"),
+    "space for colon": (["mymod", "f"], "did you mean 'mymod:f'"),
+    "dot for colon": (["mymod.f", "args.npz"], "did you mean 'mymod:f'"),
+    "script misspelt": (["mymdo.py"], "did you mean 'mymod.py'"),
+    "file misspelt": (["mymdo.py:f", "--plan"], "did you mean 'mymod.py'"),
+    "module misspelt": (["mymdo:f", "--plan"], "did you mean 'mymod'"),
+    "arguments file misspelt": (["mymod:f", "arg.npz", "--plan"], "did you mean 'args.npz'"),
+    "setting misspelt": (
+        ["mymod:scaled", "--set", "x=[1]", "--set", "scal=2", "--plan"], "did you mean 'scale'",
+    ),
+    "wrong name and missing one": (
+        ["mymod:scaled", "--set", "xs=[1]", "--plan"], "no parameter is called 'xs'",
+    ),
+    "split misspelt": (["mymod:scaled", "--set", "scale=[1]", "--split", "scal", "--plan"],
+                       "did you mean 'scale'"),
+    "module missing inside": (["torchx_fit.py:fit", "--plan"], "No module named 'torchx'"),
+    "module missing inside, by name": (["torchx_fit:fit", "--plan"], "No module named 'torchx'"),
+    # Digits of other scripts, and more digits than a number has.
+    "superscript shape": (["mymod:f", "args.npz", "--result-shape=None,\u00b2"], "'None,\u00b2'"),
+    "superscript axis": (["mymod:f", "args.npz", "--split", "x:\u00b2", "--plan"], "x:\u00b2"),
+    "two signs": (["mymod:f", "args.npz", "--split", "x:--1", "--plan"], "'x:--1'"),
+    "arabic count": (["mymod:f", "args.npz", "--n-inputs", "\u0664"], "\u0664"),
+    "underscored count": (["mymod:f", "args.npz", "--retries", "1_0"], "'1_0'"),
+    "arabic time": (["mymod:f", "args.npz", "--timeout", "\u0665s"], "\u0665s"),
+    "long time": (["mymod:f", "args.npz", "--time-limit", f"{'9' * 5000}:00"], "9[...]9"),
+    "long count": (["mymod:f", "args.npz", "--n-inputs", "9" * 5000], "9[...]9"),
+    "long size": (["mymod:f", "args.npz", "--memory", "9" * 5000], "9[...]9"),
+    "arabic share": (["mymod:f", "args.npz", "--halt", "soon,fail=\u0661"], "\u0661"),
+    # Nothing acts on a terminal, and nothing floods it.
+    "escapes in an option": (["mymod:f", "--no\x1b[2Jsuch"], r"--no\x1b[2Jsuch"),
+    "escapes in a target": (["mymod\x1b[2J:f", "--plan"], r"mymod\x1b[2J"),
+    "long target": (["a" * 6000, "args.npz"], "a[...]a"),
+    "long module": (["a" * 6000 + ":f", "--plan"], "a[...]a"),
+    "long option": (["mymod:f", "--" + "a" * 6000], "a[...]a"),
+    "long choice": (["mymod:f", "--payload", "a" * 6000], "a[...]a"),
+    "long setting": (["mymod:f", "--set", "a" * 6000 + "=1", "--plan"], "a[...]a"),
+    "many words": (["mymod:f", "--set", "a b " * 2000, "--plan"], "[...]"),
     "n-inputs fits nothing": (["mymod:f", "args.npz", "--n-inputs", "3", "--plan"], "'x' has 4"),
 }  # fmt: skip
 EACH_MISTAKE = """
@@ -546,7 +593,10 @@ Path(f"found{rank}.json").write_text(json.dumps({n: run(args) for n, args in mis
 def mistakes(mpiexec, tmp_path_factory) -> tuple[list[Any], set[str]]:
     """Return what each of two ranks said to each mistake that is found before MPI starts."""
     folder = tmp_path_factory.mktemp("mistakes")
-    (folder / "mymod.py").write_text("def f(x, y, z=3):\n    return (x + y) * z\n")
+    (folder / "mymod.py").write_text(
+        "def f(x, y, z=3):\n    return (x + y) * z\n\n\ndef scaled(x, scale=1):\n    return x\n"
+    )
+    (folder / "torchx_fit.py").write_text("import torchx\n\n\ndef fit(x):\n    return x\n")
     (folder / "functions.py").write_text(FUNCTIONS)
     (folder / "mymod.py.txt").write_text("this is no array")
     np.savez(folder / "args.npz", x=[2, 4, 6, 8], y=4)
@@ -571,7 +621,9 @@ def test_a_mistake_is_explained_once(mistakes, mistake):
     assert status == 2
     assert stdout == ""
     assert BEFORE_MPI[mistake][1] in stderr
-    assert "Traceback" not in stderr
+    assert "acme_mpi/" not in stderr
+    assert len(stderr) < 2500
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", stderr)
     assert second[mistake] == [0, "", ""]
 
 
