@@ -13,7 +13,7 @@ import itertools
 import math
 import numbers
 import reprlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from acme_mpi.errors import InputError
+from acme_mpi.spelling import did_you_mean
 
 TASK_ID = "taskID"
 PIECE_BYTES = 16 * 1024**2
@@ -33,7 +34,8 @@ class PerTask:
     Parameters
     ----------
     value : sequence or array_like
-        Array of any dimension, or a sequence.
+        Array of any dimension, or a sequence, whose items come as they are. Not a dictionary or a
+        set, whose items have no numbers: ``PerTask(list(x))``.
     axis : int
         Axis that counts the tasks, default 0; negative values count from the end.
     """
@@ -254,7 +256,12 @@ def distribute(
         if guess
     }
     fixed = {a.label: len(a.value) for a in arguments if a is not None and a.per_task}
-    n_tasks = _agree(function_name(func), lengths, fixed, wanted, inject)
+    unsplit = {
+        label: value
+        for argument, (label, _, value, _) in zip(arguments, entries, strict=True)
+        if argument is None and _can_be_listed(value)
+    }
+    n_tasks = _agree(function_name(func), lengths, fixed, wanted, unsplit)
     done = []
     for argument, guess, (label, keyword, value, _) in zip(
         arguments, guesses, entries, strict=True
@@ -289,7 +296,10 @@ def _bind(
     except TypeError as error:
         name = function_name(func)
         lead = _count_text(signature, args, kwargs)
-        raise InputError(f"{name}{lead}: {error}; its signature is {name}{signature}") from None
+        wrong = _wrong_names(signature, kwargs)
+        raise InputError(
+            f"{name}{lead}: {error}; its signature is {name}{signature}{wrong}"
+        ) from None
     entries: list[tuple[str, str | None, Any, Any]] = []
     is_gapless = True  # so far every parameter has got an argument: it can be passed by position
     for name, parameter in signature.parameters.items():
@@ -306,6 +316,16 @@ def _bind(
             keyword = name if by_name else None
             entries.append((name, keyword, value, parameter.default))
     return entries, inject
+
+
+def _wrong_names(signature: inspect.Signature, kwargs: Mapping[str, Any]) -> str:
+    """Return which arguments have names that no parameter has: Python names one fault alone."""
+    known = signature.parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        return ""
+    wrong = [name for name in kwargs if name not in known]
+    lines = [f"\n  no parameter is called {name!r}{did_you_mean(name, known)}" for name in wrong]
+    return "".join(lines)
 
 
 def _count_text(
@@ -370,9 +390,12 @@ def _unwrap(label: str, keyword: str | None, value: Any) -> Argument | None:
     if not isinstance(value, PerTask):
         return None
     inner, axis = _listed_if_iterator(value.value), value.axis
-    if axis == 0 and is_sequence(inner) and not isinstance(inner, np.ndarray):
-        return Argument(label, keyword, inner, per_task=True)
-    refusal = f"argument {label!r} cannot be split along axis {axis}: it is {shape_text(inner)}"
+    if axis == 0 and (items := _items_as_given(inner)) is not None:
+        return Argument(label, keyword, items, per_task=True)
+    refusal = f"argument {label!r} cannot be split along axis {axis}: it is "
+    if _can_be_listed(inner):
+        raise InputError(refusal + _how_to_list(inner))
+    refusal += shape_text(inner)
     try:
         array = np.asarray(inner)
     except (RuntimeError, TypeError, ValueError) as error:
@@ -380,6 +403,41 @@ def _unwrap(label: str, keyword: str | None, value: Any) -> Argument | None:
     if not isinstance(axis, numbers.Integral) or not -array.ndim <= axis < array.ndim:
         raise InputError(refusal)
     return Argument(label, keyword, np.moveaxis(array, axis, 0), per_task=True)
+
+
+def _items_as_given(value: Any) -> Any:
+    """Return a sequence with the very items of `value`; None if it is an array, or no sequence.
+
+    By way of an array an ``int`` would become an ``np.int64``.
+    """
+    if isinstance(value, (np.ndarray, str, bytes, bytearray)):
+        return None
+    if is_sequence(value):
+        return value
+    is_flat = getattr(value, "ndim", 1) == 1  # a memoryview, or pandas' Series, may say so
+    is_pandas = type(value).__module__.startswith("pandas.")
+    if is_flat and (is_pandas or (_has_numbered_items(value) and not hasattr(value, "__array__"))):
+        return list(value)
+    return None
+
+
+def _has_numbered_items(value: Any) -> bool:
+    is_mapping = isinstance(value, Mapping) or hasattr(value, "keys")
+    return hasattr(value, "__getitem__") and hasattr(value, "__len__") and not is_mapping
+
+
+def _can_be_listed(value: Any) -> bool:
+    """Tell whether `value` holds items, is not split as it is, and would be as a list."""
+    if isinstance(value, (str, bytes, bytearray)) or is_sequence(value):
+        return False
+    if isinstance(value, Mapping):  # files are, too
+        return isinstance(value, dict)
+    return isinstance(value, Collection) and getattr(value, "ndim", 1) == 1
+
+
+def _how_to_list(value: Any) -> str:
+    kind = type(value).__name__
+    return f"a {kind} of {len(value)}; PerTask(list(x)) gives each task one item of it"
 
 
 def _is_read_by_pieces(value: Any) -> bool:
@@ -431,9 +489,12 @@ def _agree(
     lengths: Mapping[str, int],
     fixed: Mapping[str, int],
     wanted: int | None,
-    inject: bool,
+    unsplit: Mapping[str, Any],
 ) -> int:
-    """Return the number of tasks, or raise with every candidate and the way out."""
+    """Return the number of tasks, or raise with every candidate and the way out.
+
+    `unsplit` are arguments that are shared and would be split as lists.
+    """
     distinct = set(fixed.values())
     if len(distinct) > 1 or (wanted is not None and distinct - {wanted}):
         listed = _listed(fixed)
@@ -462,6 +523,7 @@ def _agree(
             f"{message}\n  No argument of {name} is a list, tuple, range or 1-D array to split. "
             "Name one: --split NAME[:AXIS], in Python PerTask(x, axis=0);\n"
             "  or make the same call N times: --n-inputs N, in Python n_inputs=N"
+            + "".join(f"\n  {k!r} is {_how_to_list(value)}" for k, value in unsplit.items())
         )
     raise InputError(
         f"{message}\n  Candidates: {_listed(lengths)}\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import array
+import collections
 import functools
 import itertools
 import math
@@ -146,6 +148,54 @@ class TestMarkers:
         results = call_all(lambda x, y: (x, y), PerTask([1, 2]), [7, 8, 9])
 
         assert results == [(1, [7, 8, 9]), (2, [7, 8, 9])]
+
+    @pytest.mark.parametrize(
+        "items",
+        [
+            *([1, 2], (1, 2), range(1, 3), collections.deque([1, 2]), collections.UserList([1, 2])),
+            *(array.array("q", [1, 2]), memoryview(array.array("q", [1, 2])), iter([1, 2])),
+            *(map(int, "12"), (x for x in (1, 2))),
+        ],
+        ids=lambda value: type(value).__name__,
+    )
+    def test_items_are_of_the_type_that_the_caller_put_in(self, items):
+        assert [(x, type(x)) for x in call_all(lambda x: x, PerTask(items))] == [(1, int), (2, int)]
+
+    def test_items_of_an_array_stay_those_of_numpy(self):
+        assert {type(x) for x in call_all(lambda x: x, PerTask(np.arange(3)))} == {np.int64}
+
+    def test_items_of_any_numbered_container_are_taken_as_they_are(self):
+        class Numbered:
+            def __len__(self):
+                return 2
+
+            def __getitem__(self, k):
+                return [True, 7**30][k]
+
+        assert call_all(lambda x: x, PerTask(Numbered())) == [True, 7**30]
+
+    def test_items_of_a_series_are_taken_as_pandas_gives_them(self):
+        pandas = pytest.importorskip("pandas")
+        dates = pandas.Series(pandas.to_datetime(["2024-01-02", "2024-01-03"]))
+
+        assert call_all(lambda x: x, PerTask(dates)) == list(dates)
+        assert [type(x) for x in call_all(lambda x: x, PerTask(pandas.Index([1, 2])))] == [int, int]
+
+    @pytest.mark.parametrize(
+        "items",
+        [{"a": 1, "b": 2}, {"a": 1}.keys(), {"a": 1}.values(), {"a": 1}.items(), {1, 2},
+         frozenset({1})],
+        ids=lambda value: type(value).__name__,
+    )  # fmt: skip
+    def test_what_has_no_numbered_items_is_refused_with_the_way_to_give_it(self, items):
+        text = error_of(lambda x: x, PerTask(items))
+
+        assert "argument 'x' cannot be split" in text
+        assert f"it is a {type(items).__name__} of {len(items)}" in text
+        assert "PerTask(list(x))" in text
+
+    def test_what_is_text_is_not_split(self):
+        assert "cannot be split along axis 0" in error_of(lambda x: x, PerTask("abc"))
 
     def test_per_task_overrules_a_default_of_the_same_length(self):
         def g(w=(1, 2)):
@@ -328,6 +378,31 @@ class TestNInputs:
 
 
 class TestErrors:
+    @pytest.mark.parametrize(
+        "whole", [{"a": 1}.values(), {1, 2}, collections.deque([1, 2]), array.array("d", [1.0]),
+                  {"a": 1}],
+        ids=lambda value: type(value).__name__,
+    )  # fmt: skip
+    def test_what_would_be_split_as_a_list_is_named_where_nothing_is_split(self, whole):
+        text = error_of(f, 1, y=whole)
+
+        assert "automatic input distribution failed" in text
+        assert f"'y' is a {type(whole).__name__} of {len(whole)};" in text
+        assert "PerTask(list(x)) gives each task one item" in text
+
+    def test_a_wrong_name_is_named_beside_what_is_missing(self):
+        text = error_of(f, xs=[1, 2], y=3, zz=4)
+
+        assert "missing a required argument: 'x'" in text
+        assert "no parameter is called 'xs'" in text
+        assert "no parameter is called 'zz'" in text
+
+    def test_a_name_that_is_nearly_right_is_answered_by_the_right_one(self):
+        def g(data, scale=1):
+            return data
+
+        assert "'scael' (did you mean 'scale'?)" in error_of(g, [1], scael=2)
+
     def test_different_lengths_are_all_listed_with_the_fixes(self):
         text = error_of(f, range(100), np.zeros(99), z=(1, 2))
 
