@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
-import json
 import os
 import random
 import sys
@@ -26,6 +25,8 @@ from acme_mpi.runner.frames import user_frames
 from acme_mpi.runner.measure import Measured
 from acme_mpi.runner.packing import pack
 from acme_mpi.runner.pickling import load_values
+from acme_mpi.runner.settings import parse_setting
+from acme_mpi.spelling import did_you_mean, file_did_you_mean, whole_number
 from acme_mpi.tasks import (
     PerTask,
     Shared,
@@ -78,21 +79,30 @@ def load_target(target: str) -> Callable[..., Any]:
 def _load_module(where: str) -> Any:
     is_file = where.endswith(".py") or os.sep in where
     if is_file and not os.path.isfile(where):
-        raise InputError(f"there is no file {where!r} (working directory {os.getcwd()})")
+        raise InputError(
+            f"there is no file {where!r} (working directory {os.getcwd()})"
+            + file_did_you_mean(where, ".py")
+        )
     try:
         with children_leave():
             return _load_file(where) if is_file else importlib.import_module(where)
     except ModuleNotFoundError as error:
-        if error.name is None or not where.startswith(error.name):
+        # Itself or a package that it is in; anything else is missing for its own imports.
+        if is_file or error.name is None or not f"{where}.".startswith(f"{error.name}."):
             raise InputError(f"cannot import {where}: {_user_traceback(error)}") from None
         raise InputError(
             f"there is no module {where!r} in the working directory ({os.getcwd()}) or on "
-            "PYTHONPATH; a file is named path/to/file.py:function"
+            "PYTHONPATH; a file is named path/to/file.py:function" + _module_meant(where)
         ) from None
     except (KeyboardInterrupt, MemoryError):
         raise
     except BaseException as error:
         raise InputError(f"cannot import {where}: {_user_traceback(error)}") from None
+
+
+def _module_meant(where: str) -> str:
+    names = [name.removesuffix(".py") for name in os.listdir() if name.endswith(".py")]
+    return did_you_mean(where, names)
 
 
 def _load_file(path: str) -> Any:
@@ -125,23 +135,6 @@ def _user_traceback(error: BaseException) -> str:
     return "\n" + "".join(lines).rstrip()
 
 
-def parse_setting(text: str) -> tuple[str, Any]:
-    """Return (name, value) of ``name=value``; the value is JSON, else a string.
-
-    Raises
-    ------
-    InputError
-        There is no ``=``, or the name is not an identifier.
-    """
-    name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
-        raise InputError(f"--set needs NAME=VALUE with a parameter's name, not {text!r}")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
-
-
 def load_command(request: Mapping[str, Any]) -> tuple[Callable[..., Any], TaskSet]:
     """Return the function and the tasks that a command line describes.
 
@@ -166,10 +159,11 @@ def load_command(request: Mapping[str, Any]) -> tuple[Callable[..., Any], TaskSe
         args, kwargs = load_arguments(request["arguments"], request["allow_pickle"])
     kwargs.update(parse_setting(text) for text in request["settings"])
     for text in request["split"]:
-        name, _, axis = text.partition(":")
-        if axis and not axis.lstrip("-").isdigit():
+        name, colon, given = text.partition(":")
+        axis = whole_number(given) if colon else 0
+        if axis is None:
             raise InputError(f"--split needs NAME or NAME:AXIS with an integer axis, not {text!r}")
-        _mark(func, args, kwargs, name, "--split", partial(PerTask, axis=int(axis or 0)))
+        _mark(func, args, kwargs, name, "--split", partial(PerTask, axis=axis))
     for name in request["share"]:
         _mark(func, args, kwargs, name, "--share", Shared)
     return func, distribute(func, args, kwargs, request["n_inputs"])
@@ -190,6 +184,7 @@ def _mark(
         known = [*_positional_names(func, args), *kwargs]
         raise InputError(
             f"{option} {name}: there is no such argument; given are: {', '.join(known) or 'none'}"
+            + did_you_mean(name, known)
         )
     if isinstance(current, (PerTask, Shared)):
         raise InputError(f"{option} {name}: the argument is named twice in --split and --share")
@@ -212,7 +207,8 @@ def _position(func: Callable[..., Any], args: Sequence[Any], name: str) -> int |
     names = _positional_names(func, args)
     if name in names:
         return names.index(name)
-    return int(name) if name.isdigit() and int(name) < len(args) else None
+    number = whole_number(name)
+    return number if number is not None and 0 <= number < len(args) else None
 
 
 def prepare_command(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,87 @@
+"""``--set NAME=VALUE``: values are JSON, else strings, and what is Python's way is not guessed."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+import warnings
+from typing import Any
+
+from acme_mpi.errors import InputError
+
+# Numbers that are none in JSON, or a list of numbers that is none, as NumPy prints it.
+_LIKE_NUMBERS = re.compile(r"[+-]?(nan|inf|infinity)|[\[({][-+.,\s0-9eEjJ]*[\])}]?", re.IGNORECASE)
+_CANNOT_BE_READ = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Return (name, value) of ``name=value``; the value is JSON, else a string.
+
+    Raises
+    ------
+    InputError
+        There is no ``=``, the name is not an identifier, or the value is a literal of Python's and
+        no JSON, so that a string is hardly meant.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise InputError(f"--set needs NAME=VALUE with a parameter's name, not {text!r}")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        _refuse_python(name, value)
+        return name, value
+    except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
+        raise InputError(f"--set {name}: {value!r} cannot be read as JSON: {error}") from None
+
+
+def _refuse_python(name: str, value: str) -> None:
+    word = value.strip()
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            literal = ast.literal_eval(word)
+        if literal is ...:
+            return
+        spelled = _literal_as_json(literal)
+    except _CANNOT_BE_READ:
+        if not _LIKE_NUMBERS.fullmatch(word):
+            return
+        spelled = _numbers_as_json(word)
+    how = f"--set {shlex.quote(f'{name}={spelled}')}"
+    if not spelled:
+        how = "which has nothing for it; put it into a .npz file of arguments"
+    text = shlex.quote(f"{name}={json.dumps(value)}")
+    raise InputError(
+        f"--set {name}: {value!r} looks like a value in Python, but has to be JSON: {how}\n"
+        f"  To pass it as a string: --set {text}"
+    )
+
+
+def _literal_as_json(literal: Any) -> str:
+    """Return how JSON spells a value, empty if it cannot."""
+    try:
+        return json.dumps(literal, default=_members)
+    except TypeError:
+        return ""
+
+
+def _members(value: Any) -> list[Any]:
+    if isinstance(value, set):
+        return list(value)
+    raise TypeError
+
+
+def _numbers_as_json(text: str) -> str:
+    """Return how JSON spells a number that Python has no literal for, or a list of numbers."""
+    word = text.lower().lstrip("+-")
+    if word == "nan":
+        return "NaN"
+    if word.startswith("inf"):
+        return "-Infinity" if text.startswith("-") else "Infinity"
+    numbers = re.findall(r"[-+.0-9a-z]+", text, re.IGNORECASE)
+    try:
+        return json.dumps([json.loads(number) for number in numbers])
+    except ValueError:
+        return ""
