@@ -32,6 +32,7 @@ from acme_mpi.run import run
 from acme_mpi.runner.channel import Kind
 from acme_mpi.runner.child import ChildRunner
 from acme_mpi.runner.kept import fork_child_runner, stop_runner, take_child_runner
+from acme_mpi.runner.streams import flush_standard_streams
 from acme_mpi.script import serve_script
 from acme_mpi.submit import finish, generations_below_launcher
 from acme_mpi.terminal import ask
@@ -85,8 +86,7 @@ def leave(status: int) -> None:
     # srun -K ends the step with SIGTERM when rank 0 leaves with an error; the job's status is
     # rank 0's, whatever the others are hit by afterwards.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush_standard_streams()
     sys.exit(status)
 
 

@@ -1222,6 +1222,60 @@ class TestEnvironment:
 
         assert values_by_index(run_tasks(runner, [range(1)])) == {0: 1}
 
+    def test_a_stream_that_never_comes_back_holds_nothing_up(self, start_runner, capfd):
+        def never(*args):
+            threading.Event().wait()
+
+        def fail(*args):
+            raise RuntimeError("no")
+
+        def spoil(name, flush):
+            print("said before", name)
+            if name == "object":
+                stream = type("Stream", (), {"write": len, "flush": flush})()
+                sys.stdout = sys.stderr = stream
+            elif name == "method":
+                sys.stdout.flush = flush
+            elif name == "buffer":
+                sys.stdout.buffer.flush = flush
+            return name
+
+        names = ["object", "none", "method", "none", "buffer", "none", "object"]
+        runner = start_runner()
+        runner.prepare(make_assignment(spoil, names, PerTask([never] * 6 + [fail])))
+        outcomes = run_tasks(runner, [range(k, k + 1) for k in range(len(names))])
+
+        assert values_by_index(outcomes) == dict(enumerate(names))
+        # What was printed into a stream just before it is spoilt is lost with that stream.
+        said = capfd.readouterr().out.split("\n")
+        assert said.count("said before none") == 3
+        assert said.count("said before object") == 2
+
+    def test_what_is_printed_through_an_object_of_the_users_comes_out_in_time(
+        self, start_runner, capfd
+    ):
+        class Loud:
+            def __init__(self, stream):
+                self.stream, self.kept = stream, []
+
+            def write(self, text):
+                self.kept.append(text.upper())
+
+            def flush(self):
+                self.stream.write("".join(self.kept))
+                self.kept.clear()
+
+        def f(x):
+            if x == 0:
+                sys.stdout = Loud(sys.stdout)
+            print("said", x)
+
+        runner = start_runner()
+        runner.prepare(make_assignment(f, [0, 1]))
+        for x in range(2):
+            run_tasks(runner, [range(x, x + 1)])
+            assert capfd.readouterr().out == f"SAID {x}\n"
+
 
 class TestPlacing:
     @pytest.fixture

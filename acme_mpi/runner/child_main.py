@@ -28,6 +28,7 @@ from acme_mpi.runner.channel import Channel, Kind
 from acme_mpi.runner.hdf5_arguments import has_opened
 from acme_mpi.runner.process import arm_lifeline
 from acme_mpi.runner.stack import show_stack_on_demand
+from acme_mpi.runner.streams import flush_standard_streams
 from acme_mpi.tasks import TaskSet, function_name
 
 NAME = "acme_mpi runner"  # 15 characters at most
@@ -90,13 +91,6 @@ def show_name() -> None:
     """Let ``top`` and ``ps`` tell this process from its agent."""
     with contextlib.suppress(OSError), open("/proc/self/comm", "w") as file:
         file.write(NAME)
-
-
-def flush_standard_streams() -> None:
-    """Flush stdout and stderr; closed ones are no reason to fail."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            stream.flush()
 
 
 class Server:

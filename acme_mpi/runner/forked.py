@@ -10,11 +10,12 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import NoReturn
 
 from acme_mpi.results import ResultError
 from acme_mpi.runner.frames import users_part
+from acme_mpi.runner.streams import flush_standard_streams
 
 # Another object in every forked child: compared where a call has returned, which costs a task a
 # few nanoseconds.
@@ -59,9 +60,7 @@ def leave(raised: BaseException | None = None) -> NoReturn:
     try:
         status = _status_after(None if isinstance(raised, ResultError) else raised)
         threading._shutdown()  # type: ignore[attr-defined]
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(AttributeError, OSError, ValueError):  # closed, or never there
-                stream.flush()
+        flush_standard_streams()
     finally:
         os._exit(status)
 

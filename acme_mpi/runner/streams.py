@@ -1,0 +1,65 @@
+"""Bring out what tasks have printed, whatever they have put in the place of a standard stream."""
+
+from __future__ import annotations
+
+import sys
+from _thread import allocate_lock, start_new_thread
+from io import BufferedWriter, TextIOWrapper
+from typing import Any
+
+PATIENCE_S = 0.5  # with a file object of the user's
+_OWN = {1: sys.stdout, 2: sys.stderr}  # as they were before any code of the user's
+_NAMES = {1: "stdout", 2: "stderr"}
+
+
+def flush_standard_streams() -> None:
+    """Flush stdout and stderr; never raises, and waits for an object of the user's only so long.
+
+    One that does not come back is taken out of use: Python's own stream is there again.
+    """
+    for number, own in _OWN.items():
+        present = getattr(sys, _NAMES[number], None)
+        streams = [own] if present is own else [present, own]  # that may write into this
+        if not all([_flush(stream) for stream in streams]):
+            setattr(sys, _NAMES[number], _opened(number))
+
+
+def _flush(stream: Any) -> bool:
+    """Flush a stream; return whether that has come back."""
+    done = allocate_lock()
+
+    def flush() -> None:
+        try:
+            stream.flush()
+        except BaseException:  # closed, or never there, or whatever an object of the user's raises
+            pass
+        finally:
+            done.release()
+
+    done.acquire()
+    if _is_plain(stream):
+        flush()
+        return True
+    start_new_thread(flush, ())
+    return done.acquire(timeout=PATIENCE_S)
+
+
+def _is_plain(stream: Any) -> bool:
+    """Tell whether a stream is Python's own, with none of its methods replaced."""
+    if stream is None:
+        return True
+    if type(stream) is not TextIOWrapper or not vars(stream).keys() <= {"mode"}:
+        return False
+    try:
+        return type(stream.buffer) is BufferedWriter and not vars(stream.buffer)
+    except ValueError:  # it was detached
+        return True
+
+
+def _opened(number: int) -> Any:
+    try:
+        stream = open(number, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    except OSError:
+        return None
+    _OWN[number] = stream
+    return stream
