@@ -33,6 +33,7 @@ from acme_mpi.runner.channel import Kind
 from acme_mpi.runner.child import ChildRunner
 from acme_mpi.runner.kept import fork_child_runner, stop_runner, take_child_runner
 from acme_mpi.runner.streams import flush_standard_streams
+from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.script import serve_script
 from acme_mpi.submit import finish, generations_below_launcher
 from acme_mpi.terminal import ask
@@ -169,7 +170,7 @@ def _run_command(world: World, options: Any) -> None:
     """Have rank 0's runner load function and arguments, run, and show. Collective."""
     runner = take_child_runner(world)
     assert runner is not None
-    loaded = _Loaded(Call(), Call())
+    loaded = _Loaded(Call(surroundings=None), Call(surroundings=None))
     if world.is_master:
         loaded = _load(runner, options)
     if options.dry_run and not _try_one(world, loaded):
@@ -201,12 +202,15 @@ def _load(runner: ChildRunner, options: Any) -> _Loaded:
     except InputError as error:
         return _Loaded(Call(error=error), Call(error=error))
     wanted = _run_options(options, loaded["name"], loaded["n_tasks"])
-    place = (loaded["sys_path"], os.getcwd())
-    call = Call(wanted, packed=loaded["packed"], place=place, fingerprint=loaded["fingerprint"])
+    # What else the target's module has changed in its runner stays as it is.
+    here = Surroundings(loaded["sys_path"], os.getcwd())
+    call = Call(
+        wanted, packed=loaded["packed"], surroundings=here, fingerprint=loaded["fingerprint"]
+    )
     if loaded["trial"] is None:
         return _Loaded(call, Call())
     index, packed = loaded["trial"]
-    trial = Call(measuring_options(wanted), packed=packed, place=place)
+    trial = Call(measuring_options(wanted), packed=packed, surroundings=here)
     return _Loaded(call, trial, index)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +20,7 @@ from acme_mpi.errors import (
 )
 from acme_mpi.results import RowSpec
 from acme_mpi.rules import Rules
+from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.segment import Segment
 from acme_mpi.storage import Stored
 from acme_mpi.tasks import TaskSet
@@ -129,11 +128,6 @@ class Options:
         return None if self.spec is None else RowSpec(*self.spec)
 
 
-def caller_place() -> tuple[list[str], str]:
-    """Return this process's module search path and working directory."""
-    return list(sys.path), os.getcwd()
-
-
 @dataclass
 class Call:
     """What one rank brings into a run.
@@ -151,8 +145,9 @@ class Call:
     own_tasks : TaskSet or None
         The tasks themselves, to be called in this very process (``compute(debug=True)``); the
         first exception ends the run.
-    place : tuple of (list of str, str)
-        The caller's module search path and working directory; rank 0's count.
+    surroundings : Surroundings or None
+        Of this caller; None: the same as rank 0's. Search path, directory and changed variables of
+        rank 0 count.
     digests : dict of str to str
         Fingerprint of each argument, to find ranks that were called differently.
     fingerprint : dict of str to str
@@ -168,11 +163,17 @@ class Call:
     packed: Segment | None = None
     own_func: Any = None
     own_tasks: TaskSet | None = None
-    place: tuple[list[str], str] = field(default_factory=caller_place)
+    surroundings: Surroundings | None = field(default_factory=Surroundings.here)
     digests: Mapping[str, str] = field(default_factory=dict)
     fingerprint: Mapping[str, str] = field(default_factory=dict)
     error: AcmeMpiError | None = None
     client: list[int] = field(default_factory=list)
+
+    @property
+    def directory(self) -> str:
+        """Rank 0's working directory."""
+        assert self.surroundings is not None
+        return self.surroundings.directory
 
 
 @dataclass

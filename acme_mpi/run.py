@@ -39,6 +39,7 @@ from acme_mpi.progress import Progress
 from acme_mpi.runner.base import Assignment, Runner
 from acme_mpi.runner.inline import InlineRunner
 from acme_mpi.runner.kept import stop_runner, take_child_runner
+from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.schedule import Factoring, FixedChunks, Schedule
 from acme_mpi.storage import Layout, Store, Stored, ballast, make_store
 from acme_mpi.storage.beginning import Beginning, Wanted, begin
@@ -116,7 +117,7 @@ def _begin(call: Call, options: Options, n_ranks: int) -> Beginning:
     except StoreError as error:
         if options.output_dir is None:
             raise
-        path = os.path.join(call.place[1], os.path.expanduser(options.output_dir))
+        path = os.path.join(call.directory, os.path.expanduser(options.output_dir))
         raise StoreError(f"{error}{options.how_to_go_on(path)}") from None
 
 
@@ -129,7 +130,9 @@ def wanted(call: Call, n_ranks: int) -> Wanted:
         None if options.spec is None else list(options.spec),
         n_ranks, time.time(), options.go_on, options.reproduce, call.fingerprint,
     )  # fmt: skip
-    return Wanted(described, options.output_dir, call.place[1], options.policy, bool(options.go_on))
+    return Wanted(
+        described, options.output_dir, call.directory, options.policy, bool(options.go_on)
+    )
 
 
 @contextlib.contextmanager
@@ -224,13 +227,27 @@ def _forget(world: World, start: _Start, log_file: str) -> None:
 def _share_assignment(world: World, call: Call, options: Options) -> Assignment:
     """Bring rank 0's arguments to every node, as bytes. Collective."""
     packed = share(world, call.packed) if call.own_tasks is None else None
-    path, directory = world.bcast(call.place)
     return Assignment(
-        *(call.func, packed, path, directory, options.spec),
+        *(call.func, packed, _share_surroundings(world, call), options.spec),
         in_memory=options.kind == "memory",
         as_pickles=options.kind == "pickle",
         may_pickle=options.may_pickle,
     )
+
+
+def _share_surroundings(world: World, call: Call) -> Surroundings:
+    """Return the caller's: this rank's own, but those of rank 0 where all share them. Collective.
+
+    The files of a script have its umask, whoever writes them.
+    """
+    plain: Any = () if call.surroundings is None else tuple(call.surroundings)
+    first = Surroundings(*world.bcast(plain))
+    if call.surroundings is not None:
+        own = call.surroundings
+        return Surroundings(first.sys_path, first.directory, own.umask, own.filters, own.variables)
+    if first.umask is not None:
+        os.umask(first.umask)
+    return first
 
 
 def _take_runner(world: World, call: Call, options: Options) -> Runner | None:

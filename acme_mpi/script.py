@@ -24,7 +24,9 @@ from acme_mpi.results import Content
 from acme_mpi.run import run
 from acme_mpi.runner.channel import Channel, ChannelError, Kind
 from acme_mpi.runner.kept import stop_runner
+from acme_mpi.runner.launched import without_launcher
 from acme_mpi.runner.process import Child
+from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.storage import Stored
 
 
@@ -48,10 +50,11 @@ def serve_script(world: World, command: Sequence[str], defaults: Options) -> int
     ranks = world.allgather((world.host, os.getpid()))
     if not world.is_master:
         while (request := world.bcast("")) != "end":
-            _serve(world, request, Call())
+            _serve(world, request, Call(surroundings=None))
         return 0
     INTERRUPTS.catch_passed_on()
-    child = Child("acme_mpi.script_main", command, has_terminal=True)
+    environment = without_launcher(os.environ)
+    child = Child("acme_mpi.script_main", command, environment, has_terminal=True)
     # The script decides what an interrupt means. A handler, as children would inherit SIG_IGN.
     signal.signal(signal.SIGINT, lambda number, frame: None)
     try:
@@ -72,7 +75,7 @@ def _converse(world: World, child: Child, defaults: Options) -> None:
         if kind == Kind.CANCEL:
             continue  # what it means has ended by itself
         number, wanted = content
-        call, request = Call(), "release"
+        call, request = Call(surroundings=None), "release"
         if kind == Kind.CALL:
             call, request = _to_call(wanted, defaults), "call"
             call.client = [child.pidfd, child.channel.fileno()]
@@ -111,16 +114,19 @@ def _next_message(child: Child) -> tuple[Kind, Any] | None:
 
 
 def _to_call(content: Any, defaults: Options) -> Call:
-    options, packed, place, fingerprint, error = content
+    options, packed, surroundings, fingerprint, error = content
     if error is not None:
-        return Call(error=unpack_error(error))
+        return Call(surroundings=None, error=unpack_error(error))
     fields = Options(*options)
     # Values go to the script alone, not to all ranks.
     root = 0 if fields.kind == "memory" else None
     level = defaults.level if fields.level is None else fields.level
     bar = defaults.bar if fields.bar is None else fields.bar
     merged = replace(fields, root=root, bar=bar, level=level)
-    return Call(merged, packed=packed, place=tuple(place), fingerprint=fingerprint)
+    scripts = Surroundings(*surroundings)
+    assert scripts.umask is not None
+    os.umask(scripts.umask)  # of the files that this run makes
+    return Call(merged, packed=packed, surroundings=scripts, fingerprint=fingerprint)
 
 
 def _serve_call(world: World, call: Call) -> tuple[Any, ...]:
@@ -172,6 +178,7 @@ class Connection:
 
 
 _CONNECTION: list[Connection] = []
+_START: dict[str, str] = {}  # the script's environment at its start
 
 
 def connect(channel: Channel) -> None:
@@ -179,6 +186,7 @@ def connect(channel: Channel) -> None:
     message = channel.receive()
     assert message is not None
     _CONNECTION[:] = [Connection(channel, *message[1])]
+    _START.update(os.environ)
     # A process that the script forks has no part in the conversation.
     os.register_at_fork(after_in_child=_CONNECTION.clear)
 
@@ -245,7 +253,8 @@ def request(call: Call) -> Result:
     """
     options = None if call.options is None else astuple(call.options)
     error = pack_error(call.error)
-    wanted = options, call.packed, call.place, dict(call.fingerprint), error
+    surroundings = tuple(Surroundings.here(_START))
+    wanted = options, call.packed, surroundings, dict(call.fingerprint), error
     kind, *content = _ask(Kind.CALL, wanted)
     if kind == "error":
         raise unpack_error(content[0])

@@ -66,7 +66,7 @@ def tell(x):
 def surroundings(x):
     with open("/proc/self/cmdline", "rb") as file:
         is_copy = b"acme_mpi" in file.read().split(b"\\0")
-    launcher = [name for name in os.environ if name.startswith(("OMPI_", "PMI", "PRTE_"))]
+    launcher = [name for name in os.environ if name.startswith(("OMPI_COMM", "PMI", "PRTE_LAU"))]
     return [is_copy, launcher, "mpi4py" in sys.modules, os.environ["OMP_NUM_THREADS"]]
 
 

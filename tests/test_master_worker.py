@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import sys
 import threading
 import time
@@ -44,6 +43,7 @@ from acme_mpi.runner.base import (
 )
 from acme_mpi.runner.inline import InlineRunner
 from acme_mpi.runner.packing import pack
+from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.schedule import Factoring, FixedChunks
 from acme_mpi.storage import Layout, MemoryStore
 from acme_mpi.tasks import distribute
@@ -546,7 +546,7 @@ class TestStorageLost:
 
         packed = pack(None, distribute(f, [[1, 2]], {}))
         world, runner = SerialWorld(), InlineRunner(f)
-        runner.prepare(Assignment(cloudpickle.dumps(f), packed, sys.path, os.getcwd(), None, True))
+        runner.prepare(Assignment(cloudpickle.dumps(f), packed, Surroundings.here(), None, True))
         worker = Worker(world, runner, MemoryStore(world, Layout("", "f"), None, 2))
         master = Master(world, FixedChunks(2, 1), Progress(2, bar=False), {0})
         while not (master.is_finished and worker.is_finished):

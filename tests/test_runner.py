@@ -42,6 +42,7 @@ from acme_mpi.runner.inline import InlineRunner
 from acme_mpi.runner.packing import pack
 from acme_mpi.runner.pickling import load_values, pickle_given
 from acme_mpi.runner.process import child_environment, ending_text
+from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.runner.threads import THREAD_VARIABLES
 from acme_mpi.tasks import distribute
 
@@ -66,8 +67,7 @@ def make_assignment(func, *args, spec=None, in_memory=True, can_place=False, **k
     return Assignment(
         pickle_given(func),
         pack(None, tasks),
-        list(sys.path),
-        os.getcwd(),
+        Surroundings.here(),
         spec,
         in_memory,
         can_place,
@@ -1148,7 +1148,10 @@ class TestEnvironment:
             "SLURM_STEPID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_TASK_PID", "HYDI_CONTROL_FD",
             "MPI_LOCALNRANKS",
         ]  # fmt: skip
+        launcher += ["OMPI_MCA_orte_hnp_uri", "OMPI_MCA_ess_base_vpid", "OMPI_MCA_pmix"]
         other = ["SLURM_JOB_ID", "SLURM_CPUS_PER_TASK", "MY_VARIABLE", "PYTHONPATH"]
+        other += ["OMPI_MCA_btl", "OMPI_ALLOW_RUN_AS_ROOT", "OMPI_CC", "PMIX_MCA_gds"]
+        other += ["PRTE_MCA_rmaps_default_mapping_policy", "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM"]
         for name in launcher + other:
             monkeypatch.setenv(name, "/1")
 
@@ -1167,6 +1170,7 @@ class TestEnvironment:
         assert environment["OMP_NUM_THREADS"] == "3"
         assert environment["OPENBLAS_NUM_THREADS"] == "3"
         assert environment["NUMEXPR_NUM_THREADS"] == "3"
+        assert environment["NUMBA_NUM_THREADS"] == environment["POLARS_MAX_THREADS"] == "3"
         assert environment["MKL_NUM_THREADS"] == "7"
 
     def test_the_environment_of_this_process_stays_as_it_is(self, monkeypatch):

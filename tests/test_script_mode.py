@@ -29,7 +29,7 @@ from helper import scale  # beside the script
 facts = {"argv": sys.argv, "name": __name__, "file": __file__}
 # Open MPI 5 passes lines on, but never their end.
 facts["stdin"] = sys.stdin.readline() + sys.stdin.readline()
-PLACES = ("OMPI_", "PMIX_", "PMI_", "HYDI_", "MPI_LOCAL")
+PLACES = ("OMPI_COMM", "PMIX_", "PMI_", "HYDI_", "MPI_LOCAL")
 facts["launcher"] = [name for name in os.environ if name.startswith(PLACES)]
 MEMORY = {"write_worker_results": False}
 

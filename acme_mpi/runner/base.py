@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import sys
 import time
 import traceback
 from abc import ABC, abstractmethod
@@ -18,6 +16,7 @@ from acme_mpi.runner.frames import innermost_line, user_frames
 from acme_mpi.runner.memory import forget_peak, peak_bytes
 from acme_mpi.runner.packing import unpack
 from acme_mpi.runner.pickling import Frozen, dump_values, pickle_result, text_of
+from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.segment import Segment
 from acme_mpi.tasks import TaskSet
 
@@ -97,10 +96,8 @@ class Assignment:
         The pickled function of this rank; None: that of `packed`.
     packed : Segment or None
         What `pack` has packed; None: this process has the tasks themselves.
-    sys_path : list of str
-        The caller's module search path.
-    directory : str
-        The caller's working directory.
+    surroundings : Surroundings
+        The caller's.
     spec : tuple or None
         Fields of the run's `RowSpec`.
     in_memory : bool
@@ -109,6 +106,8 @@ class Assignment:
         The store can tell where a large array goes.
     number : int
         Tells the assignments of one runner apart; set by the runner.
+    variables : dict
+        How the child's environment has to be changed; set by the runner.
     as_pickles : bool
         Results become pickles.
     may_pickle : bool
@@ -117,14 +116,14 @@ class Assignment:
 
     func: bytes | None
     packed: Segment | None
-    sys_path: list[str]
-    directory: str
+    surroundings: Surroundings
     spec: tuple[Any, ...] | None = None
     in_memory: bool = False
     can_place: bool = False
     number: int = 0
     as_pickles: bool = False
     may_pickle: bool = False
+    variables: dict[str, str | None] = field(default_factory=dict)
 
     @property
     def row_spec(self) -> RowSpec | None:
@@ -140,8 +139,7 @@ def load_assignment(assignment: Assignment) -> tuple[Any, TaskSet]:
     BaseException
         Whatever the user's modules and objects raise.
     """
-    sys.path[:] = assignment.sys_path
-    os.chdir(assignment.directory)
+    assignment.surroundings.take_on()
     assert assignment.packed is not None
     func, tasks = unpack(assignment.packed)
     return pickle.loads(assignment.func) if assignment.func is not None else func, tasks

@@ -6,6 +6,7 @@ import contextlib
 import select
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +25,8 @@ from acme_mpi.runner.base import (
 from acme_mpi.runner.channel import ChannelError, Kind
 from acme_mpi.runner.guard import Guard
 from acme_mpi.runner.limits import Limits
-from acme_mpi.runner.process import Child, Ending
+from acme_mpi.runner.process import Child, Ending, child_environment
+from acme_mpi.runner.surroundings import Surroundings, changes, need_a_new_process
 
 MAX_IDLE_DEATHS = 3
 OF_A_RUN = {Kind.READY, Kind.UNREADY, Kind.PLACE, Kind.OUTCOME, Kind.RETURNED}
@@ -48,6 +50,7 @@ class ChildRunner(Runner):
 
     def __init__(self, n_threads: int = 1, is_forked: bool = False) -> None:
         self._n_threads = n_threads
+        self._environment = child_environment(n_threads)
         self._limits = Limits()
         self._assignment: Assignment | None = None
         self._pending: deque[range] = deque()  # submitted, not yet reported; oldest first
@@ -62,7 +65,8 @@ class ChildRunner(Runner):
         self._start_child(is_forked)
 
     def _start_child(self, is_forked: bool = False) -> Child:
-        child = Child("acme_mpi.runner.child_main", n_threads=self._n_threads, is_forked=is_forked)
+        module = "acme_mpi.runner.child_main"
+        child = Child(module, (), self._environment, is_forked=is_forked)
         self._child: Child | None = child
         self._guard = Guard(child)  # outlives it
         child.words[DRAIN] = self._is_draining
@@ -73,7 +77,11 @@ class ChildRunner(Runner):
         """Send function and arguments to the child."""
         # A child that was slow to load the last run's function still says so.
         self._n_assignments += 1
-        self._assignment = replace(assignment, number=self._n_assignments)
+        self._assignment = replace(
+            assignment,
+            number=self._n_assignments,
+            variables=self._adapt(assignment.surroundings.variables),
+        )
         self._pending.clear()
         self._events.clear()
         self._is_prepared = self._is_draining = False
@@ -82,6 +90,15 @@ class ChildRunner(Runner):
         if self._child is not None:
             self._child.words[DRAIN] = 0
         self.send(Kind.TASKS, astuple_shallow(self._assignment))
+
+    def _adapt(self, variables: Mapping[str, str | None]) -> dict[str, str | None]:
+        """Take the caller's environment of now; return how the child's has to be changed."""
+        before = self._environment
+        self._environment = child_environment(self._n_threads, variables)
+        altered = changes(before, self._environment)
+        if need_a_new_process(altered):
+            self.stop()
+        return altered
 
     def send(self, kind: Kind, content: Any) -> None:
         """Send a message to the child; a child that is gone is noticed by `poll`."""
@@ -310,5 +327,6 @@ class ChildRunner(Runner):
 
 
 def astuple_shallow(assignment: Assignment) -> tuple[Any, ...]:
-    """Return the fields as a tuple, arrays not copied."""
-    return tuple(getattr(assignment, name) for name in assignment.__dataclass_fields__)
+    """Return the fields as a tuple of plain values, arrays not copied."""
+    values = (getattr(assignment, name) for name in assignment.__dataclass_fields__)
+    return tuple(tuple(value) if isinstance(value, Surroundings) else value for value in values)

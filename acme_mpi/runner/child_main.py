@@ -29,6 +29,7 @@ from acme_mpi.runner.hdf5_arguments import has_opened
 from acme_mpi.runner.process import arm_lifeline
 from acme_mpi.runner.stack import show_stack_on_demand
 from acme_mpi.runner.streams import flush_standard_streams
+from acme_mpi.runner.surroundings import Surroundings, change_environment
 from acme_mpi.tasks import TaskSet, function_name
 
 NAME = "acme_mpi runner"  # 15 characters at most
@@ -115,7 +116,8 @@ class Server:
         while True:
             kind, content = self._waiting.popleft() if self._waiting else self._receive()
             if kind == Kind.TASKS:
-                self._load(Assignment(*content))
+                func, packed, surroundings, *options = content
+                self._load(Assignment(func, packed, Surroundings(*surroundings), *options))
             elif kind == Kind.CHUNK and self._run is not None:
                 self._call(range(*content))
             elif kind == Kind.FORGET:
@@ -145,6 +147,7 @@ class Server:
     def _load(self, assignment: Assignment) -> None:
         self._run = None
         try:
+            change_environment(assignment.variables)
             with forked.children_leave():
                 func, tasks = load_assignment(assignment)
         except BaseException as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +21,7 @@ from acme_mpi.runner.base import (
     make_encoder,
     run_chunk,
 )
+from acme_mpi.runner.surroundings import change_environment
 from acme_mpi.tasks import TaskSet, function_name
 
 
@@ -49,6 +51,7 @@ class InlineRunner(Runner):
         self._running: Iterator[Outcome] | None = None
         self._left = range(0)  # of the chunk that runs
         self._start: Ready | Unready | None = None
+        self._undo: dict[str, str | None] = {}  # what a script has changed in its environment
         self._words = [-1] + [0] * (N_WORDS - 1)
 
     def prepare(self, assignment: Assignment) -> None:
@@ -58,6 +61,9 @@ class InlineRunner(Runner):
         self._words[DRAIN] = 0
         try:
             if self._own is None:
+                variables = assignment.surroundings.variables
+                self._undo = {name: os.environ.get(name) for name in variables}
+                change_environment(variables)
                 self._func, self._tasks = load_assignment(assignment)
             else:
                 self._func = self._own
@@ -109,6 +115,7 @@ class InlineRunner(Runner):
 
     def forget(self) -> None:
         """Drop what `prepare` has loaded."""
+        change_environment(self._undo)
         self._func = self._own = self._own_tasks = None
         self._tasks = TaskSet((), 0)
 

@@ -11,34 +11,52 @@ import signal
 import subprocess
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
 from acme_mpi.runner.channel import Channel
 from acme_mpi.runner.fork import Fork
+from acme_mpi.runner.launched import without_launcher
 from acme_mpi.runner.stack import ask_for_stack
+from acme_mpi.runner.surroundings import changed
 from acme_mpi.runner.threads import THREAD_VARIABLES
 
-# A child that imports mpi4py must get a world of its own instead of the agent's place.
-LAUNCHER_PREFIXES = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "HYDI_", "MPI_LOCAL", "SLURM_STEP")
-LAUNCHER_NAMES = frozenset({"SLURM_PROCID", "SLURM_LOCALID", "SLURM_TASK_PID"})
-# The package is found where this process found it; -P keeps the working directory out of the way.
-_BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from {module} import main; main()"
+# The package is found where this process found it, which takes the place of the working directory.
+_BOOT = (
+    "import sys; sys.path[: not sys.flags.safe_path] = [sys.argv.pop(1)]; "
+    "from {module} import main; main()"
+)
 _ROOT = str(Path(__file__).resolve().parents[2])
 
 
-def child_environment(n_threads: int) -> dict[str, str]:
-    """Return the environment of a child: no launcher variables, `n_threads` unless set."""
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(LAUNCHER_PREFIXES) and name not in LAUNCHER_NAMES
-    }
+def child_environment(
+    n_threads: int, variables: Mapping[str, str | None] | None = None
+) -> dict[str, str]:
+    """Return the environment of a runner.
+
+    Parameters
+    ----------
+    n_threads : int
+        For the numerical libraries, unless it is set.
+    variables : mapping, optional
+        What the caller has changed, see `Surroundings`.
+    """
+    environment = changed(without_launcher(os.environ), variables or {})
     for name in THREAD_VARIABLES:
         environment.setdefault(name, str(n_threads))
     return environment
+
+
+def interpreter_flags() -> list[str]:
+    """Return the options with which this Python was started, for another one."""
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    for name, value in sys._xoptions.items():
+        text = name if value is True else f"{name}={value}"
+        if text not in flags:
+            flags += ["-X", text]
+    return flags
 
 
 class Child:
@@ -54,18 +72,20 @@ class Child:
         arguments.
     arguments : sequence of str
         Further arguments.
-    n_threads : int
-        For the numerical libraries.
+    environment : mapping
+        Its environment.
     has_terminal : bool
         Whether the child belongs to the terminal (a user's script), with its standard input and
         signals; otherwise it leads a session of its own.
+    is_forked : bool
+        Whether it is a copy of this process.
     """
 
     def __init__(
         self,
         module: str,
-        arguments: Sequence[str] = (),
-        n_threads: int = 1,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
         has_terminal: bool = False,
         is_forked: bool = False,
     ) -> None:
@@ -79,15 +99,15 @@ class Child:
             self.words[0] = -1
             inherited = (remote.fileno(), lifeline, page, self._stack)
             words = [*map(str, inherited), *arguments]
-            environment = child_environment(n_threads)
             self._process: Fork | subprocess.Popen[bytes]
             if is_forked:
                 main = import_module(module).main
                 self._process = Fork(main, words, inherited, environment)
             else:
-                boot = (sys.executable, "-P", "-c", _BOOT.format(module=module), _ROOT)
+                python = (sys.executable, *interpreter_flags())
+                boot = ("-c", _BOOT.format(module=module), _ROOT)
                 self._process = subprocess.Popen(
-                    [*boot, *words],
+                    [*python, *boot, *words],
                     stdin=None if has_terminal else subprocess.DEVNULL,
                     pass_fds=inherited,
                     env=environment,

@@ -1,0 +1,116 @@
+"""What a task sees of the caller's process, wherever it is called."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import NamedTuple
+
+import cloudpickle
+
+# What the interpreter, the C library, and libraries of numbers read when they start, and not again.
+_READ_AT_THE_START = (
+    *("PYTHON", "LD_", "LC_", "LANG", "TZ", "MALLOC_", "GLIBC_"),
+    *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "BLIS_", "NPY_", "CUDA_"),
+)
+_READ_AT_THE_START_END = ("_NUM_THREADS", "_MAXIMUM_THREADS", "_MAX_THREADS")
+
+
+class Surroundings(NamedTuple):
+    """What the caller's process is, as plain values.
+
+    Attributes
+    ----------
+    sys_path : list of str
+        Module search path.
+    directory : str
+        Working directory.
+    umask : int or None
+        Of new files; None: what a runner has by itself.
+    filters : bytes
+        Pickled ``warnings.filters``; empty: what a runner has by itself.
+    variables : mapping
+        Environment variables that differ from those of the ranks: values, None for those that are
+        not there.
+    """
+
+    sys_path: list[str]
+    directory: str
+    umask: int | None = None
+    filters: bytes = b""
+    variables: Mapping[str, str | None] = {}
+
+    @classmethod
+    def here(cls, start: Mapping[str, str] | None = None) -> Surroundings:
+        """Return those of this process.
+
+        Parameters
+        ----------
+        start : mapping, optional
+            The environment that the ranks have as well; None: this process is a rank itself.
+        """
+        variables = {} if start is None else changes(start, os.environ)
+        return cls(list(sys.path), os.getcwd(), _umask(), _pickled_filters(), variables)
+
+    def take_on(self) -> None:
+        """Make this process like the caller's, except for environment variables."""
+        sys.path[:] = self.sys_path
+        os.chdir(self.directory)
+        if self.umask is not None:
+            os.umask(self.umask)
+        # A class of warning that cannot be had here is no warning of these tasks.
+        with suppress(Exception):
+            filters = pickle.loads(self.filters)
+            if filters != warnings.filters:
+                warnings.resetwarnings()
+                warnings.filters[:] = filters  # type: ignore[index]
+
+
+def _umask() -> int:
+    """Return the umask without setting it: other threads may be making files."""
+    with open("/proc/self/status") as file:
+        for line in file:
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    umask = os.umask(0o77)
+    os.umask(umask)
+    return umask
+
+
+def _pickled_filters() -> bytes:
+    with suppress(Exception):
+        return bytes(cloudpickle.dumps(warnings.filters, protocol=5))
+    return b""
+
+
+def changes(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, str | None]:
+    """Return the variables that differ between two environments, with their new values."""
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    return {name: after.get(name) for name in names}
+
+
+def changed(environment: Mapping[str, str], by: Mapping[str, str | None]) -> dict[str, str]:
+    """Return an environment with some changes."""
+    merged = {**environment, **by}
+    return {name: value for name, value in merged.items() if value is not None}
+
+
+def need_a_new_process(variables: Mapping[str, object]) -> bool:
+    """Tell whether a change of these variables would not be seen by a process that runs."""
+    return any(
+        name.startswith(_READ_AT_THE_START) or name.endswith(_READ_AT_THE_START_END)
+        for name in variables
+    )
+
+
+def change_environment(by: Mapping[str, str | None]) -> None:
+    """Change the environment of this process."""
+    for name, value in by.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

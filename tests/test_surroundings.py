@@ -1,0 +1,122 @@
+"""Tasks see what their caller is: environment, directory, umask, options, in any session."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+from conftest import by_stacks
+
+from acme_mpi.runner.process import interpreter_flags
+from acme_mpi.runner.surroundings import changed, changes, need_a_new_process
+
+PROGRAM = """
+import json
+import os
+import sys
+import warnings
+
+import acme_mpi
+
+
+class OwnWarning(UserWarning):
+    pass
+
+
+def seen(i):
+    umask = os.umask(0o22)
+    os.umask(umask)
+    try:
+        warnings.warn("careful", OwnWarning)
+        is_error = False
+    except OwnWarning:
+        is_error = True
+    flags = [sys.flags.optimize, sys.flags.utf8_mode, sys.flags.dont_write_bytecode]
+    flags += [sys.flags.safe_path, "mine" in sys._xoptions]
+    flags += ["error::ImportWarning" in sys.warnoptions]
+    names = ("A", "B", "OMP_NUM_THREADS", "OMPI_MCA_mine", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
+    variables = [os.environ.get(name) for name in names]
+    return [*variables, os.path.basename(os.getcwd()), sys.path[0], oct(umask), is_error, flags]
+
+
+def crash(i):
+    if i == 1:
+        os.kill(os.getpid(), 11)
+    return seen(i)
+
+
+def call(func=seen, n=4, **options):
+    try:
+        found = acme_mpi.map(func, range(n), write_worker_results=False, **options)
+    except acme_mpi.TaskError as error:
+        found = [each for each in error.results if each is not None]
+    (each,) = {json.dumps(each) for each in found}
+    return json.loads(each)
+
+
+if __name__ == "__main__":
+    facts = [call()]
+    os.makedirs("below", exist_ok=True)
+    os.chdir("below")
+    os.umask(0o27)
+    os.environ.update({"A": "1", "B": "2"})
+    sys.path.insert(0, "/own/path")
+    warnings.simplefilter("error", OwnWarning)
+    facts.append(call())
+    del os.environ["A"]
+    os.environ["B"] = "3"
+    os.environ["OMP_NUM_THREADS"] = "7"
+    os.environ["OMPI_MCA_mine"] = "4"
+    warnings.simplefilter("ignore", OwnWarning)
+    facts += [call(), call(isolate=False), call(crash)]
+    with open(f"facts{os.getpid()}.json", "w") as file:
+        json.dump(facts, file)
+    acme_mpi.map(abs, [-1], output_dir="out", single_file=True)
+"""
+FLAGS = ["-O", "-B", "-X", "utf8", "-X", "mine", "-W", "error::ImportWarning"]
+
+
+@pytest.mark.parametrize("mode", [(), ("-m", "acme_mpi")], ids=["itself", "served"])
+@pytest.mark.parametrize("n", by_stacks([0, 2], twice=[2]))
+def test_tasks_see_what_the_caller_is_at_each_call(mpiexec, tmp_path, n, mode):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    start = {"A": "0", "OMP_NUM_THREADS": "1", "UNCHANGED": "1"}
+
+    ran = mpiexec(n, *FLAGS, *mode, "program.py", cwd=tmp_path, env=start)
+
+    assert ran.returncode == 0, ran.stderr
+    found = [json.loads(path.read_text()) for path in (tmp_path / "below").glob("facts*.json")]
+    flags = [1, 1, True, False, True, True]
+    folder, own = [tmp_path.name, str(tmp_path)], ["below", "/own/path"]
+    first = ["0", None, "1", None, None, None, *folder, "0o22", False, flags]
+    second = ["1", "2", "1", None, None, None, *own, "0o27", True, flags]
+    third = [None, "3", "7", "4", None, None, *own, "0o27", False, flags]
+    assert [facts[:3] for facts in found] == [[first, second, third]] * (n if n and not mode else 1)
+    for *_, inline, replaced in found:
+        assert replaced == third
+        assert inline[:4] + inline[6:] == third[:4] + third[6:]  # of its rank, and launched
+    assert (tmp_path / "below/out/abs.h5").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.once
+def test_options_of_the_interpreter_that_subprocess_forgets_are_passed_on(monkeypatch):
+    monkeypatch.setattr(sys, "_xoptions", {"dev": True, "own": "7", "int_max_str_digits": "900"})
+
+    assert interpreter_flags()[-4:-2] == ["-X", "own=7"]
+    assert interpreter_flags()[-2:] == ["-X", "int_max_str_digits=900"]
+
+
+@pytest.mark.once
+def test_changes_lead_from_one_environment_to_the_other():
+    before, after = {"A": "1", "B": "2"}, {"B": "3", "C": "4"}
+
+    assert changed(before, changes(before, after)) == after
+    assert changes(after, after) == {}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", ["LD_LIBRARY_PATH", "PYTHONHASHSEED", "RAYON_NUM_THREADS", "TZ"])
+def test_what_is_read_at_the_start_needs_a_new_process(name):
+    assert need_a_new_process({"A": "1", name: None})
+    assert not need_a_new_process({"A": "1"})
