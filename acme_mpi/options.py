@@ -161,8 +161,9 @@ def _add_rules(group: Any) -> None:
         help="call a task that fails up to N times again (default 0), at the end of the run",
     )  # fmt: skip
     group.add_argument(
-        "--crash-limit", metavar="N", type=whole, default=1,
-        help="give a task up when its process has died N times (default 1)",
+        "--crash-limit", metavar="N", type=whole,
+        help="give a task up when its process has died N times (default 1; 2 if by a SIGKILL from "
+        "outside, which may not be the task's fault)",
     )  # fmt: skip
     group.add_argument(
         "--halt", metavar="now|soon,fail=N|N%",

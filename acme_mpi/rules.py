@@ -11,6 +11,8 @@ from typing import Any
 
 from acme_mpi.errors import InputError, InputTypeError
 
+KILL_LIMIT = 2  # runners killed from outside before their task is to blame, unless told otherwise
+
 _UNIT_S = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _PREFIXES = "KMGTP"
 
@@ -38,8 +40,10 @@ class Rules:
     ----------
     retries : int
         How often a task is called again that raised, or exceeded `timeout` or `memory`; >= 0.
-    crash_limit : int
-        After how many deaths of its runner (a signal, ``os._exit``) a task is given up; >= 1.
+    crash_limit : int or None
+        After how many deaths of its runner (a signal, ``os._exit``) a task is given up; >= 1. None:
+        after the first, but after the second if it was a SIGKILL. That comes from outside, often
+        from the kernel because of what another process took, and may say nothing of the task.
     halt : str or None
         When the run stops because tasks fail, in GNU parallel's words: ``"soon,fail=3"`` starts no
         more tasks once three have failed for good, ``"now,fail=1"`` ends the running ones, too,
@@ -65,7 +69,7 @@ class Rules:
     """
 
     retries: int = 0
-    crash_limit: int = 1
+    crash_limit: int | None = None
     halt: str | None = None
     timeout: float | str | None = None
     memory: int | str | None = None
@@ -73,8 +77,9 @@ class Rules:
 
     def __post_init__(self) -> None:
         """Check all values."""
-        for name, lowest in (("retries", 0), ("crash_limit", 1)):
-            self._set(name, _count(name, getattr(self, name), lowest))
+        self._set("retries", _count("retries", self.retries, 0))
+        if self.crash_limit is not None:
+            self._set("crash_limit", _count("crash_limit", self.crash_limit, 1))
         for name in ("timeout", "memory", "time_limit"):
             self._set(name, _plain(getattr(self, name)))
         if self.halt is not None:
@@ -115,6 +120,18 @@ class Rules:
     def halt_when(self) -> str:
         """``"soon"``: running tasks may end; ``"now"``: they may not; empty: it never halts."""
         return "" if self.halt is None else _parse_halt(self.halt)[0]
+
+    def gives_up(self, n_deaths: int, is_from_outside: bool) -> bool:
+        """Tell whether a task is not called again whose runner has died.
+
+        Parameters
+        ----------
+        n_deaths : int
+            How often that was, with this one; >= 1.
+        is_from_outside : bool
+            Whether this one was by a SIGKILL that was none of our own.
+        """
+        return n_deaths >= (self.crash_limit or (KILL_LIMIT if is_from_outside else 1))
 
     def must_halt(self, n_failed: int, n_tasks: int) -> bool:
         """Tell whether so many tasks have failed that the run has to stop.

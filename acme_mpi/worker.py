@@ -169,6 +169,8 @@ class Worker:
         outcome.attempt = chunk.attempt
         for fields in outcome.failures:
             fields["is_final"] = self._is_given_up(chunk, fields)
+            if fields.get(DIED) and fields["is_final"] and chunk.attempt > 1:
+                fields["message"] += f"; it was tried {chunk.attempt} times"
         lost = [f for f in outcome.failures if f["type"] == MEDIUM]
         begin_s = time.monotonic()
         try:
@@ -222,7 +224,7 @@ class Worker:
     def _is_given_up(self, chunk: _Open, fields: FailureFields) -> bool:
         n_raised, n_crashed = chunk.counts_after(fields)
         if fields.get(DIED):
-            return n_crashed >= self._rules.crash_limit
+            return self._rules.gives_up(n_crashed, fields["is_from_outside"])
         return n_raised > self._rules.retries
 
     def _failure(self, fields: FailureFields, attempt: int) -> Failure:

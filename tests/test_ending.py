@@ -424,10 +424,23 @@ class TestTroubledTasks:
         assert place.stored("fork") == {i: float({3: 1, 5: 5}.get(i, 0)) for i in range(N_TASKS)}
         assert ran.stderr.count("Traceback") == ran.stderr.count("in a forked child") / 2 == 1
 
-    def test_a_kill_from_outside_is_probably_the_memory(self, place):
+    def test_a_kill_from_outside_is_tried_again_and_then_probably_the_memory(self, place):
         ran = place.run(1, "flaky")
 
+        assert place.names("begun").count(5) == 2
         assert "SIGKILL (killed from outside, probably out of memory" in ran.stderr
+        assert "; it was tried 2 times" in ran.stderr
+
+    def test_a_runner_that_somebody_else_kills_costs_nothing(self, place, start):
+        """Here, as the kernel does it, for the sake of another process."""
+        run = start(0, *place.command("wait"))
+        run.until(lambda: place.names("begun"))
+        (runner,) = filter(is_runner, processes_of(run._id))
+        os.kill(runner, signal.SIGKILL)
+        place.allow()
+
+        assert run.end() == 0, run.said()
+        assert sorted(place.stored("wait")) == list(range(N_TASKS))
 
 
 def traceback_of(place: Place, func: str, index: int) -> str:

@@ -658,6 +658,7 @@ class TestOutOfMemory:
             "killed",
             "the process that ran the task ended by SIGKILL (killed from outside, probably out of "
             f"memory{text})",
+            is_from_outside=True,
         )
 
     @pytest.mark.parametrize(

@@ -174,6 +174,7 @@ class ScriptedRunner(Runner):
         self.chunks.extendleft(each for each in (after, before) if each)
         self.called.append(index)
         fields = {"index": index, "type": "killed", "message": "9", DIED: True}
+        fields["is_from_outside"] = False
         return Outcome(index, index + 1, [fields])
 
     def _dies(self, index: int) -> bool:

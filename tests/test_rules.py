@@ -21,7 +21,7 @@ class TestRules:
     def test_by_default_there_are_no_limits(self):
         rules = Rules()
 
-        assert (rules.retries, rules.crash_limit) == (0, 1)
+        assert (rules.retries, rules.crash_limit) == (0, None)
         assert (rules.timeout_s, rules.timeout_ratio, rules.time_limit_s) == (0.0, 0.0, 0.0)
         assert (rules.memory_bytes, rules.halt_when) == (0, "")
         assert not rules.must_halt(1000, 1000)
@@ -43,6 +43,18 @@ class TestRules:
 
         fields = json.loads(json.dumps(dataclasses.astuple(rules)))
         assert Rules(*fields) == rules == pickle.loads(pickle.dumps(rules))
+
+    @pytest.mark.parametrize(
+        ("crash_limit", "n_deaths", "by_itself", "from_outside"),
+        [(None, 1, True, False), (None, 2, True, True), (1, 1, True, True), (3, 2, False, False)],
+    )
+    def test_a_kill_from_outside_is_held_against_nobody_at_first(
+        self, crash_limit, n_deaths, by_itself, from_outside
+    ):
+        rules = Rules(crash_limit=crash_limit)
+
+        assert rules.gives_up(n_deaths, is_from_outside=False) is by_itself
+        assert rules.gives_up(n_deaths, is_from_outside=True) is from_outside
 
     def test_they_cannot_be_changed(self):
         with pytest.raises(dataclasses.FrozenInstanceError):
@@ -80,7 +92,7 @@ class TestRules:
             {"retries": "3"},
             {"retries": True},
             {"retries": 1.0},
-            {"crash_limit": None},
+            {"crash_limit": "2"},
             {"timeout": [1]},
             {"timeout": True},
             {"memory": 2.5},

@@ -214,6 +214,7 @@ class Ending(NamedTuple):
     message: str
     traceback: str = ""
     location: str = ""
+    is_from_outside: bool = False  # by a SIGKILL, which nobody can tell from the task's own
 
 
 def ending_text(status: int, remark: str = "") -> Ending:
@@ -238,6 +239,7 @@ def ending_text(status: int, remark: str = "") -> Ending:
             "SIGBUS": "a bus error",
             "SIGFPE": "an arithmetic fault",
         }.get(name, "killed")
-        return Ending("killed", f"the process that ran the task ended by {name} ({reason})")
+        message = f"the process that ran the task ended by {name} ({reason})"
+        return Ending("killed", message, is_from_outside=name == "SIGKILL")
     message = f"the process that ran the task ended with exit code {status} (os._exit?)"
     return Ending("exit", message)
