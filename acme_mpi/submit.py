@@ -26,6 +26,7 @@ from acme_mpi.errors import AcmeMpiError, InputError, StoreError
 from acme_mpi.fingerprint import digest, fingerprint_of, versions
 from acme_mpi.run import run
 from acme_mpi.runner import packing
+from acme_mpi.runner.classes import name_classes
 from acme_mpi.runner.kept import stop_runner
 from acme_mpi.runner.loading import join_values
 from acme_mpi.runner.pickling import pickle_given
@@ -116,6 +117,7 @@ def pack(call: Call, world: World, func: Callable[..., Any] | None, tasks: TaskS
     is_alone = world.size == 1  # otherwise every rank calls a function of its own
     try:
         if not is_alone:
+            name_classes(world.name)
             call.func = pickle_given(func)
         if world.is_master:
             call.packed = packing.pack(func if is_alone else None, tasks)

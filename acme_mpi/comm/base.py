@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+import uuid
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -64,6 +65,8 @@ class World(ABC):
         Name of this rank's node.
     hosts : list of str
         The same of every rank.
+    name : str
+        Tells these ranks from all others, also of other jobs; the same on every rank.
     is_relaying : bool
         Whether ranks may pass on what others send, to be set on all ranks alike between two runs.
         Where the agents themselves call tasks they must not: they look too seldom.
@@ -75,7 +78,7 @@ class World(ABC):
     is_relaying = True
 
     def __init__(self) -> None:
-        self.host = socket.gethostname()
+        self.host, self.name = socket.gethostname(), uuid.uuid4().hex
         self._own: dict[int, deque[list[int]]] = {TAG_REPORT: deque(), TAG_CHUNK: deque()}
 
     def send(self, dest: int, tag: int, message: Sequence[int]) -> None:

@@ -66,6 +66,7 @@ class MpiWorld(World):
         self.barrier()
         places = comm.allgather((self.host, os.getpid()))
         self.hosts = [host for host, _ in places]
+        self.name = comm.bcast(self.name)
         self._neighbours = self._meet_neighbours(places)
 
     def _meet_neighbours(self, places: list[tuple[str, int]]) -> list[Neighbour]:

@@ -12,6 +12,7 @@ import cloudpickle
 import numpy as np
 
 from acme_mpi.results import ResultError
+from acme_mpi.runner.classes import fill_unless_own, name_class
 from acme_mpi.runner.hdf5_arguments import reduce_hdf5
 
 OUT_OF_BAND_BYTES = 16 * 1024  # arrays from here on stand beside the pickle, and are not copied
@@ -26,6 +27,8 @@ class GivenPickler(cloudpickle.Pickler):  # type: ignore[misc]
         """Return how `value` is pickled."""
         if isinstance(value, CodeType):
             return self._reduce_code(value)
+        if isinstance(value, type):
+            name_class(value)
         reduced = reduce_hdf5(value)
         return super().reducer_override(value) if reduced is None else reduced
 
@@ -61,6 +64,17 @@ def pickle_given(value: Any, take: Take | None = None) -> bytes:
     return file.getvalue()
 
 
+class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickles values for the caller, whose own classes are left as they are."""
+
+    def reducer_override(self, value: Any) -> Any:
+        """Return how `value` is pickled."""
+        reduced = super().reducer_override(value)
+        if isinstance(value, type) and isinstance(reduced, tuple) and len(reduced) == 6:
+            return (*reduced[:5], fill_unless_own)
+        return reduced
+
+
 class Frozen:
     """A return value as it was when the function returned it; loads as that value.
 
@@ -76,7 +90,7 @@ class Frozen:
     """
 
     def __init__(self, value: Any) -> None:
-        self._data = pickle_result(value)
+        self._data = pickle_result(value, ValuePickler)
 
     @property
     def n_bytes(self) -> int:
@@ -88,7 +102,7 @@ class Frozen:
         return pickle.loads, (self._data,)
 
 
-def pickle_result(value: Any) -> bytes:
+def pickle_result(value: Any, pickler: type[cloudpickle.Pickler] = cloudpickle.Pickler) -> bytes:
     """Return a pickle that plain `pickle` reads.
 
     Raises
@@ -96,11 +110,12 @@ def pickle_result(value: Any) -> bytes:
     ResultError
         The value cannot be pickled either.
     """
+    file = io.BytesIO()
     try:
-        data: bytes = cloudpickle.dumps(value, protocol=5)
+        pickler(file, protocol=5).dump(value)
     except Exception as error:
         raise ResultError(f"a value that cannot be pickled: {text_of(error)}") from None
-    return data
+    return file.getvalue()
 
 
 def dump_values(values: list[Any]) -> tuple[bytes, list[Any]]:
@@ -114,7 +129,9 @@ def dump_values(values: list[Any]) -> tuple[bytes, list[Any]]:
         buffers.append(np.frombuffer(raw, np.uint8))
         return False
 
-    return cloudpickle.dumps(values, protocol=5, buffer_callback=take), buffers
+    file = io.BytesIO()
+    ValuePickler(file, protocol=5, buffer_callback=take).dump(values)
+    return file.getvalue(), buffers
 
 
 def load_values(data: Any, buffers: list[Any]) -> Any:
