@@ -281,8 +281,8 @@ def _ask(runner: ChildRunner, kind: Kind, content: Any) -> Any:
             return runner.other_messages.popleft()[1]
         if not runner.descriptors():
             raise InputError(
-                "the process that loaded the target has died; a crash on import? "
-                "--plan loads it in the foreground"
+                "the process that loaded the target and its arguments has died; a crash on import, "
+                "or a damaged file? --plan loads them in the foreground"
             )
         select.select(runner.descriptors(), [], [])
 

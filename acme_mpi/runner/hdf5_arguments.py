@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from acme_mpi.errors import InputError
+from acme_mpi.runner.unreadable import reason, refuse_if_too_large
 
 SUFFIXES = (".h5", ".hdf5")
 
@@ -114,34 +115,45 @@ def load_hdf5(path: str, group: str) -> dict[str, Any]:
             if not isinstance(found, h5py.Group):
                 names = ", ".join(file) or "nothing"
                 raise InputError(f"{path} has no group {group!r}; in its root are: {names}")
-            broken = [key for key, each in found.items() if each is None]
-            if broken:
-                link = found.get(broken[0], getlink=True)
-                where = f"{getattr(link, 'filename', path)}:{link.path}"
-                raise InputError(
-                    f"{broken[0]!r} in {path} is a link to {where}, which is not there"
-                )
-            values = {key: _read(each) for key, each in found.items() if _is_dataset(each)}
-            inner = [key for key, each in found.items() if isinstance(each, h5py.Group)]
-    except OSError as error:
-        raise InputError(f"{path} cannot be read as an HDF5 file: {error}") from None
+            read = {key: _read_member(found, key, path) for key in found}
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{path} cannot be read as an HDF5 file: {reason(error)}") from None
+    values = {key: value for key, value in read.items() if not isinstance(value, type)}
+    inner = [key for key, value in read.items() if value is h5py.Group]
     if not values and inner:
         shown = ", ".join(f"{path}:{group.rstrip('/')}/{key}" for key in inner[:5])
         raise InputError(f"{path}:{group} holds groups and no datasets; name one: {shown}")
     return values
 
 
-def _is_dataset(value: Any) -> bool:
+def _read_member(group: Any, key: str, path: str) -> Any:
+    """Return the value of a dataset; of anything else its type."""
     import h5py
 
-    return isinstance(value, h5py.Dataset)
+    what = f"{key!r} in {path}"
+    try:
+        member = group.get(key)
+        if member is None:
+            link = group.get(key, getlink=True)
+            if isinstance(link, h5py.HardLink):
+                raise InputError(f"{what} cannot be read: it is damaged")
+            where = f"{getattr(link, 'filename', path)}:{link.path}"
+            raise InputError(f"{what} is a link to {where}, which is not there")
+        return _read(member, what) if isinstance(member, h5py.Dataset) else type(member)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{what} cannot be read: {reason(error)}") from None
 
 
-def _read(dataset: Any) -> Any:
+def _read(dataset: Any, what: str) -> Any:
     import h5py
 
-    if isinstance(dataset.shape, type(None)):
+    if dataset.shape is None:
         return None
+    refuse_if_too_large(dataset.nbytes, what)
     if h5py.check_string_dtype(dataset.dtype) is not None:
         return dataset.asstr()[()]
     return dataset[()]
