@@ -124,6 +124,7 @@ class Worker:
             self._runner.submit(chunk.tasks)
 
     def _return(self, chunk: _Open, tasks: range, is_last: bool) -> None:
+        self._store.let_go(tasks)
         failed = (chunk.n_raised, chunk.n_crashed)
         self._report(Report.RETURNED, tasks.start, tasks.stop, int(is_last), *failed)
 
@@ -162,7 +163,7 @@ class Worker:
         except StoreError as error:
             self._lose_storage(str(error))
             return
-        self._runner.answer(site)
+        self._runner.answer(request, site)
 
     def _finish(self, outcome: Outcome) -> None:
         chunk = self._chunk_of(outcome.start)
@@ -191,6 +192,7 @@ class Worker:
                 self.failures.append(self._failure(fields, chunk.attempt))
             else:
                 n_again += 1
+                self._store.let_go(range(fields["index"], fields["index"] + 1))
                 # Before the report that ends the chunk, so that the master does not stop.
                 self._report(Report.AGAIN, fields["index"], *chunk.counts_after(fields))
         is_closed = self._end(chunk, outcome.start, outcome.stop)

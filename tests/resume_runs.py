@@ -74,6 +74,27 @@ def more(x):
     note(x)
     misbehave(x)
     return np.array([x, x]), f"more {x}"
+
+
+def sizes(x):
+    note(x)
+    misbehave(x)
+    n = (8192, 3, 20000, 9000, 100)[x % 5]
+    values = np.arange(n) + 1000.0 * x
+    return values if x % 3 else (values, f"text {x}", values[: n // 2 + 1] * 2)
+
+
+def row_and_more(x):
+    note(x)
+    misbehave(x)
+    values = np.arange(9000.0) + 1000 * x
+    return (values, values[: (9000, 10)[x % 2]] * 2) if x % 3 else values
+
+
+def ragged_large(x):
+    note(x)
+    misbehave(x)
+    return np.arange((8192, 3, 20000, 9000, 100)[x % 5]) + 1000.0 * x
 """
 STORES: dict[str, tuple[str, ...]] = {
     "rank": ("f",),

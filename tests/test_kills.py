@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +60,12 @@ N_OF = {"rank, large": 24, "rank, large rows": 24}
 class Killed:
     """Runs of one store that are killed, and what has to be true after each of them."""
 
-    def __init__(self, path: Path, mpiexec: Any, store: str) -> None:
+    def __init__(
+        self, path: Path, mpiexec: Any, store: str, command: Sequence[str] = (), n_tasks: int = 0
+    ) -> None:
         self.store, self.out = store, path / "out"
-        self.func, *self.options = STORES[store]
-        self.n_tasks = N_OF.get(store, N_TASKS)
+        self.func, *self.options = command or STORES[store]
+        self.n_tasks = n_tasks or N_OF.get(store, N_TASKS)
         self.place = Place(path, mpiexec, self.n_tasks)
         self.layout = Layout(str(self.out), self.func)
 

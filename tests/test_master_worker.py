@@ -163,7 +163,7 @@ class ScriptedRunner(Runner):
             script.placing.discard(chunk[0])
             self.chunks.appendleft(chunk)
             self._placing = chunk[0]
-            return [PlaceRequest(chunk[0], 0, (3,), "<f8")]
+            return [PlaceRequest(1, chunk[0], 0, (3,), "<f8")]
         part, rest = chunk[: script.step], chunk[script.step :]
         if rest:
             self.chunks.appendleft(rest)
@@ -200,7 +200,7 @@ class ScriptedRunner(Runner):
     def descriptors(self) -> list[int]:
         return []
 
-    def answer(self, site: tuple[str, int] | None) -> None:
+    def answer(self, request: PlaceRequest, site: tuple[str, int] | None) -> None:
         self.answers.append(site)
         self._placing = None
 
@@ -567,6 +567,43 @@ class TestPlacing:
 
         assert_complete(seen, 3)
         assert seen.runners[0].answers == [("/site/1/0/(3,)/<f8", 8)]
+
+    @pytest.mark.parametrize(
+        ("event", "expected"),
+        [
+            (
+                Outcome(
+                    0, 1, [{"index": 0, "type": "killed", DIED: True, "is_from_outside": True}]
+                ),
+                Report.AGAIN,
+            ),
+            (Outcome(0, 1, [{"index": 0, "type": "ValueError"}]), Report.AGAIN),
+            (Returned(0, 1), Report.RETURNED),
+            (Unready("again and again"), Report.RETURNED),
+        ],
+        ids=["dies", "raises", "drained", "retires"],
+    )
+    def test_what_was_placed_is_let_go_of_before_another_rank_may_get_the_task(
+        self, event, expected, monkeypatch
+    ):
+        told: list[object] = []
+
+        class HoldingStore(MemoryStore):
+            def let_go(self, tasks: range) -> None:
+                told.append(tasks)
+
+        world, runner = SerialWorld(), ScriptedRunner(Script())
+        rules = Rules(retries=1, crash_limit=2)
+        worker = Worker(world, runner, HoldingStore(world, Layout("", "f"), None, 4), rules)
+        worker.step()
+        world.send(0, TAG_CHUNK, (Order.CALL, 0, 1, 0, 0))
+        events = [PlaceRequest(1, 0, 0, (3,), "<f8"), event]
+        monkeypatch.setattr(runner, "poll", lambda: [events.pop(0)] if events else [])
+        monkeypatch.setattr(world, "send", lambda rank, tag, numbers: told.append(numbers[0]))
+        while events:
+            worker.step()
+
+        assert told[:2] == [range(1), expected]
 
     def test_in_memory_everything_travels(self):
         seen = play(3, 1, {0: Script(placing={0, 2})})

@@ -103,7 +103,7 @@ def run_tasks(
         return outcomes
     for event in events_of(runner):
         if isinstance(event, PlaceRequest):
-            runner.answer(answer(event))
+            runner.answer(event, answer(event))
         elif isinstance(event, Outcome):
             outcomes.append(event)
             n_left -= event.stop - event.start
@@ -1303,7 +1303,8 @@ class TestPlacing:
 
         outcomes = self.run(lasting_child, lambda x: LARGE + x, 3, answer)
 
-        assert requests == [PlaceRequest(k, 0, LARGE.shape, "<f8") for k in range(3)]
+        asked = [(each.index, each.k, each.shape, each.dtype) for each in requests]
+        assert asked == [(k, 0, LARGE.shape, "<f8") for k in range(3)]
         assert file.read_bytes() == bytes(1000) + b"".join((LARGE + k).tobytes() for k in range(3))
         assert all(is_placed(p) for o in outcomes for each in o.content.parts for p in each)
 
@@ -1353,13 +1354,50 @@ class TestPlacing:
                 if not is_submitted:
                     lasting_child.submit(range(2, 4))
                     is_submitted = True
-                lasting_child.answer((str(file), 0))
+                lasting_child.answer(event, (str(file), 0))
             elif isinstance(event, Outcome):
                 outcomes.append(event)
                 if event.stop == 4:
                     break
 
         assert indices_of(outcomes) == [0, 1, 2, 3]
+
+    def prepare_large(self, runner, n):
+        tasks = list(range(n))
+        runner.prepare(make_assignment(lambda x: LARGE + x, tasks, in_memory=False, can_place=True))
+        for k in tasks:
+            runner.submit(range(k, k + 1))
+        assert isinstance(first_event(runner), Ready)
+
+    def test_what_is_granted_to_a_dead_child_does_not_reach_the_next(self, start_runner, file):
+        runner = start_runner()
+        self.prepare_large(runner, 2)
+        of_the_dead = first_event(runner)
+        os.kill(runner.pid, signal.SIGKILL)
+
+        answered, events = False, list[Any]()
+        for event in events_of(runner):
+            events.append(event)
+            if isinstance(event, PlaceRequest):
+                if not answered:
+                    runner.answer(of_the_dead, (str(file), 1000 + LARGE.nbytes))
+                    answered = True
+                runner.answer(event, (str(file), 1000))
+            if isinstance(event, Outcome) and event.stop == 2:
+                break
+
+        assert [type(event) for event in events] == [Outcome, Ready, PlaceRequest, Outcome]
+        assert file.read_bytes() == bytes(1000) + (LARGE + 1).tobytes()
+
+    def test_what_a_dead_child_asks_is_not_told(self, start_runner):
+        runner = start_runner()
+        self.prepare_large(runner, 2)
+        channel, process = runner.descriptors()
+        select.select([channel], [], [], LIMIT_S)
+        os.kill(runner.pid, signal.SIGKILL)
+        assert select.select([process], [], [], LIMIT_S)[0]
+
+        assert [type(event) for event in runner.poll()] == [Outcome]
 
     def test_a_crash_after_placing_costs_its_task_alone(self, start_runner, file):
         def f(x):

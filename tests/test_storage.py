@@ -334,6 +334,28 @@ def test_what_is_recorded_is_found_again_in_the_files(kind, size, case, tmp_path
     assert list(damaged(store, done)) == []
 
 
+def test_a_rank_that_lets_go_of_a_task_leaves_the_files_of_others_alone(tmp_path, content_of):
+    """The array was placed for a runner that died; another rank has the task now."""
+    case = Case([large(0), (large(1), large(2))])
+
+    def write(world: World) -> None:
+        store = open_store(world, "computation", tmp_path / "out", case)
+        if world.is_master:
+            assert store.place(1, 0, (N_LARGE,), "<f8") is not None
+            store.let_go(range(1, 2))
+        world.barrier()
+        if not world.is_master:
+            store.write(encode(store, case, range(2)))
+        world.barrier()
+        store.close()
+        world.barrier()
+        store.commit()
+
+    run_world(2, write)
+
+    assert content_of(tmp_path / "out" / "f.h5") == expected_content(case)
+
+
 # Results whose 64-bit words add up to zero, or to the same in another order.
 PLAIN = {
     "ones": (np.ones(2**16), np.zeros(2**16)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import random
 import select
 import signal
 import struct
@@ -91,6 +92,13 @@ def kill_rank(start_id: str, rank: int) -> bool:
             kill(pid)
             return True
     return False
+
+
+def kill_runner(start_id: str, chosen: random.Random) -> None:
+    """Kill one of the runners, if there is any."""
+    runners = sorted(filter(is_runner, processes_of(start_id)))
+    if runners:
+        kill(chosen.choice(runners))
 
 
 def kill(pid: int) -> None:

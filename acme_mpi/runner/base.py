@@ -238,8 +238,11 @@ class Runner(ABC):
         """Return what to select on; empty if `poll` itself does the work."""
 
     @abstractmethod
-    def answer(self, site: tuple[str, int] | None) -> None:
-        """Answer the oldest open `PlaceRequest` with path and offset, or None: send the data."""
+    def answer(self, request: PlaceRequest, site: tuple[str, int] | None) -> None:
+        """Answer a request with path and offset, or None: send the data.
+
+        If the process that has asked is gone, nobody gets the answer.
+        """
 
     @abstractmethod
     def forget(self) -> None:
@@ -288,12 +291,15 @@ class PlaceRequest:
 
     Attributes
     ----------
+    child : int
+        Which of the runner's processes asks, one after the other.
     index, k : int
         Task, and number of the part.
     shape, dtype : tuple of int, str
         Of the array.
     """
 
+    child: int
     index: int
     k: int
     shape: tuple[int, ...]

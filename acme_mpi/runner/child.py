@@ -60,6 +60,7 @@ class ChildRunner(Runner):
         self._holds_files = False  # arguments that the child has opened
         self._is_used = False  # the child has called functions of an earlier run
         self._n_assignments = 0
+        self._n_children = 0
         self._n_idle_deaths = 0
         self.other_messages: deque[tuple[Kind, Any]] = deque()
         self._start_child(is_forked)
@@ -68,6 +69,7 @@ class ChildRunner(Runner):
         module = "acme_mpi.runner.child_main"
         child = Child(module, (), self._environment, is_forked=is_forked)
         self._child: Child | None = child
+        self._n_children += 1
         self._guard = Guard(child)  # outlives it
         child.words[DRAIN] = self._is_draining
         self._is_used = False
@@ -189,7 +191,7 @@ class ChildRunner(Runner):
                 self._events.append(Unready(str(reason)))
         elif kind == Kind.PLACE:
             index, k, shape, dtype = content
-            self._events.append(PlaceRequest(index, k, tuple(shape), dtype))
+            self._events.append(PlaceRequest(self._n_children, index, k, tuple(shape), dtype))
         elif kind == Kind.OUTCOME:
             start, stop, failures, busy_ns, start_s, peak, slow, *parts = content
             self._finish(
@@ -221,6 +223,8 @@ class ChildRunner(Runner):
         """Replace the dead (or misbehaving) child and fail the task it was running."""
         assert self._child is not None
         child, self._child = self._child, None
+        # Nobody waits for these answers any more.
+        self._events = deque(each for each in self._events if not isinstance(each, PlaceRequest))
         index, ending = self._guard.ending(child.kill(), misdeed)
         if not self._is_prepared:
             self._prepare_again(ending)
@@ -289,10 +293,11 @@ class ChildRunner(Runner):
         for chunk in pending:
             self.submit(chunk)
 
-    def answer(self, site: tuple[str, int] | None) -> None:
-        """Tell the child where its array goes."""
-        self._guard.note_answer()
-        self.send(Kind.SITE, site)
+    def answer(self, request: PlaceRequest, site: tuple[str, int] | None) -> None:
+        """Tell the child that has asked where its array goes, if it is still there."""
+        if self._child is not None and request.child == self._n_children:
+            self._guard.note_answer()
+            self.send(Kind.SITE, site)
 
     def forget(self) -> None:
         """Have the child drop function and arguments; wait for that if they hold files open."""

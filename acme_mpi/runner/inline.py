@@ -12,6 +12,7 @@ from acme_mpi.runner.base import (
     N_WORDS,
     Assignment,
     Outcome,
+    PlaceRequest,
     Ready,
     Returned,
     Runner,
@@ -109,7 +110,7 @@ class InlineRunner(Runner):
         """Whether `poll` would call a task."""
         return self._running is not None or bool(self._chunks) or self._start is not None
 
-    def answer(self, site: tuple[str, int] | None) -> None:
+    def answer(self, request: PlaceRequest, site: tuple[str, int] | None) -> None:
         """Never asked: the values are in this process already."""
         raise AssertionError("an inline runner asks for no place")
 

@@ -176,6 +176,12 @@ class Store(ABC):
         """
         return None
 
+    def let_go(self, tasks: range) -> None:  # noqa: B027
+        """Remove what was placed for tasks that are not done: another rank may get them now.
+
+        Independent.
+        """
+
     def close(self) -> None:  # noqa: B027
         """End writing, and wait until everything is durable and recorded. Independent.
 

@@ -66,9 +66,17 @@ class ComputationStore(LinkedStore):
     def _drop(self, index: int) -> None:
         """Remove the file of a task that was begun and will not be completed."""
         self._placed.pop(index, None)
-        with hdf5.closing(self._open.pop(index)):
+        hdf5.remove(computation_path(self.layout, index))
+        with (
+            contextlib.suppress(OSError, RuntimeError, ValueError),
+            hdf5.closing(self._open.pop(index)),
+        ):
             pass
-        os.unlink(computation_path(self.layout, index))
+
+    def let_go(self, tasks: range) -> None:
+        """Remove the files of tasks that another rank may get."""
+        for index in [index for index in self._open if index in tasks]:
+            self._drop(index)
 
     def write(self, outcome: Outcome) -> None:
         """Write the files of one outcome's tasks and have them recorded."""
@@ -113,8 +121,7 @@ class ComputationStore(LinkedStore):
     def close(self) -> None:
         """Remove files that no outcome has completed and wait until all others are recorded."""
         for index in list(self._open):
-            with contextlib.suppress(OSError, RuntimeError):
-                self._drop(index)
+            self._drop(index)
         self._committer.close()
 
     def source(self, record: Any) -> str:
