@@ -11,8 +11,8 @@ Imports go downwards only: ``__main__, __init__, script_main`` > ``parallel_map,
 options`` > ``commands, api, cluster, dry_run, in_process`` > ``client`` > ``submit`` >
 ``script`` > ``run`` > ``loop, joblog, status_text`` > ``call, master, worker, status`` >
 ``storage, fingerprint, runner, journal, progress`` > ``comm, interrupts, deadline, messages,
-terminal`` > ``segment, acme_arguments, keywords, command_parser`` > ``tasks, schedule, durations,
-rules, results, parsing, checksum, offsets, cgroup, errors`` > ``spelling, visible``.
+terminal`` > ``segment, acme_arguments, keywords, command_parser, meant`` > ``tasks, schedule,
+durations, rules, results, parsing, checksum, offsets, cgroup, errors`` > ``spelling, visible``.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import select
 import signal
@@ -18,8 +19,9 @@ from typing import Any
 
 from acme_mpi.call import Call, Options, Result
 from acme_mpi.comm import World, is_launched, pack_error, unpack_error
-from acme_mpi.errors import AcmeMpiError, Failure, LaunchError
+from acme_mpi.errors import EXIT_DONE, EXIT_USAGE, AcmeMpiError, Failure, LaunchError
 from acme_mpi.interrupts import INTERRUPTS
+from acme_mpi.meant import function_meant
 from acme_mpi.results import Content
 from acme_mpi.run import run
 from acme_mpi.runner.channel import Channel, ChannelError, Kind
@@ -28,6 +30,8 @@ from acme_mpi.runner.launched import without_launcher
 from acme_mpi.runner.process import Child
 from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.storage import Stored
+
+logger = logging.getLogger("acme_mpi")
 
 
 def serve_script(world: World, command: Sequence[str], defaults: Options) -> int:
@@ -45,7 +49,8 @@ def serve_script(world: World, command: Sequence[str], defaults: Options) -> int
     Returns
     -------
     int
-        On rank 0 the script's exit status, 128 + n for signal n; elsewhere 0.
+        On rank 0 the script's exit status, 128 + n for signal n, and `EXIT_USAGE` for one that can
+        have done nothing, where the word behind it is a function of it; elsewhere 0.
     """
     ranks = world.allgather((world.host, os.getpid()))
     if not world.is_master:
@@ -59,17 +64,21 @@ def serve_script(world: World, command: Sequence[str], defaults: Options) -> int
     signal.signal(signal.SIGINT, lambda number, frame: None)
     try:
         _tell(child, Kind.HELLO, (ranks, defaults.level, is_launched()))
-        _converse(world, child, defaults)
+        n_requests = _converse(world, child, defaults)
         world.bcast("end")
     except BaseException:
         child.kill()  # it would wait for an answer for ever
         raise
     status = _wait(child)
+    if status == EXIT_DONE and n_requests == 0 and (meant := function_meant(command)):
+        logger.warning("%s", meant.text)
+        return EXIT_USAGE if meant.is_certain else EXIT_DONE
     return status if status >= 0 else 128 - status
 
 
-def _converse(world: World, child: Child, defaults: Options) -> None:
-    """Answer the script's requests until it ends. Collective with `_serve`."""
+def _converse(world: World, child: Child, defaults: Options) -> int:
+    """Answer the script's requests until it ends; return their number. Collective with `_serve`."""
+    n_requests = 0
     while (message := _next_message(child)) is not None:
         kind, content = message
         if kind == Kind.CANCEL:
@@ -80,7 +89,9 @@ def _converse(world: World, child: Child, defaults: Options) -> None:
             call, request = _to_call(wanted, defaults), "call"
             call.client = [child.pidfd, child.channel.fileno()]
         world.bcast(request)
+        n_requests += 1
         _tell(child, Kind.ANSWER, (number, _serve(world, request, call)))
+    return n_requests
 
 
 def _serve(world: World, request: str, call: Call) -> Any:

@@ -235,6 +235,21 @@ def test_a_script_without_a_call(acme, write_script):
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "hello ['-x']\n", "")
 
 
+@pytest.mark.once
+def test_a_space_instead_of_the_colon_is_told(acme, write_script):
+    """The script may have done what it was to do, or can have done nothing."""
+    write_script("def f(x):\n    return x\n", "only.py")
+    write_script("def f(x):\n    return x\n\n\nprint('done')\n", "acts.py")
+
+    only = acme(0, "only.py", "f", "args.npz")
+    acts = acme(0, "acts.py", "f")
+
+    assert (only.returncode, only.stdout) == (2, "")
+    assert only.stderr.endswith("by a colon: python -m acme_mpi only.py:f args.npz\n")
+    assert (acts.returncode, acts.stdout) == (0, "done\n")
+    assert acts.stderr.count("by a colon: python -m acme_mpi acts.py:f\n") == 1
+
+
 @pytest.mark.parametrize(
     ("ending", "status", "said"),
     [
