@@ -146,7 +146,8 @@ class Segment:
         os.close(writable)
 
     def __del__(self) -> None:
-        os.close(self.descriptor)
+        with contextlib.suppress(OSError):  # a task has closed what is not its own
+            os.close(self.descriptor)
 
 
 def _memory_file() -> int:

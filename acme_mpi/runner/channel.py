@@ -9,6 +9,7 @@ code may have written into the descriptor.
 from __future__ import annotations
 
 import array
+import contextlib
 import copyreg
 import fcntl
 import io
@@ -125,6 +126,11 @@ class Channel:
     def fileno(self) -> int:
         """Return the descriptor, for select and for passing on."""
         return self._socket.fileno()
+
+    def hang_up(self) -> None:
+        """Say that nothing more will be said: the other side finds the end, whoever has copies."""
+        with contextlib.suppress(OSError):  # it has gone
+            self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """Close this end."""

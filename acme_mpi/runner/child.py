@@ -319,6 +319,17 @@ class ChildRunner(Runner):
             self.poll()
         self.other_messages.clear()
 
+    def leave(self) -> None:
+        """Let the child end as Python does if it has nothing to do, else kill it.
+
+        What it has started ends with it.
+        """
+        is_idle = self._assignment is None or (self._is_prepared and not self._pending)
+        if self._child is not None and is_idle:
+            self._child.end()
+            self._child = None
+        self.stop()
+
     def stop(self) -> None:
         """Kill the child and everything it has started."""
         if self._child is not None:

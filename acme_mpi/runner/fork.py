@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import sys
 import traceback
@@ -19,7 +20,8 @@ class Fork:
     Parameters
     ----------
     main : callable
-        Called in the child, which ends with it. Nothing of the child returns to the caller.
+        Called in the child, which ends with it as Python ends. Nothing of the child returns to the
+        caller.
     arguments : sequence of str
         The child's ``sys.argv[1:]``.
     kept : collection of int
@@ -43,9 +45,9 @@ class Fork:
                 _start_anew(arguments, kept, environment)
                 main()
             except BaseException:
-                traceback.print_exc()
-            finally:
+                os.write(2, traceback.format_exc().encode(errors="backslashreplace"))
                 os._exit(1)
+            ctypes.pythonapi.Py_Exit(0)  # what is below this frame is the parent's
 
     def wait(self) -> int:
         """Wait for the end; return the exit code, or minus the signal."""

@@ -53,9 +53,9 @@ def take_child_runner(world: World, is_worker: bool = True) -> ChildRunner | Non
 
 
 def stop_runner() -> None:
-    """Stop this process's child runner. Independent."""
+    """End this process's child runner, in good order if it is idle. Independent."""
     while _RUNNER:
-        _RUNNER.pop()[0].stop()
+        _RUNNER.pop()[0].leave()
 
 
 def _keep(runner: ChildRunner, n_threads: int) -> None:

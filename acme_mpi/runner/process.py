@@ -10,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -28,6 +29,7 @@ _BOOT = (
     "import sys; sys.path[: not sys.flags.safe_path] = [sys.argv.pop(1)]; "
     "from {module} import main; main()"
 )
+LEAVING_S = 1.5  # for a child that is asked to leave, and for its own children
 _ROOT = str(Path(__file__).resolve().parents[2])
 
 
@@ -158,6 +160,21 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._process.pid, signal.SIGKILL)
 
+    def end(self) -> int:
+        """Let the child leave by itself, as Python ends, and then do what `kill` does.
+
+        It is waited for `LEAVING_S`, and so are its own children, `multiprocessing`'s tracker of
+        shared memory above all: that tidies up once the child has gone. Those who stay are killed.
+        """
+        waited_for = [self.pidfd, *_open_children(self.pid)]
+        self.channel.hang_up()
+        give_up_s = time.monotonic() + LEAVING_S
+        for pidfd in waited_for:
+            select.select([pidfd], [], [], max(0.0, give_up_s - time.monotonic()))
+        for pidfd in waited_for[1:]:
+            os.close(pidfd)
+        return self.kill()
+
     def kill(self) -> int:
         """Kill the child and all its processes, free everything, and return its wait status.
 
@@ -181,6 +198,18 @@ def _let_go_of_all() -> None:
 
 
 os.register_at_fork(after_in_child=_let_go_of_all)
+
+
+def _open_children(pid: int) -> list[int]:
+    """Return a descriptor for each child of a process."""
+    found = []
+    with contextlib.suppress(OSError):  # it has ended
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children") as file:
+                for child in map(int, file.read().split()):
+                    with contextlib.suppress(ProcessLookupError):
+                        found.append(os.pidfd_open(child))
+    return found
 
 
 def arm_lifeline(descriptor: int, whole_group: bool) -> None:
