@@ -8,7 +8,9 @@ from acme_mpi.meant import function_meant
 
 pytestmark = pytest.mark.once
 
-ONLY = "'''A docstring.'''\nimport os\nN: int = 3\n\n\ndef f(x):\n    pass\n\n\nclass C:\n    pass\n"
+ONLY = (
+    "'''A docstring.'''\nimport os\nN: int = 3\n\n\ndef f(x):\n    pass\n\n\nclass C:\n    pass\n"
+)
 
 
 @pytest.mark.parametrize(
