@@ -129,11 +129,20 @@ class Segment:
         """Its size."""
         return os.fstat(self.descriptor).st_size
 
-    def view(self, writable: bool = False) -> memoryview:
-        """Return its bytes, mapped and not copied; they stay when the segment is closed."""
+    def view(self, writable: bool = False, private: bool = False) -> memoryview:
+        """Return its bytes, mapped and not copied; they stay when the segment is closed.
+
+        Parameters
+        ----------
+        writable : bool
+            What is written is there for all processes.
+        private : bool
+            What is written is there for this view alone; pages are copied that are written to.
+        """
         if not self.n_bytes:
             return memoryview(b"")
         access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+        access = mmap.ACCESS_COPY if private else access
         return memoryview(mmap.mmap(self.descriptor, self.n_bytes, access=access))
 
     def seal(self) -> None:

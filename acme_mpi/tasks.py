@@ -13,6 +13,7 @@ import itertools
 import math
 import numbers
 import reprlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -58,6 +59,20 @@ class Shared:
         self.value = value
 
 
+class MadeAnew(ABC):
+    """Stands for an argument that each task gets as an object of its own."""
+
+    @abstractmethod
+    def make(self) -> Any:
+        """Return the argument, made for one call."""
+
+
+def _made(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return what a task gets for the values of a call."""
+    made = tuple(value.make() if isinstance(value, MadeAnew) else value for value in args)
+    return made, {k: v.make() if isinstance(v, MadeAnew) else v for k, v in kwargs.items()}
+
+
 @dataclass(frozen=True)
 class Argument:
     """One argument of the call and how it is distributed.
@@ -83,7 +98,7 @@ class Argument:
         """Return its values for the tasks in [start, stop)."""
         if not self.per_task:
             return repeat(self.value, stop - start)
-        if _is_read_by_pieces(self.value):
+        if is_read_by_pieces(self.value):
             return _read_rows(self.value, start, stop)
         values: Iterable[Any] = self.value[start:stop]
         return values
@@ -106,14 +121,21 @@ class TaskSet:
         Number of calls, >= 0.
     inject_task_id : bool
         Whether the function has a parameter ``taskID`` that the caller left open.
+    makes_anew : bool
+        Whether there are `MadeAnew` objects among the values.
     """
 
     arguments: tuple[Argument, ...]
     n_tasks: int
     inject_task_id: bool = False
+    makes_anew: bool = False
 
     def calls(self, start: int, stop: int) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
         """Return an iterator of (args, kwargs), one for each task in [start, stop), in order."""
+        given = self._given(start, stop)
+        return itertools.starmap(_made, given) if self.makes_anew else given
+
+    def _given(self, start: int, stop: int) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
         args = self._rows([a for a in self.arguments if a.keyword is None], start, stop)
         shared = {a.keyword: a.value for a in self.arguments if a.keyword and not a.per_task}
         if not self._has_own_keywords:
@@ -129,6 +151,8 @@ class TaskSet:
 
     def bound(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Return ``call`` for which ``call(*row)`` is a task's call of `func`; see `rows`."""
+        if self.makes_anew:
+            func = _making_arguments(func)
         if self._has_own_keywords:
             return lambda args, kwargs: func(*args, **kwargs)
         shared = {a.keyword: a.value for a in self.arguments if a.keyword}
@@ -140,7 +164,7 @@ class TaskSet:
         An empty dict of keywords in each call would cost a third of an empty function's time.
         """
         if self._has_own_keywords:
-            return self.calls(start, stop)
+            return self._given(start, stop)
         return self._rows([a for a in self.arguments if a.keyword is None], start, stop)
 
     @property
@@ -175,6 +199,20 @@ class TaskSet:
         if self.inject_task_id:
             lines.append(f"{TASK_ID}: the task's index")
         return lines
+
+
+def _making_arguments(func: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that calls another one with its own copies of what it could change.
+
+    They are made where the call is, so that they do not outlive it, and what goes wrong is the
+    task's.
+    """
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        args, kwargs = _made(args, kwargs)
+        return func(*args, **kwargs)
+
+    return call
 
 
 class _ShortRepr(reprlib.Repr):
@@ -440,7 +478,7 @@ def _how_to_list(value: Any) -> str:
     return f"a {kind} of {len(value)}; PerTask(list(x)) gives each task one item of it"
 
 
-def _is_read_by_pieces(value: Any) -> bool:
+def is_read_by_pieces(value: Any) -> bool:
     """Tell whether a value is an array on a medium, such as an `h5py.Dataset`: never read whole."""
     if isinstance(value, (np.ndarray, np.generic)):
         return False
@@ -452,7 +490,7 @@ def _is_read_by_pieces(value: Any) -> bool:
 
 def is_sequence(value: Any) -> bool:
     """Tell whether a value has one item per task, if it has as many items as there are tasks."""
-    return isinstance(value, (list, tuple, range, np.ndarray)) or _is_read_by_pieces(value)
+    return isinstance(value, (list, tuple, range, np.ndarray)) or is_read_by_pieces(value)
 
 
 def _read_rows(value: Any, start: int, stop: int) -> Iterator[Any]:

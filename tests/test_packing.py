@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
+import enum
+import pickle
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +32,15 @@ def sent(*args, n_inputs="auto", **kwargs):
 
 def values_of(tasks, start=0, stop=None):
     return [args[0] for args, _ in tasks.calls(start, tasks.n_tasks if stop is None else stop)]
+
+
+def called_with(tasks, start=0, stop=None):
+    """Return the arguments with which a function is called, one tuple per task."""
+    seen = []
+    call = tasks.bound(lambda *args: seen.append(args))
+    for row in tasks.rows(start, tasks.n_tasks if stop is None else stop):
+        call(*row)
+    return seen
 
 
 class Loaded:
@@ -97,11 +111,126 @@ def test_arrays_begin_where_numpy_likes_it():
         assert array.ctypes.data % 64 == 0
 
 
-def test_small_arrays_belong_to_the_task():
-    (array,) = values_of(sent([np.zeros(3)]))
-    array += 1
+ARRAYS = {
+    "small": np.arange(10.0),
+    "large": np.arange(100_000.0),
+    "empty": np.zeros((0, 3)),
+    "scalar": np.array(5.0),
+    "not contiguous": np.zeros((40, 40))[::2, ::3],
+    "in columns": np.zeros((4, 6), order="F"),
+    "times": np.array(["2020-01-01"], "M8[D]"),
+    "records": np.array([(1, 2.0)], [("a", int), ("b", float)]),
+    "objects": np.array([[1, "x"], [None, 2.0]], dtype=object),
+}
 
-    assert array.tolist() == [1, 1, 1]
+
+class Holder:
+    def __init__(self, content):
+        self.content = content
+
+
+PLACES = {
+    "bare": (lambda array: array, lambda value: value),
+    "tuple": (lambda array: (1, array), lambda value: value[1]),
+    "list": (lambda array: [array], lambda value: value[0]),
+    "dict": (lambda array: {"k": {"w": [array]}}, lambda value: value["k"]["w"][0]),
+    "object": (Holder, lambda value: value.content),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("mark", [Shared, lambda value: PerTask([value])], ids=["shared", "split"])
+@pytest.mark.parametrize("name", ARRAYS)
+def test_no_array_can_be_written_to_wherever_it_is(name, mark, place):
+    array, (put, get) = ARRAYS[name], PLACES[place]
+
+    ((value,),) = called_with(sent(mark(put(array)), n_inputs=1))
+
+    value = get(value)
+    assert not value.flags.writeable
+    assert (value.dtype, value.tolist()) == (array.dtype, array.tolist())
+
+
+def test_arrays_of_the_function_are_its_own():
+    """As in Python: a work space among the globals stays one, be it small or large."""
+    spaces = [np.zeros(10), np.zeros(100_000)]
+
+    def g():
+        return [np.add(space, 1, out=space)[-1] for space in spaces]
+
+    own, _ = unpack(pack(g, distribute(f, [[1]], {})))
+
+    assert [own(), own()] == [[1, 1], [2, 2]]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": 1, "b": [2, 3]},
+        {"a": 1},
+        [1, 2.5, "x"],
+        [[1], [2]],
+        {1, 2},
+        bytearray(b"ab"),
+        np.ma.array([1.0, 2.0], mask=[0, 1]),
+        np.random.default_rng(3),
+        ({"in": "a tuple"}, 1),
+    ],
+    ids=repr,
+)
+def test_what_can_be_changed_is_another_object_for_each_task(value):
+    seen = called_with(sent(Shared(value), Shared(value), n_inputs=3))
+
+    assert len({id(first) for first, _ in seen}) == 3
+    assert all(first is second for first, second in seen)
+    assert all(pickle.dumps(first) == pickle.dumps(value) for first, _ in seen)
+
+
+def test_parts_that_arguments_have_in_common_are_common_to_the_copies():
+    part = {"n": 1}
+    tasks = sent(Shared({"part": part}), Shared([part]), n_inputs=2)
+
+    for first, second in called_with(tasks):
+        assert first["part"] is second[0]
+        first["part"]["n"] += 1
+        assert second == [{"n": 2}]
+
+
+class Color(enum.Enum):
+    RED = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+    x: int
+    y: tuple[float, ...]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [5, "text", (1, ("a", frozenset({2}))), np.float64(3), np.arange(4.0), (np.arange(4), None),
+     Color.RED, Fixed(1, (2.0,)), Path("x"), datetime.date(2020, 1, 1), range(5), len, Color],
+    ids=repr,
+)  # fmt: skip
+def test_what_cannot_be_changed_is_one_object_for_all_tasks(value):
+    tasks = sent(Shared(value), n_inputs=3)
+
+    assert not tasks.makes_anew
+    assert len({id(each) for each in values_of(tasks)}) == 1
+    assert tasks.bound(len) is len
+
+
+def test_values_that_are_loaded_together_are_copied_for_their_tasks(monkeypatch):
+    monkeypatch.setattr(packing, "ROOM_BYTES", 100)
+    common = {"table": list(range(100)), "large": LARGE}
+    tasks = sent([(k, common) for k in range(100)])
+
+    for k in (3, 4, 3):
+        ((value,),) = called_with(tasks, k, k + 1)
+        assert value[0] == k
+        assert value[1]["table"] == list(range(100))
+        value[1]["table"].clear()
+        assert not value[1]["large"].flags.writeable
 
 
 def test_an_array_that_occurs_in_many_items_is_there_once():

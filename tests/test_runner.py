@@ -300,6 +300,25 @@ class TestContract:
         assert all("read-only (" in fields["message"] for fields in failures.values())
         assert all("write into a copy" in fields["message"] for fields in failures.values())
 
+    def test_what_a_task_changes_of_its_arguments_no_other_one_sees(self, runner):
+        def f(i, config, table, *, names):
+            config["parts"].append(i)
+            names.add(i)
+            return len(config["parts"]), table.pop("k"), sorted(names)
+
+        outcomes = self.run(runner, f, range(20), {"parts": []}, Shared({"k": 1}), names=set())
+
+        assert values_by_index(outcomes) == {i: (1, 1, [i]) for i in range(20)}
+
+    def test_an_argument_that_a_task_has_changed_is_shown_as_it_was_given(self, runner):
+        def f(i, config):
+            config.clear()
+            raise ValueError(i)
+
+        outcomes = self.run(runner, f, [1], {"k": 5})
+
+        assert failures_by_index(outcomes)[0]["call"] == "f(1, {'k': 5})"
+
     def test_results_for_files_are_parts(self, runner):
         outcomes = self.run(runner, lambda x: (x, "text", None), [1, 2], in_memory=False)
 

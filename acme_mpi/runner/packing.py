@@ -3,12 +3,13 @@
 It holds pickles and, beside them, the arrays that belong to them: who loads the pickle gets views
 of these, which cannot be written to. Of lists and tuples with one item per task every item is a
 pickle of its own, so that a runner loads those of its tasks; plain numbers and strings are pickled
-together, some hundred at a time.
+together, some hundred at a time. What tasks share and could change is loaded for each task anew.
 """
 
 from __future__ import annotations
 
 import io
+import logging
 import math
 import pickle
 import struct
@@ -19,14 +20,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from acme_mpi.results import PLAIN
+from acme_mpi.runner.immutable import is_flat, is_immutable
 from acme_mpi.runner.pickling import OUT_OF_BAND_BYTES, GivenPickler, pickle_given
 from acme_mpi.segment import Segment
-from acme_mpi.tasks import Argument, TaskSet
+from acme_mpi.tasks import Argument, MadeAnew, TaskSet
 
 HEAD = struct.Struct("<qq")  # where the index begins and ends, in bytes
 ALIGNMENT = 64  # bytes; arrays begin at multiples of it
 BLOCK_ITEMS = 1024  # plain values in one pickle
 ROOM_BYTES = 64 * 1024**2  # items may take so much before it is asked whether they share parts
+COSTLY_BYTES = 4 * 1024**2  # takes some 20 ms or more to load
+COSTLY = (
+    "argument %s: tasks could change it, so that each of them loads %.0f MB; what is large is "
+    "better an array, or a global that the function reads"
+)
+
+logger = logging.getLogger("acme_mpi")
 
 
 def pack(func: Callable[..., Any] | None, tasks: TaskSet) -> Segment:
@@ -40,16 +49,19 @@ def pack(func: Callable[..., Any] | None, tasks: TaskSet) -> Segment:
         Something cannot be pickled.
     """
     packer = _Packer()
-    arguments = tuple(packer.itemized(argument) for argument in tasks.arguments)
-    roots = packer.add(func), packer.add(replace(tasks, arguments=arguments))
-    return packer.segment(roots)
+    root = packer.add(func)
+    packer.freeze_arrays()
+    arguments = packer.made_anew([packer.itemized(argument) for argument in tasks.arguments])
+    makes_anew = any(isinstance(a.value, (MadeAnew, Copies)) for a in arguments)
+    packed = packer.add(replace(tasks, arguments=arguments, makes_anew=makes_anew))
+    return packer.segment((root, packed))
 
 
 def unpack(segment: Segment) -> tuple[Callable[..., Any] | None, TaskSet]:
     """Return what `pack` has packed.
 
-    Arguments that are arrays, and all arrays of 16 KiB and more, are views of the segment or, if
-    they are small, of memory that all tasks of this process share: they cannot be written to.
+    Arrays among the arguments cannot be written to: they are views of the segment or, if they are
+    small, of memory that tasks of this process share. Those of the function can, in this process.
 
     Raises
     ------
@@ -57,12 +69,14 @@ def unpack(segment: Segment) -> tuple[Callable[..., Any] | None, TaskSet]:
         Whatever loading the user's objects raises.
     """
     contents = _Contents(segment.view())
-    func, tasks = (contents.load(record) for record in contents.roots)
+    of_func, of_tasks = contents.roots
+    own = _Contents(segment.view(private=True)) if of_func.arrays else contents
+    func, tasks = own.load(of_func), contents.load(of_tasks)
     for argument in tasks.arguments:
         if isinstance(argument.value, Items):
             argument.value.contents = contents
-        elif isinstance(argument.value, np.ndarray):
-            argument.value.setflags(write=False)
+        elif isinstance(argument.value, Anew):
+            argument.value.group.load_first(contents)
     return func, tasks
 
 
@@ -115,6 +129,89 @@ class Items:
         return values
 
 
+class Group:
+    """Arguments that are made together, as they may have parts in common.
+
+    Parameters
+    ----------
+    record : _Record
+        The list of their values.
+    is_flat : bool
+        Whether all are one object whose `copy` has nothing in common with it.
+    """
+
+    def __init__(self, record: _Record, is_flat: bool) -> None:
+        self._record, self._is_flat = record, is_flat
+        self._left: dict[int, Any] = {}  # made, and not taken
+
+    def load_first(self, contents: _Contents) -> None:
+        """Load them, so that what cannot be loaded is known before the first task."""
+        self._contents = contents
+        self._first: list[Any] | None = contents.load(self._record)
+
+    def take(self, k: int) -> Any:
+        """Return argument `k`, which nobody has got before."""
+        if k not in self._left:
+            self._left = dict(enumerate(self._make()))
+        return self._left.pop(k)
+
+    def _make(self) -> list[Any]:
+        first = self._first
+        if self._is_flat:
+            assert first is not None
+            return [first[0].copy()] * len(first)
+        self._first = None
+        return self._contents.load(self._record) if first is None else first
+
+
+class Anew(MadeAnew):
+    """One argument of a `Group`."""
+
+    def __init__(self, group: Group, k: int) -> None:
+        self.group, self._k = group, k
+
+    def make(self) -> Any:
+        """Return the argument, loaded or copied for one task."""
+        return self.group.take(self._k)
+
+
+class Copies:
+    """The values of a split argument that are loaded together, as they share too much.
+
+    Parameters
+    ----------
+    values : sequence
+        One per task.
+    """
+
+    def __init__(self, values: Sequence[Any]) -> None:
+        self._values = values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, span: slice) -> Iterator[Any]:
+        """Return an iterator over the values of consecutive tasks, ``[start:stop]``."""
+        values = self._values[span]
+        return (value if is_immutable(value) else _Copy(value) for value in values)
+
+
+class _Copy(MadeAnew):
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def make(self) -> Any:
+        """Return a copy; arrays stand beside the pickle and are not copied."""
+        buffers: list[Any] = []
+
+        def take(buffer: pickle.PickleBuffer) -> bool:
+            buffers.append(buffer)
+            return False
+
+        data = pickle_given(self._value, take)
+        return pickle.loads(data, buffers=buffers)
+
+
 class _Contents:
     """The objects in a segment.
 
@@ -165,16 +262,42 @@ class _Packer:
         self._found.append(number)
         return False
 
+    def freeze_arrays(self) -> None:
+        """See to it that arrays which are added from now on cannot be written to."""
+        self._pickler.freezes_arrays = True
+
     def itemized(self, argument: Argument) -> Argument:
         """Return an argument whose values are pickled each by itself, where that is of use."""
         values = argument.value
-        if not argument.per_task or not isinstance(values, (list, tuple)):
+        if not argument.per_task:
+            return argument
+        if isinstance(values, np.ndarray) and values.dtype.hasobject:
+            values = list(values)
+        if not isinstance(values, (list, tuple)):
             return argument
         is_plain = PLAIN.issuperset(map(type, values))
         if is_plain and len(values) <= BLOCK_ITEMS:
             return argument
         items = self._items(values, BLOCK_ITEMS if is_plain else 1)
-        return argument if items is None else replace(argument, value=items)
+        return replace(argument, value=Copies(values) if items is None else items)
+
+    def made_anew(self, arguments: Sequence[Argument]) -> tuple[Argument, ...]:
+        """Return arguments of which those that tasks share and could change are made for each."""
+        begin, made = self._pickles.tell(), list(arguments)
+        groups: dict[int, list[int]] = {}  # numbers of those that may have parts in common
+        for number, argument in enumerate(arguments):
+            if not argument.per_task and not is_immutable(argument.value):
+                key = id(argument.value) if is_flat(argument.value) else 0
+                groups.setdefault(key, []).append(number)
+        for key, numbers in groups.items():
+            group = Group(self.add([arguments[n].value for n in numbers]), is_flat=key != 0)
+            for k, number in enumerate(numbers):
+                made[number] = replace(arguments[number], value=Anew(group, k))
+        if self._pickles.tell() - begin > COSTLY_BYTES:
+            names = [before.label for before, after in zip(arguments, made, strict=True)
+                     if before is not after]  # fmt: skip
+            logger.warning(COSTLY, ", ".join(names), (self._pickles.tell() - begin) / 1e6)
+        return tuple(made)
 
     def _items(self, values: Sequence[Any], n_each: int) -> Items | None:
         """Pickle values; None if they share so much that all together are much smaller."""

@@ -21,12 +21,22 @@ Take = Callable[[pickle.PickleBuffer], bool]
 
 
 class GivenPickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Pickles what users give: open HDF5 files by their names, all else as cloudpickle does."""
+    """Pickles what users give: open HDF5 files by their names, all else as cloudpickle does.
+
+    Attributes
+    ----------
+    freezes_arrays : bool
+        Arrays cannot be written to where they are loaded, be they large or small.
+    """
+
+    freezes_arrays = False
 
     def reducer_override(self, value: Any) -> Any:
         """Return how `value` is pickled."""
         if isinstance(value, CodeType):
             return self._reduce_code(value)
+        if type(value) is np.ndarray and self.freezes_arrays:
+            return _reduce_frozen(value)
         if isinstance(value, type):
             name_class(value)
         reduced = reduce_hdf5(value)
@@ -40,6 +50,20 @@ class GivenPickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 def _is_left_out(field: Any) -> bool:
     return isinstance(field, str) and field == "<dynamic-code>"
+
+
+def _reduce_frozen(array: Any) -> Any:
+    # In a pickle, too, the memory of what is read-only loads as bytes, which nobody can change.
+    view = array.view()
+    view.flags.writeable = False
+    reduced = view.__reduce_ex__(5)
+    # Arrays of objects, and those that are not contiguous, are made without such memory.
+    return reduced if len(reduced) == 2 else (*reduced, None, None, _set_frozen_state)
+
+
+def _set_frozen_state(array: Any, state: Any) -> None:
+    array.__setstate__(state)
+    array.flags.writeable = False
 
 
 def pickle_given(value: Any, take: Take | None = None) -> bytes:
