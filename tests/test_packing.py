@@ -176,7 +176,7 @@ def test_arrays_of_the_function_are_its_own():
         np.random.default_rng(3),
         ({"in": "a tuple"}, 1),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_can_be_changed_is_another_object_for_each_task(value):
     seen = called_with(sent(Shared(value), Shared(value), n_inputs=3))
@@ -210,7 +210,7 @@ class Fixed:
     "value",
     [5, "text", (1, ("a", frozenset({2}))), np.float64(3), np.arange(4.0), (np.arange(4), None),
      Color.RED, Fixed(1, (2.0,)), Path("x"), datetime.date(2020, 1, 1), range(5), len, Color],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )  # fmt: skip
 def test_what_cannot_be_changed_is_one_object_for_all_tasks(value):
     tasks = sent(Shared(value), n_inputs=3)
