@@ -5,6 +5,7 @@ The results are large enough for the runners to write them in place, or nearly s
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from typing import Any
@@ -18,6 +19,7 @@ from acme_mpi.commands import run_command
 pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 N_TASKS = 60
+N_RUNS = int(os.environ.get("ACME_MPI_TEST_RUNNER_KILLS", "50"))  # of each layout
 PLACING: dict[str, tuple[str, ...]] = {
     "rank": ("sizes",),
     "rank, rows": ("large", "--result-shape", "None,100,200"),
@@ -100,4 +102,4 @@ def test_killed_runners_spoil_nothing(killed, capsys):
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("killed", PLACING, indirect=True)
 def test_many_killed_runners_spoil_nothing(killed, capsys):
-    kill_runners(killed, 50, random.randrange(10**6), capsys)
+    kill_runners(killed, N_RUNS, random.randrange(10**6), capsys)
