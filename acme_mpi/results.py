@@ -269,10 +269,9 @@ class Content:
 
     Attributes
     ----------
-    rows : (n_results, *row_shape) ndarray, or None
-        With a RowSpec, unless the rows were placed.
-    placed : list of (int, int), or None
-        Size in bytes and checksum of each row, if the runner has written the rows itself.
+    rows : (n_results, *row_shape) ndarray, or list of ndarray and tuple of (int, int), or None
+        With a RowSpec. It is a list if the runner has written some of the rows itself: in their
+        places are size in bytes and checksum.
     parts : list of Parts, or None
         Without a RowSpec all parts, with one those from ``result_1`` on. A tuple of size in bytes
         and checksum stands for a part that the runner has written itself.
@@ -284,8 +283,7 @@ class Content:
         The first task whose result was pickled, though HDF5 was asked for, and why.
     """
 
-    rows: Array | None = None
-    placed: list[tuple[int, int]] | None = None
+    rows: Array | list[Array | tuple[int, int]] | None = None
     parts: list[Parts] | None = None
     values: bytes | None = None
     buffers: list[Any] | None = None
@@ -293,7 +291,7 @@ class Content:
 
 
 def is_placed(part: Part) -> bool:
-    """Tell whether the runner has written this part itself."""
+    """Tell whether the runner has written this part, or row, itself."""
     return isinstance(part, tuple)
 
 
@@ -360,8 +358,7 @@ class Encoder:
         self._rows: list[Any] = []
         self._parts: list[Parts] = []
         self._values: list[Any] = []
-        self._n_rows = 0
-        self._placed: list[tuple[int, int]] = []
+        self._are_some_placed = False
         self._has_more = False
         self._unstorable: tuple[int, str] | None = None
         self.n_bytes = 0
@@ -402,7 +399,6 @@ class Encoder:
         if type(value) is not float:
             return self._add_row(index, value)
         self._rows.append(value)
-        self._n_rows += 1
         if self._has_more:
             self._parts.append([])
 
@@ -419,53 +415,37 @@ class Encoder:
             self._parts.append(self._place_large(index, 0, [row, *rest]))
             return
         rest = self._place_large(index, 1, rest)
-        if row.nbytes >= PLACED_BYTES and self._place is not None:
-            write = self._place(index, 0, row.shape, row.dtype.str)
-            if write is not None:
-                write(row)
-                self._placed.append((row.nbytes, checksum(row)))
-                return self._add_rest(rest)
-        # A function may return the same buffer each time: keep what it held at this call.
-        self._rows.append(np.array(row))
-        self.n_bytes += row.nbytes
-        self._add_rest(rest)
-
-    def _add_rest(self, rest: list[Part]) -> None:
+        kept = self._place_or_keep(index, 0, row)
         # Almost no function returns more than the row: only then one list per task is kept.
         if rest and not self._has_more:
             self._has_more = True
-            self._parts = [[] for _ in range(self._n_rows)]
+            self._parts = [[] for _ in self._rows]
         if self._has_more:
             self._parts.append(rest)
-        self._n_rows += 1
+        self._rows.append(kept)
+        self._are_some_placed = self._are_some_placed or is_placed(kept)
 
     def _place_large(self, index: int, first: int, parts: list[Part]) -> list[Part]:
-        done: list[Part] = []
-        for k, part in enumerate(parts, first):
-            if part is None or part.dtype.kind == "O":
-                done.append(part)
-                continue
-            if self._place is not None and part.nbytes >= PLACED_BYTES and not part.dtype.names:
-                write = self._place(index, k, part.shape, part.dtype.str)
-                if write is not None:
-                    write(part)
-                    done.append((part.nbytes, checksum(part)))
-                    continue
-            done.append(np.array(part))
-            self.n_bytes += part.nbytes
-        return done
+        return [self._place_or_keep(index, k, part) for k, part in enumerate(parts, first)]
+
+    def _place_or_keep(self, index: int, k: int, part: Part) -> Part:
+        """Write a large array where the store wants it, or return what travels in the outcome."""
+        if part is None or part.dtype.kind == "O":
+            return part
+        if self._place is not None and part.nbytes >= PLACED_BYTES and not part.dtype.names:
+            write = self._place(index, k, part.shape, part.dtype.str)
+            if write is not None:
+                write(part)
+                return part.nbytes, checksum(part)
+        self.n_bytes += part.nbytes
+        # A function may return the same buffer each time: keep what it held at this call.
+        return np.array(part)
 
     def take(self) -> Content:
         """Return what was collected since the last call."""
         content = Content(unstorable=self._unstorable)
         if self._as_rows:
-            assert self._spec is not None
-            content.placed = self._placed or None
-            if not self._placed:
-                shape = (len(self._rows), *self._spec.row_shape)
-                content.rows = np.empty(shape, self._spec.dtype)
-                if self._rows:
-                    content.rows[:] = self._rows
+            content.rows = self._rows if self._are_some_placed else self._packed_rows()
             if self._has_more:
                 content.parts = self._parts
         elif self._in_memory and self._spec is None:
@@ -475,6 +455,13 @@ class Encoder:
             content.parts = self._parts
         self._clear()
         return content
+
+    def _packed_rows(self) -> Array:
+        assert self._spec is not None
+        rows = np.empty((len(self._rows), *self._spec.row_shape), self._spec.dtype)
+        if self._rows:
+            rows[:] = self._rows
+        return rows
 
 
 _PLAIN_NUMBERS: frozenset[type] = frozenset({int, float, bool, complex})

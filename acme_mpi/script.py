@@ -147,7 +147,7 @@ def _serve_call(world: World, call: Call) -> tuple[Any, ...]:
     except AcmeMpiError as error:
         return "error", pack_error(error)
     stored = result.stored
-    pieces = [(runs, c.rows, c.placed, c.parts, c.values, c.buffers) for runs, c in stored.pieces]
+    pieces = [(runs, c.rows, c.parts, c.values, c.buffers) for runs, c in stored.pieces]
     return (
         "result",
         astuple(result.options),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from acme_mpi import InputError
+from acme_mpi.checksum import checksum
 from acme_mpi.results import (
     PLACED_BYTES,
     Encoder,
@@ -395,7 +396,7 @@ class TestEncoder:
         content = encode([[1, 2], np.array([3.5, 4])], spec_of(None, 2))
 
         assert_same(content.rows, np.array([[1, 2], [3.5, 4]]))
-        assert (content.parts, content.values, content.placed) == (None, None, None)
+        assert (content.parts, content.values) == (None, None)
 
     @pytest.mark.parametrize("value", [1.5, np.float64(1.5), np.array(1.5)])
     def test_scalar_rows_of_any_type_mix(self, value):
@@ -523,9 +524,18 @@ class TestPlacing:
         sites = Sites()
         content = encode([LARGE, LARGE + 1], spec_of(None, len(LARGE)), place=sites)
 
-        assert content.placed
-        assert content.rows is None
+        assert [is_placed(row) for row in content.rows] == [True, True]
         assert_same(sites.written[1, 0], LARGE + 1)
+
+    def test_rows_of_which_some_are_placed_stay_in_order(self):
+        """A store may refuse a place for one row and grant it for the next."""
+        sites = Sites(takes=lambda index, k: index in (1, 2, 5))
+        content = encode([LARGE + k for k in range(6)], spec_of(None, len(LARGE)), place=sites)
+
+        assert [is_placed(row) for row in content.rows] == [False, True, True, False, False, True]
+        for k in (0, 3, 4):
+            assert_same(content.rows[k], LARGE + k)
+        assert content.rows[5] == (LARGE.nbytes, checksum(LARGE + 5))
 
     def test_parts_beside_a_row_count_from_one(self):
         sites = Sites()
@@ -544,7 +554,6 @@ class TestPlacing:
     def test_without_a_place_the_array_travels(self, spec):
         content = encode([LARGE], spec, place=Sites(takes=lambda index, k: False))
 
-        assert not content.placed
         assert_same(content.rows[0] if spec else content.parts[0][0], LARGE)
 
     def test_strings_and_structured_arrays_are_not_placed(self):
@@ -571,5 +580,4 @@ class TestPlacing:
             encoder.add(0, LARGE)
 
         content = encoder.take()
-        assert content.placed is None
         assert len(content.rows) == 0

@@ -166,11 +166,17 @@ CASES = {
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
-def encode(store: Store, case: Case, chunk: range, in_memory: bool = False) -> Outcome:
+def encode(
+    store: Store,
+    case: Case,
+    chunk: range,
+    in_memory: bool = False,
+    grants: Callable[[int, int], bool] = lambda index, k: True,
+) -> Outcome:
     """Return the outcome of a chunk; large arrays are written where the store says."""
 
     def place(index: int, k: int, shape: tuple[int, ...], dtype: str) -> Any:
-        site = store.place(index, k, shape, dtype)
+        site = store.place(index, k, shape, dtype) if grants(index, k) else None
         return None if site is None else lambda array: write_at(*site, array)
 
     can_place = store.can_place and not in_memory
@@ -210,14 +216,14 @@ def open_store(world: World, kind: str, directory: Path | str, case: Case) -> St
 
 
 def write_case(
-    world: World, kind: str, directory: Path | str, case: Case, n_chunk: int = 3
+    world: World, kind: str, directory: Path | str, case: Case, n_chunk: int = 3, **options: Any
 ) -> Stored:
     """Write all tasks of a case in chunks, dealt to the ranks in turn. Collective."""
     store = open_store(world, kind, directory, case)
     n_tasks = len(case.values)
     chunks = [range(k, min(k + n_chunk, n_tasks)) for k in range(0, n_tasks, n_chunk)]
     for chunk in chunks[world.rank :: world.size]:
-        store.write(encode(store, case, chunk))
+        store.write(encode(store, case, chunk, **options))
     store.close()
     world.barrier()  # the container is made from what all ranks have recorded
     return store.commit()
@@ -356,6 +362,20 @@ def test_a_rank_that_lets_go_of_a_task_leaves_the_files_of_others_alone(tmp_path
     assert content_of(tmp_path / "out" / "f.h5") == expected_content(case)
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if "large" in name])
+@every_kind
+def test_some_large_arrays_may_be_refused_a_place(kind, name, tmp_path, content_of):
+    case = CASES[name]
+    path = store_case(
+        kind, 1, tmp_path / "out", case, n_chunk=4, grants=lambda index, k: (index + k) % 3 != 1
+    )
+
+    assert content_of(path) == expected_content(case)
+    layout, n_tasks = Layout(str(path.parent), "f"), len(case.values)
+    store = make_store(kind, SerialWorld(), layout, case.spec, n_tasks)
+    assert list(faults(store, read_history(layout.dot_folder).done, n_tasks)) == []
+
+
 # Results whose 64-bit words add up to zero, or to the same in another order.
 PLAIN = {
     "ones": (np.ones(2**16), np.zeros(2**16)),
@@ -395,7 +415,7 @@ def test_sums_of_earlier_versions_are_still_compared(kind, name, tmp_path):
     path = store_case(kind, 1, tmp_path / "out", case)
     layout, n_tasks = Layout(str(path.parent), "f"), len(case.values)
     store = make_store(kind, SerialWorld(), layout, case.spec, n_tasks)
-    (blocks,) = read_journal(layout.journal(0))
+    ((blocks, _),) = read_journal(layout.journal(0))
     digests = [store.measure(SumOf(block)) for block in blocks]
     Path(layout.journal(0)).write_bytes(
         b"".join(

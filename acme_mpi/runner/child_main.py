@@ -205,8 +205,8 @@ class Server:
                 (
                     *(outcome.start, outcome.stop, outcome.failures, outcome.busy_ns),
                     *(outcome.start_s, outcome.peak_bytes, outcome.slow),
-                    *(content.rows, content.placed, content.parts),
-                    *(content.values, content.buffers, content.unstorable),
+                    *(content.rows, content.parts, content.values, content.buffers),
+                    content.unstorable,
                 ),
             )
             done = outcome.stop

@@ -184,6 +184,7 @@ class ComputationStore(LinkedStore):
 def _parts_at(content: Content, position: int) -> list[Part]:
     """Return all parts of one task, its row first."""
     parts = parts_of(content.parts[position]) if content.parts else []
-    if content.rows is not None:
-        return [np.asarray(content.rows[position]), *parts]
-    return [content.placed[position], *parts] if content.placed else parts
+    if content.rows is None:
+        return parts
+    row = content.rows[position]
+    return [row if is_placed(row) else np.asarray(row), *parts]

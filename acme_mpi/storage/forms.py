@@ -19,7 +19,11 @@ def pieces_of(
     """
     position = 0
     for run in runs:
-        if content.parts is None:
+        if isinstance(content.rows, list):  # each row lies somewhere else
+            for at, index in enumerate(run, position):
+                form = AS_ROWS if content.parts is None else _form(spec, content.parts[at])
+                yield range(index, index + 1), form, at
+        elif content.parts is None:
             yield run, AS_ROWS, position
         elif spec is None and not content.unstorable:
             yield run, AS_GROUPS, position

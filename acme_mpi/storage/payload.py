@@ -13,7 +13,6 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -309,29 +308,18 @@ class PayloadStore(RecordedStore):
         """Write rows and parts; return what the journal has to know."""
         written: list[Written] = []
         for tasks, form, position in pieces_of(runs, content, self.spec):
-            if content.placed is not None:
-                written += self._take_placed(tasks, form, position, content)
-                continue
             row, digest = 0, new_digest()
             if content.rows is not None and form & AS_ROWS:
                 rows = content.rows[position : position + len(tasks)]
-                row = self._write_rows(tasks, rows)
-                digest.add(tasks.start, rows)
+                if is_placed(rows[0]):
+                    row = self._row_placed_for(tasks.start)
+                    digest.add(tasks.start, rows[0])
+                else:
+                    row = self._write_rows(tasks, np.asarray(rows))
+                    digest.add(tasks.start, np.asarray(rows))
             self._write_rest(tasks, form, position, content, digest)
             written.append(Written(tasks, form, row, digest))
         return written
-
-    def _take_placed(
-        self, tasks: range, form: int, position: int, content: Content
-    ) -> Iterator[Written]:
-        """Yield what there is to know of rows that the runner has written itself."""
-        assert content.placed is not None
-        for at, index in enumerate(tasks, position):
-            one = range(index, index + 1)
-            digest = new_digest()
-            digest.add(index, content.placed[at])
-            self._write_rest(one, form, at, content, digest)
-            yield Written(one, form, self._row_placed_for(index), digest)
 
     def _write_rest(
         self, tasks: range, form: int, position: int, content: Content, digest: Digest
