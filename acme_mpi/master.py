@@ -203,6 +203,7 @@ class Master:
 
     def _look(self, now_s: float) -> None:
         """See to what needs no haste."""
+        self._progress.look()
         self._look_for_silent_ranks(now_s)
         if self._is_stopping:
             return

@@ -128,7 +128,7 @@ def _add_run_options(group: Any) -> None:
     )  # fmt: skip
     group.add_argument(
         "--bar", action=argparse.BooleanOptionalAction,
-        help="progress bar; default: on a terminal, else one line a minute",
+        help="progress bar; default: on a terminal, else a line now and then",
     )  # fmt: skip
     group.add_argument("-v", "--verbose", action="count", default=0, help="tell more")
     group.add_argument("-q", "--quiet", action="store_true", help="only warnings and errors")

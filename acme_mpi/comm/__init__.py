@@ -11,6 +11,7 @@ from acme_mpi.comm.launcher import (
     is_launched,
     launched_rank_and_size,
     launcher_words,
+    passes_on_whole_lines,
     refuse_singletons,
 )
 from acme_mpi.comm.mpi import MpiWorld, finalize, make_world
@@ -33,6 +34,7 @@ __all__ = [
     "launcher_words",
     "make_world",
     "pack_error",
+    "passes_on_whole_lines",
     "refuse_singletons",
     "settle",
     "share",

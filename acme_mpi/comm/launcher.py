@@ -45,6 +45,17 @@ def is_launched_by_srun(environ: Mapping[str, str] = os.environ) -> bool:
     return "SLURM_STEP_NUM_TASKS" in environ and not any(name in environ for name in OF_MPIEXEC)
 
 
+# Set by Open MPI 5's mpiexec, which collects output by lines; and for srun, to label lines.
+OF_WHOLE_LINES = ("PRTE_LAUNCHED", "SLURM_LABELIO")
+
+
+def passes_on_whole_lines(environ: Mapping[str, str] = os.environ) -> bool:
+    """Tell whether the launcher shows what a rank writes only when its line ends."""
+    if any(name in environ for name in OF_WHOLE_LINES):
+        return True
+    return any(word.partition("=")[0] in LABELLING for word in launcher_words(environ))
+
+
 def refuse_singletons(size: int, environ: Mapping[str, str] = os.environ) -> None:
     """Raise if MPI sees one rank where the launcher started several.
 
@@ -94,6 +105,8 @@ def refuse_srun_without_pmi(environ: Mapping[str, str] = os.environ) -> None:
         refuse_singletons(1, environ)
 
 
+# Options of an mpiexec to mark each line with its rank.
+LABELLING = ("-l", "-prepend-rank", "--tag-output", "-tag-output", "--timestamp-output", "--output")
 MPIEXECS = ("mpiexec", "mpirun", "orterun", "prterun", "mpiexec.hydra")
 N_GENERATIONS = 3  # from a rank up to its mpiexec: some have a proxy in between
 
