@@ -22,9 +22,25 @@ with limited_threads():
     import numpy  # noqa: F401
 
 from acme_mpi.call import Call, Options
-from acme_mpi.comm import World, finalize, launched_rank_and_size, launcher_words, make_world
+from acme_mpi.comm import (
+    World,
+    finalize,
+    how_to_silence,
+    launched_rank_and_size,
+    make_world,
+    outlast_other_ranks,
+    typed_command,
+)
+from acme_mpi.cores import n_cores
 from acme_mpi.dry_run import announce, circumstances, forecast, measuring_options
-from acme_mpi.errors import EXIT_DONE, EXIT_INTERNAL, AcmeMpiError, InputError, TaskError
+from acme_mpi.errors import (
+    EXIT_DONE,
+    EXIT_INTERNAL,
+    EXIT_USAGE,
+    AcmeMpiError,
+    InputError,
+    TaskError,
+)
 from acme_mpi.interrupts import INTERRUPTS
 from acme_mpi.messages import ConsoleFormatter
 from acme_mpi.options import check_options, make_parser, split_script
@@ -74,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if rank > 0:
         os.dup2(saved[0], 1), os.dup2(saved[1], 2)
     if options is None:
-        sys.exit(status if rank == 0 else 0)
+        sys.exit(_last_words(status) if rank == 0 else 0)
     fork_child_runner()
     _set_up_logging(options)
     leave(_with_ranks(options, scripts, rank))
@@ -84,11 +100,21 @@ def leave(status: int) -> None:
     """End this process: rank 0 with the job's status, all others with 0."""
     stop_runner()
     finalize()
+    _last_words(status)
     # srun -K ends the step with SIGTERM when rank 0 leaves with an error; the job's status is
     # rank 0's, whatever the others are hit by afterwards.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     flush_standard_streams()
     sys.exit(status)
+
+
+def _last_words(status: int) -> int:
+    """Have the launcher add as little as it can to what was said of an error; return the status."""
+    if status == EXIT_USAGE and (text := how_to_silence()):
+        say(text, sys.stderr)
+    if status:
+        outlast_other_ranks()
+    return status
 
 
 def _with_ranks(options: Any, scripts: Sequence[str], launched_rank: int) -> int:
@@ -141,10 +167,17 @@ def _set_up_logging(options: Any) -> None:
 
 
 def _suggest_launcher() -> None:
-    n_cores = len(os.sched_getaffinity(0))
-    if n_cores > 1:
-        command = shlex.join(["python", "-m", "acme_mpi", *sys.argv[1:]])
-        logger.info("one rank; for all cores: mpiexec -n %d %s", n_cores, command)
+    command = shlex.join(["python", "-m", "acme_mpi", *sys.argv[1:]])
+    if "SLURM_JOB_ID" in os.environ:
+        if os.environ.get("SLURM_NTASKS", "1") != "1":
+            logger.info("one rank; for all tasks of this job: srun %s", command)
+        return
+    n_threads = len(os.sched_getaffinity(0))
+    more = "more ranks than cores: with Open MPI by --oversubscribe"
+    if n_threads > n_cores():
+        more += f", or, up to {n_threads}, by --use-hwthread-cpus"
+    if n_threads > 1:
+        logger.info("one rank; for all cores: mpiexec -n %d %s\n  %s", n_cores(), command, more)
 
 
 def _request(options: Any) -> dict[str, Any]:
@@ -260,7 +293,6 @@ _ONCE = ("--dry-run", "--resume", "--retry-failed", "--force-resume", "--overwri
 def _go_on() -> str:
     """Return the command that goes on with this one's run, with ``{directory}`` in it."""
     arguments = sys.argv[1:]
-    program = sys.orig_argv[: len(sys.orig_argv) - len(arguments)]
     kept: list[str] = []
     words = iter(arguments)
     for word in words:
@@ -268,7 +300,7 @@ def _go_on() -> str:
             next(words, None)
         elif word not in _ONCE and not word.startswith("--output-dir="):
             kept.append(word)
-    line = shlex.join([*launcher_words(), *program, *kept])
+    line = shlex.join([*typed_command(arguments), *kept])
     return f"{line} --output-dir {{directory}}"
 
 

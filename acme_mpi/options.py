@@ -18,12 +18,12 @@ from acme_mpi.spelling import did_you_mean, file_did_you_mean, whole_number
 
 EXAMPLES = """\
 examples:
-  mpiexec -n 4 python -m acme_mpi mymod:f args.npz
+  mpiexec -n 2 python -m acme_mpi mymod:f args.npz
   srun -n 64 python -m acme_mpi analysis.py:fit args.npz --single-file --result-shape None,3
   python -m acme_mpi mymod:f --set x=[2,4,6,8] --set y=4 --plan
   python -m acme_mpi mymod:f args.npz --debug-task 17
-  mpiexec -n 4 python -m acme_mpi script.py --its-own option
-  mpiexec -n 4 python -m acme_mpi -m pytest tests
+  mpiexec -n 2 python -m acme_mpi script.py --its-own option
+  mpiexec -n 2 python -m acme_mpi -m pytest tests
 
 commands on the directory of a run, from any shell, while it goes on or later:
   python -m acme_mpi status DIR [--json | --joblog]   what is done, slow, and failed

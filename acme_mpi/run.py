@@ -12,7 +12,8 @@ options`` > ``commands, api, cluster, dry_run, in_process`` > ``client`` > ``sub
 ``script`` > ``run`` > ``loop, joblog, status_text`` > ``call, master, worker, status`` >
 ``storage, fingerprint, runner, journal, progress`` > ``comm, interrupts, deadline, messages,
 terminal`` > ``segment, acme_arguments, keywords, command_parser, meant`` > ``tasks, schedule,
-durations, rules, results, parsing, checksum, offsets, cgroup, errors`` > ``spelling, visible``.
+durations, rules, results, parsing, checksum, offsets, cgroup, cores, errors`` > ``spelling,
+visible``.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import acme_mpi
+from acme_mpi.cores import n_cores
 
 pytestmark = pytest.mark.slow
 
@@ -332,12 +333,12 @@ def test_the_first_runner_is_a_clean_copy_of_its_rank(acme, folder, n):
 
 @pytest.mark.once
 def test_one_rank_hints_at_all_cores(acme):
-    n_cores = len(os.sched_getaffinity(0))
-    if n_cores == 1:
+    if len(os.sched_getaffinity(0)) == 1:
         pytest.skip("one core")
     ran = acme(0, "mymod:f", "args.npz", "--output-dir", "out")
 
-    assert f"mpiexec -n {n_cores} python -m acme_mpi mymod:f args.npz" in ran.stderr
+    assert f"mpiexec -n {n_cores()} python -m acme_mpi mymod:f args.npz" in ran.stderr
+    assert "--oversubscribe" in ran.stderr
 
 
 @pytest.mark.every
@@ -706,6 +707,32 @@ def test_singletons_of_higher_rank_are_silent(acme, folder):
 
 
 # --- Storage that refuses
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+@pytest.mark.once
+def test_an_output_directory_that_is_none_is_a_mistake(acme, folder, kind):
+    if kind == "file":
+        (folder / "out").write_text("not a directory")
+    else:
+        (folder / "out").symlink_to("nowhere")
+
+    ran = acme(0, "mymod:f", "args.npz", "--output-dir", "out")
+
+    assert_is_told(ran, 2, f"acme_mpi: {folder / 'out'} is there and is no directory")
+    assert "go on with" not in ran.stderr
+
+
+@pytest.mark.every
+def test_what_a_mistake_leaves_to_the_launcher_to_say(acme, folder):
+    """Open MPI 5 and MPICH say nothing, and of Open MPI 4 it is told how to have it silent."""
+    ran = acme(2, "nosuchmod:f", "args.npz")
+
+    said = ran.stderr.splitlines()
+    assert ran.returncode == 2
+    assert said[0].startswith("acme_mpi: there is no module 'nosuchmod'")
+    assert said[1:2] in ([], ["  (without the lines that mpiexec adds: mpiexec --quiet)"])
+    assert len(said) == 1 or "mpiexec detected" in ran.stderr
 
 
 @pytest.mark.every

@@ -10,13 +10,13 @@ from acme_mpi.comm.base import MESSAGE_INTS, TAG_CHUNK, TAG_REPORT, Backoff, Wor
 from acme_mpi.comm.launcher import (
     is_launched,
     launched_rank_and_size,
-    launcher_words,
-    passes_on_whole_lines,
     refuse_singletons,
 )
+from acme_mpi.comm.leaving import how_to_silence, outlast_other_ranks
 from acme_mpi.comm.mpi import MpiWorld, finalize, make_world
 from acme_mpi.comm.sharing import share, share_bytes
 from acme_mpi.comm.twins import SerialWorld, ThreadWorld
+from acme_mpi.comm.typed import passes_on_whole_lines, typed_command
 
 __all__ = [
     "MESSAGE_INTS",
@@ -29,15 +29,17 @@ __all__ = [
     "ThreadWorld",
     "World",
     "finalize",
+    "how_to_silence",
     "is_launched",
     "launched_rank_and_size",
-    "launcher_words",
     "make_world",
+    "outlast_other_ranks",
     "pack_error",
     "passes_on_whole_lines",
     "refuse_singletons",
     "settle",
     "share",
     "share_bytes",
+    "typed_command",
     "unpack_error",
 ]

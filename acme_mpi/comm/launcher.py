@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 
 from acme_mpi.errors import LaunchError
@@ -43,17 +42,6 @@ OF_MPIEXEC = ("OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")
 def is_launched_by_srun(environ: Mapping[str, str] = os.environ) -> bool:
     """Tell whether srun has started this process as a rank, and not an mpiexec inside its job."""
     return "SLURM_STEP_NUM_TASKS" in environ and not any(name in environ for name in OF_MPIEXEC)
-
-
-# Set by Open MPI 5's mpiexec, which collects output by lines; and for srun, to label lines.
-OF_WHOLE_LINES = ("PRTE_LAUNCHED", "SLURM_LABELIO")
-
-
-def passes_on_whole_lines(environ: Mapping[str, str] = os.environ) -> bool:
-    """Tell whether the launcher shows what a rank writes only when its line ends."""
-    if any(name in environ for name in OF_WHOLE_LINES):
-        return True
-    return any(word.partition("=")[0] in LABELLING for word in launcher_words(environ))
 
 
 def refuse_singletons(size: int, environ: Mapping[str, str] = os.environ) -> None:
@@ -103,43 +91,3 @@ def refuse_srun_without_pmi(environ: Mapping[str, str] = os.environ) -> None:
     ways = ("PMI", "OMPI_COMM_WORLD")
     if "SLURM_STEP_NUM_TASKS" in environ and not any(name.startswith(ways) for name in environ):
         refuse_singletons(1, environ)
-
-
-# Options of an mpiexec to mark each line with its rank.
-LABELLING = ("-l", "-prepend-rank", "--tag-output", "-tag-output", "--timestamp-output", "--output")
-MPIEXECS = ("mpiexec", "mpirun", "orterun", "prterun", "mpiexec.hydra")
-N_GENERATIONS = 3  # from a rank up to its mpiexec: some have a proxy in between
-
-
-def launcher_words(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Return how this program was launched, as the words before its own; empty if not known.
-
-    An mpiexec is found among the ancestors of a rank of its node; of an srun only the number of
-    ranks can be told.
-    """
-    if is_launched_by_srun(environ):
-        return ["srun", "--kill-on-bad-exit=1", "-n", environ["SLURM_STEP_NUM_TASKS"]]
-    pid = os.getppid()
-    for _ in range(N_GENERATIONS):
-        words = _command_line(pid)
-        if words and os.path.basename(words[0]) in MPIEXECS:
-            n_own = len(sys.orig_argv)
-            return words[:-n_own] if words[-n_own:] == sys.orig_argv else []
-        pid = _parent_of(pid)
-    return []
-
-
-def _command_line(pid: int) -> list[str]:
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
-    except OSError:
-        return []
-
-
-def _parent_of(pid: int) -> int:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return int(file.read().rpartition(")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0

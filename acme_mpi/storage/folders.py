@@ -56,9 +56,16 @@ def make_folders(kind: str, layout: Layout) -> None:
 
     Raises
     ------
+    PlaceError
+        There is something by the name of the output directory, and it is none.
     StoreError
         A directory cannot be made.
     """
+    if os.path.lexists(layout.directory) and not os.path.isdir(layout.directory):
+        raise PlaceError(
+            f"{layout.directory} is there and is no directory; results need one of their own: name "
+            "another output directory"
+        )
     payload = os.path.join(layout.directory, layout.payload_folder)
     spool = os.path.join(layout.directory, layout.spool_folder)
     inner = {"rank": [payload], "computation": [payload], "single_file": [spool]}.get(kind, [])
