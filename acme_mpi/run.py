@@ -294,6 +294,8 @@ def _work(
     # A barrier before the container is made: everybody's records are on the disk.
     brought = world.allgather(_brought(worker))
     storage_error = next((each.storage_error for each in brought if each.storage_error), "")
+    if world.is_master:
+        _warn_of_changes({name for each in brought for name in each.changed})
     # Who has lost the folder must not write into it: somebody else does.
     lost = world.bcast(start.lease.lost if start.lease is not None else "")
     stored = Stored()
@@ -356,6 +358,15 @@ class StopFile:
         return "it was asked to by `stop`" if os.path.exists(self._path) else ""
 
 
+def _warn_of_changes(names: set[str]) -> None:
+    if names:
+        logger.warning(
+            "tasks have changed what others in their processes depend on, which were replaced "
+            "therefore: %s",
+            ", ".join(sorted(names)[:8]) + (", ..." if len(names) > 8 else ""),
+        )
+
+
 class _Brought(NamedTuple):
     """What a rank tells all others at the end, plain values."""
 
@@ -363,6 +374,7 @@ class _Brought(NamedTuple):
     retired_because: str = ""
     storage_error: str = ""
     unstorable: tuple[int, str] | None = None
+    changed: tuple[str, ...] = ()
 
 
 def _brought(worker: Worker | None) -> _Brought:
@@ -373,6 +385,7 @@ def _brought(worker: Worker | None) -> _Brought:
         worker.retired_because,
         worker.storage_error,
         worker.unstorable,
+        worker.changed,
     )
 
 

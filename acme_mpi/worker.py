@@ -72,6 +72,11 @@ class Worker:
         """Whether the runner has work beyond what it may finish at once."""
         return len(self._chunks) > 1
 
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """What tasks have changed of their processes, so that these were replaced."""
+        return tuple(self._runner.changed)
+
     def step(self) -> bool:
         """Handle the chunks that have arrived and one event; return whether there were any."""
         progressed = False

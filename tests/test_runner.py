@@ -460,8 +460,8 @@ class TestSlowTasks:
             outcomes = list(run_chunk(f, "f", tasks, Encoder(None, False), chunk, [-1, 0, 0]))
             return [entry for outcome in outcomes for entry in outcome.slow]
 
-        monkeypatch.setattr(base.time, "monotonic_ns", lambda: now_ns)
-        monkeypatch.setattr(base.time, "time", lambda: self.START_S + now_ns / 1e9 - 5)
+        monkeypatch.setattr(base, "monotonic_ns", lambda: now_ns)
+        monkeypatch.setattr(base, "time", lambda: self.START_S + now_ns / 1e9 - 5)
         return run
 
     def test_tasks_are_listed_from_ten_milliseconds_on(self, run):
@@ -1289,7 +1289,7 @@ class TestEnvironment:
                 self.kept.clear()
 
         def f(x):
-            if x == 0:
+            if not isinstance(sys.stdout, Loud):
                 sys.stdout = Loud(sys.stdout)
             print("said", x)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pickle
-import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from time import monotonic_ns, time
 from typing import Any
 
 from acme_mpi.results import Content, Encoder, Place, ResultError, RowSpec
@@ -106,6 +106,8 @@ class Assignment:
         The store can tell where a large array goes.
     number : int
         Tells the assignments of one runner apart; set by the runner.
+    habits : list of str
+        What tasks are known to change of their process, see `Baseline`; set by the runner.
     variables : dict
         How the child's environment has to be changed; set by the runner.
     as_pickles : bool
@@ -124,6 +126,7 @@ class Assignment:
     as_pickles: bool = False
     may_pickle: bool = False
     variables: dict[str, str | None] = field(default_factory=dict)
+    habits: list[str] = field(default_factory=list)
 
     @property
     def row_spec(self) -> RowSpec | None:
@@ -177,6 +180,9 @@ class Runner(ABC):
     The agent submits a few chunks ahead, waits for `descriptors` to become readable, and calls
     `poll`.
     """
+
+    # What tasks of this run have changed of their processes, which were replaced for it.
+    changed: frozenset[str] = frozenset()
 
     @abstractmethod
     def prepare(self, assignment: Assignment) -> None:
@@ -314,10 +320,12 @@ def run_chunk(
     chunk: range,
     words: Any,
     swallow: tuple[type[BaseException], ...] = (BaseException,),
+    is_changed: Callable[[], bool] = bool,
 ) -> Iterator[Outcome]:
     """Call the tasks of one chunk and yield their outcomes.
 
-    They reach to the end of the chunk, or less far if the agent wishes it. A process that a task
+    They reach to the end of the chunk, or less far if the agent wishes it or this is no place to
+    call more tasks. A process that a task
     forks ends where it would come back here.
 
     Parameters
@@ -337,13 +345,16 @@ def run_chunk(
         started (`DRAIN`).
     swallow : tuple of exception types
         What a task may raise without ending this process.
+    is_changed : callable
+        Tells whether tasks have changed this process since the last outcome. A task that fails
+        after others in such a process is left out: it is to be called in another one.
     """
-    add, clock, own = encoder.add, time.monotonic_ns, forked.this_process
+    add, clock, own = encoder.add, monotonic_ns, forked.this_process
     outcome, begin_ns = _begin(chunk.start), clock()
     now_ns = begin_ns
     call, rows = tasks.bound(func), tasks.rows(chunk.start, chunk.stop)
-    index, n_between = chunk.start, 1
-    while index < chunk.stop and not words[DRAIN]:
+    index, n_between, is_over = chunk.start, 1, False
+    while not is_over and index < chunk.stop and not words[DRAIN]:
         # Tasks of a few microseconds share one look at the clock.
         block = range(index, min(index + n_between, chunk.stop))
         words[1] = block_ns = now_ns
@@ -358,10 +369,14 @@ def run_chunk(
                 except swallow as error:
                     if forked.this_process is not own:
                         raise
+                    if index > outcome.start and is_changed():
+                        is_over = True
+                        break
                     outcome.failures.append(describe_failure(error, index, name, tasks))
                 if forked.this_process is not own:
                     forked.leave()
-            index = block.stop
+            else:
+                index = block.stop
         except BaseException as error:
             if forked.this_process is not own:
                 forked.leave(error)
@@ -389,7 +404,7 @@ def run_chunk(
 def _begin(start: int) -> Outcome:
     """Return the outcome of tasks that are about to be called."""
     forget_peak()
-    return Outcome(start, start, start_s=time.time())
+    return Outcome(start, start, start_s=time())
 
 
 def _end(outcome: Outcome, stop: int, content: Content, busy_ns: int) -> Outcome:

@@ -20,6 +20,7 @@ import socket
 import struct
 import zlib
 from enum import IntEnum
+from pickle import PickleBuffer, Pickler
 from typing import Any
 
 from acme_mpi.segment import Segment
@@ -61,6 +62,7 @@ class Kind(IntEnum):
     RELEASE = 25  # a script needs no runners for now: (number, None)
     CANCEL = 26  # the script no longer waits for its answer
     RETURNED = 27  # the rest of a chunk, which was not started: (start, stop)
+    CHANGED = 28  # tasks have changed this process, and it leaves: list of names of `Baseline`
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -138,10 +140,10 @@ class Channel:
 
     def send(self, kind: Kind, content: Any = None) -> None:
         """Send one message; large arrays inside `content` are not copied into the pickle."""
-        buffers: list[pickle.PickleBuffer] = []
+        buffers: list[PickleBuffer] = []
         descriptors: list[int] = []
 
-        def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
+        def keep_in_band(buffer: PickleBuffer) -> bool:
             if buffer.raw().nbytes < OUT_OF_BAND_BYTES or len(buffers) >= MAX_BUFFERS:
                 return True
             buffers.append(buffer)
@@ -152,7 +154,7 @@ class Channel:
             return _sent_segment, (len(descriptors) - 1,)
 
         file = io.BytesIO()
-        pickler = pickle.Pickler(file, protocol=5, buffer_callback=keep_in_band)
+        pickler = Pickler(file, protocol=5, buffer_callback=keep_in_band)
         pickler.dispatch_table = copyreg.dispatch_table | {Segment: send_along}
         pickler.dump(content)
         pieces = [file.getbuffer(), *(buffer.raw() for buffer in buffers)]

@@ -61,6 +61,8 @@ class ChildRunner(Runner):
         self._is_used = False  # the child has called functions of an earlier run
         self._n_assignments = 0
         self._n_children = 0
+        self._has_reported = False  # the child, since it was started
+        self._habits: set[str] = set()  # what tasks have changed of their processes
         self._n_idle_deaths = 0
         self.other_messages: deque[tuple[Kind, Any]] = deque()
         self._start_child(is_forked)
@@ -70,6 +72,7 @@ class ChildRunner(Runner):
         child = Child(module, (), self._environment, is_forked=is_forked)
         self._child: Child | None = child
         self._n_children += 1
+        self._has_reported = False
         self._guard = Guard(child)  # outlives it
         child.words[DRAIN] = self._is_draining
         self._is_used = False
@@ -83,12 +86,14 @@ class ChildRunner(Runner):
             assignment,
             number=self._n_assignments,
             variables=self._adapt(assignment.surroundings.variables),
+            habits=[*self._habits],
         )
         self._pending.clear()
         self._events.clear()
         self._is_prepared = self._is_draining = False
         self._n_idle_deaths = 0
         self._limits = Limits()
+        self.changed = frozenset()
         if self._child is not None:
             self._child.words[DRAIN] = 0
         self.send(Kind.TASKS, astuple_shallow(self._assignment))
@@ -99,7 +104,7 @@ class ChildRunner(Runner):
         self._environment = child_environment(self._n_threads, variables)
         altered = changes(before, self._environment)
         if need_a_new_process(altered):
-            self.stop()
+            self.leave()
         return altered
 
     def send(self, kind: Kind, content: Any) -> None:
@@ -199,6 +204,8 @@ class ChildRunner(Runner):
             )
         elif kind == Kind.RETURNED:
             self._take_back(*content)
+        elif kind == Kind.CHANGED:
+            self._replace_changed([str(name) for name in content])
         else:
             self.other_messages.append((kind, content))
 
@@ -216,6 +223,7 @@ class ChildRunner(Runner):
         if outcome.stop < chunk.stop:
             self._pending.appendleft(range(outcome.stop, chunk.stop))
         self._n_idle_deaths = 0
+        self._has_reported = True
         self._guard.note_memory(outcome.peak_bytes)
         self._events.append(outcome)
 
@@ -232,6 +240,21 @@ class ChildRunner(Runner):
             self._restart()
         else:
             self._events.append(Unready(f"{ending.message}, again and again, between two tasks"))
+
+    def _replace_changed(self, names: list[str]) -> None:
+        """Give the tasks that are left to a process that no task has changed."""
+        assert self._child is not None
+        child, self._child = self._child, None
+        child.end()
+        self._habits.update(names)
+        if self._assignment is None:
+            return  # the next run starts another one
+        self._assignment.habits = [*self._habits]
+        if self._is_prepared:
+            self.changed |= set(names)
+            self._restart()
+        else:
+            self._send_again()
 
     def _prepare_again(self, ending: Ending) -> None:
         """Replace a child that has died before it was ready, if an earlier run may be to blame."""
@@ -251,6 +274,9 @@ class ChildRunner(Runner):
             self._charge(running, index, ending)
         elif self._is_draining:
             self._pending.appendleft(running)  # nothing is tried again now
+        elif self._has_reported:
+            # Earlier tasks may have made this process unfit: none of these is to blame yet.
+            self._pending.appendleft(running)
         elif len(running) == 1:
             self._charge(running, running.start, ending)
         else:

@@ -9,16 +9,16 @@ import gc
 import mmap
 import os
 import signal
-import socket
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from socket import gethostname
 from typing import Any
 
 from acme_mpi.interrupts import reset_after_fork
 from acme_mpi.offsets import begin_sync, reason, write_all
-from acme_mpi.results import Encoder
+from acme_mpi.results import Encoder, ResultError
 from acme_mpi.runner import forked
 from acme_mpi.runner.base import (
     Assignment,
@@ -27,9 +27,11 @@ from acme_mpi.runner.base import (
     make_encoder,
     run_chunk,
 )
+from acme_mpi.runner.changed import Baseline
 from acme_mpi.runner.channel import Channel, Kind
 from acme_mpi.runner.hdf5_arguments import has_opened
-from acme_mpi.runner.process import arm_lifeline
+from acme_mpi.runner.pickling import text_of
+from acme_mpi.runner.process import BROKEN, arm_lifeline
 from acme_mpi.runner.stack import show_stack_on_demand
 from acme_mpi.runner.streams import flush_standard_streams
 from acme_mpi.runner.surroundings import Surroundings, change_environment
@@ -57,8 +59,14 @@ def main() -> None:
     os.register_at_fork(before=flush_standard_streams, after_in_child=channel.close)
     n_open = n_descriptors()
     # The agent has gone, or user code has closed our descriptors: nobody is left to talk to.
-    with contextlib.suppress(EOFError, OSError):
+    try:
         Server(channel, words).serve()
+    except (EOFError, OSError):
+        pass
+    except BaseException:
+        # A task has broken what this package needs, or Python: the agent finds out which one.
+        words[0] = -1
+        os._exit(BROKEN)
     end_what_users_began()
     if n_descriptors() <= n_open:
         os._exit(0)
@@ -144,10 +152,13 @@ class Server:
         self._process = forked.this_process
         self._waiting: deque[tuple[Kind, Any]] = deque()
         self._run: tuple[Any, str, TaskSet, Encoder] | None = None
+        self._baseline = Baseline()
+        self._habits: set[str] = set()  # to be accepted if they show at once
+        self._is_left = False
 
     def serve(self) -> None:
-        """Answer messages until the channel closes."""
-        while True:
+        """Answer messages until the channel closes, or tasks have changed this process."""
+        while not self._is_left:
             kind, content = self._waiting.popleft() if self._waiting else self._receive()
             if kind == Kind.TASKS:
                 func, packed, surroundings, *options = content
@@ -185,19 +196,23 @@ class Server:
             with forked.children_leave():
                 func, tasks = load_assignment(assignment)
         except BaseException as error:
-            reason = f"{type(error).__name__}: {error}"
-            reason = f"{socket.gethostname()}: {reason}"
+            reason = f"{gethostname()}: {type(error).__name__}: {text_of(error)}"
             self._channel.send(Kind.UNREADY, (assignment.number, reason))
             return
         encoder = make_encoder(assignment, self._place if assignment.can_place else None)
         self._run = (func, function_name(func), tasks, encoder)
+        self._baseline, self._habits = Baseline(IGNORED_SIGNALS), set(assignment.habits)
         self._channel.send(Kind.READY, (assignment.number, has_opened()))
 
     def _call(self, chunk: range) -> None:
         assert self._run is not None
         func, name, tasks, encoder = self._run
         done = chunk.start
-        for outcome in run_chunk(func, name, tasks, encoder, chunk, self._words):
+        chunk_outcomes = run_chunk(
+            func, name, tasks, encoder, chunk, self._words,
+            is_changed=lambda: bool(self._baseline.differences()),
+        )  # fmt: skip
+        for outcome in chunk_outcomes:
             content = outcome.content
             flush_standard_streams()
             self._channel.send(
@@ -210,8 +225,25 @@ class Server:
                 ),
             )
             done = outcome.stop
+            if self._is_changed():
+                return
         if done < chunk.stop:
             self._channel.send(Kind.RETURNED, (done, chunk.stop))
+
+    def _is_changed(self) -> bool:
+        """Tell whether tasks have changed this process, and the agent about that.
+
+        What is seen again at once, after the first tasks of another process, is how this function
+        works, and is accepted.
+        """
+        found = self._baseline.differences_if_due()
+        self._baseline.accepted |= self._habits & {*found}
+        self._habits.clear()
+        found = [name for name in found if name not in self._baseline.accepted]
+        if found:
+            self._is_left = True
+            self._channel.send(Kind.CHANGED, found)
+        return self._is_left
 
     def _place(
         self, index: int, k: int, shape: tuple[int, ...], dtype: str
@@ -228,7 +260,15 @@ class Server:
         if content is None:
             return None
         path, offset = content
-        return lambda array: write_at(path, offset, array)
+        return lambda array: self._write(path, offset, array)
+
+    def _write(self, path: str, offset: int, array: Any) -> None:
+        try:
+            write_at(path, offset, array)
+        except MediumError as error:
+            if found := self._baseline.differences():
+                raise ResultError(f"{error}, after {found[0]} of its process was changed") from None
+            raise
 
 
 def write_at(path: str, offset: int, array: Any) -> None:

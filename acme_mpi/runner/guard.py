@@ -10,7 +10,7 @@ from acme_mpi.runner.footprint import Footprint
 from acme_mpi.runner.limits import Limits
 from acme_mpi.runner.memory import size_text, status_bytes
 from acme_mpi.runner.oom import oom_kills, oom_remark
-from acme_mpi.runner.process import Child, Ending, ending_text
+from acme_mpi.runner.process import BROKEN, Child, Ending, ending_text
 from acme_mpi.runner.stack import read_stack
 from acme_mpi.runner.watch import Watch
 
@@ -109,8 +109,11 @@ class Guard:
         if self.sentence is not None:
             return self.sentence.index, self.sentence.ending
         index: int = self._child.words[0]
-        if misdeed is None and status == 0 and index < 0:
-            misdeed = "lost its channel (closed descriptors?)"
+        if misdeed is None and index < 0:
+            misdeed = {
+                0: "lost its channel (closed descriptors?)",
+                BROKEN: "could not go on (has it replaced or removed parts of Python?)",
+            }.get(status)
         if misdeed is not None:
             # It may have happened long before it was seen.
             return -1, Ending("protocol", f"the process that ran the task {misdeed}")

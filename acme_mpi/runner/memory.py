@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 
 
 def forget_peak() -> None:
@@ -17,7 +16,7 @@ def forget_peak() -> None:
 
 def peak_bytes() -> int:
     """Return the peak resident memory of this process since `forget_peak`."""
-    return status_bytes(os.getpid(), "VmHWM")
+    return kilobytes_field("/proc/self/status", "VmHWM") or 0
 
 
 def status_bytes(pid: int, field: str) -> int:

@@ -29,6 +29,7 @@ _BOOT = (
     "import sys; sys.path[: not sys.flags.safe_path] = [sys.argv.pop(1)]; "
     "from {module} import main; main()"
 )
+BROKEN = 70  # exit code of a runner in which a task has broken what it needs to go on
 LEAVING_S = 1.5  # for a child that is asked to leave, and for its own children
 _ROOT = str(Path(__file__).resolve().parents[2])
 
