@@ -15,7 +15,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import NamedTuple
 
-from acme_mpi.comm import TAG_CHUNK, TAG_REPORT, World
+from acme_mpi.comm import LOST_S, SILENT_S, TAG_CHUNK, TAG_REPORT, World
 from acme_mpi.durations import Durations
 from acme_mpi.errors import EXIT_RANK_LOST
 from acme_mpi.interrupts import signal_name
@@ -30,8 +30,6 @@ LONG_PAUSE_S = 0.01
 TAIL_PAUSE_S = 0.05  # nothing is left to hand out
 LOOK_EVERY_S = 1.0
 ALIVE_EVERY_S = 10.0
-SILENT_S = 60.0  # after this rank 0 says who is silent
-LOST_S = 900.0  # after this the job ends
 CREDIT = 2  # chunks a worker may hold: one running, one in reserve, so no round trip is waited for
 MOST_AT_ONCE = 100  # reports, so that with many ranks the first is not answered after the last
 LONG_S = 0.1  # a chunk beside which a round trip is short

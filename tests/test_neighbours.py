@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from acme_mpi.comm import neighbours
 from acme_mpi.comm.neighbours import Door, LocalNeighbour, Neighbour, RemoteNeighbour, open_door
 
 pytestmark = [pytest.mark.once, pytest.mark.slow]
@@ -99,6 +100,44 @@ def test_a_stopped_rank_is_not_gone(rank):
     rank.process.send_signal(signal.SIGSTOP)
 
     assert not seen.is_gone()
+
+
+def test_for_how_long_a_rank_is_stopped_is_what_was_seen_of_it(rank, monkeypatch):
+    now_s = [100.0]
+    monkeypatch.setattr(neighbours.time, "monotonic", lambda: now_s[0])
+    seen = LocalNeighbour(0, "localhost", rank.process.pid)
+    assert seen.stopped_s() == 0.0
+    rank.process.send_signal(signal.SIGSTOP)
+    assert wait_until(seen._is_stopped)
+
+    stopped_s = []
+    for passed_s in (1.0, 1.0, 1000.0):  # this process was stopped itself
+        now_s[0] += passed_s
+        stopped_s.append(seen.stopped_s())
+    assert stopped_s == [1.0, 2.0, 7.0]
+    rank.process.send_signal(signal.SIGCONT)
+    assert wait_until(lambda: not seen._is_stopped())
+    assert seen.stopped_s() == 0.0
+
+
+STOPPED = """
+import os, signal
+from acme_mpi.comm import make_world, mpi
+mpi.SILENT_S, mpi.LOST_S = 0.5, 1.5
+world = make_world()
+if world.rank == 0:
+    os.kill(os.getpid(), signal.SIGSTOP)
+world.barrier()
+"""
+
+
+def test_the_job_ends_if_rank_0_is_stopped_for_long(mpiexec):
+    ran = mpiexec(2, "-c", STOPPED)
+
+    assert ran.returncode != 0
+    assert "rank 0 (process" in ran.stderr
+    assert "`kill -CONT" in ran.stderr
+    assert "; the job ends" in ran.stderr
 
 
 def test_another_program_behind_the_door_is_not_taken_for_a_rank(own_door):

@@ -6,7 +6,7 @@ never waited for, and collectives that sleep instead of spin. `SerialWorld` (one
 """
 
 from acme_mpi.comm.agreement import Packed, pack_error, settle, unpack_error
-from acme_mpi.comm.base import MESSAGE_INTS, TAG_CHUNK, TAG_REPORT, Backoff, World
+from acme_mpi.comm.base import LOST_S, MESSAGE_INTS, SILENT_S, TAG_CHUNK, TAG_REPORT, Backoff, World
 from acme_mpi.comm.launcher import (
     is_launched,
     launched_rank_and_size,
@@ -19,7 +19,9 @@ from acme_mpi.comm.twins import SerialWorld, ThreadWorld
 from acme_mpi.comm.typed import passes_on_whole_lines, typed_command
 
 __all__ = [
+    "LOST_S",
     "MESSAGE_INTS",
+    "SILENT_S",
     "TAG_CHUNK",
     "TAG_REPORT",
     "Backoff",

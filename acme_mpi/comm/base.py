@@ -16,6 +16,8 @@ MESSAGE_INTS = 8  # every short message: this many 64-bit integers
 TAG_REPORT, TAG_CHUNK, TAG_PRESENT, TAG_DATA = 1, 2, 3, 4
 SLICE_BYTES = 512 * 1024 * 1024  # one MPI call moves at most this, far below 2 GiB
 ROLL_CALL_S = 10.0
+SILENT_S = 60.0  # after this a rank is named from which nothing is heard
+LOST_S = 900.0  # after this the job ends
 FIRST_PAUSE_S, SHORT_PAUSE_S = 1e-4, 0.01
 
 

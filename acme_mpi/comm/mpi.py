@@ -15,8 +15,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from acme_mpi.comm.base import (
+    LOST_S,
     MESSAGE_INTS,
     ROLL_CALL_S,
+    SILENT_S,
     SLICE_BYTES,
     TAG_DATA,
     TAG_PRESENT,
@@ -63,6 +65,7 @@ class MpiWorld(World):
         self._status = MPI.Status()
         self._sending: deque[tuple[Any, Any]] = deque()  # requests and their buffers
         self._neighbours: list[Neighbour] = []
+        self._has_told = False
         self.barrier()
         places = comm.allgather((self.host, os.getpid()))
         self.hosts = [host for host, _ in places]
@@ -95,6 +98,21 @@ class MpiWorld(World):
             if neighbour.is_gone():
                 logger.error("%s has died; the job ends", neighbour)
                 self.abort(EXIT_RANK_LOST)
+            # All others are watched by rank 0, which hears from them.
+            if neighbour.rank == 0:
+                self._watch_rank_0(neighbour)
+
+    def _watch_rank_0(self, neighbour: Neighbour) -> None:
+        stopped_s = neighbour.stopped_s()
+        if stopped_s > LOST_S:
+            logger.error("%s is stopped for %.0f s; the job ends", neighbour, stopped_s)
+            self.abort(EXIT_RANK_LOST)
+        elif stopped_s > SILENT_S and not self._has_told:
+            self._has_told = True
+            logger.warning(
+                "%s is stopped for %.0f s, by a signal or a debugger; `kill -CONT %d` wakes it",
+                *(neighbour, stopped_s, neighbour.pid),
+            )
 
     @property
     def mpi_comm(self) -> Any:

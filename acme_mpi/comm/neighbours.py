@@ -14,6 +14,7 @@ import select
 import signal
 import socket
 import threading
+import time
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ TRYING_S = 20.0  # to reach the next node; what cannot be reached is not watched
 # A node that has gone without a word is lost after five minutes, as for Slurm by default: shorter
 # troubles of a network are no reason to end a job.
 KEEPALIVE_IDLE_S, KEEPALIVE_EVERY_S, KEEPALIVE_N = 60, 30, 8
+MOST_BETWEEN_LOOKS_S = 5.0
 TOKEN_BYTES = 16
 MOST_VISITORS = 16  # one is due; others are no ranks
 
@@ -35,14 +37,18 @@ class Neighbour(ABC):
     """
 
     def __init__(self, rank: int, host: str, pid: int) -> None:
-        self._rank, self._host, self._pid = rank, host, pid
+        self.rank, self._host, self.pid = rank, host, pid
 
     @abstractmethod
     def is_gone(self) -> bool:
         """Tell whether its process has ended; False if that is not known."""
 
+    def stopped_s(self) -> float:
+        """Return for how many seconds it was seen stopped, by a signal or a debugger; 0.0: not."""
+        return 0.0
+
     def __str__(self) -> str:
-        return f"rank {self._rank} (process {self._pid} on {self._host})"
+        return f"rank {self.rank} (process {self.pid} on {self._host})"
 
 
 class LocalNeighbour(Neighbour):
@@ -57,12 +63,30 @@ class LocalNeighbour(Neighbour):
     def __init__(self, rank: int, host: str, pid: int) -> None:
         super().__init__(rank, host, pid)
         self._descriptor = os.pidfd_open(pid)
+        self._looked_s, self._stopped_s = time.monotonic(), 0.0
 
     def is_gone(self) -> bool:
         """Tell whether its process has ended."""
         poll = select.poll()  # select takes no descriptor above 1023
         poll.register(self._descriptor, select.POLLIN)
         return bool(poll.poll(0))
+
+    def stopped_s(self) -> float:
+        """Return for how many seconds it was seen stopped; call it about once a second."""
+        now_s = time.monotonic()
+        # Who has not looked for longer was stopped as well: the whole job may have been suspended.
+        self._stopped_s += min(now_s - self._looked_s, MOST_BETWEEN_LOOKS_S)
+        self._looked_s = now_s
+        if not self._is_stopped():
+            self._stopped_s = 0.0
+        return self._stopped_s
+
+    def _is_stopped(self) -> bool:
+        try:
+            with open(f"/proc/{self.pid}/stat") as file:
+                return file.read().rpartition(")")[2].split()[0] in ("T", "t")
+        except OSError:
+            return False
 
 
 class Door(NamedTuple):
