@@ -6,11 +6,13 @@ What few command lines need is imported where it is needed: all ranks start with
 from __future__ import annotations
 
 import logging
+import math
 import os
 import select
 import shlex
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import astuple
@@ -39,11 +41,13 @@ from acme_mpi.errors import (
     EXIT_USAGE,
     AcmeMpiError,
     InputError,
+    StoppedError,
     TaskError,
 )
-from acme_mpi.interrupts import INTERRUPTS
+from acme_mpi.interrupts import INTERRUPTS, signal_name
 from acme_mpi.messages import ConsoleFormatter
 from acme_mpi.options import check_options, make_parser, split_script
+from acme_mpi.rules import LEAST_LOADING_S, Rules
 from acme_mpi.run import run
 from acme_mpi.runner.channel import Kind
 from acme_mpi.runner.child import ChildRunner
@@ -51,6 +55,7 @@ from acme_mpi.runner.kept import fork_child_runner, stop_runner, take_child_runn
 from acme_mpi.runner.streams import flush_standard_streams
 from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.script import serve_script
+from acme_mpi.standing import leave_task
 from acme_mpi.submit import finish, generations_below_launcher
 from acme_mpi.terminal import ask
 from acme_mpi.visible import say
@@ -61,6 +66,7 @@ logger = logging.getLogger("acme_mpi")
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and end this process with the job's exit status."""
     argv = sys.argv[1:] if argv is None else argv
+    leave_task()
     rank, size = launched_rank_and_size()
     if argv and argv[0].isidentifier():
         from acme_mpi.commands import COMMANDS, run_command
@@ -229,10 +235,10 @@ class _Loaded(NamedTuple):
 def _load(runner: ChildRunner, options: Any) -> _Loaded:
     # All ranks are on their way into the run: what is wrong is told there, to all of them.
     try:
-        loaded = _ask(runner, Kind.LOAD, _request(options))
+        loaded = _ask(runner, Kind.LOAD, _request(options), options.rules)
         if "error" in loaded:
             raise InputError(loaded["error"])
-    except InputError as error:
+    except AcmeMpiError as error:
         return _Loaded(Call(error=error), Call(error=error))
     wanted = _run_options(options, loaded["name"], loaded["n_tasks"])
     # What else the target's module has changed in its runner stays as it is.
@@ -304,9 +310,18 @@ def _go_on() -> str:
     return f"{line} --output-dir {{directory}}"
 
 
-def _ask(runner: ChildRunner, kind: Kind, content: Any) -> Any:
-    """Send a message to the runner and wait for its answer."""
+def _ask(runner: ChildRunner, kind: Kind, content: Any, rules: Rules | None = None) -> Any:
+    """Send a message to the runner and wait for its answer, until a signal or a limit.
+
+    Raises
+    ------
+    StoppedError
+        It does not come in time.
+    """
+    is_stopping = bool(INTERRUPTS.number)  # which has ended the run: what there is is shown
     runner.send(kind, content)
+    left_s = (rules or Rules()).loading_s
+    end_s = time.monotonic() + left_s
     while True:
         runner.poll()
         if runner.other_messages:
@@ -316,7 +331,17 @@ def _ask(runner: ChildRunner, kind: Kind, content: Any) -> Any:
                 "the process that loaded the target and its arguments has died; a crash on import, "
                 "or a damaged file? --plan loads them in the foreground"
             )
-        select.select(runner.descriptors(), [], [])
+        if INTERRUPTS.number and not is_stopping:
+            why = f"rank 0 was asked to by {signal_name(INTERRUPTS.number)}"
+            raise StoppedError(f"stopped while the user's code was at work outside tasks: {why}")
+        if left_s <= 0:
+            raise StoppedError(
+                "the function and its arguments were not loaded in the time that --time-limit, or "
+                f"--timeout with {LEAST_LOADING_S:g} s at least, allows; no task was called"
+            )
+        descriptors = [*runner.descriptors(), INTERRUPTS.fileno()]
+        select.select(descriptors, [], [], None if left_s == math.inf else left_s)
+        left_s = end_s - time.monotonic()
 
 
 def _in_foreground(options: Any, size: int) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from acme_mpi.errors import InputError
 from acme_mpi.keywords import check_count
+from acme_mpi.standing import is_in_task
 from acme_mpi.submit import release
 
 
@@ -151,9 +152,10 @@ _KEPT: list[Client] = []
 
 def kept_client() -> Client | None:
     """Return the client that was set up and not closed, None if there is none."""
-    return _KEPT[-1] if _KEPT else None
+    return _KEPT[-1] if _KEPT and not is_in_task() else None
 
 
 def keep(client: Client) -> None:
-    """Have later runs attach to a client."""
-    _KEPT[:] = [client]
+    """Have later runs attach to a client; those of tasks need none."""
+    if not is_in_task():
+        _KEPT[:] = [client]

@@ -14,6 +14,7 @@ from acme_mpi.client import Client, Cluster, keep, kept_client
 from acme_mpi.errors import InputError, InputTypeError
 from acme_mpi.keywords import check_count, check_flag, check_memory, check_partition
 from acme_mpi.messages import add_console_handler, tell_once
+from acme_mpi.standing import is_in_task
 from acme_mpi.submit import callers, is_speaker, job_ranks
 
 logger = logging.getLogger("acme_mpi")
@@ -23,6 +24,8 @@ def tell_of_missing_ranks(
     n_wanted: int, n_there: int, dialect: str, client: Client | None = None
 ) -> None:
     """Warn, once, that the job, or the client in use, has fewer ranks than were asked for."""
+    if is_in_task():
+        return
     if n_wanted > n_there:
         tell_once(
             "`n_workers` is %d, but the job has %d rank(s): all are used. Their number is said to "

@@ -20,7 +20,7 @@ LEAST_MARGIN_S, MOST_MARGIN_S = 1.0, 60.0
 LINK_S = 20e-6  # per result
 
 
-def deadline_s(limit_s: float, n_tasks: int) -> float:
+def deadline_s(limit_s: float, n_tasks: int, environ: Mapping[str, str] = os.environ) -> float:
     """Return the time of `time.monotonic` at which tasks have to be over; infinity without limit.
 
     Independent; rank 0 only, as Slurm's controller is asked once per job.
@@ -31,8 +31,10 @@ def deadline_s(limit_s: float, n_tasks: int) -> float:
         What the user allows from now on, in seconds; 0: no limit.
     n_tasks : int
         Size of the run: linking many results takes time.
+    environ : mapping
+        Says which job of Slurm's this is.
     """
-    left_s = min(limit_s or math.inf, job_left_s())
+    left_s = min(limit_s or math.inf, job_left_s(environ))
     if left_s == math.inf:
         return left_s
     margin_s = min(max(MARGIN * left_s, LEAST_MARGIN_S), MOST_MARGIN_S) + n_tasks * LINK_S

@@ -5,6 +5,7 @@
     AcmeMpiError
     ├── InputError  (ValueError)     the call is wrong; found before any task runs; exit 2
     │   ├── InputTypeError (TypeError)   an option has a value of the wrong type
+    │   ├── LoadingError   a call where user code is loaded, so that it has to be under a guard
     │   └── PlaceError     (OSError)     files cannot go where they were asked to go
     ├── LaunchError (RuntimeError)   launcher and MPI do not fit, or no rank can work; exit 2
     ├── StoreError  (OSError)        the storage medium refused the results; exit 74
@@ -53,6 +54,10 @@ class InputError(AcmeMpiError, ValueError):
 
 class InputTypeError(InputError, TypeError):
     """An option has a value of the wrong type; also a `TypeError`, as ACME raises there."""
+
+
+class LoadingError(InputError):
+    """A call is made while a rank, or a process of `multiprocessing`, imports the user's module."""
 
 
 class PlaceError(InputError, OSError):

@@ -9,6 +9,7 @@ from typing import Any
 
 from acme_mpi.errors import EXIT_DONE, InputError, TaskError
 from acme_mpi.runner.forked import children_leave
+from acme_mpi.standing import calling
 from acme_mpi.tasks import TaskSet, function_name, signature_of
 
 
@@ -71,7 +72,7 @@ def debug_task(func: Any, tasks: TaskSet, index: int) -> int:
         raise InputError(f"--debug-task has to be in [0, {tasks.n_tasks}), not {index}")
     args, kwargs = next(tasks.calls(index, index + 1))
     try:
-        with children_leave():
+        with children_leave(), calling():
             value = func(*args, **kwargs)
         print(value)
     except Exception as error:

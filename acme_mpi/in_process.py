@@ -11,7 +11,6 @@ from acme_mpi.comm import SerialWorld, World
 from acme_mpi.errors import TaskError
 from acme_mpi.run import run
 from acme_mpi.runner.frames import users_part
-from acme_mpi.submit import alone
 
 
 def run_here(world: World, call: Call) -> Result | BaseException:
@@ -26,8 +25,7 @@ def run_here(world: World, call: Call) -> Result | BaseException:
     raised: BaseException | None = None
     if world.is_master:
         try:
-            with alone():
-                result = run(SerialWorld(), call)
+            result = run(SerialWorld(), call)
         except BaseException as error:
             raised = error.with_traceback(users_part(error.__traceback__))
     packed = world.bcast(None if raised is None else _packed_exception(raised))

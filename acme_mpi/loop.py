@@ -12,6 +12,7 @@ from acme_mpi.interrupts import INTERRUPTS, signal_name
 from acme_mpi.master import Master
 from acme_mpi.runner.base import Runner
 from acme_mpi.runner.inline import InlineRunner
+from acme_mpi.standing import is_in_task
 from acme_mpi.worker import Worker
 
 logger = logging.getLogger("acme_mpi")
@@ -51,7 +52,8 @@ class Loop:
         self._runner, self._client = runner, list(client)
         self._backoff = Backoff(share=IDLE_SHARE)
         self._parent, self._looked_s = os.getppid(), time.monotonic()
-        self._is_told = False
+        # In a task, signals are for the run that calls it.
+        self._is_told = is_in_task()
 
     def play(self) -> None:
         """Step both roles until they are finished."""

@@ -117,7 +117,7 @@ class Master:
         self._n_failed = 0
         self._is_stopping = False
         self._heard_s = dict.fromkeys(workers, time.monotonic())
-        self._looked_s = time.monotonic()
+        self._began_s = self._looked_s = time.monotonic()
         self._is_told: set[int] = set()
         self.n_ready = 0
         self._is_ending = False  # nothing new is handed out
@@ -206,6 +206,8 @@ class Master:
         if self._is_stopping:
             return
         self._tell_limit()
+        if not self.n_ready and now_s - self._began_s > self._rules.loading_s:
+            self.cut_short("no rank has loaded the function in the time that is allowed")
         if reason := self._is_stop_asked():
             self.drain(reason)
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TextIO
 
+from acme_mpi.standing import is_in_task
 from acme_mpi.visible import visible
 
 ANNOUNCE = 25  # ACME's level between INFO and WARNING
@@ -71,7 +72,9 @@ class ConsoleHandler(logging.StreamHandler[TextIO]):
 
 
 def add_console_handler() -> None:
-    """Let ACME's dialects speak on stderr; at the first call only."""
+    """Let ACME's dialects speak on stderr; at the first call only, and not in tasks."""
+    if is_in_task():
+        return
     if not any(isinstance(each, ConsoleHandler) for each in acme_logger.handlers):
         acme_logger.addHandler(ConsoleHandler())
     if acme_logger.level == logging.NOTSET:
@@ -96,7 +99,12 @@ def run_messages(path: str, dialect: str = "", level: int | None = None) -> Iter
     level : int, optional
         Least level of what is said; default: the logger's own, INFO at least for the file.
     """
-    saved, ConsoleFormatter.running = logger.level, dialect
+    saved, running, ConsoleFormatter.running = logger.level, ConsoleFormatter.running, dialect
+    # The console and the log of the run that a task belongs to hear of its own runs what is wrong.
+    handlers = [*logger.handlers, *acme_logger.handlers] if is_in_task() else []
+    others = [each for each in handlers if _is_warning not in each.filters]
+    for other in others:
+        other.addFilter(_is_warning)
     handler: logging.Handler | None = None
     try:
         handler = _log_file(path) if path else None
@@ -111,11 +119,17 @@ def run_messages(path: str, dialect: str = "", level: int | None = None) -> Iter
     try:
         yield
     finally:
-        ConsoleFormatter.running = None
+        ConsoleFormatter.running = running
         logger.setLevel(saved)
         if handler is not None:
             logger.removeHandler(handler)
             handler.close()
+        for other in others:
+            other.removeFilter(_is_warning)
+
+
+def _is_warning(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING
 
 
 def _log_file(path: str) -> logging.Handler:
@@ -129,7 +143,7 @@ _TOLD: set[str] = set()
 
 
 def tell_once(text: str, *values: object, dialect: str, level: int = logging.INFO) -> None:
-    """Say something, but not twice in one process."""
-    if (said := text % values) not in _TOLD:
+    """Say something, but not twice in one process, and not in tasks, of which there are many."""
+    if (said := text % values) not in _TOLD and not is_in_task():
         _TOLD.add(said)
         logger.log(level, "%s", said, extra={"dialect": dialect})

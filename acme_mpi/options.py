@@ -172,7 +172,8 @@ def _add_rules(group: Any) -> None:
     )  # fmt: skip
     group.add_argument(
         "--timeout", metavar="TIME",
-        help="fail a task that runs longer: 30s, 5m, 1h30m, or 200%% of the median task",
+        help="fail a task that runs longer: 30s, 5m, 1h30m, or 200%% of the median task; loading "
+        "the function may take as long, and 30 s at least",
     )  # fmt: skip
     group.add_argument(
         "--memory", metavar="SIZE", help="fail a task that takes more memory: 500M, 2G"

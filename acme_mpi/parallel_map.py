@@ -45,6 +45,7 @@ from acme_mpi.results import RowSpec
 from acme_mpi.rules import Rules
 from acme_mpi.run import wanted
 from acme_mpi.script import connection
+from acme_mpi.standing import is_in_task
 from acme_mpi.storage import Layout
 from acme_mpi.storage.beginning import Wanted, choose_place
 from acme_mpi.storage.folders import refuse_unmakeable, remove_old_runs
@@ -236,11 +237,11 @@ class ParallelMap:
             logger.log(level, text, *values)
 
     def _set_messages(self, verbose: Any, logfile: Any) -> None:
-        served = connection()
+        served = None if is_in_task() else connection()
         self._level = LEVELS[check_verbose(verbose)]
         if served is not None and served.level is not None:
             self._level = served.level
-        if self._world.is_master:
+        if self._world.is_master and not is_in_task():
             acme_logger.setLevel(self._level)
         self.logfile = check_log_file(logfile)
 
@@ -387,7 +388,7 @@ class ParallelMap:
         if self._world.is_master:
             for line in found.lines():
                 logger.info("%s", line)
-            if may_ask:
+            if may_ask and not is_in_task():
                 name = function_name(self.func)
                 answer = ask(
                     f"Do you want to continue executing {name} with the provided arguments?",
@@ -445,11 +446,11 @@ class ParallelMap:
 
     def _run(self, is_debug: bool) -> Result | BaseException:
         """Run all tasks; return what the exception is that ends a run in this process."""
-        call = Call()
+        call = Call(own_func=self.func)
         try:
             tasks, options = self._tasks(), self._options(self.output_dir)
             if is_debug:
-                call.own_tasks, call.own_func = tasks, self.func
+                call.own_tasks = tasks
                 options = replace(options, workers=(0,), isolate=False, bar=False)
             else:
                 pack(call, self._world, self.func, tasks)

@@ -11,6 +11,7 @@ from typing import Any
 
 from acme_mpi.errors import InputError, InputTypeError
 
+LEAST_LOADING_S = 30.0  # user code may take as long to be loaded, whatever a task may take
 KILL_LIMIT = 2  # runners killed from outside before their task is to blame, unless told otherwise
 
 _UNIT_S = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
@@ -115,6 +116,12 @@ class Rules:
     def time_limit_s(self) -> float:
         """How long the run may take, in seconds; 0.0 without a limit."""
         return 0.0 if self.time_limit is None else parse_duration(self.time_limit)
+
+    @property
+    def loading_s(self) -> float:
+        """How long the function and its arguments may take to be loaded, in seconds."""
+        for_task_s = max(self.timeout_s, LEAST_LOADING_S) if self.timeout_s else math.inf
+        return min(for_task_s, self.time_limit_s or math.inf)
 
     @property
     def halt_when(self) -> str:

@@ -11,9 +11,9 @@ Imports go downwards only: ``__main__, __init__, script_main`` > ``parallel_map,
 options`` > ``commands, api, cluster, dry_run, in_process`` > ``client`` > ``submit`` >
 ``script`` > ``run`` > ``loop, joblog, status_text`` > ``call, master, worker, status`` >
 ``storage, fingerprint, runner, journal, progress`` > ``comm, interrupts, deadline, messages,
-terminal`` > ``segment, acme_arguments, keywords, command_parser, meant`` > ``tasks, schedule,
-durations, rules, results, parsing, checksum, offsets, cgroup, cores, errors`` > ``spelling,
-visible``.
+terminal`` > ``segment, standing, acme_arguments, keywords, command_parser, meant`` > ``tasks,
+schedule, durations, rules, results, parsing, checksum, offsets, cgroup, cores, errors`` >
+``spelling, visible``.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from acme_mpi.runner.inline import InlineRunner
 from acme_mpi.runner.kept import stop_runner, take_child_runner
 from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.schedule import Factoring, FixedChunks, Schedule
+from acme_mpi.standing import is_in_task
 from acme_mpi.storage import Layout, Store, Stored, ballast, make_store
 from acme_mpi.storage.beginning import Beginning, Wanted, begin
 from acme_mpi.storage.description import Description
@@ -65,15 +66,16 @@ def run(world: World, call: Call) -> Result:
     """
     world.barrier(_warn)
     start = _agree_on_call(world, call)
-    # A debugger gets the user's interrupts itself.
-    caught = INTERRUPTS.caught() if call.own_tasks is None else contextlib.nullcontext()
+    # A debugger gets the user's interrupts itself, and in a task they are for whoever calls it.
+    is_caught = call.own_tasks is None and not is_in_task()
+    caught = INTERRUPTS.caught() if is_caught else contextlib.nullcontext()
     try:
         with caught, _released(start.lease):
             return _run_agreed(world, call, start)
     except AcmeMpiError:
         raise
     except BaseException:
-        if call.own_tasks is not None:
+        if not is_caught:
             raise
         # Leaving alone would make the others wait for ever.
         stop_runner()
@@ -330,7 +332,9 @@ def _make_master(
     schedule: Schedule = Factoring(remaining.ranges, len(workers))
     if call.own_tasks is not None:
         schedule = FixedChunks(remaining.ranges, 1)  # what was done before an exception is kept
-    deadline = deadline_s(rules.time_limit_s, options.n_tasks)
+    # The end of the batch job is seen to by the run that a task belongs to.
+    environ = {} if is_in_task() else os.environ
+    deadline = deadline_s(rules.time_limit_s, options.n_tasks, environ)
     is_stop_asked = StopFile(start.layout, start.lease).look if start.lease is not None else str
     return Master(world, schedule, progress, workers, rules, deadline, is_stop_asked)
 

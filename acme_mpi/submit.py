@@ -6,8 +6,8 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from acme_mpi.runner.kept import stop_runner
 from acme_mpi.runner.loading import join_values
 from acme_mpi.runner.pickling import pickle_given
 from acme_mpi.script import connection, is_connected, request
+from acme_mpi.standing import is_in_task, loading, refuse_while_loading
 from acme_mpi.storage.base import Stored, missing_value
 from acme_mpi.tasks import TaskSet
 
@@ -40,24 +41,18 @@ logger = logging.getLogger("acme_mpi")
 def callers(comm: Any = None) -> World:
     """Return the processes that make a call together. Collective.
 
-    In a script that is served by ranks that is the script alone, else all ranks of `comm`.
+    In a script that is served by ranks that is the script alone, in a task this process, else all
+    ranks of `comm`.
+
+    Raises
+    ------
+    LoadingError
+        User code is being loaded.
     """
-    if is_connected() or (_ALONE and comm is None):
+    refuse_while_loading()
+    if is_in_task() or is_connected():
         return SerialWorld()
     return make_world(comm, _tell)
-
-
-_ALONE: list[bool] = []
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """Context in which calls of this process are its own, and no other rank makes them, too."""
-    _ALONE.append(True)
-    try:
-        yield
-    finally:
-        _ALONE.pop()
 
 
 def job_ranks(world: World, error: AcmeMpiError | None = None) -> list[tuple[str, int]]:
@@ -70,7 +65,7 @@ def job_ranks(world: World, error: AcmeMpiError | None = None) -> list[tuple[str
     """
     world.barrier(_tell)
     there = settle(world, error, (world.host, os.getpid()), lambda brought: brought)
-    served = connection()
+    served = None if is_in_task() else connection()
     return there if served is None else served.ranks
 
 
@@ -84,14 +79,18 @@ def generations_below_launcher() -> int:
 
 def is_speaker() -> bool:
     """Tell whether this process says what concerns the whole job. Independent."""
+    if is_in_task():
+        return False
     return is_connected() or launched_rank_and_size()[0] == 0
 
 
 def release() -> None:
     """End the runners: of all ranks from a script that they serve, else of this rank. Independent.
 
-    The next run starts new ones.
+    The next run starts new ones. A task ends none: it may be called by one of them.
     """
+    if is_in_task():
+        return
     if is_connected():
         script.release()
     else:
@@ -115,12 +114,15 @@ def pack(call: Call, world: World, func: Callable[..., Any] | None, tasks: TaskS
         There is no room for the arguments.
     """
     is_alone = world.size == 1  # otherwise every rank calls a function of its own
+    if is_in_task():
+        func = None
     try:
-        if not is_alone:
-            name_classes(world.name)
-            call.func = pickle_given(func)
-        if world.is_master:
-            call.packed = packing.pack(func if is_alone else None, tasks)
+        with loading():
+            if not is_alone:
+                name_classes(world.name)
+                call.func = pickle_given(func)
+            if world.is_master:
+                call.packed = packing.pack(func if is_alone else None, tasks)
     except (InputError, StoreError):
         raise
     except Exception as error:
@@ -139,7 +141,9 @@ def identify(call: Call, world: World, func: Callable[..., Any], tasks: TaskSet)
     Only where it counts: on rank 0, of runs that write files.
     """
     if world.is_master and call.options is not None and call.options.kind != "memory":
-        call.fingerprint = {**fingerprint_of(func, tasks, call.options.shaping), **versions()}
+        with loading():
+            found = fingerprint_of(func, tasks, call.options.shaping)
+        call.fingerprint = {**found, **versions()}
 
 
 def submit(world: World, call: Call) -> Result:
@@ -157,10 +161,19 @@ def submit(world: World, call: Call) -> Result:
     InputError, LaunchError, StoreError
         On every rank alike, before any task has run.
     """
+    if is_in_task():
+        return _run_in_task(call)
     if is_connected():
         return request(call)
     with _ONE_AT_A_TIME:
         return run(world, call)
+
+
+def _run_in_task(call: Call) -> Result:
+    """Run a task's own call right here, one of its tasks after the other. Independent."""
+    if call.options is not None:
+        call.options = replace(call.options, isolate=False, workers=(0,), bar=False)
+    return run(SerialWorld(), call)
 
 
 # There is one runner, and one conversation with the other ranks. A function that is called in this

@@ -286,7 +286,8 @@ def make_world(comm: Any = None, notify: Callable[[str], None] | None = None) ->
     comm : mpi4py.MPI.Intracomm, optional
         Default: MPI.COMM_WORLD, initialising MPI if need be. Without a launcher, and if nobody has
         loaded MPI before, the world is a `SerialWorld`: MPI would take a second to start, and
-        Open MPI leave a daemon that keeps the caller's files open.
+        Open MPI leave a daemon that keeps the caller's files open. What a rank has forked is alone,
+        too.
     notify : callable, optional
         Told on rank 0 which ranks do not come.
 
@@ -295,7 +296,8 @@ def make_world(comm: Any = None, notify: Callable[[str], None] | None = None) ->
     LaunchError
         Launcher and MPI do not belong together, or no MPI library is found under a launcher.
     """
-    if comm is None and not is_launched() and "mpi4py.MPI" not in sys.modules:
+    is_copy = bool(_PARENT) and _PARENT[0] != os.getpid()
+    if is_copy or (comm is None and not is_launched() and "mpi4py.MPI" not in sys.modules):
         return SerialWorld()
     refuse_srun_without_pmi()
     try:
@@ -316,7 +318,12 @@ def make_world(comm: Any = None, notify: Callable[[str], None] | None = None) ->
 
         world = (RelayedWorld if comm.size >= RELAYED_FROM else MpiWorld)(duplicate)
         comm.Set_attr(keyval, world)
+        _PARENT[:] = [os.getpid()]
     return world
+
+
+# The process that has started MPI: what it forks is no rank, and no place for MPI calls.
+_PARENT: list[int] = []
 
 
 _KEYVALS: list[int] = []

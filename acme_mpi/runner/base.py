@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from time import monotonic_ns, time
 from typing import Any
 
+from acme_mpi.errors import LoadingError
 from acme_mpi.results import Content, Encoder, Place, ResultError, RowSpec
 from acme_mpi.runner import forked
 from acme_mpi.runner.frames import innermost_line, user_frames
@@ -158,6 +159,14 @@ def load_tasks(assignment: Assignment) -> TaskSet:
     """
     assert assignment.packed is not None
     return unpack(assignment.packed)[1]
+
+
+def reason_unready(error: BaseException, host: str = "") -> str:
+    """Return why a function could not be loaded, on which host only where that matters."""
+    if isinstance(error, LoadingError):
+        return str(error)
+    where = f"{host}: " if host else ""
+    return f"{where}{type(error).__name__}: {text_of(error)}"
 
 
 def make_encoder(assignment: Assignment, place: Place | None = None) -> Encoder:

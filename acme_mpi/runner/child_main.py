@@ -25,16 +25,17 @@ from acme_mpi.runner.base import (
     MediumError,
     load_assignment,
     make_encoder,
+    reason_unready,
     run_chunk,
 )
 from acme_mpi.runner.changed import Baseline
 from acme_mpi.runner.channel import Channel, Kind
 from acme_mpi.runner.hdf5_arguments import has_opened
-from acme_mpi.runner.pickling import text_of
 from acme_mpi.runner.process import BROKEN, arm_lifeline
 from acme_mpi.runner.stack import show_stack_on_demand
 from acme_mpi.runner.streams import flush_standard_streams
 from acme_mpi.runner.surroundings import Surroundings, change_environment
+from acme_mpi.standing import Standing, become
 from acme_mpi.tasks import TaskSet, function_name
 
 NAME = "acme_mpi runner"  # 15 characters at most
@@ -158,6 +159,7 @@ class Server:
 
     def serve(self) -> None:
         """Answer messages until the channel closes, or tasks have changed this process."""
+        become(Standing.LOADING)
         while not self._is_left:
             kind, content = self._waiting.popleft() if self._waiting else self._receive()
             if kind == Kind.TASKS:
@@ -173,6 +175,7 @@ class Server:
             elif kind == Kind.LOAD:
                 from acme_mpi.runner.loading import prepare_command
 
+                become(Standing.LOADING)
                 with forked.children_leave():
                     loaded = prepare_command(content)
                 self._channel.send(Kind.LOADED, loaded)
@@ -191,15 +194,17 @@ class Server:
 
     def _load(self, assignment: Assignment) -> None:
         self._run = None
+        become(Standing.LOADING)
         try:
             change_environment(assignment.variables)
             with forked.children_leave():
                 func, tasks = load_assignment(assignment)
         except BaseException as error:
-            reason = f"{gethostname()}: {type(error).__name__}: {text_of(error)}"
+            reason = reason_unready(error, gethostname())
             self._channel.send(Kind.UNREADY, (assignment.number, reason))
             return
         encoder = make_encoder(assignment, self._place if assignment.can_place else None)
+        become(Standing.IN_TASK)
         self._run = (func, function_name(func), tasks, encoder)
         self._baseline, self._habits = Baseline(IGNORED_SIGNALS), set(assignment.habits)
         self._channel.send(Kind.READY, (assignment.number, has_opened()))

@@ -20,9 +20,11 @@ from acme_mpi.runner.base import (
     load_assignment,
     load_tasks,
     make_encoder,
+    reason_unready,
     run_chunk,
 )
 from acme_mpi.runner.surroundings import change_environment
+from acme_mpi.standing import calling, loading
 from acme_mpi.tasks import TaskSet, function_name
 
 
@@ -61,17 +63,21 @@ class InlineRunner(Runner):
         self._start = Ready()
         self._words[DRAIN] = 0
         try:
-            if self._own is None:
-                variables = assignment.surroundings.variables
-                self._undo = {name: os.environ.get(name) for name in variables}
-                change_environment(variables)
-                self._func, self._tasks = load_assignment(assignment)
-            else:
-                self._func = self._own
-                self._tasks = self._own_tasks or load_tasks(assignment)
+            with loading():
+                self._load(assignment)
             self._name = function_name(self._func)
         except Exception as error:
-            self._start = Unready(f"{type(error).__name__}: {error}")
+            self._start = Unready(reason_unready(error))
+
+    def _load(self, assignment: Assignment) -> None:
+        if self._own is None:
+            variables = assignment.surroundings.variables
+            self._undo = {name: os.environ.get(name) for name in variables}
+            change_environment(variables)
+            self._func, self._tasks = load_assignment(assignment)
+        else:
+            self._func = self._own
+            self._tasks = self._own_tasks or load_tasks(assignment)
 
     def submit(self, chunk: range) -> None:
         """Queue a chunk."""
@@ -94,7 +100,8 @@ class InlineRunner(Runner):
             )  # fmt: skip
         if self._running is None:
             return []
-        outcome = next(self._running, None)
+        with calling():
+            outcome = next(self._running, None)
         if outcome is not None:
             self._left = range(outcome.stop, self._left.stop)
             return [outcome]

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from acme_mpi.errors import InputError
+from acme_mpi.errors import InputError, LoadingError
 from acme_mpi.fingerprint import fingerprint_of, versions
 from acme_mpi.runner.argument_files import load_arguments
 from acme_mpi.runner.forked import children_leave
@@ -27,6 +27,7 @@ from acme_mpi.runner.packing import pack
 from acme_mpi.runner.pickling import load_values
 from acme_mpi.runner.settings import parse_setting
 from acme_mpi.spelling import did_you_mean, file_did_you_mean, whole_number
+from acme_mpi.standing import loading
 from acme_mpi.tasks import (
     PerTask,
     Shared,
@@ -94,7 +95,7 @@ def _load_module(where: str) -> Any:
             f"there is no module {where!r} in the working directory ({os.getcwd()}) or on "
             "PYTHONPATH; a file is named path/to/file.py:function" + _module_meant(where)
         ) from None
-    except (KeyboardInterrupt, MemoryError):
+    except (KeyboardInterrupt, MemoryError, LoadingError):
         raise
     except BaseException as error:
         raise InputError(f"cannot import {where}: {_user_traceback(error)}") from None
@@ -150,6 +151,11 @@ def load_command(request: Mapping[str, Any]) -> tuple[Callable[..., Any], TaskSe
     InputError
         Anything about them is wrong.
     """
+    with loading():
+        return _load_command(request)
+
+
+def _load_command(request: Mapping[str, Any]) -> tuple[Callable[..., Any], TaskSet]:
     sys.path[:] = request["sys_path"]
     os.chdir(request["directory"])
     func = load_target(request["target"])

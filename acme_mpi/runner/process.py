@@ -23,6 +23,7 @@ from acme_mpi.runner.launched import without_launcher
 from acme_mpi.runner.stack import ask_for_stack
 from acme_mpi.runner.surroundings import changed
 from acme_mpi.runner.threads import THREAD_VARIABLES
+from acme_mpi.standing import VARIABLE, mark_of
 
 # The package is found where this process found it, which takes the place of the working directory.
 _BOOT = (
@@ -49,6 +50,7 @@ def child_environment(
     environment = changed(without_launcher(os.environ), variables or {})
     for name in THREAD_VARIABLES:
         environment.setdefault(name, str(n_threads))
+    environment[VARIABLE] = mark_of(environment)
     return environment
 
 
