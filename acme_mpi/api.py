@@ -132,7 +132,7 @@ def map(
         _check_in_memory(kind, spec, root, world.size)
         check_flag("isolate", isolate)
         check_output_dir(output_dir)
-        tasks = distribute(func, args, named, n_inputs)
+        tasks = distribute(func, args, named, n_inputs, caller=map)
         pack(call, world, func if isolate or is_connected() else None, tasks)
         call.own_func = func
         call.options = Options(

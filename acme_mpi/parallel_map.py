@@ -249,7 +249,7 @@ class ParallelMap:
         if not callable(func):
             raise InputTypeError(f"first input has to be a callable function, not {type(func)}")
         n_wanted = check_count_or_auto("n_inputs", n_inputs)
-        tasks = distribute(func, args, kwargs, n_wanted or "auto", columns=True)
+        tasks = distribute(func, args, kwargs, n_wanted or "auto", columns=True, caller=type(self))
         self.n_inputs = tasks.n_tasks
         self._shape = ArgumentShape.of(func, tasks)
         self.argv, self.kwargv = self._shape.split(tasks)

@@ -251,6 +251,7 @@ def distribute(
     kwargs: Mapping[str, Any],
     n_inputs: Any = "auto",
     columns: bool = False,
+    caller: Callable[..., Any] | None = None,
 ) -> TaskSet:
     """Decide which arguments are split and how many tasks there are.
 
@@ -265,6 +266,8 @@ def distribute(
         without one of that length, the same call is made `n_inputs` times.
     columns : bool
         Arrays of shape (n, 1) may be split, too, into n arrays of shape (1,), as ACME does.
+    caller : callable, optional
+        Whose keywords stand beside the function's, and may be meant by a name that neither has.
 
     Returns
     -------
@@ -281,7 +284,7 @@ def distribute(
     """
     if not callable(func):
         raise InputError(f"the function has to be callable, not {type(func)}")
-    entries, inject = _bind(func, args, kwargs)
+    entries, inject = _bind(func, args, kwargs, caller)
     wanted = _check_n_inputs(n_inputs)
     arguments = [_unwrap(label, keyword, value) for label, keyword, value, _ in entries]
     guesses = [
@@ -310,7 +313,10 @@ def distribute(
 
 
 def _bind(
-    func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    func: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    caller: Callable[..., Any] | None,
 ) -> tuple[list[tuple[str, str | None, Any, Any]], bool]:
     """Return (label, keyword, value, default) per argument, and whether taskID is to be filled."""
     args = [_listed_if_iterator(value) for value in args]
@@ -334,7 +340,7 @@ def _bind(
     except TypeError as error:
         name = function_name(func)
         lead = _count_text(signature, args, kwargs)
-        wrong = _wrong_names(signature, kwargs)
+        wrong = _wrong_names(signature, kwargs, caller)
         raise InputError(
             f"{name}{lead}: {error}; its signature is {name}{signature}{wrong}"
         ) from None
@@ -356,12 +362,16 @@ def _bind(
     return entries, inject
 
 
-def _wrong_names(signature: inspect.Signature, kwargs: Mapping[str, Any]) -> str:
+def _wrong_names(
+    signature: inspect.Signature, kwargs: Mapping[str, Any], caller: Callable[..., Any] | None
+) -> str:
     """Return which arguments have names that no parameter has: Python names one fault alone."""
-    known = signature.parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+    own = signature.parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values()):
         return ""
-    wrong = [name for name in kwargs if name not in known]
+    further = {} if caller is None else inspect.signature(caller).parameters
+    known = [*own, *(n for n, p in further.items() if p.kind is p.KEYWORD_ONLY)]
+    wrong = [name for name in kwargs if name not in own]
     lines = [f"\n  no parameter is called {name!r}{did_you_mean(name, known)}" for name in wrong]
     return "".join(lines)
 

@@ -519,6 +519,7 @@ BEFORE_MPI: dict[str, tuple[list[str], str]] = {
     "file misspelt": (["mymdo.py:f", "--plan"], "did you mean 'mymod.py'"),
     "module misspelt": (["mymdo:f", "--plan"], "did you mean 'mymod'"),
     "arguments file misspelt": (["mymod:f", "arg.npz", "--plan"], "did you mean 'args.npz'"),
+    "setting without --set": (["mymod:f", "x=[1, 2]", "--plan"], "--set 'x=[1, 2]'"),
     "setting misspelt": (
         ["mymod:scaled", "--set", "x=[1]", "--set", "scal=2", "--plan"], "did you mean 'scale'",
     ),

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import acme_mpi
 from acme_mpi import InputError, PerTask, Shared
 from acme_mpi.tasks import TaskSet, distribute, function_name, signature_of
 
@@ -402,6 +403,9 @@ class TestErrors:
             return data
 
         assert "'scael' (did you mean 'scale'?)" in error_of(g, [1], scael=2)
+        for call in (acme_mpi.map, acme_mpi.ParallelMap):
+            with pytest.raises(InputError, match=r"'ouput_dir' \(did you mean 'output_dir'\?\)"):
+                call(g, [1], ouput_dir="out")
 
     def test_different_lengths_are_all_listed_with_the_fixes(self):
         text = error_of(f, range(100), np.zeros(99), z=(1, 2))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import zipfile
 from collections.abc import Mapping
 from typing import Any
@@ -47,11 +48,17 @@ def load_arguments(path: str, allow_pickle: bool) -> Arguments:
     if not os.path.isfile(path):
         raise InputError(
             f"there is no argument file {path!r} (working directory {os.getcwd()})"
-            + file_did_you_mean(path)
+            + (_setting_meant(path) or file_did_you_mean(path))
         )
     if path.endswith(SUFFIXES):
         return _by_name(load_hdf5(path, group), path)
     return _load_json(path) if path.endswith(".json") else _load_numpy(path, allow_pickle)
+
+
+def _setting_meant(text: str) -> str:
+    name, equals, _ = text.partition("=")
+    is_setting = equals and name.isidentifier()
+    return f"; a value is given by --set {shlex.quote(text)}" if is_setting else ""
 
 
 def _split_group(path: str) -> tuple[str, str]:
