@@ -110,6 +110,24 @@ STORES: dict[str, tuple[str, ...]] = {
     "single file, ragged": ("ragged", "--single-file", "--result-shape", "None,inf"),
     "single file, more": ("more", "--single-file", "--result-shape", "None,2"),
 }
+# With results that are large enough for the runners to write them in place, or nearly so.
+PLACING: dict[str, tuple[str, ...]] = {
+    "rank": ("sizes",),
+    "rank, rows": ("large", "--result-shape", "None,100,200"),
+    "rank, more": ("row_and_more", "--result-shape", "None,9000"),
+    "rank, middle axis": ("large", "--result-shape", "100,None,200"),
+    "rank, ragged": ("ragged_large", "--result-shape", "None,inf"),
+    "computation": ("sizes", "--payload", "computation"),
+    "computation, rows": ("large", "--payload", "computation", "--result-shape", "None,100,200"),
+    "computation, more": (
+        *("row_and_more", "--payload", "computation", "--result-shape", "None,9000"),
+    ),
+    "single file": ("sizes", "--single-file"),
+    "single file, rows": ("large", "--single-file", "--result-shape", "None,100,200"),
+    "single file, more": ("row_and_more", "--single-file", "--result-shape", "None,9000"),
+    "single file, last axis": ("large", "--single-file", "--result-shape", "100,200,None"),
+    "single file, ragged": ("ragged_large", "--single-file", "--result-shape", "None,inf"),
+}
 FAILED, STOPPED = 1, 75
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import read_content
-from resume_runs import N_TASKS, Place
+from resume_runs import N_TASKS, PLACING, Place
 from watching import Watch
 
 from acme_mpi.commands import run_command
@@ -141,6 +141,57 @@ def test_a_full_disk_costs_nothing_recorded(store, tmp_path, mpiexec, disk, undi
     assert set(faulty.place.take_calls()) == set(range(N_TASKS)) - done
     assert read_content(faulty.layout.container) == undisturbed[STORES[store]]
     assert run_command(["check", str(faulty.out)]) == 0
+
+
+def fill_disk(store: str, n_kib: int, path: Path, disk: Path, mpiexec: Any, expected: Any) -> None:
+    """Run on a disk of some size; if that is too small, go on when there is room."""
+    faulty = Faulty(path, mpiexec, PLACING[store])
+    faulty.out = disk / "out"
+    faulty.layout = Layout(str(faulty.out), faulty.func)
+    mount("-o", f"remount,size={n_kib}k", str(disk))
+
+    ran = faulty.run()
+
+    note = f"{store}, {n_kib} KiB\n{ran.stderr}"
+    assert ran.returncode in (0, STORAGE), note
+    assert not any(word in ran.stderr for word in ("Traceback", "HDF5-DIAG", "ignored")), note
+    if ran.returncode == STORAGE:
+        assert ran.stderr.count("acme_mpi: ") == 1, note
+        assert "No space left on device; " in ran.stderr, note
+        mount("-o", "remount,size=60m", str(disk))
+        ran = faulty.run(0)
+        assert ran.returncode == 0, f"{note}\n{ran.stderr}"
+    assert read_content(faulty.layout.container) == expected, note
+    assert run_command(["check", str(faulty.out)]) == 0, note
+
+
+@pytest.fixture
+def expected(store, tmp_path, mpiexec) -> Any:
+    """Return the content of the container of a run with room enough."""
+    (tmp_path / "roomy").mkdir()
+    roomy = Faulty(tmp_path / "roomy", mpiexec, PLACING[store])
+    assert roomy.run(0).returncode == 0
+    return read_content(roomy.layout.container)
+
+
+@pytest.mark.parametrize(
+    ("store", "n_kib"), [("single file", 3500), ("single file, more", 7000), ("computation", 3000)]
+)
+def test_a_disk_that_fills_up(store, n_kib, tmp_path, mpiexec, disk, expected):
+    (tmp_path / "small").mkdir()
+    fill_disk(store, n_kib, tmp_path / "small", disk, mpiexec, expected)
+
+
+@pytest.mark.many
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("store", PLACING)
+def test_disks_of_any_size(store, tmp_path, mpiexec, disk, expected):
+    for k, n_kib in enumerate([64, 128, 256, 512, *range(1000, 12_000, 700)]):
+        path = tmp_path / str(k)
+        path.mkdir()
+        fill_disk(store, n_kib, path, disk, mpiexec, expected)
+        shutil.rmtree(disk / "out", ignore_errors=True)
+        mount("-o", "remount,size=5m", str(disk))
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

@@ -11,6 +11,7 @@ import shutil
 from typing import Any
 
 import pytest
+from resume_runs import PLACING
 from test_kills import Killed, compare_with_holes
 from watching import Watch, kill_runner
 
@@ -20,23 +21,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 N_TASKS = 60
 N_RUNS = int(os.environ.get("ACME_MPI_TEST_RUNNER_KILLS", "50"))  # of each layout
-PLACING: dict[str, tuple[str, ...]] = {
-    "rank": ("sizes",),
-    "rank, rows": ("large", "--result-shape", "None,100,200"),
-    "rank, more": ("row_and_more", "--result-shape", "None,9000"),
-    "rank, middle axis": ("large", "--result-shape", "100,None,200"),
-    "rank, ragged": ("ragged_large", "--result-shape", "None,inf"),
-    "computation": ("sizes", "--payload", "computation"),
-    "computation, rows": ("large", "--payload", "computation", "--result-shape", "None,100,200"),
-    "computation, more": (
-        *("row_and_more", "--payload", "computation", "--result-shape", "None,9000"),
-    ),
-    "single file": ("sizes", "--single-file"),
-    "single file, rows": ("large", "--single-file", "--result-shape", "None,100,200"),
-    "single file, more": ("row_and_more", "--single-file", "--result-shape", "None,9000"),
-    "single file, last axis": ("large", "--single-file", "--result-shape", "100,200,None"),
-    "single file, ragged": ("ragged_large", "--single-file", "--result-shape", "None,inf"),
-}
 OFTEN = [store for store in PLACING if store.split(", ")[-1] not in ("more", "middle axis")]
 DONE, SOME_FAILED = 0, 1
 N_KILLS = 10  # in one run, at most

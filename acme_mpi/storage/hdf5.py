@@ -19,6 +19,7 @@ import numpy as np
 
 from acme_mpi.results import Part
 from acme_mpi.storage import ballast
+from acme_mpi.storage.deferring import DeferringFile
 
 # Newer formats leave a file that a killed process had open unopenable; older ones take three
 # times the metadata.
@@ -29,16 +30,68 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 KEPT_BYTES = 4 * 1024**2
 
 
-def create_file(path: str, track_order: bool = False) -> h5py.File:
+def create_file(path: str) -> h5py.File:
     """Create a new file at `path`, which must not exist."""
-    return h5py.File(path, "x", libver=LIBVER, locking=False, track_order=track_order)
+    return h5py.File(path, "x", libver=LIBVER, locking=False)
 
 
-def open_or_create(path: str) -> h5py.File:
-    """Open a file that this run has begun, or create it with members kept in order."""
-    if os.path.exists(path):
-        return h5py.File(path, "r+", libver=LIBVER, locking=False)
-    return create_file(path, track_order=True)
+class Changing:
+    """A file whose metadata is changed, or that is made with members kept in order.
+
+    Parameters
+    ----------
+    path : str
+        Where it is, or will be.
+
+    Attributes
+    ----------
+    file : h5py.File
+        What its methods raise is never the medium's; `settle` is.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._bytes = DeferringFile(path)
+        is_new = self._bytes.seek(0, os.SEEK_END) == 0
+        self.file = h5py.File(
+            self._bytes, "w" if is_new else "r+", libver=LIBVER, track_order=is_new
+        )
+
+    def settle(self) -> None:
+        """Raise what the medium has refused so far.
+
+        Raises
+        ------
+        OSError
+            The medium is full, or has another fault.
+        """
+        self._bytes.settle()
+
+    def close(self) -> None:
+        """Close the file and bring it to the disk.
+
+        Raises
+        ------
+        OSError
+            The medium has refused something.
+        """
+        try:
+            self.file.close()
+            self._bytes.sync()
+        except BaseException:
+            ballast.drop()
+            raise
+        finally:
+            self._bytes.close()
+
+
+@contextlib.contextmanager
+def changing(path: str) -> Iterator[h5py.File]:
+    """Context with a file that is changed or made, as by `Changing`, and is on the disk then."""
+    changed = Changing(path)
+    try:
+        yield changed.file
+    finally:
+        changed.close()
 
 
 def remove(path: str) -> None:
@@ -95,12 +148,6 @@ def closing(file: h5py.File) -> Iterator[h5py.File]:
         abandon(file)
         raise
     file.close()
-
-
-def sync(file: h5py.File) -> None:
-    """Bring all that was written to the disk."""
-    file.flush()
-    os.fdatasync(file.id.get_vfd_handle())
 
 
 @lru_cache(maxsize=256)

@@ -72,11 +72,10 @@ class LinkedStore(RecordedStore):
             with refusals(self.layout.container):
                 if not is_filled:
                     hdf5.remove(self.layout.partial)  # left by a run that was killed
-                with hdf5.closing(hdf5.open_or_create(self.layout.partial)) as file:
+                with hdf5.changing(self.layout.partial) as file:
                     if spec is not None and not is_filled:
                         self.link_rows(file, records)
                     self._link_groups(file, records)
-                    hdf5.sync(file)
                 os.replace(self.layout.partial, self.layout.container)
             note_linked(self.layout)
 

@@ -7,6 +7,7 @@ one parallel HDF5 write per small dataset, and need no parallel build.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -54,7 +55,7 @@ class Merge:
         self._world, self._path = world, path
         self._records: Records = world.bcast(records)
         self._payload_path, self._skip_first = payload_path, skip_first
-        self._file: h5py.File | None = None
+        self._target: hdf5.Changing | None = None  # on rank 0
 
     def run(self) -> None:
         """Merge everything.
@@ -75,18 +76,19 @@ class Merge:
                 self._merge_round(payloads[k] if k < len(payloads) else None)
             together(self._world, self._finish)
         except StoreError:
-            if self._file is not None:
-                hdf5.abandon(self._file)
+            with contextlib.suppress(StoreError):
+                self._finish()
             raise
 
     def _create_groups(self, groups: Records) -> None:
         if not self._world.is_master:
             return
         with refusals(self._path):
-            self._file = hdf5.open_or_create(self._path)
+            self._target = hdf5.Changing(self._path)
             # In task order, because that is the order in which users iterate.
             for _, index in tasks_with_groups(groups):
-                h5py.h5g.create(self._file.id, b"comp_%d" % index)
+                h5py.h5g.create(self._target.file.id, b"comp_%d" % index)
+            self._target.settle()
 
     def _merge_round(self, payload: tuple[int, int] | None) -> None:
         described: list[Description] = []
@@ -102,9 +104,13 @@ class Merge:
 
         def create() -> None:
             nonlocal offsets
-            if gathered is not None:
+            if gathered is not None and self._target is not None:
                 with refusals(self._path):
-                    offsets = [[self._create(entry) for entry in each] for each in gathered]
+                    offsets = [
+                        [_create(self._target.file.id, entry) for entry in each]
+                        for each in gathered
+                    ]
+                    self._target.settle()
 
         together(self._world, create)
         mine = self._world.scatter(offsets)
@@ -128,18 +134,6 @@ class Merge:
                 for k in range(1 if self._skip_first else 0, n_here + n_elsewhere):
                     yield _describe_dataset(file.id, index, k)
 
-    def _create(self, entry: Description) -> int:
-        """Create one dataset; return the offset of its bytes, -1 if there are none to copy."""
-        assert self._file is not None
-        index, k, dtype, shape, _, n_bytes, value = entry
-        name = b"comp_%d/result_%d" % (index, k)
-        if shape is None or value is not None or n_bytes == 0:
-            part = value if value is not None or shape is None else np.empty(shape, dtype)
-            hdf5.write_part(self._file.id, name, part)
-            return -1
-        dataset = hdf5.create_array(self._file.id, name, shape, dtype)
-        return int(dataset.get_offset())
-
     def _copy(
         self, payload: tuple[int, int], described: list[Description], offsets: list[int]
     ) -> None:
@@ -155,9 +149,22 @@ class Merge:
             os.close(target)
 
     def _finish(self) -> None:
-        if self._file is not None:
-            with refusals(self._path), hdf5.closing(self._file):
-                hdf5.sync(self._file)
+        if self._target is not None:
+            target, self._target = self._target, None
+            with refusals(self._path):
+                target.close()
+
+
+def _create(file: Any, entry: Description) -> int:
+    """Create one dataset; return the offset of its bytes, -1 if there are none to copy."""
+    index, k, dtype, shape, _, n_bytes, value = entry
+    name = b"comp_%d/result_%d" % (index, k)
+    if shape is None or value is not None or n_bytes == 0:
+        part = value if value is not None or shape is None else np.empty(shape, dtype)
+        hdf5.write_part(file, name, part)
+        return -1
+    dataset = hdf5.create_array(file, name, shape, dtype)
+    return int(dataset.get_offset())
 
 
 def _describe_dataset(file: Any, index: int, k: int) -> Description:

@@ -75,11 +75,10 @@ class SharedRows:
 
     def _create_at(self, path: str) -> int:
         """Create the file, with its space reserved; return the offset of the rows."""
-        with hdf5.closing(hdf5.open_or_create(path)) as file:
+        with hdf5.changing(path) as file:
             kind = np.dtype(self._spec.dtype)
             dataset = hdf5.create_array(file.id, b"result_0", self._shape, kind)
             offset, n_bytes = int(dataset.get_offset() or 0), dataset.get_storage_size()
-            hdf5.sync(file)
         if n_bytes:
             reserve(path, offset, n_bytes)
         return offset
@@ -112,12 +111,11 @@ class SharedRows:
             self._take_out_what_is_not_rows()
 
     def _take_out_what_is_not_rows(self) -> None:
-        with hdf5.closing(hdf5.open_or_create(self.path)) as file:
+        with hdf5.changing(self.path) as file:
             for name in [name for name in file if name != "result_0"]:
                 del file[name]
             for name in list(file["result_0"].attrs):
                 del file["result_0"].attrs[name]
-            hdf5.sync(file)
 
     def _create_with_rows(self) -> None:
         """Make a file with the rows of one that is for another number of tasks.
@@ -129,14 +127,13 @@ class SharedRows:
         self._create_at(anew)
         with (
             h5py.File(self.path, "r", locking=False) as old,
-            hdf5.closing(hdf5.open_or_create(anew)) as new,
+            hdf5.changing(anew) as new,
         ):
             source, target, axis = old["result_0"], new["result_0"], self._spec.axis
             count = min(source.shape[axis], target.shape[axis])
             where = (slice(None),) * (axis - 1) + (slice(count),)
             for index in range(self._shape[0]):
                 target[(index, *where)] = source[(index, *where)]
-            hdf5.sync(new)
         os.replace(anew, self.path)
 
     def _create_around_rows(self) -> None:
@@ -235,9 +232,9 @@ class SharedRows:
         is_missing : (n_tasks,) ndarray of bool
             By task.
         """
-        # Not `open_or_create`: in the place of a file that is gone there would be an empty one.
-        with hdf5.closing(h5py.File(self.path, "r+", libver=hdf5.LIBVER, locking=False)) as file:
-            hdf5.sync(file)
+        # In the place of a file that is gone there would be an empty one.
+        os.stat(self.path)
+        with hdf5.changing(self.path) as file:
             if not is_missing.any():
                 return
             rows, blank = file["result_0"], missing_value(self._spec.dtype)

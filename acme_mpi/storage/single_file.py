@@ -125,7 +125,7 @@ class SingleFileStore(PayloadStore):
         with refusals(self.layout.partial):
             if self.spec is None:
                 hdf5.remove(self.layout.partial)  # left by a run that was killed
-                hdf5.open_or_create(self.layout.partial).close()
+                hdf5.Changing(self.layout.partial).close()
             elif self._shared is not None:
                 self._shared.fill_missing(missing)
 
