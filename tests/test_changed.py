@@ -23,6 +23,7 @@ from test_runner import (
     values_by_index,
 )
 
+from acme_mpi.runner import changed
 from acme_mpi.runner.changed import Baseline
 from acme_mpi.runner.child import ChildRunner
 
@@ -198,6 +199,15 @@ class TestBaseline:
         baseline = Baseline([signal.SIGTERM])
 
         assert baseline.differences() == baseline.differences_if_due() == []
+
+    def test_who_has_looked_often_looks_again_at_once_if_something_was_found(self, monkeypatch):
+        baseline = Baseline()
+        monkeypatch.setattr(changed, "N_LOOKS", 0)
+        monkeypatch.setattr(changed, "LOOK_NS", 1 << 62)
+        monkeypatch.setattr(np, "nan", 3.0)
+
+        assert baseline.differences_if_due() == []
+        assert baseline.differences() == baseline.differences_if_due() == ["numpy.nan"]
 
     def test_what_is_accepted_is_not_told(self, monkeypatch):
         baseline = Baseline()

@@ -334,8 +334,7 @@ def run_chunk(
     """Call the tasks of one chunk and yield their outcomes.
 
     They reach to the end of the chunk, or less far if the agent wishes it or this is no place to
-    call more tasks. A process that a task
-    forks ends where it would come back here.
+    call more tasks. A process that a task forks ends where it would come back here.
 
     Parameters
     ----------

@@ -50,6 +50,7 @@ class Baseline:
     def __init__(self, signals: Collection[int] = ()) -> None:
         self.accepted: set[str] = set()
         self._n_looks = self._looked_ns = 0
+        self._has_found = False  # at the last look
         self._signals = tuple(signals)
         self._umask = 0
         self._state = self._look()
@@ -61,17 +62,19 @@ class Baseline:
         try:
             self._n_looks += 1
             self._looked_ns = monotonic_ns()
-            return [name for name in self._differences() if name not in self.accepted]
+            found = [name for name in self._differences() if name not in self.accepted]
         except Exception as error:  # it has changed so much that it cannot even be looked at
-            return [f"Python itself ({type(error).__name__})"]
+            found = [f"Python itself ({type(error).__name__})"]
+        self._has_found = bool(found)
+        return found
 
     def differences_if_due(self) -> list[str]:
         """Return the same where outcomes are few, and not more often than every `LOOK_NS`.
 
         A look takes 50 to 150 µs; outcomes of very short tasks may follow each other as fast.
         """
-        is_due = self._n_looks < N_LOOKS or monotonic_ns() - self._looked_ns > LOOK_NS
-        return self.differences() if is_due else []
+        is_new = self._n_looks < N_LOOKS or monotonic_ns() - self._looked_ns > LOOK_NS
+        return self.differences() if is_new or self._has_found else []
 
     def _differences(self) -> list[str]:
         state, limits = self._look(), _limits()
