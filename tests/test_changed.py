@@ -120,6 +120,17 @@ def test_what_it_has_returned_is_kept(runner, name):
     assert runner.changed
 
 
+@pytest.mark.parametrize("name", ["RLIMIT_NOFILE", "sys.modules", "builtins.open", "pickle.dumps"])
+def test_nothing_of_ours_is_printed_for_it(name, capfd):
+    runner = ChildRunner()
+    try:
+        run(runner, {**SPOILS, **WORSE}[name], [range(2), range(2, 3)])
+    finally:
+        runner.stop()
+
+    assert "acme_mpi" not in capfd.readouterr().err
+
+
 def test_a_large_result_that_cannot_be_written_therefore_costs_its_task_alone(runner, tmp_path):
     path = tmp_path / "file"
     path.write_bytes(bytes(LARGE.nbytes))
