@@ -156,7 +156,11 @@ class TaskError(AcmeMpiError, RuntimeError):
 
 
 def summarize(
-    failures: Sequence[Failure], n_tasks: int, where: str = "", reproduce: str = ""
+    failures: Sequence[Failure],
+    n_tasks: int,
+    where: str = "",
+    reproduce: str = "",
+    n_unfinished: int = 0,
 ) -> str:
     """Return the text that tells a person which tasks failed and how to look at one.
 
@@ -171,6 +175,8 @@ def summarize(
     reproduce : str
         Command that runs one task in the foreground, with ``{index}`` in the task's place; if
         empty, the call itself is printed.
+    n_unfinished : int
+        Tasks that have not been run to their end.
     """
     lines = [
         f"{len(failures)} of {n_tasks} tasks failed, first: {failures[0]}",
@@ -184,12 +190,17 @@ def summarize(
             lines.append(f"    reproduce: {reproduce.format(index=group[0].index)}")
         elif group[0].call:
             lines.append(f"    reproduce: {group[0].call}")
-    lines += _where_others_are(len(failures), n_tasks, where)
+    lines += _where_others_are(n_tasks - len(failures) - n_unfinished, n_unfinished, where)
     return "\n".join(visible(line, kept="\t") for line in lines)
 
 
 def report(
-    failures: Sequence[Failure], n_tasks: int, where: str = "", log: str = "", go_on: str = ""
+    failures: Sequence[Failure],
+    n_tasks: int,
+    where: str = "",
+    log: str = "",
+    go_on: str = "",
+    n_unfinished: int = 0,
 ) -> str:
     """Return the text with which a failed run of ACME's dialect ends, with the first tracebacks.
 
@@ -203,6 +214,8 @@ def report(
         Where the other results and the messages are; left out if empty.
     go_on : str
         How to go on, as `Result.go_on` says it.
+    n_unfinished : int
+        Tasks that have not been run to their end.
     """
     ids = ", ".join(str(failure.index) for failure in failures[:N_IDS])
     more = ", ..." if len(failures) > N_IDS else ""
@@ -211,7 +224,7 @@ def report(
     for group in list(group_failures(failures).values())[:N_TRACEBACKS]:
         lines.append(f"  {group[0]}")
         lines += [f"    {line}" for line in group[0].traceback.rstrip().splitlines()]
-    lines += _where_others_are(len(failures), n_tasks, where)
+    lines += _where_others_are(n_tasks - len(failures) - n_unfinished, n_unfinished, where)
     if go_on:
         lines.append(go_on.lstrip("\n"))
     if log:
@@ -219,9 +232,11 @@ def report(
     return "\n".join(lines)
 
 
-def _where_others_are(n_failed: int, n_tasks: int, where: str) -> list[str]:
-    is_any = bool(where) and n_tasks > n_failed
-    return [f"  The other {n_tasks - n_failed} results are in {where}"] if is_any else []
+def _where_others_are(n_done: int, n_unfinished: int, where: str) -> list[str]:
+    if not where or n_done <= 0:
+        return []
+    which = f"{n_done} tasks are done, their" if n_unfinished else f"The other {n_done}"
+    return [f"  {which} results are in {where}"]
 
 
 def group_failures(failures: Iterable[Failure]) -> dict[tuple[str, str, str], list[Failure]]:

@@ -473,7 +473,7 @@ class ParallelMap:
         except TaskError as error:
             where, log = result.stored.where, str(self.logfile or "")
             n_tasks, go_on = result.options.n_tasks, result.go_on()
-            text = report(error.failures, n_tasks, where, log, go_on)
+            text = report(error.failures, n_tasks, where, log, go_on, result.n_unfinished)
             raise TaskError(text, error.failures, error.results) from None
 
     def cleanup(self) -> None:

@@ -427,7 +427,9 @@ def _log_end(result: Result) -> None:
             *(len(pickles), shown, *result.unstorable),
         )
     if result.failures:
-        text = summarize(result.failures, options.n_tasks, container, options.reproduce)
+        text = summarize(
+            *(result.failures, options.n_tasks, container, options.reproduce), result.n_unfinished
+        )
         if result.n_unfinished and result.has_halted:
             text += (
                 f"\n  {result.n_unfinished} tasks were not run, because {result.stopped_because}"

@@ -120,3 +120,10 @@ class TestSummarize:
 
     def test_without_files_it_says_nothing_about_them(self):
         assert "other" not in summarize([make_failure()], 10)
+
+
+def test_what_has_not_been_run_is_not_counted_as_a_result():
+    text = summarize([make_failure()], 100, where="/out/f.h5", n_unfinished=82)
+
+    assert "17 tasks are done, their results are in /out/f.h5" in text
+    assert "99" not in text
