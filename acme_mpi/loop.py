@@ -7,7 +7,7 @@ import os
 import select
 import time
 
-from acme_mpi.comm import Backoff, World
+from acme_mpi.comm import Backoff, World, leave_if_orphaned
 from acme_mpi.interrupts import INTERRUPTS, signal_name
 from acme_mpi.master import Master
 from acme_mpi.runner.base import Runner
@@ -119,10 +119,3 @@ class Loop:
         if self._worker is not None:
             return not self._worker.has_reserve
         return self._master is not None and not self._master.has_fed_all
-
-
-def leave_if_orphaned(parent: int) -> None:
-    """End if the launcher has gone: Open MPI 5 leaves ranks behind when mpiexec is killed."""
-    is_launched = "OMPI_COMM_WORLD_SIZE" in os.environ or "PMI_SIZE" in os.environ
-    if is_launched and os.getppid() != parent:
-        os._exit(1)  # the runner dies with this process

@@ -18,7 +18,7 @@ from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 from acme_mpi.call import Call, Options, Result
-from acme_mpi.comm import World, is_launched, pack_error, unpack_error
+from acme_mpi.comm import World, is_launched, leave_if_orphaned, pack_error, unpack_error
 from acme_mpi.errors import EXIT_DONE, EXIT_USAGE, AcmeMpiError, Failure, LaunchError
 from acme_mpi.interrupts import INTERRUPTS
 from acme_mpi.meant import function_meant
@@ -32,6 +32,8 @@ from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.storage import Stored
 
 logger = logging.getLogger("acme_mpi")
+
+LOOK_EVERY_S = 1.0
 
 
 def serve_script(world: World, command: Sequence[str], defaults: Options) -> int:
@@ -105,8 +107,15 @@ def _serve(world: World, request: str, call: Call) -> Any:
 
 def _wait(child: Child) -> int:
     # The script has closed its channel or ended; it may still clean up.
-    select.select([child.pidfd], [], [])
+    _sleep_until([child.pidfd])
     return child.kill()
+
+
+def _sleep_until(descriptors: list[int]) -> None:
+    """Wait for news; leave if the launcher goes, which nobody else looks at between two calls."""
+    parent = os.getppid()
+    while not select.select(descriptors, [], [], LOOK_EVERY_S)[0]:
+        leave_if_orphaned(parent)
 
 
 def _next_message(child: Child) -> tuple[Kind, Any] | None:
@@ -121,7 +130,7 @@ def _next_message(child: Child) -> tuple[Kind, Any] | None:
             return message
         if ended:
             return None
-        select.select([child.channel.fileno(), child.pidfd], [], [])
+        _sleep_until([child.channel.fileno(), child.pidfd])
 
 
 def _to_call(content: Any, defaults: Options) -> Call:

@@ -52,7 +52,9 @@ def callers(comm: Any = None) -> World:
     refuse_while_loading()
     if is_in_task() or is_connected():
         return SerialWorld()
-    return make_world(comm, _tell)
+    world = make_world(comm, _tell)
+    world.end_together()
+    return world
 
 
 def job_ranks(world: World, error: AcmeMpiError | None = None) -> list[tuple[str, int]]:

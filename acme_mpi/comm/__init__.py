@@ -10,6 +10,7 @@ from acme_mpi.comm.base import LOST_S, MESSAGE_INTS, SILENT_S, TAG_CHUNK, TAG_RE
 from acme_mpi.comm.launcher import (
     is_launched,
     launched_rank_and_size,
+    leave_if_orphaned,
     refuse_singletons,
 )
 from acme_mpi.comm.leaving import how_to_silence, outlast_other_ranks
@@ -34,6 +35,7 @@ __all__ = [
     "how_to_silence",
     "is_launched",
     "launched_rank_and_size",
+    "leave_if_orphaned",
     "make_world",
     "outlast_other_ranks",
     "pack_error",

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 MESSAGE_INTS = 8  # every short message: this many 64-bit integers
-TAG_REPORT, TAG_CHUNK, TAG_PRESENT, TAG_DATA = 1, 2, 3, 4
+TAG_REPORT, TAG_CHUNK, TAG_PRESENT, TAG_DATA, TAG_LEFT = 1, 2, 3, 4, 5
 SLICE_BYTES = 512 * 1024 * 1024  # one MPI call moves at most this, far below 2 GiB
 ROLL_CALL_S = 10.0
 SILENT_S = 60.0  # after this a rank is named from which nothing is heard
@@ -96,6 +96,9 @@ class World(ABC):
         if self._own[tag]:
             return self.rank, self._own[tag].popleft()
         return self._poll(tag) if self.size > 1 else None
+
+    def end_together(self) -> None:  # noqa: B027 (threads share their process's end)
+        """See to it, from now on, that no rank waits for one whose script has ended. Collective."""
 
     @abstractmethod
     def _send(self, dest: int, tag: int, message: list[int]) -> None:

@@ -91,3 +91,16 @@ def refuse_srun_without_pmi(environ: Mapping[str, str] = os.environ) -> None:
     ways = ("PMI", "OMPI_COMM_WORLD")
     if "SLURM_STEP_NUM_TASKS" in environ and not any(name.startswith(ways) for name in environ):
         refuse_singletons(1, environ)
+
+
+def leave_if_orphaned(parent: int) -> None:
+    """End if the launcher has gone: Open MPI 5 leaves ranks behind when mpiexec is killed.
+
+    Parameters
+    ----------
+    parent : int
+        Process id of this process's parent when it began.
+    """
+    is_launched = "OMPI_COMM_WORLD_SIZE" in os.environ or "PMI_SIZE" in os.environ
+    if is_launched and os.getppid() != parent:
+        os._exit(1)  # the runner, and a script that this process serves, die with it

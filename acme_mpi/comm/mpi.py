@@ -29,10 +29,12 @@ from acme_mpi.comm.launcher import (
     is_launched,
     is_launched_by_srun,
     launched_rank_and_size,
+    leave_if_orphaned,
     refuse_singletons,
     refuse_srun_without_pmi,
 )
 from acme_mpi.comm.neighbours import LocalNeighbour, Neighbour, RemoteNeighbour, open_door
+from acme_mpi.comm.together import End, left_rank
 from acme_mpi.comm.twins import SerialWorld
 from acme_mpi.errors import EXIT_RANK_LOST, LaunchError
 
@@ -41,6 +43,7 @@ T = TypeVar("T")
 logger = logging.getLogger("acme_mpi")
 
 LOOK_EVERY_S = 1.0
+N_TELLERS = 8  # the first of these that waits says who is missing
 
 
 class MpiWorld(World):
@@ -66,6 +69,9 @@ class MpiWorld(World):
         self._sending: deque[tuple[Any, Any]] = deque()  # requests and their buffers
         self._neighbours: list[Neighbour] = []
         self._has_told = False
+        self._parent = os.getppid()
+        self._end: End | None = None
+        self._left: int | None = None  # a rank whose script has ended
         self.barrier()
         places = comm.allgather((self.host, os.getpid()))
         self.hosts = [host for host, _ in places]
@@ -144,10 +150,30 @@ class MpiWorld(World):
     def barrier(self, notify: Callable[[str], None] | None = None) -> None:
         """Wait for all ranks, asleep (a blocking MPI barrier keeps a core busy)."""
         if self.size > 1:
+            n_tellers = 1 if self._end is None else N_TELLERS
             _wait_for_all(
-                self._comm, self._comm.Ibarrier(), notify, self.abort_if_neighbour_is_gone,
-                self.forward,
+                self._comm, self._comm.Ibarrier(), notify, self._look, self.forward, n_tellers
+            )
+
+    def _look(self) -> None:
+        """Leave, or end the job, if whoever is waited for will never come."""
+        leave_if_orphaned(self._parent)
+        self.abort_if_neighbour_is_gone()
+        if self._end is None:
+            return
+        if self._left is not None:
+            logger.error(
+                "the script has ended on rank %d, which rank %d still waits for in a call that "
+                "every rank has to make; the job ends", self._left, self.rank,
             )  # fmt: skip
+            self.abort(1)
+        # The last message that makes a barrier complete may be on its way: once more.
+        self._left = left_rank(self._comm)
+
+    def end_together(self) -> None:
+        """Have an uncaught exception end the job, and whoever waits hear of ended scripts."""
+        if self._end is None and self.size > 1:
+            self._end = End(self._comm)
 
     def bcast(self, value: T | None, root: int = 0) -> T:
         """Return the root's value, pickled on the way."""
@@ -205,19 +231,24 @@ def _wait_for_all(
     notify: Callable[[str], None] | None,
     look: Callable[[], None] = lambda: None,
     forward: Callable[[], None] = lambda: None,
+    n_tellers: int = 1,
 ) -> None:
-    """Wait for a non-blocking collective, asleep; after 10 s rank 0 names who is missing.
+    """Wait for a non-blocking collective, asleep; after 10 s one rank names who is missing.
+
+    That is the first of `n_tellers` ranks that is here.
 
     Once a second `look` is called: it may find that somebody will never come. Between any two
     pauses `forward` is: those that have not come may need this rank.
 
-    Ranks that wait that long tell rank 0 that they are present. How many did so is settled
+    Ranks that wait that long tell these that they are present. How many did so is settled
     afterwards, so that none of these messages outlives the call.
     """
     from mpi4py import MPI
 
     backoff, start_s = Backoff(), time.monotonic()
-    present, told, sent, looked_s = {0}, False, None, 0.0
+    tellers = range(min(n_tellers, comm.size))
+    present, told, looked_s = {comm.rank}, False, 0.0
+    sent: dict[int, Any] = {}
     while not request.Test():
         backoff.sleep()
         forward()
@@ -227,11 +258,12 @@ def _wait_for_all(
             look()
         if notify is None or waited_s < ROLL_CALL_S:
             continue
-        if comm.rank and sent is None:
-            sent = comm.Isend(np.zeros(1, np.int64), 0, TAG_PRESENT)
-        elif not comm.rank:
+        if not sent:
+            here = np.zeros(1, np.int64)
+            sent = {k: comm.Isend(here, k, TAG_PRESENT) for k in tellers if k != comm.rank}
+        if comm.rank in tellers:
             present |= _receive_present(comm)
-            if not told and waited_s > ROLL_CALL_S + 1.0:
+            if not told and waited_s > ROLL_CALL_S + 1.0 and comm.rank == min(present):
                 told = True
                 missing = [rank for rank in range(comm.size) if rank not in present]
                 notify(
@@ -239,11 +271,11 @@ def _wait_for_all(
                     "this call after 10 s; every rank has to make it"
                 )
     if notify is not None:
-        n_sent = comm.reduce(int(sent is not None), MPI.SUM, 0)
-        while not comm.rank and len(present) - 1 < n_sent:
+        n_sent = comm.allreduce(int(bool(sent)), MPI.SUM) - int(bool(sent) and comm.rank in tellers)
+        while comm.rank in tellers and len(present) - 1 < n_sent:
             present |= _receive_present(comm)
-        if sent is not None:
-            sent.Wait()
+        for each in sent.values():
+            each.Wait()
 
 
 def _receive_present(comm: Any) -> set[int]:

@@ -1,0 +1,95 @@
+"""The end of a script that runs on all ranks, when one of them ends before the others."""
+
+from __future__ import annotations
+
+import os
+import signal
+import textwrap
+from pathlib import Path
+
+import pytest
+from conftest import processes_of
+
+import acme_mpi
+
+ROOT = str(Path(acme_mpi.__file__).parents[1])
+
+
+@pytest.fixture
+def run_ranks(tmp_path, mpiexec):
+    """Return a function that runs lines on ranks that have made a call together."""
+
+    def run(n: int, lines: str):
+        head = "import sys, acme_mpi\nfrom mpi4py import MPI\nrank = MPI.COMM_WORLD.rank\n"
+        call = "acme_mpi.map(abs, [-1, -2], write_worker_results=False)\n"
+        (tmp_path / "script.py").write_text(head + call + textwrap.dedent(lines))
+        return mpiexec(n, "script.py", cwd=tmp_path, env={"PYTHONPATH": ROOT})
+
+    return run
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_exception_on_one_rank_between_two_calls_ends_the_job(run_ranks, rank):
+    done = run_ranks(
+        2,
+        f"""\
+        if rank == {rank}:
+            raise ZeroDivisionError("on this rank alone")
+        acme_mpi.map(abs, [-1], write_worker_results=False)
+        """,
+    )
+
+    assert done.returncode != 0
+    assert "ZeroDivisionError: on this rank alone" in done.stderr
+
+
+@pytest.mark.parametrize(("rank", "end"), [(0, "sys.exit(3)"), (1, "sys.exit(0)")])
+def test_a_rank_that_leaves_while_others_wait_is_named_and_ends_the_job(run_ranks, rank, end):
+    done = run_ranks(
+        2,
+        f"""\
+        if rank == {rank}:
+            {end}
+        acme_mpi.map(abs, [-1], write_worker_results=False)
+        """,
+    )
+
+    assert done.returncode != 0
+    assert f"the script has ended on rank {rank}" in done.stderr
+
+
+def test_ranks_that_all_raise_end_as_they_would_alone(run_ranks):
+    done = run_ranks(2, "raise ValueError(f'rank {rank}')\n")
+
+    assert done.returncode != 0
+    assert "rank 0" in done.stderr
+    assert "rank 1" in done.stderr
+
+
+def test_a_killed_launcher_leaves_nothing_behind_between_two_calls(tmp_path, mpiexec):
+    """In script mode nobody else looks at the launcher then."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "script.py").write_text(
+        "import time, acme_mpi\n"
+        "acme_mpi.map(abs, [-1, -2], write_worker_results=False)\n"
+        "open('pipe', 'w').close()\n"
+        "time.sleep(1000)\n"
+    )
+
+    def kill_launcher(start_id: str) -> None:
+        pipe.read_bytes()  # until the script has opened and closed it
+        [launcher] = [
+            pid
+            for pid in processes_of(start_id)
+            if Path(f"/proc/{pid}/stat").read_text().split()[3] == str(os.getpid())
+        ]
+        os.kill(launcher, signal.SIGKILL)
+
+    done = mpiexec(
+        2, "-m", "acme_mpi", "script.py", cwd=tmp_path, env={"PYTHONPATH": ROOT},
+        during=kill_launcher,
+    )  # fmt: skip
+
+    assert done.returncode == -signal.SIGKILL
