@@ -16,6 +16,9 @@ from acme_mpi.results import make_row_spec
 from acme_mpi.rules import Rules
 from acme_mpi.spelling import did_you_mean, file_did_you_mean, whole_number
 
+SCRIPT_SUFFIXES = (".py", ".pyw", ".pyz")
+ARGUMENT_SUFFIXES = (".npz", ".npy", ".h5", ".hdf5", ".json")
+
 EXAMPLES = """\
 examples:
   mpiexec -n 2 python -m acme_mpi mymod:f args.npz
@@ -197,11 +200,20 @@ def split_script(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         text = argv[k]
         k += 2 if text in takes_value else 1
         is_module = text.startswith("-m")  # or -mMODULE, as for Python itself
-        if is_module or (not text.startswith("-") and text.endswith(".py")):
+        if is_module or (not text.startswith("-") and _is_script(text)):
             return list(argv[:k]), list(argv[k:])
         if not text.startswith("-"):
             break
     return list(argv), []
+
+
+def _is_script(text: str) -> bool:
+    """Tell whether a word is what Python itself would run: a file, a folder, or an archive."""
+    if text.endswith(SCRIPT_SUFFIXES):
+        return True
+    if ":" in text or text.endswith(ARGUMENT_SUFFIXES):
+        return False
+    return os.path.isfile(text) or os.path.isfile(os.path.join(text, "__main__.py"))
 
 
 def check_options(options: Any) -> None:
@@ -269,9 +281,9 @@ def _script_of(options: Any) -> list[str]:
         return ["-m", options.module]
     if options.target is None:
         raise InputError("TARGET is missing: module:function, file.py:function, or script.py")
-    if not options.target.endswith(".py"):
+    if not _is_script(options.target):
         return []
-    if not os.path.isfile(options.target):
+    if not os.path.exists(options.target):
         raise InputError(
             f"there is no script {options.target!r} (working directory {os.getcwd()})"
             + file_did_you_mean(options.target, ".py")

@@ -36,6 +36,14 @@ logger = logging.getLogger("acme_mpi")
 LOOK_EVERY_S = 1.0
 
 
+ENDING_S = 0.5  # a process on its way out closes its channel first, and is gone soon after
+REPLACED = (
+    "the script has replaced its own process by another program (os.execv), which the ranks cannot "
+    "serve; the job ends.\n  What the new start was for, such as a variable that Python reads when "
+    "it starts, has to be there before: VARIABLE=value mpiexec ..."
+)
+
+
 def serve_script(world: World, command: Sequence[str], defaults: Options) -> int:
     """Run a script on rank 0 and serve its calls on all ranks. Collective.
 
@@ -66,16 +74,25 @@ def serve_script(world: World, command: Sequence[str], defaults: Options) -> int
     signal.signal(signal.SIGINT, lambda number, frame: None)
     try:
         _tell(child, Kind.HELLO, (ranks, defaults.level, is_launched()))
+        command_line = _command_line(child)
         n_requests = _converse(world, child, defaults)
         world.bcast("end")
+        if not child.has_ended(wait_s=ENDING_S) and _command_line(child) not in ("", command_line):
+            raise LaunchError(REPLACED)
     except BaseException:
-        child.kill()  # it would wait for an answer for ever
+        child.kill()  # it would wait for an answer for ever, or run on without its ranks
         raise
     status = _wait(child)
     if status == EXIT_DONE and n_requests == 0 and (meant := function_meant(command)):
         logger.warning("%s", meant.text)
         return EXIT_USAGE if meant.is_certain else EXIT_DONE
     return status if status >= 0 else 128 - status
+
+
+def _command_line(child: Child) -> str:
+    with contextlib.suppress(OSError), open(f"/proc/{child.pid}/cmdline") as file:
+        return file.read()
+    return ""
 
 
 def _converse(world: World, child: Child, defaults: Options) -> int:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import io
+import builtins
 import os
+import pkgutil
 import runpy
 import signal
 import sys
 import traceback
+from importlib.machinery import SourceFileLoader, SourcelessFileLoader
 from types import FrameType, ModuleType, TracebackType
+from typing import Any
 
 from acme_mpi.errors import StoppedError
 from acme_mpi.interrupts import PASSED_ON, reset_after_fork
@@ -32,12 +35,11 @@ def main() -> None:
     sys.excepthook = print_without_own_frames
     try:
         if command[0] == "-m":
-            sys.argv[:] = command[1:]
-            sys.path[0] = os.getcwd()
+            sys.argv[:] = ["-m", *command[2:]]
             _run_module(command[1])
         else:
             sys.argv[:] = command
-            _run_script(os.path.abspath(command[0]))
+            _run_path(command[0])
     except StoppedError as error:
         # As Python ends, but with the status that says that the same command goes on.
         sys.excepthook(type(error), error, error.__traceback__)
@@ -76,26 +78,48 @@ def _reset_signals() -> None:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _run_script(path: str) -> None:
-    # As Python does it: the code knows its full path, and sys.argv keeps what was typed, which
-    # runpy.run_path would replace.
-    sys.path[0] = os.path.dirname(path)
-    module = ModuleType("__main__")
-    module.__file__ = path
-    sys.modules["__main__"] = module
-    with io.open_code(path) as file:
-        code = compile(file.read(), path, "exec")
+def _run_path(path: str) -> None:
+    """Run a script, or a folder or an archive that holds a ``__main__.py``."""
+    module = _new_main()
+    full = os.path.join(os.getcwd(), path)  # as Python makes it, with what `path` has of dots
+    if pkgutil.get_importer(full) is not None:
+        _set_first_path(full)
+        _run_found("__main__", alter_argv=False)
+        return
+    _set_first_path(os.path.dirname(os.path.realpath(path)))
+    loader: Any = SourceFileLoader("__main__", full)
+    if full.endswith(".pyc"):
+        loader = SourcelessFileLoader("__main__", full)
+        code = loader.get_code("__main__")
+    else:
+        code = loader.source_to_code(loader.get_data(full), full)
+    module.__file__, module.__loader__ = full, loader
+    module.__dict__["__cached__"] = None
     exec(code, module.__dict__)
 
 
 def _run_module(name: str) -> None:
-    try:
-        runpy.run_module(name, run_name="__main__", alter_sys=True)
-    except ImportError as error:
-        # Python's own line, and no traceback, for a module that is not there.
-        if traceback.extract_tb(error.__traceback__)[-1].filename != "<frozen runpy>":
-            raise
-        sys.exit(f"{sys.executable}: {error}")
+    _new_main()
+    _set_first_path(os.getcwd())
+    _run_found(name, alter_argv=True)
+
+
+def _run_found(name: str, alter_argv: bool) -> None:
+    # What Python itself calls; `runpy.run_module` would take the module away at its end, before
+    # threads and exit handlers have ended.
+    runpy._run_module_as_main(name, alter_argv)  # type: ignore[attr-defined]
+
+
+def _new_main() -> ModuleType:
+    module = ModuleType("__main__")
+    module.__dict__.update(__builtins__=builtins, __annotations__={})
+    sys.modules["__main__"] = module
+    return module
+
+
+def _set_first_path(path: str) -> None:
+    """Have modules be found where the script is, in the place that this package has held."""
+    sys.path[:1] = [] if sys.flags.safe_path else [path]
 
 
 def print_without_own_frames(
