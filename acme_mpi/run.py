@@ -246,8 +246,7 @@ def _share_surroundings(world: World, call: Call) -> Surroundings:
     plain: Any = () if call.surroundings is None else tuple(call.surroundings)
     first = Surroundings(*world.bcast(plain))
     if call.surroundings is not None:
-        own = call.surroundings
-        return Surroundings(first.sys_path, first.directory, own.umask, own.filters, own.variables)
+        return call.surroundings._replace(sys_path=first.sys_path, directory=first.directory)
     if first.umask is not None:
         os.umask(first.umask)
     return first

@@ -32,6 +32,7 @@ from acme_mpi.runner.changed import Baseline
 from acme_mpi.runner.channel import Channel, Kind
 from acme_mpi.runner.hdf5_arguments import has_opened
 from acme_mpi.runner.process import BROKEN, arm_lifeline
+from acme_mpi.runner.scripts_main import begin_main
 from acme_mpi.runner.stack import show_stack_on_demand
 from acme_mpi.runner.streams import flush_standard_streams
 from acme_mpi.runner.surroundings import Surroundings, change_environment
@@ -54,6 +55,7 @@ def main() -> None:
     words = memoryview(mmap.mmap(page, mmap.PAGESIZE)).cast("q")
     os.close(page)
     sys.argv[:] = [""]
+    begin_main()
     channel = Channel.from_descriptor(channel_fd)
     os.set_inheritable(channel_fd, False)
     # What a task has printed so far is not printed again by what it forks.

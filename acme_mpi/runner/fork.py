@@ -8,7 +8,6 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
-from types import ModuleType
 
 
 class Fork:
@@ -57,7 +56,7 @@ class Fork:
 def _start_anew(
     arguments: Sequence[str], kept: Collection[int], environment: Mapping[str, str]
 ) -> None:
-    """Leave behind what the parent was: its session, descriptors, environment, and main module."""
+    """Leave behind what the parent was: its session, descriptors and environment."""
     os.setsid()
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -68,4 +67,3 @@ def _start_anew(
     os.environ.clear()
     os.environ.update(environment)
     sys.argv[:] = ["", *arguments]
-    sys.modules["__main__"] = ModuleType("__main__")

@@ -14,6 +14,7 @@ import numpy as np
 from acme_mpi.results import ResultError
 from acme_mpi.runner.classes import fill_unless_own, name_class
 from acme_mpi.runner.hdf5_arguments import reduce_hdf5
+from acme_mpi.runner.scripts_main import reduce_of_main
 
 OUT_OF_BAND_BYTES = 16 * 1024  # arrays from here on stand beside the pickle, and are not copied
 
@@ -37,10 +38,12 @@ class GivenPickler(cloudpickle.Pickler):  # type: ignore[misc]
             return self._reduce_code(value)
         if type(value) is np.ndarray and self.freezes_arrays:
             return _reduce_frozen(value)
+        reduced = reduce_hdf5(value)
+        if reduced is not None:
+            return reduced
         if isinstance(value, type):
             name_class(value)
-        reduced = reduce_hdf5(value)
-        return super().reducer_override(value) if reduced is None else reduced
+        return reduce_of_main(value, super().reducer_override(value))
 
     def _reduce_code(self, code: CodeType) -> Any:
         """Keep the name of the file, for tracebacks; cloudpickle 3.1.3 and later leave it out."""

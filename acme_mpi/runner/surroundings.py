@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import cloudpickle
 
+from acme_mpi.runner.scripts_main import set_main_file
+
 # What the interpreter, the C library, and libraries of numbers read when they start, and not again.
 _READ_AT_THE_START = (
     *("PYTHON", "LD_", "LC_", "LANG", "TZ", "MALLOC_", "GLIBC_"),
@@ -36,6 +38,8 @@ class Surroundings(NamedTuple):
     variables : mapping
         Environment variables that differ from those of the ranks: values, None for those that are
         not there.
+    main_file : str or None
+        Where the caller's script is.
     """
 
     sys_path: list[str]
@@ -43,6 +47,7 @@ class Surroundings(NamedTuple):
     umask: int | None = None
     filters: bytes = b""
     variables: Mapping[str, str | None] = {}
+    main_file: str | None = None
 
     @classmethod
     def here(cls, start: Mapping[str, str] | None = None) -> Surroundings:
@@ -54,12 +59,15 @@ class Surroundings(NamedTuple):
             The environment that the ranks have as well; None: this process is a rank itself.
         """
         variables = {} if start is None else changes(start, os.environ)
-        return cls(list(sys.path), os.getcwd(), _umask(), _pickled_filters(), variables)
+        main_file = getattr(sys.modules["__main__"], "__file__", None)
+        path = None if main_file is None else os.path.abspath(main_file)
+        return cls(list(sys.path), os.getcwd(), _umask(), _pickled_filters(), variables, path)
 
     def take_on(self) -> None:
         """Make this process like the caller's, except for environment variables."""
         sys.path[:] = self.sys_path
         os.chdir(self.directory)
+        set_main_file(self.main_file)
         if self.umask is not None:
             os.umask(self.umask)
         # A class of warning that cannot be had here is no warning of these tasks.
