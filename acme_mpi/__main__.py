@@ -51,6 +51,7 @@ from acme_mpi.rules import LEAST_LOADING_S, Rules
 from acme_mpi.run import run
 from acme_mpi.runner.channel import Kind
 from acme_mpi.runner.child import ChildRunner
+from acme_mpi.runner.descriptors import occupy_standard_descriptors
 from acme_mpi.runner.kept import fork_child_runner, stop_runner, take_child_runner
 from acme_mpi.runner.streams import flush_standard_streams
 from acme_mpi.runner.surroundings import Surroundings
@@ -65,6 +66,7 @@ logger = logging.getLogger("acme_mpi")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and end this process with the job's exit status."""
+    occupy_standard_descriptors()
     argv = sys.argv[1:] if argv is None else argv
     leave_task()
     rank, size = launched_rank_and_size()
@@ -238,6 +240,8 @@ def _load(runner: ChildRunner, options: Any) -> _Loaded:
         loaded = _ask(runner, Kind.LOAD, _request(options), options.rules)
         if "error" in loaded:
             raise InputError(loaded["error"])
+        if options.kind != "memory":
+            _check_file_name(loaded["name"])
     except AcmeMpiError as error:
         return _Loaded(Call(error=error), Call(error=error))
     wanted = _run_options(options, loaded["name"], loaded["n_tasks"])
@@ -251,6 +255,16 @@ def _load(runner: ChildRunner, options: Any) -> _Loaded:
     index, packed = loaded["trial"]
     trial = Call(measuring_options(wanted), packed=packed, surroundings=here)
     return _Loaded(call, trial, index)
+
+
+def _check_file_name(name: str) -> None:
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"no file can be called after {name!r} in this locale, whose encoding is "
+            f"{error.encoding}; set LC_ALL=C.UTF-8"
+        ) from None
 
 
 def _run_options(options: Any, name: str = "", n_tasks: int = 0) -> Options:

@@ -25,7 +25,7 @@ from acme_mpi.runner.frames import user_frames
 from acme_mpi.runner.measure import Measured
 from acme_mpi.runner.packing import pack
 from acme_mpi.runner.pickling import load_values
-from acme_mpi.runner.settings import parse_setting
+from acme_mpi.runner.settings import as_utf8, parse_setting
 from acme_mpi.spelling import did_you_mean, file_did_you_mean, whole_number
 from acme_mpi.standing import loading
 from acme_mpi.tasks import (
@@ -63,6 +63,7 @@ def load_target(target: str) -> Callable[..., Any]:
         )
     module = _load_module(where)
     found: Any = module
+    attribute = as_utf8(attribute)
     for name in attribute.split("."):
         try:
             found = getattr(found, name)
@@ -164,13 +165,13 @@ def _load_command(request: Mapping[str, Any]) -> tuple[Callable[..., Any], TaskS
     if request["arguments"] is not None:
         args, kwargs = load_arguments(request["arguments"], request["allow_pickle"])
     kwargs.update(parse_setting(text) for text in request["settings"])
-    for text in request["split"]:
+    for text in map(as_utf8, request["split"]):
         name, colon, given = text.partition(":")
         axis = whole_number(given) if colon else 0
         if axis is None:
             raise InputError(f"--split needs NAME or NAME:AXIS with an integer axis, not {text!r}")
         _mark(func, args, kwargs, name, "--split", partial(PerTask, axis=axis))
-    for name in request["share"]:
+    for name in map(as_utf8, request["share"]):
         _mark(func, args, kwargs, name, "--share", Shared)
     return func, distribute(func, args, kwargs, request["n_inputs"])
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from acme_mpi.runner.channel import Channel
+from acme_mpi.runner.descriptors import occupy_standard_descriptors
 from acme_mpi.runner.fork import Fork
 from acme_mpi.runner.launched import without_launcher
 from acme_mpi.runner.stack import ask_for_stack
@@ -94,6 +95,7 @@ class Child:
         has_terminal: bool = False,
         is_forked: bool = False,
     ) -> None:
+        occupy_standard_descriptors()
         self.channel, remote = Channel.pair()
         lifeline, self._lifeline = os.pipe2(os.O_CLOEXEC)
         page = os.memfd_create("acme_mpi_page", os.MFD_CLOEXEC)

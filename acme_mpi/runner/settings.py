@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import shlex
 import warnings
@@ -16,6 +17,17 @@ _LIKE_NUMBERS = re.compile(r"[+-]?(nan|inf|infinity)|[\[({][-+.,\s0-9eEjJ]*[\])}
 _CANNOT_BE_READ = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)
 
 
+def as_utf8(text: str) -> str:
+    """Return a word of the command line as it was typed, where the locale is "C" and knows ASCII.
+
+    Names in Python's source are UTF-8 in any locale; paths stay as they came, as they lead back.
+    """
+    try:
+        return os.fsencode(text).decode()
+    except UnicodeError:
+        return text
+
+
 def parse_setting(text: str) -> tuple[str, Any]:
     """Return (name, value) of ``name=value``; the value is JSON, else a string.
 
@@ -25,7 +37,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
         There is no ``=``, the name is not an identifier, or the value is a literal of Python's and
         no JSON, so that a string is hardly meant.
     """
-    name, equals, value = text.partition("=")
+    name, equals, value = as_utf8(text).partition("=")
     if not equals or not name.isidentifier():
         raise InputError(f"--set needs NAME=VALUE with a parameter's name, not {text!r}")
     try:

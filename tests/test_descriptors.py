@@ -1,0 +1,57 @@
+"""Closed standard streams and the C locale cost neither results nor a traceback of ours."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import h5py
+import pytest
+from conftest import start_environment
+
+pytestmark = pytest.mark.once
+
+MODULE = """
+import acme_mpi
+
+
+def f(größe):
+    print("hello")
+    return größe
+
+
+if __name__ == "__main__":
+    acme_mpi.map(f, [1, 2], output_dir="out")
+"""
+
+
+def run(folder, line, **env):
+    (folder / "m.py").write_text(MODULE, encoding="utf-8")
+    command = ["bash", "-c", line.replace("PYTHON", sys.executable)]
+    return subprocess.run(
+        command, cwd=folder, env={**start_environment(), **env}, capture_output=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "command", ["-m acme_mpi m:f --set größe=[1,2] --output-dir out -q", "m.py"]
+)
+def test_closed_streams_are_nothing(tmp_path, command, closed):
+    ran = run(tmp_path, f"PYTHON {command} {closed}", PYTHONUTF8="1")
+
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    with h5py.File(tmp_path / "out/f.h5") as file:
+        assert len(file) == 2
+
+
+@pytest.mark.parametrize(("options", "status"), [("--no-write", 0), ("--output-dir out", 2)])
+def test_names_are_found_in_the_c_locale(tmp_path, options, status):
+    line = f"PYTHON -m acme_mpi m:größer --set größe=[1,2] --split größe {options} -q"
+    env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+    ran = run(tmp_path, f"sed -i 's/def f/def größer/' m.py; {line}", **env)
+
+    assert ran.returncode == status, ran.stderr
+    assert b"Traceback" not in ran.stderr
+    assert (b"set LC_ALL=C.UTF-8" in ran.stderr) == (status == 2)
