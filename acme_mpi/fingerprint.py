@@ -130,6 +130,11 @@ def changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     ]
 
 
+def without_source(fingerprint: Mapping[str, str]) -> dict[str, str]:
+    """Return a fingerprint as of any function of that name: what failed may have been mended."""
+    return {key: value for key, value in fingerprint.items() if key != "source"}
+
+
 def version_changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     """Return in words which versions differ, as `changes` does for all else."""
     return [

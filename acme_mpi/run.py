@@ -134,7 +134,12 @@ def wanted(call: Call, n_ranks: int) -> Wanted:
         n_ranks, time.time(), options.go_on, options.reproduce, call.fingerprint,
     )  # fmt: skip
     return Wanted(
-        described, options.output_dir, call.directory, options.policy, bool(options.go_on)
+        described,
+        options.output_dir,
+        call.directory,
+        options.policy,
+        bool(options.go_on),
+        options.retry_failed,
     )
 
 
@@ -168,6 +173,8 @@ def _run_agreed(world: World, call: Call, start: _Start) -> Result:
             remaining = all_remaining(options.n_tasks)
             if start.is_resumed:
                 remaining = remaining_tasks(world, store, options.n_tasks, options.retry_failed)
+            if remaining.failures and world.is_master:
+                _tell_old_failures(options, layout, len(remaining.failures))
             if remaining.stored is not None:
                 result = _nothing_left(options, layout, remaining)
             else:
@@ -200,6 +207,15 @@ def _call_tasks(
         _log_start(world, start, remaining)
     runner = _take_runner(world, call, start.options)
     return _work(world, call, start, store, runner, assignment, remaining)
+
+
+def _tell_old_failures(options: Options, layout: Layout, n_failed: int) -> None:
+    logger.warning(
+        "%d failure(s) are of an earlier run, and these tasks are not called again%s",
+        n_failed, options.how_to_go_on(layout.directory, only_failed=True).replace(
+            "go on with:", "to call them again, also after the function was mended:"
+        ),
+    )  # fmt: skip
 
 
 def _nothing_left(options: Options, layout: Layout, remaining: Remaining) -> Result:

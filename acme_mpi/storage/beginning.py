@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from acme_mpi.errors import PlaceError, StoreError
-from acme_mpi.fingerprint import changes, version_changes
+from acme_mpi.fingerprint import changes, version_changes, without_source
 from acme_mpi.parsing import Damaged
 from acme_mpi.storage.base import DOT_FOLDER, Layout
 from acme_mpi.storage.description import Description, next_run, read_description
@@ -51,6 +51,8 @@ class Wanted:
         One of `POLICIES`.
     command_line : bool
         Errors name options of the command line, and not keywords.
+    only_failed : bool
+        It calls only what has failed: the function's source may have changed, to mend it.
     """
 
     description: Description
@@ -58,6 +60,7 @@ class Wanted:
     base: str
     policy: str = "refuse"
     command_line: bool = False
+    only_failed: bool = False
 
 
 class Beginning(NamedTuple):
@@ -130,17 +133,18 @@ def choose_place(wanted: Wanted) -> Layout:
     described = wanted.description
     output_dir = wanted.output_dir
     if output_dir is None and wanted.policy in ("resume", "force"):
-        output_dir = newest_run(wanted.base, described)
+        output_dir = newest_run(wanted.base, described, wanted.only_failed)
     layout = choose_layout(described.kind, described.name, output_dir, wanted.base)
     if layout.directory:
         _look(wanted, layout)
     return layout
 
 
-def newest_run(base: str, described: Description) -> str | None:
+def newest_run(base: str, described: Description, is_mended: bool = False) -> str | None:
     """Return the newest directory in `base` of a run of the same computation, unfinished first.
 
-    Only directories with a name made up here, ``ACME_YYYYMMDD-hhmmss-ffffff``.
+    Only directories with a name made up here, ``ACME_YYYYMMDD-hhmmss-ffffff``. One that is mended
+    may have another source.
     """
     unfinished: list[str] = []
     finished: list[str] = []
@@ -152,7 +156,10 @@ def newest_run(base: str, described: Description) -> str | None:
             found = read_description(folder)
         except (OSError, Damaged):
             continue  # not ours to judge
-        if found is None or changes(found.fingerprint, described.fingerprint):
+        if found is None:
+            continue
+        before, now = found.fingerprint, described.fingerprint
+        if changes(*map(without_source, (before, now))) if is_mended else changes(before, now):
             continue
         is_finished = os.path.exists(os.path.join(folder, FINISHED))
         (finished if is_finished else unfinished).append(path)
@@ -200,13 +207,21 @@ def _refuse_changes(wanted: Wanted, earlier: Description, layout: Layout) -> Non
             f"{layout.directory} holds results of {layout.name} in another form, which cannot be "
             f"gone on with:{shown}\n  {ways}"
         )
-    if found and wanted.policy != "force":
+    is_mended = wanted.only_failed and not changes(
+        without_source(earlier.fingerprint), without_source(described.fingerprint)
+    )
+    if found and wanted.policy != "force" and not is_mended:
         raise PlaceError(
             f"{layout.directory} holds results of another computation of {layout.name}:{shown}\n"
             f"  {ways}"
         )
     for line in found:
-        logger.warning("going on all the same: %s", line)
+        how = (
+            "what failed is called again, what is done stays"
+            if is_mended
+            else "going on all the same"
+        )
+        logger.warning("%s: %s", how, line)
     for line in version_changes(earlier.fingerprint, described.fingerprint):
         logger.warning("%s", line)
 
