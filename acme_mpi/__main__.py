@@ -59,6 +59,7 @@ from acme_mpi.script import serve_script
 from acme_mpi.standing import leave_task
 from acme_mpi.submit import finish, generations_below_launcher
 from acme_mpi.terminal import ask
+from acme_mpi.ulimits import fault_of_limits
 from acme_mpi.visible import say
 
 logger = logging.getLogger("acme_mpi")
@@ -86,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         options = make_parser().parse_args(own)
         check_options(options)
+        if (fault := fault_of_limits()) is not None:
+            raise fault
         if not options.script and (options.plan or options.debug_task is not None):
             status = _in_foreground(options, size) if rank == 0 else 0
             options = None

@@ -11,8 +11,8 @@ Imports go downwards only: ``__main__, __init__, script_main`` > ``parallel_map,
 options`` > ``commands, api, cluster, dry_run, in_process`` > ``client`` > ``submit`` >
 ``script`` > ``run`` > ``loop, joblog, status_text`` > ``call, master, worker, status`` >
 ``storage, fingerprint, runner, journal, progress`` > ``comm, interrupts, deadline, messages,
-terminal`` > ``segment, standing, acme_arguments, keywords, command_parser, meant`` > ``tasks,
-schedule, durations, rules, results, parsing, checksum, offsets, cgroup, cores, errors`` >
+terminal, ulimits`` > ``segment, standing, acme_arguments, keywords, command_parser, meant`` >
+``tasks, schedule, durations, rules, results, parsing, checksum, offsets, cgroup, cores, errors`` >
 ``spelling, visible``.
 """
 
@@ -49,6 +49,7 @@ from acme_mpi.storage.description import Description
 from acme_mpi.storage.folders import mark_finished, remove_results
 from acme_mpi.storage.lease import Lease
 from acme_mpi.storage.remaining import Remaining, all_remaining, remaining_tasks
+from acme_mpi.ulimits import fault_of_limits
 from acme_mpi.worker import Worker
 
 logger = logging.getLogger("acme_mpi")
@@ -109,7 +110,8 @@ def _agree_on_call(world: World, call: Call) -> _Start:
         begun.append(_begin(call, call.options, world.size))
         return astuple(call.options), astuple(begun[0].layout), begun[0].earlier is not None
 
-    options, layout, is_resumed = settle(world, call.error, dict(call.digests), decide)
+    error = call.error or fault_of_limits()
+    options, layout, is_resumed = settle(world, error, dict(call.digests), decide)
     lease = begun[0].lease if begun else None
     return _Start(Options(*options), Layout(*layout), lease, is_resumed)
 

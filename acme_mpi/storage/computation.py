@@ -39,7 +39,7 @@ class ComputationStore(LinkedStore):
     def __init__(self, world: Any, layout: Layout, spec: Any, n_tasks: int) -> None:
         super().__init__(world, layout, spec, n_tasks)
         # Files in which arrays have been placed, and which: not yet complete.
-        self._open: dict[int, h5py.File] = {}
+        self._open: dict[int, hdf5.Changing] = {}
         self._placed: dict[int, set[int]] = {}
 
     def place(
@@ -50,28 +50,26 @@ class ComputationStore(LinkedStore):
         with refusals(path):
             if k in self._placed.get(index, ()):  # by an attempt that died
                 self._drop(index)
-            file = self._begun(index)
+            changed = self._begun(index)
             self._placed.setdefault(index, set()).add(k)
-            dataset = hdf5.create_array(file.id, b"result_%d" % k, shape, np.dtype(dtype))
+            name = b"result_%d" % k
+            dataset = hdf5.create_array(changed.file.id, name, shape, np.dtype(dtype))
             return path, int(dataset.get_offset())
 
-    def _begun(self, index: int) -> h5py.File:
+    def _begun(self, index: int) -> hdf5.Changing:
         """Return the open file of a task, new if there is none."""
         if index not in self._open:
             path = computation_path(self.layout, index)
             hdf5.remove(path)  # left by a run that was killed, or whose file was damaged
-            self._open[index] = hdf5.create_file(path)
+            self._open[index] = hdf5.Changing(path)
         return self._open[index]
 
     def _drop(self, index: int) -> None:
         """Remove the file of a task that was begun and will not be completed."""
         self._placed.pop(index, None)
         hdf5.remove(computation_path(self.layout, index))
-        with (
-            contextlib.suppress(OSError, RuntimeError, ValueError),
-            hdf5.closing(self._open.pop(index)),
-        ):
-            pass
+        with contextlib.suppress(OSError):
+            os.close(self._open.pop(index).detach())
 
     def let_go(self, tasks: range) -> None:
         """Remove the files of tasks that another rank may get."""
@@ -107,16 +105,14 @@ class ComputationStore(LinkedStore):
         with refusals(computation_path(self.layout, index)):
             if index in self._open and not placed:
                 self._drop(index)  # begun by an attempt that died
-            file = self._begun(index)
+            changed = self._begun(index)
+            for k in self._placed.pop(index, set()) - placed:
+                del changed.file[f"result_{k}"]
+            for k, part in enumerate(parts):
+                if k not in placed:
+                    hdf5.write_part(changed.file.id, b"result_%d" % k, part)
             del self._open[index]
-            with hdf5.closing(file):
-                for k in self._placed.pop(index, set()) - placed:
-                    del file[f"result_{k}"]
-                for k, part in enumerate(parts):
-                    if k not in placed:
-                        hdf5.write_part(file.id, b"result_%d" % k, part)
-                file.flush()
-                return os.dup(file.id.get_vfd_handle())
+            return changed.detach()
 
     def close(self) -> None:
         """Remove files that no outcome has completed and wait until all others are recorded."""

@@ -113,16 +113,9 @@ class DeferringFile:
         if self._error is not None:
             raise self._error
 
-    def sync(self) -> None:
-        """Bring everything to the disk.
-
-        Raises
-        ------
-        OSError
-            The medium refused something.
-        """
-        self.settle()
-        os.fdatasync(self._descriptor)
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._descriptor
 
     def close(self) -> None:
         """Close the descriptor."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import resource
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -28,11 +27,6 @@ STRING = h5py.string_dtype()
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 KEPT_BYTES = 4 * 1024**2
-
-
-def create_file(path: str) -> h5py.File:
-    """Create a new file at `path`, which must not exist."""
-    return h5py.File(path, "x", libver=LIBVER, locking=False)
 
 
 class Changing:
@@ -66,6 +60,23 @@ class Changing:
         """
         self._bytes.settle()
 
+    def detach(self) -> int:
+        """Close the file; return a descriptor of it that is still open.
+
+        Raises
+        ------
+        OSError
+            The medium has refused something; nothing is open any more.
+        """
+        try:
+            self.file.close()
+            self._bytes.settle()
+        except BaseException:
+            ballast.drop()
+            self._bytes.close()
+            raise
+        return self._bytes.fileno()
+
     def close(self) -> None:
         """Close the file and bring it to the disk.
 
@@ -74,14 +85,11 @@ class Changing:
         OSError
             The medium has refused something.
         """
+        descriptor = self.detach()
         try:
-            self.file.close()
-            self._bytes.sync()
-        except BaseException:
-            ballast.drop()
-            raise
+            os.fdatasync(descriptor)
         finally:
-            self._bytes.close()
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -98,56 +106,6 @@ def remove(path: str) -> None:
     """Remove a file if there is one."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
-
-
-def abandon(file: h5py.File) -> None:
-    """Close a file into which HDF5 could not write.
-
-    HDF5 would try again to write what it holds, fail to close, and crash the process later, at the
-    latest when it exits. So room is made for it; where that does not help, its last words go into
-    memory.
-    """
-    ballast.drop()
-    with _any_file_size():
-        try:
-            file.flush()
-        except (OSError, RuntimeError, ValueError):
-            _detach(file)
-        with contextlib.suppress(OSError, RuntimeError, ValueError):
-            file.close()
-
-
-def _detach(file: h5py.File) -> None:
-    # Memory and not /dev/null, which cannot be truncated: that would be the next failure.
-    with contextlib.suppress(OSError, RuntimeError, ValueError):
-        memory = os.memfd_create("acme_mpi_abandoned", os.MFD_CLOEXEC)
-        try:
-            os.dup2(memory, file.id.get_vfd_handle(), inheritable=False)
-        finally:
-            os.close(memory)
-
-
-@contextlib.contextmanager
-def _any_file_size() -> Iterator[None]:
-    """Context without the soft limit of the size of files, which holds for memory, too."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@contextlib.contextmanager
-def closing(file: h5py.File) -> Iterator[h5py.File]:
-    """Context that closes a file, or abandons it if it cannot be written."""
-    try:
-        yield file
-        file.flush()  # what cannot be written shows here, when the file can still be abandoned
-    except BaseException:
-        abandon(file)
-        raise
-    file.close()
 
 
 @lru_cache(maxsize=256)

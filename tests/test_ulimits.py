@@ -1,0 +1,81 @@
+"""Limits of the process that are too small for a run: one message before anything runs."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.once, pytest.mark.slow]
+
+SCRIPT = """\
+import acme_mpi
+
+def f(x):
+    return x
+
+try:
+    acme_mpi.map(f, [1, 2], output_dir="out")
+except acme_mpi.InputError as error:
+    print(error)
+"""
+SMALL = [("RLIMIT_FSIZE", 1024, "ulimit -f"), ("RLIMIT_AS", 200_000 * 1024, "ulimit -v")]
+
+
+def run_limited(path: Path, name: str, n_bytes: int, *command: str) -> Any:
+    def limit() -> None:
+        resource.setrlimit(getattr(resource, name), (n_bytes, n_bytes))
+
+    return subprocess.run(
+        [sys.executable, *command], cwd=path, preexec_fn=limit, capture_output=True, text=True,
+        timeout=60,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "n_bytes", "words"), SMALL)
+def test_the_command_line_says_which(name, n_bytes, words, module_folder):
+    ran = run_limited(module_folder, name, n_bytes, "-m", "acme_mpi", "mymod:f", "args.npz")
+
+    assert ran.returncode == 2, ran.stderr
+    assert f"is limited to {n_bytes} bytes here ({words}), and a run needs" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert sorted(path.name for path in module_folder.iterdir()) == ["args.npz", "mymod.py"]
+
+
+@pytest.mark.parametrize(("name", "n_bytes", "words"), SMALL)
+def test_a_script_gets_an_error(name, n_bytes, words, write_script):
+    path = write_script(SCRIPT)
+    ran = run_limited(path.parent, name, n_bytes, path.name)
+
+    assert ran.returncode == 0, ran.stderr
+    assert words in ran.stdout
+    assert not (path.parent / "out").exists()
+
+
+LARGE = """\
+import numpy as np
+
+
+def f(x):
+    return np.full((3 << 20) // 8, float(x))
+"""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--single-file",), ("--payload", "computation"), ("--result-shape", "None,393216")],
+)
+def test_a_file_that_may_not_grow_is_the_mediums_fault(options, module_folder):
+    (module_folder / "large.py").write_text(LARGE)
+    ran = run_limited(
+        module_folder, "RLIMIT_FSIZE", 2 << 20,
+        *("-m", "acme_mpi", "large:f", "--set", "x=[1,2,3]", "--output-dir", "out", *options),
+    )  # fmt: skip
+
+    assert ran.returncode == 74, ran.stderr
+    assert "File too large" in ran.stderr
+    assert "Traceback" not in ran.stderr
