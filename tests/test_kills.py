@@ -147,7 +147,7 @@ def compare_with_holes(found: Any, expected: Any, done: set[int], n_tasks: int) 
     if "result_0" in expected:
         kind, shape, text = expected.pop("result_0")
         rows = np.frombuffer(text, kind).reshape(shape).copy()
-        rows[missing] = np.nan
+        np.moveaxis(rows, shape.index(n_tasks), 0)[missing] = np.nan
         assert found.pop("result_0") == (kind, shape, rows.tobytes())
         assert found.pop("result_0@missing", ("", (0,), []))[2] == missing
     assert found == {
