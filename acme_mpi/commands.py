@@ -179,7 +179,9 @@ def _recover(run: _Run, options: argparse.Namespace) -> int:
             history = read_history(folder)
         lost = note_lost(store, history, described.n_tasks)
         stored = None if lost else newest_container(store, history)
-        if stored is None:
+        if stored is not None:
+            store.close()
+        else:
             store.open()
             store.close()
             stored = store.commit()

@@ -11,6 +11,7 @@ SLOW   how long tasks of 10 ms and more took
 LONG   a task has been running for seconds, and may still be
 FAILED a task has failed, for good or to be called again; TEXT blocks with what is said of it follow
 LOST   what earlier runs have recorded of these tasks is not there any more
+FILE   a file of results is complete, and what the file system says of it
 ====== ==================================================================================
 """
 
@@ -28,6 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from acme_mpi.checksum import XXH3
+from acme_mpi.checksum import checksum as checksum_of
 from acme_mpi.parsing import MOST_RANKS, MOST_RUNS, Damaged, faults_of_records, open_file
 
 # Bits of `form`: packed rows of result_0; groups comp_i that belong into the container; rows of
@@ -45,6 +47,7 @@ class Block(IntEnum):
     FAILED = 4
     TEXT = 5
     LOST = 6
+    FILE = 7
 
 
 HOST_BYTES, TEXT_BYTES = 44, 120
@@ -72,6 +75,7 @@ _RECORD = struct.Struct(f"<HHIqqiiqqQddq{HOST_BYTES}s")
 _TEXT = struct.Struct(f"<HH{TEXT_BYTES}s")
 _CRC = struct.Struct("<I")
 _TEXT_START = 4
+_INODE = 2**63 - 1
 
 Records = np.ndarray[Any, Any]
 Tell = Callable[[Damaged], None]
@@ -196,6 +200,48 @@ def pack_record(
         *(start_s, busy_s, peak_bytes, host.encode()[:HOST_BYTES]),
     )
     return body + _CRC.pack(zlib.crc32(body))
+
+
+class FileKey(NamedTuple):
+    """Which file of results, by the fields of the records of what lies in it.
+
+    Attributes
+    ----------
+    form : int
+        `AS_PICKLES` for a pickle, else 0.
+    rank, payload : int
+        Who has written it, and which of that rank's payload files it is.
+    first : int
+        The task, of a file with the results of one.
+    """
+
+    form: int = 0
+    rank: int = 0
+    payload: int = 0
+    first: int = 0
+
+
+def pack_file(key: FileKey, status: os.stat_result) -> bytes:
+    """Return the block that says how a file of results looks that is complete and whole."""
+    return pack_record(
+        range(key.first, key.first + 1), Block.FILE, form=key.form, payload=key.payload,
+        attempt=key.rank + 1,  # a later run says it of files of other ranks
+        n_bytes=status.st_size, checksum=stamp_of(status),
+    )  # fmt: skip
+
+
+def key_of(block: Any) -> FileKey:
+    """Return which file a FILE block speaks of."""
+    form, attempt, payload, first = (
+        int(block[name]) for name in ("form", "attempt", "payload", "first")
+    )
+    return FileKey(form, attempt - 1, payload, first)
+
+
+def stamp_of(status: os.stat_result) -> int:
+    """Return a number that differs once a file has been written, replaced or copied."""
+    times = status.st_mtime_ns, status.st_ctime_ns
+    return checksum_of(struct.pack("<4q", status.st_size, *times, status.st_ino & _INODE))
 
 
 def pack_failure(index: int, text: str, is_final: bool, **fields: Any) -> bytes:

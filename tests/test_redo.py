@@ -19,6 +19,7 @@ from test_storage import Case, encode, open_store
 
 from acme_mpi.comm import SerialWorld
 from acme_mpi.errors import StoreError
+from acme_mpi.journal import FileKey
 from acme_mpi.parsing import parse_redo
 from acme_mpi.storage import Layout, make_store, payload
 from acme_mpi.storage.records import read_history
@@ -158,7 +159,7 @@ def test_a_file_that_is_refused_more_keeps_what_is_recorded(tmp_path, monkeypatc
 class TestLog:
     def make_file(self, folder: Path, *pieces: tuple[int, bytes]) -> AtomicFile:
         """Return a file of 16 bytes, and pieces that have still to be written."""
-        file = AtomicFile(str(folder / "file"), str(folder / "log"))
+        file = AtomicFile(str(folder / "file"), str(folder / "log"), FileKey())
         file.put(0, b"0123456789abcdef")
         file.make_changes([file.take_change()])
         for piece in pieces:

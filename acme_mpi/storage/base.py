@@ -15,7 +15,6 @@ from acme_mpi.comm import World
 from acme_mpi.errors import StoreError
 from acme_mpi.journal import journal_name
 from acme_mpi.offsets import reason
-from acme_mpi.parsing import Damaged
 from acme_mpi.results import Content, RowSpec
 from acme_mpi.runner.base import Outcome
 
@@ -238,7 +237,7 @@ def refusals(path: str) -> Iterator[None]:
     """Turn what the medium says into a StoreError that names the file."""
     try:
         yield
-    except (StoreError, Damaged):
+    except StoreError:
         raise
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         # As any of these h5py reports what HDF5 says of a full disk, with the errno in its text;

@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from acme_mpi.errors import StoreError
-from acme_mpi.journal import Journal, refuse_deleted
+from acme_mpi.journal import FileKey, Journal, pack_file, refuse_deleted
 from acme_mpi.offsets import reason
 from acme_mpi.storage.redo import AtomicFile, Change
 
@@ -28,6 +28,7 @@ class Batch(NamedTuple):
     descriptors: list[int]  # of the files that have to be on the disk before that
     records: list[bytes]
     changes: list[Change]  # that may be made once they are in the log
+    keys: list[FileKey]  # of the descriptors whose files are complete, or none
 
 
 class Committer:
@@ -50,6 +51,7 @@ class Committer:
         descriptors: Sequence[int],
         records: Sequence[bytes],
         changes: Sequence[Change] = (),
+        keys: Sequence[FileKey] = (),
     ) -> None:
         """Have `records` journalled as soon as the files are on the disk.
 
@@ -61,6 +63,8 @@ class Committer:
             Blocks of the journal.
         changes : sequence of Change
             Of files that hold results, to be made before that.
+        keys : sequence of FileKey
+            Where the descriptors are those of complete files: which these are.
 
         Raises
         ------
@@ -76,12 +80,12 @@ class Committer:
             self._thread = threading.Thread(target=self._serve, name="committer", daemon=True)
             self._thread.start()
         duplicates = [os.dup(descriptor) for descriptor in descriptors]
-        self._queue.put(Batch(duplicates, list(records), list(changes)))
+        self._queue.put(Batch(duplicates, list(records), list(changes), list(keys)))
 
-    def commit_file(self, descriptor: int, record: bytes) -> None:
+    def commit_file(self, descriptor: int, record: bytes, key: FileKey) -> None:
         """Have a record journalled as soon as its file is on the disk, and close the file."""
         try:
-            self.commit([descriptor], [record])
+            self.commit([descriptor], [record], keys=[key])
         finally:
             os.close(descriptor)
 
@@ -150,11 +154,19 @@ def _sync_and_record(journal: Journal, batches: Sequence[Batch]) -> None:
     _sync([descriptor for batch in batches for descriptor in batch.descriptors])
     for file, found in changes.items():
         file.write_log(found)
-    journal.append([record for batch in batches for record in batch.records])
+    journal.append([block for batch in batches for block in _blocks(batch)])
     for file, found in changes.items():
         file.make_changes(found)
         if found[-1].is_last:
             file.finish()
+            journal.append([pack_file(file.key, os.fstat(file.fileno()))])
+
+
+def _blocks(batch: Batch) -> Iterator[bytes]:
+    yield from batch.records
+    # Only now, as network drives set times when they have the data.
+    for key, descriptor in zip(batch.keys, batch.descriptors, strict=False):
+        yield pack_file(key, os.fstat(descriptor))
 
 
 def _sync(descriptors: Sequence[int]) -> None:

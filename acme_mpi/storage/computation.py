@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
 from acme_mpi.checksum import Digest, new_digest
-from acme_mpi.journal import AS_PICKLES
+from acme_mpi.journal import AS_PICKLES, FileKey
+from acme_mpi.parsing import read_file
 from acme_mpi.results import Content, Part, is_pickle, is_placed, parts_of
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
@@ -35,6 +35,7 @@ class ComputationStore(LinkedStore):
     """Each task's results are the datasets in the root of a file of its own."""
 
     can_place = True
+    has_own_files = True
 
     def __init__(self, world: Any, layout: Layout, spec: Any, n_tasks: int) -> None:
         super().__init__(world, layout, spec, n_tasks)
@@ -83,7 +84,8 @@ class ComputationStore(LinkedStore):
             for index, offset in zip(tasks, range(position, position + len(tasks)), strict=True):
                 descriptor, digest = self._write_task(index, offset, content)
                 record = self.record(outcome, range(index, index + 1), digest, form=form)
-                self._committer.commit_file(descriptor, record)
+                key = FileKey(form & AS_PICKLES, first=index)
+                self._committer.commit_file(descriptor, record, key)
 
     def _write_task(self, index: int, position: int, content: Content) -> tuple[int, Digest]:
         """Write a task's file; return a descriptor that is still open, and its digest."""
@@ -120,20 +122,19 @@ class ComputationStore(LinkedStore):
             self._drop(index)
         self._committer.close()
 
-    def source(self, record: Any) -> str:
-        """Return the path of the task's file."""
-        index = int(record["first"])
-        if record["form"] & AS_PICKLES:
-            return self.layout.emergency_pickle(index)
-        return computation_path(self.layout, index)
+    def path_of(self, key: FileKey) -> str:
+        """Return the path of a task's file."""
+        if key.form & AS_PICKLES:
+            return self.layout.emergency_pickle(key.first)
+        return computation_path(self.layout, key.first)
 
     def measure(self, record: Any) -> Digest:
         """Return the digest of what is in the task's file."""
         index, digest = int(record["first"]), digest_like(record)
         if record["form"] & AS_PICKLES:
-            digest.add(index, Path(self.source(record)).read_bytes())
+            digest.add(index, read_file(self.source(record), int(record["n_bytes"])))
         else:
-            with h5py.File(self.source(record), "r", locking=False) as file:
+            with hdf5.open_to_read(self.source(record)) as file:
                 digest.add_parts(index, hdf5.read_parts(file))
         return digest
 
@@ -173,7 +174,7 @@ class ComputationStore(LinkedStore):
         """Yield (first task, rows) of this rank's results."""
         for index in indices_of(share_of(records, self.world)):
             path = computation_path(self.layout, index)
-            with h5py.File(path, "r", locking=False) as file:
+            with hdf5.open_to_read(path) as file:
                 yield index, np.asarray(file["result_0"][()])[np.newaxis]
 
 

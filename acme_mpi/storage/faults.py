@@ -1,19 +1,28 @@
-"""All that is wrong with what runs have left: every result, every link, every source."""
+"""All that is wrong with what runs have left: every result, and the container.
+
+The container is compared with what would be made now from the journals, link by link. Its links are
+not followed: what they lead to is measured by itself.
+"""
 
 from __future__ import annotations
 
+import io
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import h5py
 import numpy as np
 
-from acme_mpi.journal import AS_ROWS
+from acme_mpi.errors import StoreError
+from acme_mpi.parsing import Damaged
 from acme_mpi.results import RowSpec
-from acme_mpi.storage.recorded import RecordedStore, digest_like
-from acme_mpi.storage.records import Records, missing_tasks, tasks_with_groups
-from acme_mpi.storage.verify import damaged_bytes, reason_text
+from acme_mpi.storage import hdf5
+from acme_mpi.storage.linked import padded
+from acme_mpi.storage.recorded import RecordedStore
+from acme_mpi.storage.records import Records, missing_tasks
+from acme_mpi.storage.verify import Damage, damaged_bytes, reason_text
 
 
 def faults(
@@ -32,53 +41,135 @@ def faults(
     is_running : bool
         The container is still to come.
     """
-    for each in damaged_bytes(store, done):
-        tasks = each.tasks
-        yield f"tasks {tasks.start} to {tasks.stop - 1}: {each.path}: {each.why}"
-    container = store.stored(done).container
-    if container is None or is_running:
-        return
     try:
-        with h5py.File(container, "r", locking=False) as file:
-            yield from _broken_links(file, done)
+        for each in damaged_bytes(store, done):
+            yield _damage_text(each)
+        container = store.stored(done).container
+        if container is not None and not is_running:
+            yield from _container_faults(store, container, done, n_tasks)
+    except StoreError as error:
+        yield str(error)
+
+
+def _damage_text(damage: Damage) -> str:
+    tasks = damage.tasks
+    return f"tasks {tasks.start} to {tasks.stop - 1}: {damage.path}: {damage.why}"
+
+
+def _container_faults(
+    store: RecordedStore, container: str, done: Records, n_tasks: int
+) -> Iterator[str]:
+    try:
+        with hdf5.open_to_read(container) as file:
+            yield from _wrong_links(store, file, done)
             if store.spec is not None:
-                yield from _wrong_rows(file, store.spec, done, n_tasks)
-    except OSError as error:
+                yield from _wrong_rows(store, store.spec, file, done, n_tasks)
+    except Damaged as damage:
+        yield f"{damage.path}: {damage.what}"
+        return
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
         yield f"{container}: {reason_text(error)}"
+        return
+    copies = store.over_container()
+    if copies is not None and any(store.source(each) != container for each in done):
+        for each in damaged_bytes(copies, done):
+            yield _damage_text(each)
 
 
-def _broken_links(file: h5py.File, done: Records) -> Iterator[str]:
-    for _, index in tasks_with_groups(done):
-        try:
-            file[f"comp_{index}"]
-        except (KeyError, OSError) as error:
-            yield f"{file.filename}: comp_{index} leads nowhere: {reason_text(error)}"
+def _wrong_links(store: RecordedStore, file: h5py.File, done: Records) -> Iterator[str]:
+    """Yield what the container has otherwise than it would be made now."""
+    path = store.layout.container
+    # What HDF5 has read from a file looks otherwise than what it is about to write.
+    image = io.BytesIO()
+    with h5py.File(image, "w", libver=hdf5.LIBVER) as anew:
+        store.link(anew, done)
+    with h5py.File(image, "r") as anew:
+        expected = dict(_described(anew))
+    found = dict(_described(file))
+    for name, what in expected.items():
+        if name not in found:
+            yield f"{path}: there is no {name}"
+        elif found[name] != what:
+            yield f"{path}: {name} is not what journals say"
+    own = {name.split("/")[0] for name in expected} or set(map(_group_name, _tasks_of(done)))
+    for name in found:
+        if re.fullmatch(r"comp_\d+", name) and name not in own:
+            yield f"{path}: journals do not speak of {name}"
 
 
-def _wrong_rows(file: h5py.File, spec: RowSpec, done: Records, n_tasks: int) -> Iterator[str]:
-    """Yield what is wrong with the common dataset: missing sources, rows, and what is missing."""
+def _tasks_of(done: Records) -> Iterator[int]:
+    for first, count in zip(done["first"].tolist(), done["count"].tolist(), strict=True):
+        yield from range(first, first + count)
+
+
+def _group_name(index: int) -> str:
+    return f"comp_{index}"
+
+
+def _described(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (name, what it is) of all that is in a group, in plain values."""
+    for name in group:
+        link = group.get(name, getlink=True)
+        if isinstance(link, h5py.ExternalLink):
+            yield prefix + name, ("link", link.filename, link.path)
+        elif isinstance(link, h5py.SoftLink):
+            yield prefix + name, ("soft link", link.path)
+        elif isinstance(item := group[name], h5py.Group):
+            yield prefix + name, ("group",)
+            yield from _described(item, f"{prefix}{name}/")
+        elif item.is_virtual:
+            yield prefix + name, ("virtual", item.dtype, item.shape, _sources(item))
+        else:
+            yield prefix + name, ("dataset", item.dtype, item.shape)
+
+
+def _sources(dataset: h5py.Dataset) -> list[Any]:
+    return [
+        (each.file_name, each.dset_name, _selected(each.vspace), _selected(each.src_space))
+        for each in dataset.virtual_sources()
+    ]
+
+
+def _selected(space: Any) -> Any:
+    if space.get_select_type() != h5py.h5s.SEL_HYPERSLABS:
+        return space.shape, space.get_select_npoints()
+    return space.shape, space.get_select_hyper_blocklist().tolist()
+
+
+def _wrong_rows(
+    store: RecordedStore, spec: RowSpec, file: h5py.File, done: Records, n_tasks: int
+) -> Iterator[str]:
+    """Yield what is wrong with the common dataset: form, sources, rows, what is missing."""
+    path, folder = store.layout.container, store.layout.directory
     if "result_0" not in file:
-        yield f"{file.filename}: there is no result_0"
+        yield f"{path}: there is no result_0"
         return
     dataset = file["result_0"]
-    folder = os.path.dirname(file.filename)
+    expected = spec.stacked_shape(n_tasks, _row_shape(spec, dataset))
+    if dataset.shape != expected or dataset.dtype != np.dtype(spec.dtype):
+        yield f"{path}: result_0 is {dataset.dtype} {dataset.shape}, not {spec.dtype} {expected}"
+        return
     sources = {each.file_name for each in dataset.virtual_sources()} if dataset.is_virtual else ()
     for source in sorted(sources):
         if not os.path.exists(os.path.join(folder, source)):
-            yield f"{file.filename}: result_0 needs {source}, which is not there"
+            yield f"{path}: result_0 needs {source}, which is not there"
     if not np.array_equal(dataset.attrs.get("missing", ()), missing_tasks(done, n_tasks)):
-        yield f"{file.filename}: the attribute `missing` of result_0 is not what journals say"
-    for record in done[done["form"] == AS_ROWS]:
-        first, count = int(record["first"]), int(record["count"])
-        where = (slice(None),) * spec.axis + (slice(first, first + count),)
-        rows = np.moveaxis(dataset[where], spec.axis, 0)
-        if record["n_bytes"] >= 0 and count > 0 and not _are_recorded(rows, record):
-            yield f"{file.filename}: rows {first} to {first + count - 1} of result_0 differ"
+        yield f"{path}: the attribute `missing` of result_0 is not what journals say"
+    for first, rows in store.copied_rows(done):
+        where = (slice(None),) * spec.axis + (slice(first, first + len(rows)),)
+        copy = np.moveaxis(dataset[where], spec.axis, 0)
+        if spec.is_ragged:
+            rows = padded(rows, copy.shape[1:], spec)
+        if copy.tobytes() != np.asarray(rows, dataset.dtype).tobytes():
+            yield f"{path}: rows {first} to {first + len(rows) - 1} of result_0 differ"
 
 
-def _are_recorded(rows: Any, record: Any) -> bool:
-    # They were packed, or the only part of a task's own file: sums tell these apart.
-    packed, own = digest_like(record), digest_like(record)
-    packed.add(int(record["first"]), rows)
-    own.add_parts(int(record["first"]), [rows[0]])
-    return record["checksum"] in (packed.number, own.number)
+def _row_shape(spec: RowSpec, dataset: h5py.Dataset) -> tuple[int, ...]:
+    """Return the shape of a row, with the length that the dataset has in the unlimited axis."""
+    found = [n for axis, n in enumerate(dataset.shape or ()) if axis != spec.axis]
+    if len(found) != len(spec.shape):
+        found = [0] * len(spec.shape)
+    return tuple(
+        int(have if length == np.inf else length)
+        for length, have in zip(spec.shape, found, strict=True)
+    )

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from acme_mpi.errors import PlaceError, StoreError
+from acme_mpi.journal import stamp_of
 from acme_mpi.offsets import reason
 from acme_mpi.parsing import read_file
 from acme_mpi.storage.base import DOT_FOLDER, Layout
@@ -111,13 +112,14 @@ def note_linked(layout: Layout) -> None:
     """Note that this run has made the container. Rank 0 only, once it has its name."""
     # Without the note it is made again, which does no harm.
     with contextlib.suppress(OSError), open(os.path.join(layout.dot_folder, LINKED), "w") as file:
-        file.write(f"{layout.run}\n")
+        file.write(f"{layout.run} {stamp_of(os.stat(layout.container))}\n")
 
 
 def last_linked(layout: Layout) -> int:
-    """Return the number of the run that has made the container, -1 if that is not known."""
+    """Return the number of the run that has made the container; -1 if it is not as it was made."""
     try:
-        return int(read_file(os.path.join(layout.dot_folder, LINKED), 20))
+        run, stamp = map(int, read_file(os.path.join(layout.dot_folder, LINKED), 60).split())
+        return run if stamp == stamp_of(os.stat(layout.container)) else -1
     except (OSError, ValueError):
         return -1
 

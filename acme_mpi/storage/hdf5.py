@@ -16,6 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from acme_mpi.parsing import Damaged, open_file
 from acme_mpi.results import Part
 from acme_mpi.storage import ballast
 from acme_mpi.storage.deferring import DeferringFile
@@ -102,6 +103,41 @@ def changing(path: str) -> Iterator[h5py.File]:
         changed.close()
 
 
+def open_to_read(path: str) -> h5py.File:
+    """Return a file open for reading, whoever else has it open, and however, in this process too.
+
+    Raises
+    ------
+    Damaged
+        What is there is no HDF5 file.
+    OSError
+        It is not there, or the system refuses to open it, which says nothing of its content.
+    """
+    descriptor = open_file(path)
+    with open(descriptor, "rb") as raw:
+        try:
+            return h5py.File(path, "r", locking=False)
+        except OSError:
+            # HDF5 refuses, too, what this process has open in another way (for writing, or with
+            # other flags). Of a descriptor it knows nothing but the bytes.
+            return _open_bytes(path, os.dup(raw.fileno()))
+
+
+def _open_bytes(path: str, descriptor: int) -> h5py.File:
+    raw = open(descriptor, "rb")  # noqa: SIM115 (closed with the last reference to it)
+    try:
+        return h5py.File(raw, "r")
+    except OSError as error:
+        raw.close()
+        raise Damaged(path, " ".join(str(error).split())) from None
+
+
+def is_open_here(path: str) -> bool:
+    """Tell whether this process has a file open through HDF5."""
+    found = h5py.h5f.get_obj_ids(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE)
+    return any(os.path.exists(each.name) and os.path.samefile(each.name, path) for each in found)
+
+
 def remove(path: str) -> None:
     """Remove a file if there is one."""
     with contextlib.suppress(FileNotFoundError):
@@ -183,11 +219,20 @@ def _keep_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
+def _refuse_nonsense(dataset: h5py.Dataset) -> None:
+    """Raise ValueError if a contiguous dataset cannot lie in its file, before memory is taken."""
+    n_bytes, n_most = dataset.nbytes, dataset.file.id.get_filesize()
+    if n_bytes > n_most:
+        raise ValueError(f"{dataset.name} would have {n_bytes} bytes in a file of {n_most}")
+
+
 def read_parts(group: h5py.Group, first: int = 0) -> Iterator[Part]:
     """Yield the parts of one task, from ``result_<first>`` on, as they were before storage."""
     k = first
     while f"result_{k}" in group:
         dataset = group[f"result_{k}"]
+        if dataset.shape is not None:
+            _refuse_nonsense(dataset)
         if dataset.shape is None:
             yield None
         elif h5py.check_string_dtype(dataset.dtype) and dataset.dtype.kind == "O":

@@ -60,8 +60,7 @@ class LinkedStore(RecordedStore):
     def commit(self, root: int | None = None) -> Stored:
         """Make the container. Collective."""
         records = share_records(self.world, self.layout)
-        spec = self.spec
-        is_filled = spec is not None and (spec.is_ragged or self.n_sources(records) > MAX_SOURCES)
+        spec, is_filled = self.spec, self._is_filled(records)
         if spec is not None and is_filled:
             fill_rows(
                 self.world, self.layout, spec, self.n_tasks, records, lambda: self.own_rows(records)
@@ -73,14 +72,27 @@ class LinkedStore(RecordedStore):
                 if not is_filled:
                     hdf5.remove(self.layout.partial)  # left by a run that was killed
                 with hdf5.changing(self.layout.partial) as file:
-                    if spec is not None and not is_filled:
-                        self.link_rows(file, records)
-                    self._link_groups(file, records)
+                    self.link(file, records)
                 os.replace(self.layout.partial, self.layout.container)
             note_linked(self.layout)
 
         together(self.world, link if self.world.is_master else lambda: None)
         return self.stored(records)
+
+    def _is_filled(self, records: Records) -> bool:
+        """Whether the common dataset has a copy of all rows."""
+        spec = self.spec
+        return spec is not None and (spec.is_ragged or self.n_sources(records) > MAX_SOURCES)
+
+    def link(self, file: h5py.File, done: Records) -> None:
+        """Make all links, and the virtual dataset unless there is a copy."""
+        if self.spec is not None and not self._is_filled(done):
+            self.link_rows(file, done)
+        self._link_groups(file, done)
+
+    def copied_rows(self, done: Records) -> Iterator[tuple[int, Any]]:
+        """Yield the rows of all payload files, if the container has copies."""
+        return self.own_rows(done) if self._is_filled(done) else iter(())
 
     def _refuse_deleted(self, records: Records) -> None:
         """Raise if a file is gone: the common dataset would read as if tasks were missing."""
@@ -108,7 +120,7 @@ class LinkedStore(RecordedStore):
         for place, index in tasks_with_groups(records):
             path, name = self.group_target(place, index)
             source = os.path.join(self.layout.directory, path)
-            with h5py.File(source, "r", locking=False) as payload:
+            with hdf5.open_to_read(source) as payload:
                 for part in payload[name]:
                     if part != "result_0":
                         link = h5py.ExternalLink(path, f"{name.rstrip('/')}/{part}")
@@ -228,3 +240,13 @@ def padded(rows: Any, row_shape: tuple[int, ...], spec: RowSpec) -> Any:
     full = np.full((len(rows), *row_shape), missing_value(spec.dtype), spec.dtype)
     full[tuple(slice(0, n) for n in rows.shape)] = rows
     return full
+
+
+def unpadded(row: Any, spec: RowSpec) -> Any:
+    """Return a padded row, (*row_shape), without the missing values at its end."""
+    axis, missing = spec.shape.index(np.inf), missing_value(spec.dtype)
+    is_padding = np.isnan(row) if row.dtype.kind in "fc" else row == missing
+    others = tuple(k for k in range(row.ndim) if k != axis)
+    kept = np.flatnonzero(~is_padding.all(axis=others))
+    n_kept = int(kept[-1]) + 1 if len(kept) else 0
+    return row[(slice(None),) * axis + (slice(n_kept),)]

@@ -124,7 +124,7 @@ class Merge:
 
     def _describe(self, payload: tuple[int, int]) -> Iterator[Description]:
         """Yield what a payload file holds, without the numbers."""
-        with h5py.File(self._payload_path(*payload), "r", locking=False) as file:
+        with hdf5.open_to_read(self._payload_path(*payload)) as file:
             rank, k = payload
             mine = self._mine[(self._mine["rank"] == rank) & (self._mine["payload"] == k)]
             # Rows of differing length lie in the groups, packed ones elsewhere.

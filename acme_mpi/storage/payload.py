@@ -13,7 +13,6 @@ import logging
 import math
 import os
 import re
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
@@ -21,8 +20,8 @@ import numpy as np
 
 from acme_mpi.checksum import Digest, new_digest
 from acme_mpi.errors import StoreError
-from acme_mpi.journal import AS_GROUPS, AS_PICKLES, AS_RAGGED, AS_ROWS, sync_folder
-from acme_mpi.parsing import Damaged
+from acme_mpi.journal import AS_GROUPS, AS_PICKLES, AS_RAGGED, AS_ROWS, FileKey, sync_folder
+from acme_mpi.parsing import Damaged, read_file
 from acme_mpi.results import PLACED_BYTES, Content, Part, is_placed, parts_of
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
@@ -48,14 +47,16 @@ class PayloadFile:
         A new file.
     log_path : str
         For the log of an `AtomicFile`.
+    key : FileKey
+        Which file it is.
     spec : RowSpec or None
         Form of the packed rows.
     """
 
-    def __init__(self, path: str, log_path: str, spec: Any) -> None:
+    def __init__(self, path: str, log_path: str, key: FileKey, spec: Any) -> None:
         self.path = path
         self._spec = spec
-        self._bytes = AtomicFile(path, log_path)
+        self._bytes = AtomicFile(path, log_path, key)
         self._file = h5py.File(self._bytes, "w", libver=hdf5.LIBVER)
         self._rows: h5py.Dataset | None = None
         self.n_rows = 0
@@ -232,11 +233,11 @@ class PayloadStore(RecordedStore):
             match = re.fullmatch(r"rank(\d+)_(\d+)\.redo", os.path.basename(log))
             if match is not None:
                 path = self.payload_path(int(match[1]), int(match[2]))
-                try:
-                    with refusals(path):
+                with refusals(path):
+                    try:
                         redo(log, path)
-                except Damaged as damage:
-                    logger.warning("%s; nothing of it is done", damage)
+                    except Damaged as damage:
+                        logger.warning("%s; nothing of it is done", damage)
 
     def _payload(self) -> PayloadFile:
         if self._current is None:
@@ -248,7 +249,8 @@ class PayloadStore(RecordedStore):
                 path = self.payload_path(self.world.rank, self._n_files)
                 log = self._log_path(self.world.rank, self._n_files)
             with refusals(path):
-                self._current = PayloadFile(path, log, self._row_spec)
+                key = FileKey(rank=self.world.rank, payload=self._n_files)
+                self._current = PayloadFile(path, log, key, self._row_spec)
                 sync_folder(os.path.dirname(path))
             self._n_files += 1
         return self._current
@@ -358,11 +360,17 @@ class PayloadStore(RecordedStore):
         finally:
             os.close(descriptor)
 
-    def source(self, record: Any) -> str:
-        """Return the path of the payload, or of the pickle."""
+    def path_of(self, key: FileKey) -> str:
+        """Return the path of a payload, or of a pickle."""
+        if key.form & AS_PICKLES:
+            return self.layout.emergency_pickle(key.first)
+        return self.payload_path(key.rank, key.payload)
+
+    def key(self, record: Any) -> FileKey:
+        """Return which payload or pickle holds the results that a record speaks of."""
         if record["form"] & AS_PICKLES:
-            return self.layout.emergency_pickle(int(record["first"]))
-        return self.payload_path(int(record["rank"]), int(record["payload"]))
+            return super().key(record)
+        return FileKey(rank=int(record["rank"]), payload=int(record["payload"]))
 
     def measure(self, record: Any) -> Digest | None:
         """Return the digest of what lies in the payload."""
@@ -370,7 +378,8 @@ class PayloadStore(RecordedStore):
         digest = digest_like(record)
         if record["form"] & AS_PICKLES:
             for index in range(first, first + count):
-                digest.add(index, Path(self.layout.emergency_pickle(index)).read_bytes())
+                path = self.layout.emergency_pickle(index)
+                digest.add(index, read_file(path, int(record["n_bytes"])))
         if record["form"] & AS_ROWS:
             digest.add(first, self.read_rows(record))
         if record["form"] & (AS_GROUPS | AS_RAGGED):
@@ -399,7 +408,7 @@ class PayloadStore(RecordedStore):
         """Return a file open for reading, the last one of all."""
         if self._opened is None or self._opened[0] != path:
             self.release()
-            self._opened = path, h5py.File(path, "r", locking=False)
+            self._opened = path, hdf5.open_to_read(path)
         return self._opened[1]
 
     def release(self) -> None:

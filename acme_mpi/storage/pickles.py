@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from acme_mpi.checksum import Digest, new_digest
-from acme_mpi.journal import AS_PICKLES
+from acme_mpi.journal import AS_PICKLES, FileKey
 from acme_mpi.offsets import write_all
+from acme_mpi.parsing import read_file
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage.base import Layout, Stored, refusals
 from acme_mpi.storage.recorded import RecordedStore, digest_like
@@ -45,6 +45,8 @@ def emergency_pickles(layout: Layout, records: Records) -> list[str]:
 class PickleStore(RecordedStore):
     """Every result is a pickle in the output directory; there is no container."""
 
+    has_own_files = True
+
     def write(self, outcome: Outcome) -> None:
         """Write the pickles of one outcome and have them recorded."""
         pickles: Iterator[bytes] = iter(outcome.content.parts or [])
@@ -54,16 +56,17 @@ class PickleStore(RecordedStore):
                 digest = new_digest()
                 digest.add(index, data)
                 record = self.record(outcome, range(index, index + 1), digest, form=AS_PICKLES)
-                self._committer.commit_file(descriptor, record)
+                key = FileKey(AS_PICKLES, first=index)
+                self._committer.commit_file(descriptor, record, key)
 
-    def source(self, record: Any) -> str:
-        """Return the path of the task's pickle."""
-        return self.layout.pickle(int(record["first"]))
+    def path_of(self, key: FileKey) -> str:
+        """Return the path of a task's pickle."""
+        return self.layout.pickle(key.first)
 
     def measure(self, record: Any) -> Digest:
         """Return the digest of the pickle."""
         digest = digest_like(record)
-        digest.add(int(record["first"]), Path(self.source(record)).read_bytes())
+        digest.add(int(record["first"]), read_file(self.source(record), int(record["n_bytes"])))
         return digest
 
     def close(self) -> None:

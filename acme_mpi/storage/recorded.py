@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from acme_mpi.checksum import Digest, new_digest
-from acme_mpi.journal import Block, pack_failure, pack_record
+from acme_mpi.journal import AS_PICKLES, Block, FileKey, pack_failure, pack_record
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage.base import Layout, Store, Stored
 from acme_mpi.storage.committer import Committer
@@ -21,6 +21,8 @@ class RecordedStore(Store):
 
     Parameters are those of `Store`.
     """
+
+    has_own_files = False  # the results of each task lie in a file of their own
 
     def __init__(self, world: Any, layout: Layout, spec: Any, n_tasks: int) -> None:
         super().__init__(world, layout, spec, n_tasks)
@@ -57,8 +59,31 @@ class RecordedStore(Store):
         """
 
     @abstractmethod
+    def path_of(self, key: FileKey) -> str:
+        """Return the path of a file of results."""
+
+    def key(self, record: Any) -> FileKey:
+        """Return which file holds the results that a record speaks of, when they are complete."""
+        return FileKey(int(record["form"]) & AS_PICKLES, first=int(record["first"]))
+
     def source(self, record: Any) -> str:
         """Return the path of the file with the results that a record speaks of."""
+        return self.path_of(self.key(record))
+
+    def files(self, record: Any) -> list[str]:
+        """Return the paths of all files with results that a record speaks of."""
+        return [self.source(record)]
+
+    def link(self, file: Any, done: Records) -> None:
+        """Make in an HDF5 file what the container has of its own, besides copies. Independent."""
+
+    def copied_rows(self, done: Records) -> Iterator[tuple[int, Any]]:
+        """Yield (first task, rows) of what the container has a copy of. Independent."""
+        return iter(())
+
+    def over_container(self) -> RecordedStore | None:
+        """Return the store that measures the container's own copies; None if there are none."""
+        return None
 
     def release(self) -> None:
         """Close what `measure` has opened."""
@@ -130,6 +155,10 @@ class RecordedStore(Store):
     def note_lost(self, lost: Sequence[range]) -> None:
         """Record that results which earlier runs have recorded are not there any more."""
         self._append([pack_record(tasks, Block.LOST) for tasks in lost])
+
+    def note_files(self, blocks: Sequence[bytes]) -> None:
+        """Record how files of earlier runs look that have been found to be whole."""
+        self._append(blocks)
 
     def _append(self, blocks: Sequence[bytes]) -> None:
         if blocks:

@@ -31,7 +31,8 @@ from acme_mpi.storage.description import read_descriptions
 
 Records = np.ndarray[Any, Any]
 TOLD_OF_FAILURES = ("type", "message", "location", "traceback", "call")
-# What `History` keeps of a block, besides the run and the rank.
+# What `History` keeps of blocks, besides the run and the rank: of files, and of results.
+FILES = ("form", "attempt", "payload", "first", "checksum")
 PLACED = (
     *("kind", "form", "first", "count", "payload", "offset", "n_bytes", "checksum", "digest"),
     "start_s",
@@ -51,12 +52,15 @@ class History(NamedTuple):
         The last run that has recorded results, or that some are lost; 0 if none has.
     damages : list of Damaged
         What could not be used, of journals and descriptions.
+    files : (n,) ndarray of the columns `FILES`, run and rank
+        How files of results looked when they were complete, the latest last.
     """
 
     done: Records
     failed: dict[int, Failure]
     last_run: int
     damages: list[Damaged]
+    files: Records
 
     def is_done(self, n_tasks: int) -> Any:
         """Return which tasks have durable results, (n_tasks,) ndarray of bool."""
@@ -123,13 +127,14 @@ def read_history(folder: str, told: Table | None = None) -> History:
     told : Table, optional
         All that is read is added to it, too, without texts.
     """
-    changing = Table(PLACED, folder)
+    changing, files = Table(PLACED, folder), Table(FILES, folder)
     failed: dict[int, Failure] = {}
     tracebacks: dict[tuple[int, int, int], str] = {}
     damages: list[Damaged] = []
     for place, piece in read_pieces(folder, damages.append):
         blocks, kinds = piece.blocks, piece.blocks["kind"]
         changing.add(place, blocks[(kinds == Block.DONE) | (kinds == Block.LOST)])
+        files.add(place, blocks[kinds == Block.FILE])
         if told is not None:
             told.add(place, blocks[kinds != Block.TEXT])
         _add_failed(failed, tracebacks, place, piece, damages.append)
@@ -138,7 +143,7 @@ def read_history(folder: str, told: Table | None = None) -> History:
     open_ones = {
         index: each for index, each in sorted(failed.items()) if not _speak_of(done, index)
     }
-    return History(done, open_ones, last_run, damages)
+    return History(done, open_ones, last_run, damages, files.rows)
 
 
 def share_records(world: World, layout: Layout) -> Records:

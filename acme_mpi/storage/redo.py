@@ -22,6 +22,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from acme_mpi.journal import FileKey
 from acme_mpi.offsets import write_all
 from acme_mpi.parsing import (
     REDO_BYTES,
@@ -67,10 +68,12 @@ class AtomicFile:
         Must not exist.
     log_path : str
         For the log, while there is one.
+    key : FileKey
+        Which file it is.
     """
 
-    def __init__(self, path: str, log_path: str) -> None:
-        self.path, self._log_path = path, log_path
+    def __init__(self, path: str, log_path: str, key: FileKey) -> None:
+        self.path, self._log_path, self.key = path, log_path, key
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self._descriptor = os.open(path, flags, 0o666)
         self._position = self._end = 0

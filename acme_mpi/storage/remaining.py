@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any
@@ -17,7 +16,7 @@ from acme_mpi.storage.base import Store, Stored, agree
 from acme_mpi.storage.folders import last_linked
 from acme_mpi.storage.recorded import RecordedStore
 from acme_mpi.storage.records import History, ranges_of, read_history
-from acme_mpi.storage.verify import Damage, damaged
+from acme_mpi.storage.verify import Damage, look
 
 logger = logging.getLogger("acme_mpi")
 
@@ -102,8 +101,10 @@ def _find(store: RecordedStore, n_tasks: int, retry_failed: bool) -> Remaining:
     is_open = ~(is_done | is_failed)
     is_wanted = is_failed if retry_failed else is_open
     stored = None if is_wanted.any() or lost else newest_container(store, history)
-    if stored is not None and is_done.all():
-        store.tidy()
+    if stored is not None:
+        store.close()  # nothing more will be recorded
+        if is_done.all():
+            store.tidy()
     kept = [] if retry_failed else [each for i, each in failed.items() if is_failed[i]]
     return Remaining(
         ranges_of(is_wanted),
@@ -117,13 +118,14 @@ def _find(store: RecordedStore, n_tasks: int, retry_failed: bool) -> Remaining:
 def newest_container(store: RecordedStore, history: History) -> Stored | None:
     """Return where the results are; None if the container has still to be made. Independent.
 
-    That of an earlier run may be there yet, if the last one was killed before it made its own.
+    That of an earlier run may be there yet, if the last one was killed before it made its own, or
+    somebody may have changed it.
     """
     stored = store.stored(history.done)
     if stored.container is None:
         return stored
     is_newest = last_linked(store.layout) >= history.last_run
-    return stored if is_newest and os.path.exists(stored.container) else None
+    return stored if is_newest else None
 
 
 def note_lost(store: RecordedStore, history: History, n_tasks: int) -> list[range]:
@@ -131,7 +133,8 @@ def note_lost(store: RecordedStore, history: History, n_tasks: int) -> list[rang
 
     Independent; rank 0 only.
     """
-    found = list(damaged(store, history.done))
+    found, whole = look(store, history)
+    store.note_files(whole)
     _warn_of_damage(found)
     _warn_of_records(history.damages)
     lost = [each.tasks for each in found]

@@ -68,7 +68,7 @@ class SharedRows:
             return
         with refusals(self.path):
             if os.path.exists(self.path):  # by an earlier run: see `restore`
-                with h5py.File(self.path, "r", locking=False) as file:
+                with hdf5.open_to_read(self.path) as file:
                     self.offset = file["result_0"].id.get_offset() or 0
             else:
                 self.offset = self._create_at(self.path)
@@ -96,7 +96,7 @@ class SharedRows:
             The medium refused it.
         """
         try:
-            with h5py.File(self.path, "r", locking=False) as file:
+            with hdf5.open_to_read(self.path) as file:
                 rows = file["result_0"]
                 is_fine = rows.shape == self._shape and rows.dtype == np.dtype(self._spec.dtype)
                 is_apart = not is_fine and self._spec.axis != 0
@@ -126,7 +126,7 @@ class SharedRows:
         hdf5.remove(anew)
         self._create_at(anew)
         with (
-            h5py.File(self.path, "r", locking=False) as old,
+            hdf5.open_to_read(self.path) as old,
             hdf5.changing(anew) as new,
         ):
             source, target, axis = old["result_0"], new["result_0"], self._spec.axis
@@ -216,13 +216,6 @@ class SharedRows:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-    def read(self, path: str, first: int, count: int) -> Any:
-        """Return the rows of consecutive tasks, (count, *row_shape), from the file at `path`."""
-        axis = self._spec.axis
-        with h5py.File(path, "r", locking=False) as file:
-            where = (slice(None),) * axis + (slice(first, first + count),)
-            return np.moveaxis(file["result_0"][where], axis, 0)
 
     def fill_missing(self, is_missing: Any) -> None:
         """Write NaN into the rows of missing tasks and list them. Rank 0, after `close`.

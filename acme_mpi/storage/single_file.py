@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 from typing import Any
 
 from acme_mpi.checksum import Digest
 from acme_mpi.comm import World
-from acme_mpi.journal import AS_GROUPS, AS_RAGGED
+from acme_mpi.journal import AS_GROUPS, AS_RAGGED, AS_ROWS
 from acme_mpi.results import Content
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import Layout, Stored, refusals, together
 from acme_mpi.storage.folders import note_linked
-from acme_mpi.storage.linked import fill_rows, payload_rows
+from acme_mpi.storage.linked import fill_rows, payload_rows, unpadded
 from acme_mpi.storage.merge import Merge
 from acme_mpi.storage.payload import PayloadStore, Written
+from acme_mpi.storage.recorded import digest_like
 from acme_mpi.storage.records import Records, is_missing, places, read_history, share_records
 from acme_mpi.storage.shared_rows import SharedRows
 
@@ -26,6 +28,7 @@ class SingleFileStore(PayloadStore):
     def __init__(self, world: World, layout: Layout, spec: Any, n_tasks: int) -> None:
         super().__init__(world, layout, spec, n_tasks, layout.spool_folder)
         self._shared: SharedRows | None = None
+        self._is_over_container = False
         if spec is not None and not spec.is_ragged:
             shape = spec.stacked_shape(n_tasks)
             self._shared = SharedRows(world, layout.partial, spec, shape)
@@ -49,8 +52,17 @@ class SingleFileStore(PayloadStore):
         if os.path.exists(self.layout.container):
             with refusals(self.layout.partial):
                 self._keep_groups()
-                os.replace(self.layout.container, self.layout.partial)
+                self._move_back()
             self.restore()
+
+    def _move_back(self) -> None:
+        container, partial = self.layout.container, self.layout.partial
+        if hdf5.is_open_here(container):
+            # A notebook that reads it shall not see it change, and HDF5 would not open it to write.
+            shutil.copyfile(container, f"{partial}.copy")
+            os.replace(f"{partial}.copy", partial)
+        else:
+            os.replace(container, partial)
 
     def _keep_groups(self) -> None:
         """Keep a copy of what lies in the container besides the rows, if it lies nowhere else."""
@@ -151,26 +163,56 @@ class SingleFileStore(PayloadStore):
             with refusals(self.layout.partial):
                 self._shared.restore()
 
+    def over_container(self) -> SingleFileStore:
+        """Return a store that looks for everything in the one file."""
+        other = copy.copy(self)
+        other._is_over_container = True
+        return other
+
     def source(self, record: Any) -> str:
         """Return the path of the spool file, or of the one file."""
+        if self._is_over_container:
+            return self.layout.container
         spooled = super().source(record)
         if os.path.exists(spooled):
             return spooled
         if record["form"] & AS_GROUPS and os.path.exists(self._merged):
             return self._merged
+        return self._rows_path
+
+    def files(self, record: Any) -> list[str]:
+        """Return the paths of the spool file, the one file, or both."""
+        rows = [self._rows_path] if record["form"] & AS_ROWS else []
+        return [self.source(record), *rows]
+
+    @property
+    def _rows_path(self) -> str:
         partial, container = self.layout.partial, self.layout.container
-        return partial if os.path.exists(partial) else container
+        is_there = os.path.exists(partial) and not self._is_over_container
+        return partial if is_there else container
 
     def measure(self, record: Any) -> Digest | None:
         """Return the digest of what lies in the spool, or in the one file."""
-        is_merged = self.source(record) == self.layout.container
-        if record["form"] & AS_RAGGED and is_merged:
-            return None  # what was padded does not show how long it was
+        if record["form"] & AS_RAGGED and self.source(record) == self.layout.container:
+            return self._measure_padded(record)
         return super().measure(record)
+
+    def _measure_padded(self, record: Any) -> Digest | None:
+        """Return the digest of rows that were padded when they were merged.
+
+        None if it cannot be told how long they were: they seem to end with what they were padded
+        with.
+        """
+        assert self.spec is not None
+        file, digest = self._reader(self.layout.container), digest_like(record)
+        first, count = int(record["first"]), int(record["count"])
+        for index, row in enumerate(self._rows_of(file, first, count), first):
+            digest.add_parts(index, [unpadded(row, self.spec)])
+            if record["form"] & AS_GROUPS:
+                digest.add_parts(index, hdf5.read_parts(file[f"comp_{index}"], 1), 1)
+        return None if digest.n_bytes < record["n_bytes"] else digest
 
     def read_rows(self, record: Any) -> Any:
         """Return rows of the shared file."""
-        assert self._shared is not None
-        partial, container = self.layout.partial, self.layout.container
-        path = partial if os.path.exists(partial) else container
-        return self._shared.read(path, int(record["first"]), int(record["count"]))
+        rows = self._reader(self._rows_path)
+        return self._rows_of(rows, int(record["first"]), int(record["count"]))

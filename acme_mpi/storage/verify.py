@@ -1,16 +1,19 @@
-"""Whether what journals say is there: of each file its end, or of every result all its bytes."""
+"""Whether what journals say is there: of each file that has changed, all bytes of all results."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from acme_mpi.journal import AS_PICKLES
+from acme_mpi.errors import StoreError
+from acme_mpi.journal import AS_PICKLES, key_of, pack_file, stamp_of
+from acme_mpi.parsing import Damaged
+from acme_mpi.storage.folders import last_linked
 from acme_mpi.storage.recorded import RecordedStore
-from acme_mpi.storage.records import Records, by_payload
-from acme_mpi.storage.superblock import fault_of_file
+from acme_mpi.storage.records import History, Records, by_payload
 
 
 class Damage(NamedTuple):
@@ -27,50 +30,110 @@ class Damage(NamedTuple):
         return range(first, first + int(self.record["count"]))
 
 
-def damaged(store: RecordedStore, done: Records) -> Iterator[Damage]:
-    """Yield what is not there of files that a run is to go on with. Independent.
+def look(store: RecordedStore, history: History) -> tuple[list[Damage], list[bytes]]:
+    """Return what is not there, or not whole, of files that a run is to go on with. Independent.
 
-    Of each file the last results are read: HDF5 finds by itself that a file has lost its end or
-    its root. Where anything is wrong, all results of the file are read.
+    A file that is as it was when it was complete is not opened. Of all others every result is read.
 
     Parameters
     ----------
     store : RecordedStore
         Over the files; need not be open.
-    done : ndarray
-        Records of results.
+    history : History
+        What is recorded.
+
+    Returns
+    -------
+    damages : list of Damage
+        What is not as it was recorded.
+    whole : list of bytes
+        Blocks for the journal that say how the files look that were read, and are whole.
+
+    Raises
+    ------
+    StoreError
+        A file is there and cannot be read, which says nothing of its content.
     """
-    # In the order in which they were written.
-    for at in by_payload(done, "offset", "start_s"):
-        if len(at) == 1 or store.source(done[at[0]]) != store.source(done[at[-1]]):
-            yield from _damaged_files(store, done[at])
-        elif _damage(store, done[at[-1]]) is not None:
-            yield from damaged_bytes(store, done[at])
+    files = _Files(store, history)
+    damages: list[Damage] = []
+    for group in _groups(store, history.done):
+        paths = store.files(group[0])
+        if all(files.is_unchanged(path) for path in paths):
+            continue
+        found = list(damaged_bytes(store, group))
+        damages += found
+        if not found and (group["n_bytes"] >= 0).all():
+            files.is_whole.setdefault(paths[0], group[0])
+        else:
+            files.is_whole[paths[0]] = None
     store.release()
+    return damages, list(files.blocks())
+
+
+class _Files:
+    """How files look, and how they looked when they were complete."""
+
+    def __init__(self, store: RecordedStore, history: History) -> None:
+        self._store = store
+        self._known = {
+            store.path_of(key_of(block)): int(block["checksum"]) for block in history.files
+        }
+        self._seen: dict[str, os.stat_result | None] = {}
+        # By path a record of what lies in a file that was read; None if it is not whole.
+        self.is_whole: dict[str, Any] = {}
+
+    def is_unchanged(self, path: str) -> bool:
+        """Tell whether a file is as it was when it was complete."""
+        if path not in self._seen:
+            self._seen[path] = _status(path)
+        status = self._seen[path]
+        if path == self._store.layout.container:
+            return last_linked(self._store.layout) >= 0
+        return status is not None and self._known.get(path) == stamp_of(status)
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield blocks that say how the files looked before they were found to be whole."""
+        for path, record in self.is_whole.items():
+            status = self._seen[path]
+            if record is None or status is None:
+                continue
+            key = self._store.key(record)
+            if self._store.path_of(key) == path:
+                yield pack_file(key, status)
+
+
+def _status(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except OSError:
+        return None  # whoever opens it finds out why
+
+
+def _groups(store: RecordedStore, done: Records) -> Iterator[Records]:
+    """Yield the records of results that lie in the same files, in the order of their places."""
+    for at in by_payload(done, "offset"):
+        forms = done["form"][at]
+        for form in np.unique(forms).tolist():
+            alike = done[at[forms == form]]
+            if store.has_own_files or form & AS_PICKLES:
+                yield from (alike[k : k + 1] for k in range(len(alike)))
+            else:
+                yield alike
 
 
 def damaged_bytes(store: RecordedStore, done: Records) -> Iterator[Damage]:
-    """Yield what differs from what was recorded; every result is read. Independent."""
+    """Yield what differs from what was recorded; every result is read. Independent.
+
+    Raises
+    ------
+    StoreError
+        A file is there and cannot be read.
+    """
     for position in np.lexsort([done["offset"], done["payload"], done["rank"]]):
         found = _damage(store, done[position])
         if found is not None:
             yield found
     store.release()
-
-
-def _damaged_files(store: RecordedStore, group: Records) -> Iterator[Damage]:
-    """Yield damage of results that have files of their own: there, large enough, the last read."""
-    for record in group[:-1]:
-        path = store.source(record)
-        try:
-            why = fault_of_file(path, int(record["n_bytes"]), bool(record["form"] & AS_PICKLES))
-        except OSError as error:
-            why = reason_text(error)
-        if why:
-            yield Damage(record, path, why)
-    found = _damage(store, group[-1])
-    if found is not None:
-        yield found
 
 
 def _damage(store: RecordedStore, record: Any) -> Damage | None:
@@ -79,7 +142,14 @@ def _damage(store: RecordedStore, record: Any) -> Damage | None:
     path = store.source(record)
     try:
         measured = store.measure(record)
+    except (FileNotFoundError, NotADirectoryError):
+        return Damage(record, path, "there is no such file")
+    except Damaged as damage:
+        return Damage(record, damage.path, damage.what)
     except (OSError, KeyError, RuntimeError, ValueError) as error:
+        # Of what the system refuses there is an errno; of bytes that make no sense there is none.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise StoreError(f"cannot read {path}: {error.strerror}") from None
         return Damage(record, path, reason_text(error))
     if measured is None:
         return None
