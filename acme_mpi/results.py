@@ -151,6 +151,8 @@ def _to_array(value: Any) -> Part:
     if isinstance(value, np.ma.MaskedArray):
         raise ResultError("a masked array; return its .data and .mask, or .filled(...)")
     is_list = isinstance(value, (list, tuple))
+    if is_list and _holds_masked(value):
+        raise ResultError("a list with a masked array; return .data and .mask, or .filled(...)")
     # As an array of NumPy's strings it would lose NUL characters.
     if isinstance(value, str) or (is_list and value and all(isinstance(e, str) for e in value)):
         array = np.array(value, dtype=object)
@@ -171,6 +173,14 @@ def _to_array(value: Any) -> Part:
     return _storable(array)
 
 
+def _holds_masked(value: Any) -> bool:
+    return any(
+        isinstance(entry, np.ma.MaskedArray)
+        or (isinstance(entry, (list, tuple)) and _holds_masked(entry))
+        for entry in value
+    )
+
+
 def _check_entries(value: Any, array: Array) -> None:
     # NumPy turns [1, "a"] into two strings: refuse what it would change silently.
     if array.dtype.kind in "US" and not all(isinstance(entry, (str, bytes)) for entry in value):
@@ -182,12 +192,27 @@ def _storable(array: Array) -> Array:
     if dtype.names:
         # Field access by attribute (numpy.record) is a class of its own, and not stored.
         array = array.view(np.dtype((np.void, dtype)))
+        if _overlaps(dtype):
+            raise ResultError(f"dtype {dtype}, whose fields overlap; return the fields one by one")
     elif dtype.kind in "UO":
         return _strings(array)
     if not _is_native(array.dtype):
         hint = "; return .astype('int64') and the unit" if dtype.kind in "mM" else ""
         raise ResultError(f"dtype {dtype}, which HDF5 does not know{hint}")
     return array
+
+
+def _overlaps(dtype: np.dtype[Any]) -> bool:
+    """Tell whether fields of a record share bytes, or those of one inside: no HDF5 type does."""
+    if dtype.subdtype:
+        return _overlaps(dtype.base)
+    end = 0
+    fields = [dtype.fields[name][:2] for name in dtype.names or ()] if dtype.fields else []
+    for field, offset in sorted(fields, key=lambda each: each[1]):
+        if offset < end or _overlaps(field):
+            return True
+        end = offset + field.itemsize
+    return False
 
 
 def _is_native(dtype: np.dtype[Any]) -> bool:

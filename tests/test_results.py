@@ -27,6 +27,9 @@ LARGE = np.arange(PLACED_BYTES // 8, dtype=np.float64)  # just large enough to b
 POINT = np.dtype([("x", "<f8"), ("n", "<i2")])
 
 
+OVERLAPPING = np.dtype(
+    {"names": ["w", "lo", "hi"], "formats": ["u4", "u2", "u2"], "offsets": [0, 0, 2]}
+)
 RECORDS = np.array([(1.0, 2)], POINT).view(np.recarray)
 
 
@@ -175,6 +178,10 @@ class TestToParts:
             ({1, 2}, "a value of type builtins.set"),
             (lambda: None, "a value of type builtins.function"),
             (np.ma.masked_array([1, 2], [True, False]), "a masked array; return its .data"),
+            ((1, [np.ma.array([1.0, 99.0], mask=[0, 1])] * 2), "a list with a masked array"),
+            ([[np.ma.masked, 1.0]], "a list with a masked array"),
+            (np.zeros(2, OVERLAPPING), "whose fields overlap"),
+            (np.zeros(2, [("inner", OVERLAPPING, (2,))]), "whose fields overlap"),
             ([1, "a"], "a list that mixes strings and numbers; return a tuple"),
             (2**70, "an object array that holds int"),
             (np.array([object()]), "an object array that holds object"),
