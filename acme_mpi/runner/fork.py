@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import ModuleType
 
 
 class Fork:
@@ -56,7 +57,7 @@ class Fork:
 def _start_anew(
     arguments: Sequence[str], kept: Collection[int], environment: Mapping[str, str]
 ) -> None:
-    """Leave behind what the parent was: its session, descriptors and environment."""
+    """Leave behind what the parent was: its session, descriptors, environment, and main module."""
     os.setsid()
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -67,3 +68,4 @@ def _start_anew(
     os.environ.clear()
     os.environ.update(environment)
     sys.argv[:] = ["", *arguments]
+    sys.modules["__main__"] = ModuleType("__main__")
