@@ -364,7 +364,7 @@ class ParallelMap:
             output_dir,
             self._spec_fields(),
             workers=self._workers(),
-            may_pickle=self._form.kind in PAYLOADS and self._form.spec is None,
+            may_pickle=self._form.kind in PAYLOADS,
             dialect="ParallelMap",
             level=self._level,
             log_file=self.logfile if isinstance(self.logfile, str) else "",

@@ -16,21 +16,24 @@ from typing import Any
 import numpy as np
 
 from acme_mpi.checksum import checksum
+from acme_mpi.convert import (
+    MAX_NDIM,
+    Array,
+    Part,
+    ResultError,
+    fits_64_bits,
+    has_shape,
+    misfit,
+    to_array,
+)
 from acme_mpi.errors import InputError, InputTypeError
 
-Array = np.ndarray[Any, Any]
-# None, or an ndarray whose dtype HDF5 can hold; object dtype means strings
-Part = Any
 # What a task has: a list of parts, or a plain number that stands for [array([number])], or bytes:
 # a pickle of all that it returned.
 Parts = Any
 
 # From this size on a result does not travel through the channel: the runner writes it in place.
 PLACED_BYTES = 64 * 1024
-
-
-class ResultError(Exception):
-    """A return value cannot be stored; the text says what was expected and what came."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,11 @@ def make_row_spec(result_shape: Any, result_dtype: Any) -> RowSpec | None:
         raise InputError(
             f"`result_shape` must contain exactly one `None` entry, not {tuple(result_shape)}"
         )
+    if len(result_shape) > MAX_NDIM:
+        raise InputError(
+            f"`result_shape` has {len(result_shape)} entries; HDF5 holds arrays of {MAX_NDIM} "
+            "dimensions at most"
+        )
     axis = [entry is None for entry in result_shape].index(True)
     shape = tuple(entry for entry in result_shape if entry is not None)
     for entry in shape:
@@ -129,8 +137,8 @@ def to_parts(value: Any) -> list[Part]:
     if _is_several(value):
         if len(value) == 0:
             return [np.empty(0)]
-        return [_to_array(entry) for entry in value]
-    part = _to_array(value)
+        return [to_array(entry) for entry in value]
+    part = to_array(value)
     if part is not None and part.ndim == 0 and not isinstance(value, np.ndarray):
         return [part.reshape(1)]
     return [part]
@@ -144,103 +152,6 @@ def _is_several(value: Any) -> bool:
     )
 
 
-def _to_array(value: Any) -> Part:
-    """Return one part as an array, strings as objects, None for None."""
-    if value is None:
-        return None
-    if isinstance(value, np.ma.MaskedArray):
-        raise ResultError("a masked array; return its .data and .mask, or .filled(...)")
-    is_list = isinstance(value, (list, tuple))
-    if is_list and _holds_masked(value):
-        raise ResultError("a list with a masked array; return .data and .mask, or .filled(...)")
-    # As an array of NumPy's strings it would lose NUL characters.
-    if isinstance(value, str) or (is_list and value and all(isinstance(e, str) for e in value)):
-        array = np.array(value, dtype=object)
-    elif isinstance(value, (bool, int, float, complex, bytes, np.ndarray, np.generic, list, tuple)):
-        try:
-            array = np.asarray(value)
-        except ValueError:
-            raise ResultError(
-                f"a {type(value).__name__} that is not rectangular; return a tuple of arrays"
-            ) from None
-        if is_list:
-            _check_entries(value, array)
-    else:
-        raise ResultError(
-            f"a value of type {type(value).__module__}.{type(value).__qualname__}; HDF5 holds "
-            "numbers, strings, None, arrays of these and tuples of such arrays"
-        )
-    return _storable(array)
-
-
-def _holds_masked(value: Any) -> bool:
-    return any(
-        isinstance(entry, np.ma.MaskedArray)
-        or (isinstance(entry, (list, tuple)) and _holds_masked(entry))
-        for entry in value
-    )
-
-
-def _check_entries(value: Any, array: Array) -> None:
-    # NumPy turns [1, "a"] into two strings: refuse what it would change silently.
-    if array.dtype.kind in "US" and not all(isinstance(entry, (str, bytes)) for entry in value):
-        raise ResultError("a list that mixes strings and numbers; return a tuple instead")
-
-
-def _storable(array: Array) -> Array:
-    dtype = array.dtype
-    if dtype.names:
-        # Field access by attribute (numpy.record) is a class of its own, and not stored.
-        array = array.view(np.dtype((np.void, dtype)))
-        if _overlaps(dtype):
-            raise ResultError(f"dtype {dtype}, whose fields overlap; return the fields one by one")
-    elif dtype.kind in "UO":
-        return _strings(array)
-    if not _is_native(array.dtype):
-        hint = "; return .astype('int64') and the unit" if dtype.kind in "mM" else ""
-        raise ResultError(f"dtype {dtype}, which HDF5 does not know{hint}")
-    return array
-
-
-def _overlaps(dtype: np.dtype[Any]) -> bool:
-    """Tell whether fields of a record share bytes, or those of one inside: no HDF5 type does."""
-    if dtype.subdtype:
-        return _overlaps(dtype.base)
-    end = 0
-    fields = [dtype.fields[name][:2] for name in dtype.names or ()] if dtype.fields else []
-    for field, offset in sorted(fields, key=lambda each: each[1]):
-        if offset < end or _overlaps(field):
-            return True
-        end = offset + field.itemsize
-    return False
-
-
-def _is_native(dtype: np.dtype[Any]) -> bool:
-    """Tell whether HDF5 holds numbers of this kind, or records of such numbers."""
-    if dtype.names:
-        return all(_is_native(dtype[name]) for name in dtype.names)
-    return _is_native(dtype.base) if dtype.subdtype else dtype.kind in "biufcS"
-
-
-def _strings(array: Array) -> Array:
-    """Return a copy with plain Python strings that HDF5 can hold."""
-    strings = np.empty(array.shape, object)
-    for position, entry in np.ndenumerate(array):
-        if not isinstance(entry, str):
-            raise ResultError(
-                f"an object array that holds {type(entry).__name__}; HDF5 holds numbers and "
-                "strings (an integer beyond 64 bits is an object, too)"
-            )
-        if "\0" in entry:
-            raise ResultError(f"a string with a NUL character, which HDF5 cannot hold: {entry!r}")
-        try:
-            entry.encode()
-        except UnicodeEncodeError as error:
-            raise ResultError(f"a string that is not valid Unicode: {error.reason}") from None
-        strings[position] = str.__str__(entry)
-    return strings
-
-
 def to_row(value: Any, spec: RowSpec) -> Array:
     """Return the first part of a return value as a row of the stacked array.
 
@@ -252,34 +163,15 @@ def to_row(value: Any, spec: RowSpec) -> Array:
     dtype = np.dtype(spec.dtype)
     if value is None or isinstance(value, str):
         raise ResultError(f"expected {_form(spec)}, got {value!r}")
-    array: Array = _to_array(value)
-    if not _same_shape(array.shape, spec.shape):
+    array: Array = to_array(value)
+    if not has_shape(array.shape, spec.shape):
         raise ResultError(f"expected {_form(spec)}, got shape {array.shape} {array.dtype}")
     if array.dtype == dtype:
         return array
-    if (got := _misfit(array, dtype)) is not None:
+    if (got := misfit(array, dtype)) is not None:
         raise ResultError(f"expected {_form(spec)}, got {got}")
     with np.errstate(over="ignore"):
         return array.astype(dtype)
-
-
-def _misfit(array: Array, dtype: np.dtype[Any]) -> str | None:
-    """Return what keeps numbers from becoming `dtype`; they may lose digits, but nothing else."""
-    if array.dtype.kind in "biu" and dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        is_outside = (array < limits.min) | (array > limits.max)
-    elif not np.can_cast(array.dtype, dtype, "same_kind"):
-        return f"dtype {array.dtype}"
-    else:
-        with np.errstate(over="ignore"):
-            is_outside = np.isfinite(array) & ~np.isfinite(array.astype(dtype))
-    return f"{array[is_outside].flat[0]}, beyond its range" if is_outside.any() else None
-
-
-def _same_shape(shape: tuple[int, ...], expected: tuple[float, ...]) -> bool:
-    return len(shape) == len(expected) and all(
-        want in (math.inf, have) for have, want in zip(shape, expected, strict=True)
-    )
 
 
 def _form(spec: RowSpec) -> str:
@@ -298,10 +190,12 @@ class Content:
         With a RowSpec. It is a list if the runner has written some of the rows itself: in their
         places are size in bytes and checksum.
     parts : list of Parts, or None
-        Without a RowSpec all parts, with one those from ``result_1`` on. A tuple of size in bytes
-        and checksum stands for a part that the runner has written itself.
+        Without a RowSpec all parts, with one those from ``result_1`` on, or a pickle: then there
+        is no row, whatever stands in its place. A tuple of size in bytes and checksum stands for a
+        part that the runner has written itself.
     values : bytes, or None
-        In memory mode: the pickled list of return values.
+        In memory mode: the pickled list of return values; with a RowSpec of sequences of those
+        from ``result_1`` on, None if there are none.
     buffers : list of ndarray of uint8
         Out-of-band buffers of `values`.
     unstorable : tuple of (int, str), or None
@@ -389,36 +283,48 @@ class Encoder:
         self.n_bytes = 0
 
     def _add_parts(self, index: int, value: Any) -> None:
-        if type(value) in _PLAIN_NUMBERS and _fits_64_bits(value):
+        if type(value) in _PLAIN_NUMBERS and fits_64_bits(value):
             self._parts.append(value)
             return
         try:
             parts = to_parts(value)
         except ResultError as error:
-            if not self._may_pickle:
-                raise
-            self._add_pickle(index, list(value) if _is_several(value) else [value])
-            self._unstorable = self._unstorable or (index, str(error))
+            self._parts.append(self._pickle_instead(index, value, error))
             return
         self._parts.append(self._place_large(index, 0, parts))
 
-    def _add_pickle(self, index: int, value: Any) -> None:
+    def _pickle_instead(self, index: int, value: Any, error: ResultError) -> bytes:
+        """Return a pickle of what HDF5 cannot hold, where that is allowed."""
+        if not self._may_pickle:
+            raise error
+        data = self._pickled(list(value) if _is_several(value) else [value])
+        self._unstorable = self._unstorable or (index, str(error))
+        return data
+
+    def _pickled(self, value: Any) -> bytes:
         assert self._to_pickle is not None
-        self._parts.append(self._to_pickle(value))
-        self.n_bytes += len(self._parts[-1])
+        data = self._to_pickle(value)
+        self.n_bytes += len(data)
+        return data
+
+    def _add_pickle(self, index: int, value: Any) -> None:
+        self._parts.append(self._pickled(value))
 
     def _add_value(self, index: int, value: Any) -> None:
         if type(value) in _PLAIN_VALUES:  # first, as these are returned the quickest
             self._values.append(value)
-            return
+        else:
+            self._values.append(self._frozen(value))
+
+    def _frozen(self, value: Any) -> Any:
+        """Return what stands for a value that stays in memory as it is now."""
         if type(value) is np.ndarray and not value.dtype.hasobject:
             self.n_bytes += value.nbytes
-            value = value.copy()
-        else:
-            assert self._freeze is not None
-            value = self._freeze(value)
-            self.n_bytes += value.n_bytes
-        self._values.append(value)
+            return value.copy()
+        assert self._freeze is not None
+        value = self._freeze(value)
+        self.n_bytes += value.n_bytes
+        return value
 
     def _add_float(self, index: int, value: Any) -> None:
         if type(value) is not float:
@@ -429,26 +335,52 @@ class Encoder:
 
     def _add_row(self, index: int, value: Any) -> None:
         assert self._spec is not None
-        several = isinstance(value, tuple) and len(value) > 0
+        first, *rest = value if self._is_row_and_more(value) else (value,)
         try:
-            row = to_row(value[0] if several else value, self._spec)
+            row = to_row(first, self._spec)
+            if not self._in_memory:
+                rest = [to_array(entry) for entry in rest]
         except ResultError as error:
-            hint = "; a tuple is several return values, one row is one array" if several else ""
-            raise ResultError(f"{error}{hint}") from None
-        rest = [_to_array(entry) for entry in value[1:]] if several else []
+            self._add_no_row(index, value, error)
+            return
         if not self._as_rows:
             self._parts.append(self._place_large(index, 0, [row, *rest]))
-            return
-        rest = self._place_large(index, 1, rest)
-        kept = self._place_or_keep(index, 0, row)
-        # Almost no function returns more than the row: only then one list per task is kept.
-        if rest and not self._has_more:
+        elif self._in_memory:
+            self._append_row(self._place_or_keep(index, 0, row), rest and self._frozen(rest))
+        else:
+            rest = self._place_large(index, 1, rest)
+            self._append_row(self._place_or_keep(index, 0, row), rest)
+
+    def _is_row_and_more(self, value: Any) -> bool:
+        """Tell whether a return value is several, of which the first is the row.
+
+        Where rows have axes a tuple of numbers alone is one row.
+        """
+        assert self._spec is not None
+        if not isinstance(value, tuple) or not value:
+            return False
+        return not self._spec.shape or not all(isinstance(e, _SCALARS) for e in value)
+
+    def _add_no_row(self, index: int, value: Any, error: ResultError) -> None:
+        """Refuse a value that is no row, or pickle it in the place of one."""
+        if isinstance(value, tuple):
+            error = ResultError(f"{error}; a tuple is several return values, one row is one array")
+        data = self._pickle_instead(index, value, error)
+        if self._as_rows:
+            assert self._spec is not None
+            self._append_row(np.zeros(self._spec.row_shape, self._spec.dtype), data)
+        else:
+            self._parts.append(data)
+
+    def _append_row(self, row: Any, more: Any) -> None:
+        # Almost no function returns more than the row: only then is that kept, for each task.
+        if more and not self._has_more:
             self._has_more = True
             self._parts = [[] for _ in self._rows]
         if self._has_more:
-            self._parts.append(rest)
-        self._rows.append(kept)
-        self._are_some_placed = self._are_some_placed or is_placed(kept)
+            self._parts.append(more)
+        self._rows.append(row)
+        self._are_some_placed = self._are_some_placed or is_placed(row)
 
     def _place_large(self, index: int, first: int, parts: list[Part]) -> list[Part]:
         return [self._place_or_keep(index, k, part) for k, part in enumerate(parts, first)]
@@ -471,12 +403,13 @@ class Encoder:
         content = Content(unstorable=self._unstorable)
         if self._as_rows:
             content.rows = self._rows if self._are_some_placed else self._packed_rows()
-            if self._has_more:
+            if self._has_more and not self._in_memory:
                 content.parts = self._parts
-        elif self._in_memory and self._spec is None:
+        if self._in_memory and (self._spec is None or self._has_more):
             assert self._dumps is not None
-            content.values, content.buffers = self._dumps(self._values)
-        else:
+            values = self._values if self._spec is None else self._parts
+            content.values, content.buffers = self._dumps(values)
+        elif not self._as_rows:
             content.parts = self._parts
         self._clear()
         return content
@@ -490,13 +423,10 @@ class Encoder:
 
 
 _PLAIN_NUMBERS: frozenset[type] = frozenset({int, float, bool, complex})
+_SCALARS = (bool, int, float, complex, np.number, np.bool_)
 _PLAIN_VALUES: frozenset[type] = _PLAIN_NUMBERS | {type(None), str}
 # Types whose values are no more than what they look like.
 PLAIN: frozenset[type] = frozenset({*_PLAIN_VALUES, bytes})
-
-
-def _fits_64_bits(value: Any) -> bool:
-    return type(value) is not int or -(2**63) <= value < 2**63
 
 
 def is_pickle(parts: Parts) -> bool:

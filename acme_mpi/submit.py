@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import threading
@@ -198,21 +197,17 @@ def finish(result: Result, wants_values: bool = True) -> Any:
 def values_of(stored: Stored, options: Options) -> Any:
     """Return the values of a run in memory, in task order."""
     n_tasks, spec = options.n_tasks, options.row_spec
+    pieces = [(runs, c.values, c.buffers) for runs, c in stored.pieces if c.values is not None]
+    values = join_values(pieces, n_tasks)
     if spec is None:
-        pieces = [(runs, c.values, c.buffers) for runs, c in stored.pieces]
-        return join_values(pieces, n_tasks)
+        return values
     rows = np.full((n_tasks, *spec.row_shape), missing_value(spec.dtype), spec.dtype)
-    more: dict[int, list[Any]] = {}  # further return values, of tasks that have any
     for runs, content in stored.pieces:
         assert content.rows is not None
         done = 0
         for start, stop in runs:
             rows[start:stop] = content.rows[done : done + stop - start]
             done += stop - start
-        if content.parts:
-            indices = itertools.chain.from_iterable(itertools.starmap(range, runs))
-            for index, parts in zip(indices, content.parts, strict=False):
-                more[index] = [part[()] if part is not None else None for part in parts]
     stacked = np.moveaxis(rows, 0, spec.axis)
-    rest = [value for index in sorted(more) for value in more[index]]
+    rest = [value for more in values if more for value in more]
     return [np.ascontiguousarray(stacked), *rest] if rest else np.ascontiguousarray(stacked)

@@ -15,9 +15,10 @@ import pytest
 from conftest import by_stacks
 
 import acme_mpi
+from acme_mpi.convert import ResultError
 from acme_mpi.dry_run import Forecast, pick
 from acme_mpi.errors import InputError
-from acme_mpi.results import ResultError, make_row_spec
+from acme_mpi.results import make_row_spec
 from acme_mpi.runner import measure
 from acme_mpi.runner.measure import Measured
 from acme_mpi.storage.base import DOT_FOLDER

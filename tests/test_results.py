@@ -10,10 +10,10 @@ import pytest
 
 from acme_mpi import InputError
 from acme_mpi.checksum import checksum
+from acme_mpi.convert import ResultError
 from acme_mpi.results import (
     PLACED_BYTES,
     Encoder,
-    ResultError,
     RowSpec,
     is_placed,
     make_row_spec,
@@ -178,8 +178,8 @@ class TestToParts:
             ({1, 2}, "a value of type builtins.set"),
             (lambda: None, "a value of type builtins.function"),
             (np.ma.masked_array([1, 2], [True, False]), "a masked array; return its .data"),
-            ((1, [np.ma.array([1.0, 99.0], mask=[0, 1])] * 2), "a list with a masked array"),
-            ([[np.ma.masked, 1.0]], "a list with a masked array"),
+            ((1, [np.ma.array([1.0, 99.0], mask=[0, 1])] * 2), "a masked array; return"),
+            ([[np.ma.masked, 1.0]], "a masked array; return"),
             (np.zeros(2, OVERLAPPING), "whose fields overlap"),
             (np.zeros(2, [("inner", OVERLAPPING, (2,))]), "whose fields overlap"),
             ([1, "a"], "a list that mixes strings and numbers; return a tuple"),
@@ -464,7 +464,7 @@ class TestEncoder:
 
     def test_a_refused_row_of_several_says_what_a_tuple_means(self):
         with pytest.raises(ResultError, match=r"expected shape \(2,\) .* a tuple is several"):
-            encode([(1, 2)], spec_of(None, 2))
+            encode([(1, 2, 3)], spec_of(None, 2))
 
     def test_an_empty_tuple_does_not_fit_a_row(self):
         with pytest.raises(ResultError, match="expected shape"):

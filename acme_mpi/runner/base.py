@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from time import monotonic_ns, time
 from typing import Any
 
+from acme_mpi.convert import ResultError
 from acme_mpi.errors import LoadingError
-from acme_mpi.results import Content, Encoder, Place, ResultError, RowSpec
+from acme_mpi.results import Content, Encoder, Place, RowSpec
 from acme_mpi.runner import forked
 from acme_mpi.runner.frames import innermost_line, user_frames
 from acme_mpi.runner.memory import forget_peak, peak_bytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import atexit
 import contextlib
+import errno
 import gc
 import mmap
 import os
@@ -16,9 +17,10 @@ from collections.abc import Callable
 from socket import gethostname
 from typing import Any
 
+from acme_mpi.convert import ResultError
 from acme_mpi.interrupts import reset_after_fork
 from acme_mpi.offsets import begin_sync, reason, write_all
-from acme_mpi.results import Encoder, ResultError
+from acme_mpi.results import Encoder
 from acme_mpi.runner import forked
 from acme_mpi.runner.base import (
     Assignment,
@@ -288,6 +290,8 @@ def write_at(path: str, offset: int, array: Any) -> None:
     ------
     MediumError
         The medium refused the data.
+    ResultError
+        There are none: the array is a map of a file that has become shorter.
     """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
@@ -297,6 +301,8 @@ def write_at(path: str, offset: int, array: Any) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
+        if error.errno == errno.EFAULT:
+            raise ResultError("a map of a file that ends before the array does") from None
         raise MediumError(f"cannot write {path}: {reason(error, path)}") from None
 
 

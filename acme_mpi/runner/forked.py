@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from acme_mpi.results import ResultError
+from acme_mpi.convert import ResultError
 from acme_mpi.runner.frames import users_part
 from acme_mpi.runner.streams import flush_standard_streams
 

@@ -11,7 +11,7 @@ from typing import Any
 import cloudpickle
 import numpy as np
 
-from acme_mpi.results import ResultError
+from acme_mpi.convert import ResultError
 from acme_mpi.runner.classes import fill_unless_own, name_class
 from acme_mpi.runner.hdf5_arguments import reduce_hdf5
 from acme_mpi.runner.scripts_main import reduce_of_main

@@ -11,9 +11,10 @@ import h5py
 import numpy as np
 
 from acme_mpi.checksum import Digest, new_digest
+from acme_mpi.convert import Part
 from acme_mpi.journal import AS_PICKLES, FileKey
 from acme_mpi.parsing import read_file
-from acme_mpi.results import Content, Part, is_pickle, is_placed, parts_of
+from acme_mpi.results import Content, is_pickle, is_placed, parts_of
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import Layout, refusals

@@ -37,8 +37,10 @@ def pieces_of(
 
 
 def _form(spec: RowSpec | None, parts: Parts) -> int:
+    if is_pickle(parts):
+        return AS_PICKLES
     if spec is None:
-        return AS_PICKLES if is_pickle(parts) else AS_GROUPS
+        return AS_GROUPS
     n_in_rows = 1 if spec.is_ragged else 0
     more = AS_GROUPS if len(parts_of(parts)) > n_in_rows else 0
     return more | (AS_RAGGED if spec.is_ragged else AS_ROWS)

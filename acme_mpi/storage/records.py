@@ -12,6 +12,7 @@ from acme_mpi.comm import World, share_bytes
 from acme_mpi.errors import Failure
 from acme_mpi.journal import (
     AS_GROUPS,
+    AS_PICKLES,
     AS_ROWS,
     FINAL,
     RECORD,
@@ -333,6 +334,12 @@ def indices_of(records: Records) -> Iterator[int]:
 def missing_tasks(records: Records, n_tasks: int) -> Any:
     """Return the indices of tasks without a record, (n,) ndarray of int64."""
     return np.flatnonzero(is_missing(records, n_tasks))
+
+
+def without_pickles(records: Records) -> Records:
+    """Return the records of results that HDF5 holds."""
+    chosen: Records = records[records["form"] & AS_PICKLES == 0]
+    return chosen
 
 
 def is_missing(records: Records, n_tasks: int) -> Any:
