@@ -23,7 +23,7 @@ logger = logging.getLogger("acme_mpi")
 
 # Bytes of HDF5's own per result, measured with results of one scalar: a file with its link; a group
 # with its link; a group.
-OVERHEAD = {"computation": 2300, "rank": 700, "single_file": 500, "pickle": 0, "memory": 0}
+OVERHEAD = {"computation": 500, "rank": 700, "single_file": 500, "pickle": 0, "memory": 0}
 LEAST_S = 0.1  # a run takes some time to begin and to end
 
 

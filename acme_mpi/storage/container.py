@@ -67,7 +67,7 @@ def link_rows(
         ``source(rank, payload)`` gives the payload's path relative to the container.
     """
     shape = spec.stacked_shape(n_tasks)
-    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist = hdf5.creation(h5py.h5p.DATASET_CREATE)
     plist.set_fill_value(np.array(missing_value(spec.dtype), spec.dtype))
     for at in by_payload(records, "offset"):
         at = at[records["form"][at] & AS_ROWS != 0]
@@ -138,7 +138,7 @@ def link_computations(file: h5py.File, records: Records, spec: RowSpec, layout: 
                       n_tasks: int) -> None:  # fmt: skip
     """Make the virtual dataset ``result_0`` over one payload file per task."""
     shape = spec.stacked_shape(n_tasks)
-    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist = hdf5.creation(h5py.h5p.DATASET_CREATE)
     plist.set_fill_value(np.array(missing_value(spec.dtype), spec.dtype))
     row_shape = spec.row_shape
     for index in indices_of(records):

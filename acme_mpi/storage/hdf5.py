@@ -16,8 +16,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from acme_mpi.convert import Part
 from acme_mpi.parsing import Damaged, open_file
-from acme_mpi.results import Part
 from acme_mpi.storage import ballast
 from acme_mpi.storage.deferring import DeferringFile
 
@@ -161,22 +161,50 @@ def simple_space(shape: tuple[int, ...]) -> Any:
     return h5py.h5s.create_simple(shape) if shape else h5py.h5s.create(h5py.h5s.SCALAR)
 
 
+def creation(kind: Any) -> Any:
+    """Return a new list of the properties with which objects are created: no times in the file.
+
+    HDF5 notes them by default, and two equal runs would differ.
+
+    Parameters
+    ----------
+    kind : h5py.h5p.PropClassID
+        ``h5py.h5p.DATASET_CREATE`` or ``GROUP_CREATE``.
+    """
+    plist = h5py.h5p.create(kind)
+    plist.set_obj_track_times(False)
+    return plist
+
+
+@lru_cache(maxsize=1)
+def _group() -> Any:
+    return creation(h5py.h5p.GROUP_CREATE)
+
+
+@lru_cache(maxsize=1)
+def _any_layout() -> Any:
+    return creation(h5py.h5p.DATASET_CREATE)
+
+
 @lru_cache(maxsize=1)
 def _early() -> Any:
     """Dataset creation: contiguous, space allocated at once, nothing written into it."""
-    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist = creation(h5py.h5p.DATASET_CREATE)
     plist.set_layout(h5py.h5d.CONTIGUOUS)
     plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     return plist
 
 
-@lru_cache(maxsize=1)
-def _with_groups() -> Any:
-    """Link creation: groups on the way are made, which is cheaper than making them one by one."""
-    plist = h5py.h5p.create(h5py.h5p.LINK_CREATE)
-    plist.set_create_intermediate_group(True)
-    return plist
+def create_group(parent: Any, name: bytes) -> Any:
+    """Create a group and return it."""
+    return h5py.h5g.create(parent, name, None, _group())
+
+
+def group(parent: Any, name: bytes) -> Any:
+    """Return a group, which is created if there is none."""
+    is_there = parent.links.exists(name)
+    return h5py.h5g.open(parent, name) if is_there else create_group(parent, name)
 
 
 def create_array(parent: Any, name: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
@@ -188,15 +216,15 @@ def create_array(parent: Any, name: bytes, shape: tuple[int, ...], dtype: np.dty
         Where `name`, which may be a path, starts.
     """
     # Strings keep their fill: a pointer into nowhere would crash a reader.
-    plist = None if dtype.kind == "O" else _early()
-    return h5py.h5d.create(parent, name, _type(dtype), simple_space(shape), plist, _with_groups())
+    plist = _any_layout() if dtype.kind == "O" else _early()
+    return h5py.h5d.create(parent, name, _type(dtype), simple_space(shape), plist)
 
 
 def write_part(parent: Any, name: bytes, part: Part) -> None:
     """Create the dataset `name` and write one part into it."""
     if part is None:
         null = h5py.h5s.create(h5py.h5s.NULL)
-        h5py.h5d.create(parent, name, _type(np.dtype("f8")), null, None, _with_groups())
+        h5py.h5d.create(parent, name, _type(np.dtype("f8")), null, _any_layout())
         return
     dataset = create_array(parent, name, part.shape, part.dtype)
     if part.dtype.kind == "O":
@@ -238,5 +266,8 @@ def read_parts(group: h5py.Group, first: int = 0) -> Iterator[Part]:
         elif h5py.check_string_dtype(dataset.dtype) and dataset.dtype.kind == "O":
             yield np.array(dataset.asstr()[()], dtype=object)
         else:
-            yield np.asarray(dataset[()])
+            part = np.empty(dataset.shape, dataset.dtype)
+            if part.size:
+                dataset.read_direct(part)  # into the dtype that was stored, also of a lone string
+            yield part
         k += 1

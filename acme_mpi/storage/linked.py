@@ -30,6 +30,7 @@ from acme_mpi.storage.records import (
     share_of,
     share_records,
     tasks_with_groups,
+    without_pickles,
 )
 from acme_mpi.storage.shared_rows import SharedRows
 
@@ -60,10 +61,11 @@ class LinkedStore(RecordedStore):
     def commit(self, root: int | None = None) -> Stored:
         """Make the container. Collective."""
         records = share_records(self.world, self.layout)
-        spec, is_filled = self.spec, self._is_filled(records)
+        rows = without_pickles(records)
+        spec, is_filled = self.spec, self._is_filled(rows)
         if spec is not None and is_filled:
             fill_rows(
-                self.world, self.layout, spec, self.n_tasks, records, lambda: self.own_rows(records)
+                self.world, self.layout, spec, self.n_tasks, rows, lambda: self.own_rows(rows)
             )
 
         def link() -> None:
@@ -79,20 +81,22 @@ class LinkedStore(RecordedStore):
         together(self.world, link if self.world.is_master else lambda: None)
         return self.stored(records)
 
-    def _is_filled(self, records: Records) -> bool:
+    def _is_filled(self, rows: Records) -> bool:
         """Whether the common dataset has a copy of all rows."""
         spec = self.spec
-        return spec is not None and (spec.is_ragged or self.n_sources(records) > MAX_SOURCES)
+        return spec is not None and (spec.is_ragged or self.n_sources(rows) > MAX_SOURCES)
 
     def link(self, file: h5py.File, done: Records) -> None:
         """Make all links, and the virtual dataset unless there is a copy."""
-        if self.spec is not None and not self._is_filled(done):
-            self.link_rows(file, done)
+        rows = without_pickles(done)
+        if self.spec is not None and not self._is_filled(rows):
+            self.link_rows(file, rows)
         self._link_groups(file, done)
 
     def copied_rows(self, done: Records) -> Iterator[tuple[int, Any]]:
         """Yield the rows of all payload files, if the container has copies."""
-        return self.own_rows(done) if self._is_filled(done) else iter(())
+        rows = without_pickles(done)
+        return self.own_rows(rows) if self._is_filled(rows) else iter(())
 
     def _refuse_deleted(self, records: Records) -> None:
         """Raise if a file is gone: the common dataset would read as if tasks were missing."""
@@ -120,11 +124,11 @@ class LinkedStore(RecordedStore):
         for place, index in tasks_with_groups(records):
             path, name = self.group_target(place, index)
             source = os.path.join(self.layout.directory, path)
+            group = h5py.Group(hdf5.create_group(file.id, b"comp_%d" % index))
             with hdf5.open_to_read(source) as payload:
                 for part in payload[name]:
                     if part != "result_0":
-                        link = h5py.ExternalLink(path, f"{name.rstrip('/')}/{part}")
-                        file[f"comp_{index}/{part}"] = link
+                        group[part] = h5py.ExternalLink(path, f"{name.rstrip('/')}/{part}")
 
     @property
     def rows_lie_in_groups(self) -> bool:

@@ -87,7 +87,7 @@ class Merge:
             self._target = hdf5.Changing(self._path)
             # In task order, because that is the order in which users iterate.
             for _, index in tasks_with_groups(groups):
-                h5py.h5g.create(self._target.file.id, b"comp_%d" % index)
+                hdf5.create_group(self._target.file.id, b"comp_%d" % index)
             self._target.settle()
 
     def _merge_round(self, payload: tuple[int, int] | None) -> None:

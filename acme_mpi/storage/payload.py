@@ -19,10 +19,11 @@ import h5py
 import numpy as np
 
 from acme_mpi.checksum import Digest, new_digest
+from acme_mpi.convert import Part
 from acme_mpi.errors import StoreError
 from acme_mpi.journal import AS_GROUPS, AS_PICKLES, AS_RAGGED, AS_ROWS, FileKey, sync_folder
 from acme_mpi.parsing import Damaged, read_file
-from acme_mpi.results import PLACED_BYTES, Content, Part, is_placed, parts_of
+from acme_mpi.results import PLACED_BYTES, Content, is_placed, parts_of
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import refusals
@@ -62,6 +63,7 @@ class PayloadFile:
         self.n_rows = 0
         self.n_groups = 0
         self.n_bytes = 0
+        self._groups: dict[int, Any] = {}  # of the latest task
         self._placed: dict[int, set[int]] = {}  # arrays placed for tasks that are not done
 
     @property
@@ -71,6 +73,12 @@ class PayloadFile:
         n_placed = self.n_rows if self._spec and self._spec.row_bytes >= PLACED_BYTES else 0
         return max(self.n_groups, n_placed) >= MAX_GROUPS or self.n_bytes >= MAX_BYTES
 
+    def _group(self, index: int) -> Any:
+        """Return the group of a task, that of the latest one without a look."""
+        if index not in self._groups:
+            self._groups = {index: hdf5.group(self._file.id, b"comp_%d" % index)}
+        return self._groups[index]
+
     def begin(self, index: int, placed: set[int]) -> None:
         """Keep only the arrays of a task that its last attempt has placed, by their numbers."""
         self.n_groups += 1
@@ -79,11 +87,11 @@ class PayloadFile:
 
     def write_part(self, index: int, k: int, part: Part) -> None:
         """Write one part of a task; the bytes of numbers follow at the next `flush`."""
-        name = b"comp_%d/result_%d" % (index, k)
+        group, name = self._group(index), b"result_%d" % k
         if part is None or part.dtype.kind == "O":
-            hdf5.write_part(self._file.id, name, part)
+            hdf5.write_part(group, name, part)
             return
-        dataset = hdf5.create_array(self._file.id, name, part.shape, part.dtype)
+        dataset = hdf5.create_array(group, name, part.shape, part.dtype)
         if part.size:
             # A write through HDF5 costs as much as all else that is done for a small dataset.
             self._bytes.put(dataset.get_offset(), part.tobytes())
@@ -97,10 +105,11 @@ class PayloadFile:
         placed = self._placed.setdefault(index, set())
         if k in placed:  # by an attempt that died
             self._file.id.unlink(b"comp_%d" % index)
+            self._groups.clear()
             placed.clear()
         placed.add(k)
-        name = b"comp_%d/result_%d" % (index, k)
-        dataset = hdf5.create_array(self._file.id, name, shape, np.dtype(dtype))
+        name = b"result_%d" % k
+        dataset = hdf5.create_array(self._group(index), name, shape, np.dtype(dtype))
         self.n_bytes += dataset.get_storage_size()
         offset = int(dataset.get_offset())
         return offset if self._bytes.is_free(offset) else None
@@ -158,7 +167,7 @@ class PayloadFile:
             per_chunk = 1
         chunk = tuple(max(1, n) for n in spec.stacked_shape(per_chunk))
         limits = tuple(None if k == spec.axis else n for k, n in enumerate(spec.stacked_shape(0)))
-        plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plist = hdf5.creation(h5py.h5p.DATASET_CREATE)
         plist.set_chunk(chunk)
         plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
