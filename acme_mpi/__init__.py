@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from acme_mpi.api import map as map
+    from acme_mpi.client import get_client
     from acme_mpi.cluster import (
         bic_cluster_setup,
         cluster_cleanup,
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 # there may be hundreds on a node, import what they need and not the whole package.
 _PLACES = {
     "api": ("map",),
+    "client": ("get_client",),
     "cluster": (
         *("bic_cluster_setup", "cluster_cleanup", "esi_cluster_setup"),
         *("local_cluster_setup", "slurm_cluster_setup"),
@@ -85,6 +87,7 @@ __all__ = [
     "bic_cluster_setup",
     "cluster_cleanup",
     "esi_cluster_setup",
+    "get_client",
     "local_cluster_setup",
     "slurm_cluster_setup",
 ]

@@ -47,6 +47,7 @@ from acme_mpi.errors import (
 from acme_mpi.interrupts import INTERRUPTS, signal_name
 from acme_mpi.messages import ConsoleFormatter
 from acme_mpi.options import check_options, make_parser, split_script
+from acme_mpi.printing import print_lines
 from acme_mpi.rules import LEAST_LOADING_S, Rules
 from acme_mpi.run import run
 from acme_mpi.runner.channel import Kind
@@ -57,7 +58,7 @@ from acme_mpi.runner.streams import flush_standard_streams
 from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.script import serve_script
 from acme_mpi.standing import leave_task
-from acme_mpi.submit import finish, generations_below_launcher
+from acme_mpi.submit import generations_below_launcher, values_of
 from acme_mpi.terminal import ask
 from acme_mpi.ulimits import fault_of_limits
 from acme_mpi.visible import say
@@ -222,11 +223,15 @@ def _run_command(world: World, options: Any) -> None:
     result = run(world, loaded.call)
     if options.kind == "memory" and world.is_master and result.options.spec is None:
         pieces = [(runs, c.values, c.buffers) for runs, c in result.stored.pieces]
-        _ask(runner, Kind.SHOW, (pieces, result.options.n_tasks))
+        texts, unloadable = _ask(runner, Kind.SHOW, (pieces, result.options.n_tasks))
         result.stored.pieces.clear()
-    values = finish(result, wants_values=world.is_master and result.options.spec is not None)
-    if options.kind == "memory" and world.is_master and result.options.spec is not None:
-        print(values)
+        print_lines(texts)
+        result.fail_unloadable(unloadable, world.host, world.rank)
+    elif options.kind == "memory" and world.is_master:
+        print_lines([str(values_of(result.stored, result.options)[0])])
+    error = result.error()
+    if error is not None:
+        raise error
 
 
 class _Loaded(NamedTuple):

@@ -5,6 +5,7 @@ Every entry is a sequence, of one value per task or of one value for all.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -90,6 +91,25 @@ class ArgumentShape:
             )
         per_task = n_entries == self.n_tasks
         return Argument(label, keyword, entry if per_task else entry[0], per_task)
+
+
+N_LOOKED_AT = 1000  # entries of a long list
+
+
+def rough_bytes(value: Any) -> int:
+    """Return the size of an argument: of an array, or of a sequence of arrays and plain values."""
+    if isinstance(value, (list, tuple)):
+        looked_at = value[:N_LOOKED_AT]
+        own = sum(map(_own_bytes, looked_at))
+        return own * len(value) // max(1, len(looked_at))
+    return _own_bytes(value)
+
+
+def _own_bytes(value: Any) -> int:
+    try:
+        return int(getattr(value, "nbytes", 0)) or sys.getsizeof(value, 0)
+    except Exception:  # the user's own methods
+        return 0
 
 
 def _parameters_with_default(func: Callable[..., Any]) -> set[str]:

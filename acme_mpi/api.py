@@ -145,7 +145,7 @@ def map(
     except InputError as error:
         call.error = error
     result = submit(world, call)
-    return finish(result, wants_values=root is None or world.rank == root)
+    return finish(world, result, wants_values=root is None or world.rank == root)
 
 
 def _merge(kwargs: Mapping[str, Any], arguments: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -60,6 +60,8 @@ class Options:
         Least level of the messages; None: as it is.
     log_file : str or None
         Where they go, too; None: into the output directory; empty: nowhere.
+    said : tuple of Said
+        What that file has to begin with, as plain tuples.
     policy : str
         What to do where there are results already, see `beginning.POLICIES`.
     retry_failed : bool
@@ -89,6 +91,7 @@ class Options:
     retry_failed: bool = False
     rules: tuple[Any, ...] = ()
     go_on: str = ""
+    said: tuple[tuple[Any, ...], ...] = ()
 
     @property
     def shaping(self) -> dict[str, str]:
@@ -214,6 +217,15 @@ class Result:
     unstorable: tuple[int, str] | None = None
     stopped_because: str = ""
     output_dir: str = ""
+
+    def fail_unloadable(self, reasons: Mapping[int, str], host: str, rank: int) -> None:
+        """Count tasks as failed whose values do not load on the rank that wants them."""
+        known = {failure.index for failure in self.failures}
+        for index, reason in reasons.items():
+            if index not in known:
+                text = f"its return value cannot be loaded by the caller: {reason}"
+                self.failures.append(Failure(index, "ResultError", text, host=host, rank=rank))
+        self.failures.sort(key=lambda failure: failure.index)
 
     @property
     def is_complete(self) -> bool:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from types import TracebackType
 from typing import Any
 
-from acme_mpi.errors import InputError
+from acme_mpi.errors import InputError, StoppedError
 from acme_mpi.keywords import check_count
+from acme_mpi.segment import memory_bytes
 from acme_mpi.standing import is_in_task
-from acme_mpi.submit import release
+from acme_mpi.submit import is_speaker, release
+
+logger = logging.getLogger("acme_mpi")
 
 
 class Client:
@@ -23,6 +30,7 @@ class Client:
     """
 
     def __init__(self, ranks: Sequence[tuple[str, int]], n_workers: int | None = None) -> None:
+        self._all = list(ranks)
         self._ranks = dict(enumerate(ranks[:n_workers]))
         self.status = "running"
 
@@ -44,9 +52,12 @@ class Client:
     def scheduler_info(self) -> dict[str, Any]:
         """Return ``{"type", "address", "workers"}``, the ranks in use by their address.
 
-        Each entry of ``workers`` has ``rank``, ``host``, ``pid`` (of the MPI process), ``name`` and
-        ``nthreads``, the number of tasks that it calls at a time: 1.
+        Each entry of ``workers`` has ``rank``, ``host``, ``pid`` (of the MPI process), ``name``,
+        ``nthreads``, the number of tasks that it calls at a time: 1, and ``memory_limit``: the
+        share in bytes that a rank has of its node, which is taken to be like this process's.
         """
+        n_on = Counter(host for host, _ in self._all)
+        node_bytes = memory_bytes()
         workers = {
             f"mpi://{host}:{rank}": {
                 "type": "Worker",
@@ -55,13 +66,18 @@ class Client:
                 "host": host,
                 "pid": pid,
                 "nthreads": 1,
+                "memory_limit": node_bytes // n_on[host],
             }
             for rank, (host, pid) in self._ranks.items()
         }
         return {"type": "Scheduler", "address": next(iter(workers), ""), "workers": workers}
 
     def retire_workers(
-        self, workers: Iterable[str | int] | str | int | None = None, n: int | None = None
+        self,
+        workers: Iterable[str | int] | str | int | None = None,
+        n: int | None = None,
+        close_workers: bool = False,
+        remove: bool = True,
     ) -> dict[str, Any]:
         """Use some ranks no more. Independent; in SPMD scripts every rank says the same.
 
@@ -71,6 +87,8 @@ class Client:
             Addresses of `scheduler_info`, or ranks.
         n : int, optional
             Instead of `workers`: the number of ranks, the last ones.
+        close_workers, remove : bool
+            As in dask; the ranks are the launcher's, and stay.
 
         Returns
         -------
@@ -98,6 +116,22 @@ class Client:
         for address in wanted:
             self._ranks.pop(known[address]["rank"], None)
         return {address: known[address] for address in wanted}
+
+    def wait_for_workers(
+        self, n_workers: int | None = None, timeout: float | str | None = None
+    ) -> None:
+        """Return at once, as all ranks are there from the beginning.
+
+        Raises
+        ------
+        TimeoutError
+            There are fewer than `n_workers`, and there will be no more.
+        """
+        if n_workers is not None and check_count("n_workers", n_workers, 0) > self.n_workers:
+            raise TimeoutError(
+                f"only {self.n_workers}/{n_workers} workers are there, and their number is the "
+                f"launcher's: mpiexec -n {n_workers}"
+            )
 
     def close(self, timeout: float | None = None) -> None:
         """End the runners and forget this handle; later runs use all ranks of the job again."""
@@ -137,6 +171,11 @@ class Cluster:
         return {each["rank"]: each for each in self.scheduler_info["workers"].values()}
 
     @property
+    def requested(self) -> set[int]:
+        """The ranks in use: what was asked for is there."""
+        return set(self.client.workers)
+
+    @property
     def scheduler_info(self) -> dict[str, Any]:
         """What `Client.scheduler_info` returns."""
         return self.client.scheduler_info()
@@ -155,7 +194,45 @@ def kept_client() -> Client | None:
     return _KEPT[-1] if _KEPT and not is_in_task() else None
 
 
+def get_client() -> Client:
+    """Return the client that was set up and not closed, which the next `ParallelMap` attaches to.
+
+    Raises
+    ------
+    InputError
+        There is none; also a ValueError, as in dask.
+    """
+    client = kept_client()
+    if client is None:
+        raise InputError("No global client found; local_cluster_setup() makes one")
+    return client
+
+
 def keep(client: Client) -> None:
     """Have later runs attach to a client; those of tasks need none."""
-    if not is_in_task():
-        _KEPT[:] = [client]
+    if is_in_task():
+        return
+    _KEPT[:] = [client]
+    if sys.excepthook is not _tell_of_an_interrupt:
+        _BEFORE[:] = [sys.excepthook]
+        sys.excepthook = _tell_of_an_interrupt
+
+
+_BEFORE = [sys.excepthook]
+
+
+def tell_of_the_end(client: Client) -> None:
+    """Say that a client is closed, in ACME's words."""
+    text = "Successfully shut down %s containing %d workers"
+    logger.info(text, client, client.n_workers, extra={"dialect": "cluster_cleanup"})
+
+
+def _tell_of_an_interrupt(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Say at an uncaught Ctrl-C that the ranks end with this process, then print it as before."""
+    client = kept_client()
+    if client is not None and issubclass(kind, (KeyboardInterrupt, StoppedError)) and is_speaker():
+        tell_of_the_end(client)
+        _KEPT.clear()
+    _BEFORE[0](kind, error, trace)

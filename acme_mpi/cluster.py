@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from acme_mpi.client import Client, Cluster, keep, kept_client
+from acme_mpi.client import Client, Cluster, keep, kept_client, tell_of_the_end
 from acme_mpi.errors import InputError, InputTypeError
 from acme_mpi.keywords import check_count, check_flag, check_memory, check_partition
 from acme_mpi.messages import add_console_handler, tell_once
@@ -336,8 +336,7 @@ def cluster_cleanup(client: Client | Cluster | None = None) -> None:
             f"<{name}> `client` has to be a client object, as local_cluster_setup() returns, "
             f"not {type(client)}"
         )
-    was_running, n_workers, shown = client.status == "running", client.n_workers, repr(client)
+    was_running = client.status == "running"
     client.close()
     if was_running and is_speaker():
-        text = "Successfully shut down %s containing %d workers"
-        logger.info(text, shown, n_workers, extra={"dialect": name})
+        tell_of_the_end(client)

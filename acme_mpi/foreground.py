@@ -8,6 +8,7 @@ import traceback
 from typing import Any
 
 from acme_mpi.errors import EXIT_DONE, InputError, TaskError
+from acme_mpi.printing import print_lines
 from acme_mpi.runner.forked import children_leave
 from acme_mpi.standing import calling
 from acme_mpi.tasks import TaskSet, function_name, signature_of
@@ -73,8 +74,7 @@ def debug_task(func: Any, tasks: TaskSet, index: int) -> int:
     args, kwargs = next(tasks.calls(index, index + 1))
     try:
         with children_leave(), calling():
-            value = func(*args, **kwargs)
-        print(value)
+            text = str(func(*args, **kwargs))
     except Exception as error:
         trace = error.__traceback__
         assert trace is not None
@@ -83,4 +83,5 @@ def debug_task(func: Any, tasks: TaskSet, index: int) -> int:
         sys.stderr.flush()
         pdb.post_mortem(error.__traceback__)
         return TaskError.exit_code
+    print_lines([text])
     return EXIT_DONE

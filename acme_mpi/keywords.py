@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from acme_mpi.errors import InputError, InputTypeError
 from acme_mpi.results import RowSpec, make_row_spec
 from acme_mpi.rules import Rules
@@ -165,8 +167,7 @@ def check_dtype(value: Any) -> Any:
     InputTypeError
         It is something else.
     """
-    is_dtype = type(value).__module__.startswith("numpy") and hasattr(value, "itemsize")
-    if not isinstance(value, (str, type)) and not is_dtype:
+    if not isinstance(value, (str, type, np.dtype)):
         raise InputTypeError(f"`result_dtype` has to be a string, not {type(value)}")
     return value
 

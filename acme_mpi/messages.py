@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from acme_mpi.standing import is_in_task
 from acme_mpi.visible import visible
@@ -86,22 +86,108 @@ def log_path(directory: str, name: str) -> str:
     return os.path.join(directory, f"ACME_{name}_{datetime.now():%Y%m%d-%H%M%S}.log")
 
 
+class Said(NamedTuple):
+    """A message that was said before there was a file for it; plain values.
+
+    Attributes
+    ----------
+    created_s : float
+        Unix time.
+    level : int
+        As of `logging`.
+    text : str
+        The whole message.
+    """
+
+    created_s: float
+    level: int
+    text: str
+
+
+class _FirstTo:
+    """Filter of the logger: hands messages to somebody, and lets pass on what others want.
+
+    Parameters
+    ----------
+    take : callable
+        Gets records from `lowest` on, and those that have `FILED`.
+    lowest : int
+        A level.
+    passing : callable
+        Return the least level of what others get.
+    """
+
+    def __init__(
+        self, take: Callable[[logging.LogRecord], object], lowest: int, passing: Callable[[], int]
+    ) -> None:
+        self._take, self._lowest, self.passing = take, lowest, passing
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether others get it, too."""
+        if record.levelno >= self._lowest or hasattr(record, "is_filed"):
+            self._take(record)
+        return record.levelno >= self.passing()
+
+
+FILED = {"is_filed": True}  # `extra` of what log files get, whatever its level is
+_FILES: list[logging.Handler] = []  # of the runs that are going on
+ONLY_FILED = 1  # the level of what nobody else gets
+
+
 @contextmanager
-def run_messages(path: str, dialect: str = "", level: int | None = None) -> Iterator[None]:
+def _first_to(
+    take: Callable[[logging.LogRecord], object], lowest: int, passing: Callable[[], int]
+) -> Iterator[None]:
+    saved, taker = logger.level, _FirstTo(take, lowest, passing)
+    logger.filters.insert(0, taker)  # a run inside of another is the first to hear
+    logger.setLevel(ONLY_FILED)
+    try:
+        yield
+    finally:
+        logger.setLevel(saved)
+        logger.removeFilter(taker)
+
+
+def _level_of_others() -> int:
+    for each in logger.filters:
+        if isinstance(each, _FirstTo):
+            return each.passing()
+    return logger.getEffectiveLevel()
+
+
+@contextmanager
+def collected(said: list[Said]) -> Iterator[None]:
+    """Context in which what a log file would get is collected, for a file that is still to come."""
+    own = logger.level
+
+    def collect(record: logging.LogRecord) -> None:
+        said.append(Said(record.created, record.levelno, record.getMessage()))
+
+    with _first_to(collect, logging.INFO, lambda: own or acme_logger.getEffectiveLevel()):
+        yield
+
+
+@contextmanager
+def run_messages(
+    path: str, dialect: str = "", level: int | None = None, earlier: Iterable[Said] = ()
+) -> Iterator[None]:
     """Context of one run: its messages also go to a file, each as soon as it is said.
 
     Parameters
     ----------
     path : str
-        The log file, appended to if it exists; empty: none.
+        The log file, appended to if it exists; empty: none. It gets all from INFO on, and more if
+        others do.
     dialect : str
         Name of the interface that the run belongs to.
     level : int, optional
-        Least level of what is said; default: the logger's own, INFO at least for the file.
+        Least level of what others get; default: the logger's own.
+    earlier : iterable of Said
+        What stands in the file before.
     """
-    saved, running, ConsoleFormatter.running = logger.level, ConsoleFormatter.running, dialect
+    running, ConsoleFormatter.running = ConsoleFormatter.running, dialect
     # The console and the log of the run that a task belongs to hear of its own runs what is wrong.
-    handlers = [*logger.handlers, *acme_logger.handlers] if is_in_task() else []
+    handlers = [*logger.handlers, *acme_logger.handlers, *_FILES] if is_in_task() else []
     others = [each for each in handlers if _is_warning not in each.filters]
     for other in others:
         other.addFilter(_is_warning)
@@ -110,26 +196,38 @@ def run_messages(path: str, dialect: str = "", level: int | None = None) -> Iter
         handler = _log_file(path) if path else None
     except OSError as error:
         logger.warning("there is no log file: %s", error)  # no reason to lose the results
-    if level is not None:
-        logger.setLevel(level)
-    elif path and logger.getEffectiveLevel() > logging.INFO:
-        logger.setLevel(logging.INFO)
-    if handler is not None:
-        logger.addHandler(handler)
+    passing = _level_of_others() if level is None else level
+    saved = logger.level
     try:
-        yield
+        if handler is None:
+            logger.setLevel(saved if level is None else level)
+            yield
+        else:
+            for each in earlier:
+                handler.handle(_record(each))
+            _FILES.append(handler)
+            with _first_to(handler.handle, min(logging.INFO, passing), lambda: passing):
+                yield
     finally:
         ConsoleFormatter.running = running
         logger.setLevel(saved)
         if handler is not None:
-            logger.removeHandler(handler)
             handler.close()
+            _FILES[:] = [each for each in _FILES if each is not handler]
         for other in others:
             other.removeFilter(_is_warning)
 
 
 def _is_warning(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING
+
+
+def _record(said: Said) -> logging.LogRecord:
+    created_s, level, text = said
+    name = logging.getLevelName(level)
+    return logging.makeLogRecord(
+        {"created": created_s, "levelno": level, "levelname": name, "msg": text}
+    )
 
 
 def _log_file(path: str) -> logging.Handler:

@@ -9,7 +9,7 @@ from dataclasses import astuple, replace
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from acme_mpi.acme_arguments import ArgumentShape
+from acme_mpi.acme_arguments import ArgumentShape, rough_bytes
 from acme_mpi.call import Call, Options, Result
 from acme_mpi.client import Client, keep, kept_client
 from acme_mpi.cluster import tell_of_missing_ranks
@@ -40,7 +40,14 @@ from acme_mpi.keywords import (
     check_verbose,
     resume_policy,
 )
-from acme_mpi.messages import acme_logger, add_console_handler, log_path, tell_once
+from acme_mpi.messages import (
+    Said,
+    acme_logger,
+    add_console_handler,
+    collected,
+    log_path,
+    tell_once,
+)
 from acme_mpi.results import RowSpec
 from acme_mpi.rules import Rules
 from acme_mpi.run import wanted
@@ -67,6 +74,10 @@ from acme_mpi.terminal import ask
 
 logger = logging.getLogger("acme_mpi")
 
+LARGE_ARGUMENT = (
+    "argument size %4.2f MB exceeds recommended limit of %d MB: `%s`. It is sent to every node "
+    "once; a file that the function opens needs not to be sent"
+)
 LEVELS = {None: logging.INFO, True: logging.DEBUG, False: logging.WARNING}
 
 
@@ -142,8 +153,8 @@ class ParallelMap:
     argv, kwargv : list, dict
         One entry per argument: a sequence of `n_calls` values, or of one that is shared. Changes
         before `compute` count.
-    client : Client
-        The ranks.
+    client : Client or None
+        The ranks. If None is put in its place, `compute` calls nothing and returns None.
     config, daemon : ParallelMap
         This object: ACME keeps some attributes there.
 
@@ -168,6 +179,7 @@ class ParallelMap:
     """
 
     objName = "<ParallelMap>"
+    _maxArgSize = 1024  # MB; ACME's name for the size from which an argument is warned of
 
     def __init__(
         self,
@@ -199,34 +211,36 @@ class ParallelMap:
         self.func = func
         if self._world.is_master:
             add_console_handler()
-        error: AcmeMpiError | None = None
-        try:
-            self._set_messages(verbose, logfile)
-            self._set_arguments(func, args, kwargs, n_inputs)
-            self._set_results(
-                check_results(
-                    *(write_worker_results, output_dir, result_shape, result_dtype),
-                    *(single_file, write_pickle, payload),
+        self._said: list[Said] = []  # for the log file, which a run makes
+        with collected(self._said):
+            error: AcmeMpiError | None = None
+            try:
+                self._set_messages(verbose, logfile)
+                self._set_arguments(func, args, kwargs, n_inputs)
+                self._set_results(
+                    check_results(
+                        *(write_worker_results, output_dir, result_shape, result_dtype),
+                        *(single_file, write_pickle, payload),
+                    )
                 )
-            )
-            self._policy, self._is_retry = (
-                resume_policy(resume, self._form.kind),
-                resume == "failed",
-            )
-            self._rules = check_rules(rules)
-            self._set_workers(n_workers, stop_client)
-            self._check_launched(partition, mem_per_worker, setup_timeout)
-            check_flag("dryrun", dryrun)
-            check_flag("setup_interactive", setup_interactive)
-            if cleanup_threshold_days is not None:
-                check_count("cleanup_threshold_days", cleanup_threshold_days, 0)
-        except InputError as caught:
-            error = self._prefixed(caught)
-        ranks = job_ranks(self._world, error)
-        self._take_client(ranks)
-        self._is_declined = False
-        if self._settle_place(cleanup_threshold_days, dryrun):
-            self._is_declined = not self._try_one(len(ranks), setup_interactive)
+                self._policy, self._is_retry = (
+                    resume_policy(resume, self._form.kind),
+                    resume == "failed",
+                )
+                self._rules = check_rules(rules)
+                self._set_workers(n_workers, stop_client)
+                self._check_launched(partition, mem_per_worker, setup_timeout)
+                check_flag("dryrun", dryrun)
+                check_flag("setup_interactive", setup_interactive)
+                if cleanup_threshold_days is not None:
+                    check_count("cleanup_threshold_days", cleanup_threshold_days, 0)
+            except InputError as caught:
+                error = self._prefixed(caught)
+            ranks = job_ranks(self._world, error)
+            self._take_client(ranks)
+            self._is_declined = False
+            if self._settle_place(cleanup_threshold_days, dryrun):
+                self._is_declined = not self._try_one(len(ranks), setup_interactive)
 
     def _prefixed(self, error: AcmeMpiError) -> AcmeMpiError:
         return type(error)(f"{self.objName} {error}")
@@ -255,6 +269,11 @@ class ParallelMap:
         self.argv, self.kwargv = self._shape.split(tasks)
         for line in tasks.describe():
             self._say(logging.DEBUG, "argument %s", line)
+        for each in tasks.arguments:
+            if (megabytes := rough_bytes(each.value) / 1024**2) > self._maxArgSize:
+                self._say(
+                    *(logging.WARNING, LARGE_ARGUMENT, megabytes, self._maxArgSize, each.label)
+                )
 
     def _tasks(self) -> TaskSet:
         return self._shape.join(self.func, self.argv, self.kwargv)
@@ -289,7 +308,7 @@ class ParallelMap:
         found = kept_client()
         if found is not None:
             self._say(logging.INFO, "Attaching to global parallel computing client %s", found)
-        self.client = found or Client(ranks, self._n_wanted)
+        self.client: Client | None = found or Client(ranks, self._n_wanted)
         if self._is_stopping is False:
             keep(self.client)
         if self._world.is_master and self._n_wanted is not None:
@@ -371,10 +390,11 @@ class ParallelMap:
             policy=self._policy,
             retry_failed=self._is_retry,
             rules=astuple(self._rules),
+            said=tuple(tuple(each) for each in self._said),
         )
 
     def _workers(self) -> tuple[int, ...]:
-        return self.client.workers[: self._n_wanted]
+        return self.client.workers[: self._n_wanted] if self.client is not None else ()
 
     def _try_one(self, size: int, may_ask: bool) -> bool:
         """Call one task, say what it took, and return whether to go on. Collective."""
@@ -431,6 +451,7 @@ class ParallelMap:
             result = self._run(is_debug)
         except PlaceError as error:
             raise self._existing(error) from None
+        self._said.clear()
         if isinstance(result, BaseException):
             raise result
         return self._finish(result)
@@ -441,6 +462,8 @@ class ParallelMap:
             check_flag("debug", debug)
         except InputError as error:
             raise self._prefixed(error) from None
+        if self.client is None:  # who takes the client away wants nothing to be called
+            return debug, True
         self._refuse_without_workers()
         return debug, self._is_declined
 
@@ -469,7 +492,7 @@ class ParallelMap:
 
     def _finish(self, result: Result) -> Any:
         try:
-            return finish(result)
+            return finish(self._world, result)
         except TaskError as error:
             where, log = result.stored.where, str(self.logfile or "")
             n_tasks, go_on = result.options.n_tasks, result.go_on()
@@ -478,7 +501,7 @@ class ParallelMap:
 
     def cleanup(self) -> None:
         """End the use of the ranks as `stop_client` says; `with` does it at its end."""
-        if self._is_stopping:
+        if self._is_stopping and self.client is not None:
             self.client.close()
 
     def __enter__(self) -> ParallelMap:

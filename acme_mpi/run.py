@@ -12,8 +12,8 @@ options`` > ``commands, api, cluster, dry_run, in_process`` > ``client`` > ``sub
 ``script`` > ``run`` > ``loop, joblog, status_text`` > ``call, master, worker, status`` >
 ``storage, fingerprint, runner, journal, progress`` > ``comm, interrupts, deadline, messages,
 terminal, ulimits`` > ``segment, standing, acme_arguments, keywords, command_parser, meant`` >
-``tasks, schedule, durations, rules, results, parsing, checksum, offsets, cgroup, cores, errors`` >
-``convert, spelling, visible``.
+``tasks, schedule, durations, rules, results, parsing, checksum, offsets, cgroup, cores, printing,
+errors`` > ``convert, spelling, visible``.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple
+from itertools import islice
 from typing import Any, NamedTuple
 
 from acme_mpi.call import Call, Options, Result
@@ -35,7 +36,7 @@ from acme_mpi.errors import AcmeMpiError, Failure, StoreError, summarize
 from acme_mpi.interrupts import INTERRUPTS
 from acme_mpi.loop import Loop
 from acme_mpi.master import Master
-from acme_mpi.messages import ANNOUNCE, log_path, run_messages
+from acme_mpi.messages import ANNOUNCE, FILED, ONLY_FILED, Said, collected, log_path, run_messages
 from acme_mpi.progress import Progress
 from acme_mpi.runner.base import Assignment, Runner
 from acme_mpi.runner.inline import InlineRunner
@@ -54,6 +55,8 @@ from acme_mpi.worker import Worker
 
 logger = logging.getLogger("acme_mpi")
 
+N_FILED = 1000  # tracebacks in a log file
+
 
 def run(world: World, call: Call) -> Result:
     """Run all tasks of rank 0's call that are not done yet. Collective.
@@ -65,14 +68,16 @@ def run(world: World, call: Call) -> Result:
     BaseException
         With `Call.own_tasks`: what a task has raised, or the user who interrupts it.
     """
-    world.barrier(_warn)
-    start = _agree_on_call(world, call)
+    said: list[Said] = []
+    with collected(said):
+        world.barrier(_warn)
+        start = _agree_on_call(world, call)
     # A debugger gets the user's interrupts itself, and in a task they are for whoever calls it.
     is_caught = call.own_tasks is None and not is_in_task()
     caught = INTERRUPTS.caught() if is_caught else contextlib.nullcontext()
     try:
         with caught, _released(start.lease):
-            return _run_agreed(world, call, start)
+            return _run_agreed(world, call, start, said)
     except AcmeMpiError:
         raise
     except BaseException:
@@ -165,12 +170,14 @@ def _warn_of_differences(digests: list[dict[str, str]]) -> None:
             )
 
 
-def _run_agreed(world: World, call: Call, start: _Start) -> Result:
+def _run_agreed(world: World, call: Call, start: _Start, said: list[Said]) -> Result:
     options, layout = start.options, start.layout
     path = _log_path(options, layout) if world.is_master else ""
     new_log = "" if os.path.lexists(path) else path
     try:
-        with run_messages(path, options.dialect, options.level), ballast.held(world, layout):
+        earlier = [*map(Said._make, options.said), *said]
+        messages = run_messages(path, options.dialect, options.level, earlier)
+        with messages, ballast.held(world, layout):
             store = make_store(options.kind, world, layout, options.row_spec, options.n_tasks)
             remaining = all_remaining(options.n_tasks)
             if start.is_resumed:
@@ -454,9 +461,25 @@ def _log_end(result: Result) -> None:
         # Who raises this as an exception says it there.
         is_last = options.go_on and not (result.n_unfinished and not result.has_halted)
         logger.error("%s", text + (result.go_on() if is_last and not result.storage_error else ""))
+        _log_tracebacks(result.failures)
     elif result.is_complete:
         where = stored.where
         end = f"Results have been saved to {where}" if where else "Finished parallel computation"
         if pickles:
             end += f", {len(pickles)} of them as pickles to {os.path.dirname(pickles[0])}"
         logger.log(ANNOUNCE, "SUCCESS! %d tasks done. %s", options.n_tasks, end)
+
+
+def _log_tracebacks(failures: Sequence[Failure]) -> None:
+    """Have the log file show all tracebacks, equal ones once, and the console the first at most."""
+    first: dict[str, Failure] = {}
+    for failure in failures:
+        first.setdefault(failure.traceback, failure)
+    first.pop("", None)
+    level = logging.DEBUG
+    for text, failure in islice(first.items(), N_FILED):
+        logger.log(level, "Traceback of task %d:\n%s", failure.index, text.rstrip(), extra=FILED)
+        level = ONLY_FILED
+    if len(first) > N_FILED:
+        text = "... and %d more tracebacks; `status --json` has one of each kind"
+        logger.log(level, text, len(first) - N_FILED, extra=FILED)

@@ -163,6 +163,11 @@ def _memory_file() -> int:
     return os.memfd_create("acme_mpi", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
 
 
+def memory_bytes() -> int:
+    """Return how much memory this node has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def available_bytes(path: str = "/proc/meminfo") -> float:
     """Return how much memory this node, and this process's control groups, can still give.
 

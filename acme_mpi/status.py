@@ -110,6 +110,8 @@ class FailureGroup:
         The first few of them.
     reproduce : str
         Command or call that runs the first one; empty if unknown.
+    traceback : str
+        The first task's, as in `Failure`.
     """
 
     type: str
@@ -118,6 +120,7 @@ class FailureGroup:
     n_tasks: int
     first_indices: list[int]
     reproduce: str
+    traceback: str = ""
 
 
 @dataclass(frozen=True)
@@ -459,6 +462,7 @@ def _groups(failures: list[Failure], debug: str) -> list[FailureGroup]:
             *(kind, location, group[0].message, len(group)),
             [each.index for each in group[:N_INDICES]],
             debug.format(index=group[0].index) if debug else group[0].call,
+            group[0].traceback,
         )
         for (kind, location, _), group in group_failures(failures).items()
     ]

@@ -182,25 +182,28 @@ def _run_in_task(call: Call) -> Result:
 _ONE_AT_A_TIME = threading.RLock()
 
 
-def finish(result: Result, wants_values: bool = True) -> Any:
-    """Return what the caller gets for a result, or raise what it calls for."""
+def finish(world: World, result: Result, wants_values: bool = True) -> Any:
+    """Return what the caller gets for a result, or raise what it calls for. Collective."""
     options = result.options
     results: Any = result.stored.paths
     if options.kind == "memory":
-        results = values_of(result.stored, options) if wants_values else None
+        results, reasons = values_of(result.stored, options) if wants_values else (None, {})
+        # It may be one rank alone that has the values, or cannot load them: all raise alike.
+        for rank, (host, each) in enumerate(world.allgather((world.host, reasons))):
+            result.fail_unloadable(each, host, rank)
     error = result.error(results)
     if error is not None:
         raise error
     return results
 
 
-def values_of(stored: Stored, options: Options) -> Any:
-    """Return the values of a run in memory, in task order."""
+def values_of(stored: Stored, options: Options) -> tuple[Any, dict[int, str]]:
+    """Return the values of a run in memory, in task order, and those that do not load; why."""
     n_tasks, spec = options.n_tasks, options.row_spec
     pieces = [(runs, c.values, c.buffers) for runs, c in stored.pieces if c.values is not None]
-    values = join_values(pieces, n_tasks)
+    values, unloadable = join_values(pieces, n_tasks)
     if spec is None:
-        return values
+        return values, unloadable
     rows = np.full((n_tasks, *spec.row_shape), missing_value(spec.dtype), spec.dtype)
     for runs, content in stored.pieces:
         assert content.rows is not None
@@ -210,4 +213,5 @@ def values_of(stored: Stored, options: Options) -> Any:
             done += stop - start
     stacked = np.moveaxis(rows, 0, spec.axis)
     rest = [value for more in values if more for value in more]
-    return [np.ascontiguousarray(stacked), *rest] if rest else np.ascontiguousarray(stacked)
+    whole = np.ascontiguousarray(stacked)
+    return [whole, *rest] if rest else whole, unloadable

@@ -1,12 +1,15 @@
 """Whether a person is there, to see or to answer.
 
-A launcher's ranks have no terminal of their own, so the launcher's is looked at.
+A launcher's ranks have no terminal of their own, so the launcher's is looked at. Questions go
+through `input`, which notebooks and tests replace by their own way to ask.
 """
 
 from __future__ import annotations
 
+import builtins
 import os
 import sys
+from types import BuiltinFunctionType
 
 from acme_mpi.visible import visible
 
@@ -21,7 +24,7 @@ def is_watched() -> bool:
 
 
 def ask(question: str, n_above: int = 0) -> bool | None:
-    """Ask a yes-or-no question on the terminal; Enter is yes.
+    """Ask a yes-or-no question, in a notebook or on the terminal; Enter is yes.
 
     Parameters
     ----------
@@ -43,18 +46,32 @@ def ask(question: str, n_above: int = 0) -> bool | None:
     """
     if not _can_answer(n_above):
         return None
-    # Launchers pass on whole lines only.
-    end = " " if sys.stdin.isatty() else "\n"
     while True:
-        print(f"{visible(question)} [Y/n]", end=end, file=sys.stderr, flush=True)
-        answer = sys.stdin.readline()
-        if not answer:
+        try:
+            word = _answer(f"{visible(question)} [Y/n]").strip().lower()
+        except (EOFError, OSError, NotImplementedError):  # of a notebook that nobody looks at
             return None
-        if (word := answer.strip().lower()) in ANSWERS:
+        if word in ANSWERS:
             return ANSWERS[word]
 
 
+def _answer(question: str) -> str:
+    if _is_replaced():
+        return input(f"{question} ")
+    # On stderr: standard output may be a file. Launchers pass on whole lines only.
+    end = " " if sys.stdin.isatty() else "\n"
+    print(question, end=end, file=sys.stderr, flush=True)
+    return input()
+
+
+def _is_replaced() -> bool:
+    """Tell whether `input` is not Python's: a notebook's, whose standard input is no terminal."""
+    return not isinstance(builtins.input, BuiltinFunctionType)
+
+
 def _can_answer(n_above: int) -> bool:
+    if _is_replaced():
+        return True
     try:
         if sys.stdin.isatty():
             return True

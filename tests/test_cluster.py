@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 from conftest import by_stacks
 
-from acme_mpi import InputError, cluster_cleanup
+from acme_mpi import InputError, cluster_cleanup, get_client
 from acme_mpi.cluster import Client, keep, kept_client
 
 SETUPS = ["local_cluster_setup", "slurm_cluster_setup", "esi_cluster_setup", "bic_cluster_setup"]
@@ -570,3 +570,50 @@ class TestRetireWorkers:
         with pytest.raises(InputError, match="give the workers to retire, or their number `n`"):
             client.retire_workers([0], n=1)
         assert client.n_workers == 4
+
+
+def test_workers_that_are_there_are_not_waited_for(client):
+    client.wait_for_workers()
+    client.wait_for_workers(n_workers=4, timeout=10)
+
+    with pytest.raises(TimeoutError, match="only 4/5 workers"):
+        client.wait_for_workers(5)
+
+
+def test_ranks_of_one_node_share_its_memory(client):
+    limits = [each["memory_limit"] for each in client.scheduler_info()["workers"].values()]
+
+    assert limits[0] == limits[1] == limits[2] // 2 == limits[3] // 2 > 0
+
+
+def test_what_dasks_users_say_when_they_retire_workers_is_taken(client):
+    client.retire_workers(list(client.scheduler_info()["workers"]), close_workers=True)
+
+    assert (client.n_workers, client.cluster.requested) == (0, set())
+
+
+def test_the_client_in_use_can_be_had(client):
+    with pytest.raises(ValueError, match="No global client found"):
+        get_client()
+    keep(client)
+    try:
+        assert get_client() is client
+    finally:
+        client.close()
+
+
+INTERRUPTED = """
+import os, signal
+import acme_mpi
+
+client = acme_mpi.local_cluster_setup()
+os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@pytest.mark.once
+def test_ctrl_c_says_that_the_client_is_shut_down(mpiexec, write_script):
+    ran = mpiexec(0, write_script(INTERRUPTED))
+
+    assert "INFO: Successfully shut down <Client: " in ran.stderr
+    assert ran.stderr.rstrip().endswith("KeyboardInterrupt")

@@ -30,6 +30,7 @@ EXCEPTIONS = {
     ("runner", "fingerprint"),  # functions are known where they run
     ("fingerprint", "runner"),  # and pickled as they are for runners
     ("rules", "errors"),
+    ("printing", "errors"),
     ("worker", "master"),  # the kinds of reports
 }
 

@@ -13,7 +13,9 @@ import pytest
 from acme_mpi.messages import (
     ANNOUNCE,
     ConsoleFormatter,
+    Said,
     add_console_handler,
+    collected,
     log_path,
     run_messages,
 )
@@ -127,9 +129,11 @@ class TestLogFile:
     @pytest.mark.parametrize(
         ("level", "expected"),
         [(None, ["INFO", "WARNING"]), (logging.DEBUG, ["DEBUG", "INFO", "WARNING"]),
-         (logging.WARNING, ["WARNING"])],
+         (logging.WARNING, ["INFO", "WARNING"])],
     )  # fmt: skip
-    def test_it_has_what_the_level_lets_through_by_default_info(self, tmp_path, level, expected):
+    def test_it_has_all_from_info_on_and_more_if_the_level_lets_it_through(
+        self, tmp_path, level, expected
+    ):
         path = tmp_path / "log"
 
         with run_messages(str(path), level=level):
@@ -157,3 +161,27 @@ class TestLogFile:
         first, second = console()
         assert first.startswith("<ParallelMap> WARNING: there is no log file: ")
         assert second == "<ParallelMap> INFO: the run goes on"
+
+    def test_others_get_what_their_level_lets_through(self, tmp_path, console):
+        acme_logger.setLevel(logging.WARNING)
+
+        with run_messages(str(tmp_path / "log"), "ParallelMap"):
+            logger.info("for the file")
+            logger.warning("for both")
+
+        assert console() == ["<ParallelMap> WARNING: for both"]
+        assert len((tmp_path / "log").read_text().splitlines()) == 2
+
+    def test_what_was_said_before_there_was_a_file_stands_in_it(self, tmp_path, console):
+        said: list[Said] = []
+        acme_logger.setLevel(logging.WARNING)
+
+        with collected(said):
+            logger.info("quiet and early")
+            logger.warning("early")
+        with run_messages(str(tmp_path / "log"), earlier=said):
+            logger.info("now")
+
+        assert console() == ["<ParallelMap> WARNING: early"]
+        text = [line.split(" ", 2)[2] for line in (tmp_path / "log").read_text().splitlines()]
+        assert text == ["INFO quiet and early", "WARNING early", "INFO now"]

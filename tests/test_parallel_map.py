@@ -1144,3 +1144,39 @@ def test_nothing_is_removed_unless_it_is_asked_for(folder):
     ParallelMap(*CALL, **MEMORY).compute()
 
     assert list(folder.iterdir()) == [old]
+
+
+@pytest.mark.once
+def test_a_quiet_log_file_has_what_the_constructor_has_said(tmp_path):
+    pmap = ParallelMap(
+        abs, [1, 2], output_dir=str(tmp_path), verbose=False, write_pickle=True,
+        result_shape=(None,),
+    )  # fmt: skip
+    pmap.compute()
+
+    text = Path(pmap.logfile).read_text()
+    assert "Pickling of results does not support output array shape specification." in text
+    assert " INFO Preparing 2 parallel calls of `abs`" in text
+
+
+@pytest.mark.once
+def test_without_a_client_nothing_is_called():
+    with ParallelMap(f, [1, 2], 4, write_worker_results=False) as pmap:
+        pmap.config.client = None
+
+        assert pmap.compute() is None
+
+
+@pytest.mark.once
+def test_a_large_argument_is_warned_of(caplog, monkeypatch):
+    monkeypatch.setattr(ParallelMap, "_maxArgSize", 1)
+
+    ParallelMap(f, [1, 2], np.zeros((2, 2**17)), n_inputs=2, write_worker_results=False)
+
+    assert "argument size 2.00 MB exceeds recommended limit of 1 MB: `y`" in caplog.text
+
+
+@pytest.mark.once
+def test_an_array_is_no_dtype():
+    with pytest.raises(TypeError, match="`result_dtype` has to be a string, not <class"):
+        ParallelMap(f, [1, 2], 4, result_shape=(None,), result_dtype=np.ones(3))

@@ -443,7 +443,7 @@ class TestEncoder:
 
         content = encode(values, in_memory=True)
 
-        loaded = load_values(content.values, content.buffers)
+        loaded, _ = load_values(content.values, content.buffers)
         assert repr(loaded) == repr(values)
 
     @pytest.mark.parametrize("spec", [None, spec_of(None, 2), spec_of(None, np.inf)])
@@ -488,7 +488,7 @@ class TestEncoder:
         content = encoder.take()
 
         if content.values is not None:
-            rows = load_values(content.values, content.buffers)
+            rows, _ = load_values(content.values, content.buffers)
         elif content.rows is not None:
             rows = content.rows
         else:

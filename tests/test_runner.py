@@ -806,7 +806,7 @@ class TestCrashes:
             select.select(runner.descriptors(), [], [], LIMIT_S)
             events += runner.poll()
 
-        assert (events, runner.other_messages.popleft()) == ([], (Kind.SHOWN, None))
+        assert (events, runner.other_messages.popleft()) == ([], (Kind.SHOWN, ([], {})))
 
     def test_a_child_killed_between_two_tasks_costs_nothing(self, start_runner):
         runner = start_runner()

@@ -527,7 +527,7 @@ class TestForms:
             *("index", "running_s", "n_medians", "host", "rank"),
         }
         assert set(content["failures"][0]) == {
-            *("type", "location", "message", "n_tasks", "first_indices", "reproduce"),
+            *("type", "location", "message", "n_tasks", "first_indices", "reproduce", "traceback"),
         }
 
     def test_the_text_says_everything_in_25_lines(self, running):

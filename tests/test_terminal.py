@@ -57,6 +57,29 @@ class TestAsk:
         assert ask("Go on?") is None
         assert capsys.readouterr().err == ""
 
+    def test_a_notebook_asks_in_its_own_way(self, monkeypatch, capsys):
+        asked: list[str] = []
+
+        def answer(prompt=""):
+            asked.append(prompt)
+            return ["what?", "n"][len(asked) - 1]
+
+        monkeypatch.setattr(sys, "stdin", io.StringIO())
+        monkeypatch.setattr("builtins.input", answer)
+
+        assert ask("Go on?") is False
+        assert asked == ["Go on? [Y/n] "] * 2
+        assert capsys.readouterr() == ("", "")
+
+    @pytest.mark.parametrize("error", [NotImplementedError, EOFError, OSError])
+    def test_a_notebook_that_nobody_looks_at_is_no_answer(self, monkeypatch, error):
+        def answer(prompt=""):
+            raise error("raw_input was called, but this frontend does not support input requests")
+
+        monkeypatch.setattr("builtins.input", answer)
+
+        assert ask("Go on?") is None
+
 
 # On a terminal; `echo` puts a pipe before standard input, as a launcher does.
 FAMILY = """

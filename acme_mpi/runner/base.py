@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from acme_mpi.runner.memory import forget_peak, peak_bytes
 from acme_mpi.runner.packing import unpack
 from acme_mpi.runner.pickling import Frozen, dump_values, pickle_result, text_of
 from acme_mpi.runner.surroundings import Surroundings
+from acme_mpi.runner.trace import traceback_text
 from acme_mpi.segment import Segment
 from acme_mpi.tasks import TaskSet
 
@@ -445,12 +445,11 @@ def describe_failure(
         call = tasks.call_text(name, index) if tasks is not None else ""
     except Exception:
         call = ""
-    lines = ["Traceback (most recent call last):\n", *traceback.format_list(frames)]
     return {
         "index": index,
         "type": kind,
         "message": message,
         "location": location,
-        "traceback": "".join([*lines, f"{kind}: {message}\n"]) if frames else "",
+        "traceback": traceback_text(error) if frames else "",
         "call": call,
     }

@@ -44,7 +44,7 @@ class Kind(IntEnum):
     TASKS = 2  # function, arguments and options of a run: fields of an `Assignment`
     CHUNK = 3  # call the tasks in [start, stop): (start, stop)
     SITE = 4  # where to write a placed array: (path, offset), or None to send it
-    SHOW = 5  # print values: (pieces, number of tasks)
+    SHOW = 5  # make text of values: (pieces, number of tasks)
     ANSWER = 6  # to a script: (number of its request, answer)
     HELLO = 7  # to a script: fields of a `Connection`
     FORGET = 8  # drop function and arguments: shall it answer?
@@ -56,7 +56,7 @@ class Kind(IntEnum):
     # Results of some tasks: start, stop, failures, busy_ns, start_s, peak_bytes and slow of an
     # `Outcome`, then the fields of its `Content`.
     OUTCOME = 21
-    SHOWN = 22  # the values are printed
+    SHOWN = 22  # the texts, and tasks whose value does not load: (list, dict)
     FORGOTTEN = 23  # function and arguments are dropped
     CALL = 24  # a script has a call: (number, fields of a `Call`)
     RELEASE = 25  # a script needs no runners for now: (number, None)

@@ -190,9 +190,9 @@ class Server:
                 from acme_mpi.runner.loading import show_values
 
                 with forked.children_leave():
-                    show_values(*content)
+                    shown = show_values(*content)
                 flush_standard_streams()
-                self._channel.send(Kind.SHOWN)
+                self._channel.send(Kind.SHOWN, shown)
 
     def _receive(self) -> tuple[Kind, Any]:
         message = self._channel.receive()

@@ -6,6 +6,7 @@ import linecache
 import os
 import sysconfig
 import traceback
+from collections.abc import Iterable
 from types import TracebackType
 
 INSTALLED = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
@@ -32,6 +33,11 @@ def user_frames(error: BaseException) -> list[traceback.FrameSummary]:
         frames = traceback.extract_tb(error.__traceback__)
     except Exception:
         return []
+    return only_users(frames)
+
+
+def only_users(frames: Iterable[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
+    """Return those of some frames that are not of this package."""
     # Compiled modules name sources that are not there.
     return [f for f in frames if not is_own(f.filename) and not f.filename.endswith(".pyx")]
 

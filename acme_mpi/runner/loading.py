@@ -26,6 +26,7 @@ from acme_mpi.runner.measure import Measured
 from acme_mpi.runner.packing import pack
 from acme_mpi.runner.pickling import load_values
 from acme_mpi.runner.settings import as_utf8, parse_setting
+from acme_mpi.runner.shown import texts_of
 from acme_mpi.spelling import did_you_mean, file_did_you_mean, whole_number
 from acme_mpi.standing import loading
 from acme_mpi.tasks import (
@@ -258,8 +259,14 @@ def _prepare_trial(request: Mapping[str, Any], tasks: TaskSet) -> tuple[Any, ...
     return index, pack(measured, tasks.only(index))
 
 
-def show_values(pieces: Sequence[Any], n_tasks: int) -> None:
-    """Print the return values of all tasks, one after the other, None where a task failed.
+def show_values(pieces: Sequence[Any], n_tasks: int) -> tuple[list[str], dict[int, str]]:
+    """Return the values of all tasks as text, and which do not load here; see `join_values`."""
+    values, unloadable = join_values(pieces, n_tasks)
+    return texts_of(values), unloadable
+
+
+def join_values(pieces: Sequence[Any], n_tasks: int) -> tuple[list[Any], dict[int, str]]:
+    """Return the return values of all tasks.
 
     Parameters
     ----------
@@ -267,18 +274,23 @@ def show_values(pieces: Sequence[Any], n_tasks: int) -> None:
         Pickled lists of values for runs of consecutive tasks.
     n_tasks : int
         Number of tasks.
+
+    Returns
+    -------
+    values : list
+        In task order; None where there is none.
+    unloadable : dict of int to str
+        Tasks whose value does not load in this process, and why.
     """
-    for value in join_values(pieces, n_tasks):
-        print(value)
-
-
-def join_values(pieces: Sequence[Any], n_tasks: int) -> list[Any]:
-    """Return the list of all values in task order, None where there is none."""
     values: list[Any] = [None] * n_tasks
+    unloadable: dict[int, str] = {}
     for runs, data, buffers in pieces:
-        loaded = load_values(data, buffers or [])
+        loaded, missing = load_values(data, buffers or [])
         done = 0
         for start, stop in runs:
             values[start:stop] = loaded[done : done + stop - start]
+            unloadable.update(
+                (start + k - done, missing[k]) for k in missing if done <= k < done + stop - start
+            )
             done += stop - start
-    return values
+    return values, unloadable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable
-from types import CodeType
+from types import BuiltinFunctionType, CodeType, FunctionType
 from typing import Any
 
 import cloudpickle
@@ -16,6 +16,7 @@ from acme_mpi.runner.classes import fill_unless_own, name_class
 from acme_mpi.runner.hdf5_arguments import reduce_hdf5
 from acme_mpi.runner.scripts_main import reduce_of_main
 
+TRIED_BYTES = 16 * 1024 * 1024  # a larger pickle is not loaded only to see whether it can be
 OUT_OF_BAND_BYTES = 16 * 1024  # arrays from here on stand beside the pickle, and are not copied
 
 Take = Callable[[pickle.PickleBuffer], bool]
@@ -91,7 +92,31 @@ def pickle_given(value: Any, take: Take | None = None) -> bytes:
     return file.getvalue()
 
 
-class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
+class ResultPickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickles what functions return.
+
+    Attributes
+    ----------
+    is_plain : bool
+        So far there were only objects that load again, whoever pickles them.
+    """
+
+    is_plain = True
+
+    def reducer_override(self, value: Any) -> Any:
+        """Return how `value` is pickled; not called for Python's own plain types."""
+        self.is_plain = self.is_plain and _is_numpys(value)
+        return super().reducer_override(value)
+
+
+def _is_numpys(value: Any) -> bool:
+    # Arrays, scalars and dtypes, and by what these are made again.
+    kind = type(value)
+    is_named = issubclass(kind, (type, FunctionType, BuiltinFunctionType))
+    return str(value.__module__ if is_named else kind.__module__).partition(".")[0] == "numpy"
+
+
+class ValuePickler(ResultPickler):
     """Pickles values for the caller, whose own classes are left as they are."""
 
     def reducer_override(self, value: Any) -> Any:
@@ -126,23 +151,53 @@ class Frozen:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the instruction to load the value."""
-        return pickle.loads, (self._data,)
+        return thaw, (self._data,)
 
 
-def pickle_result(value: Any, pickler: type[cloudpickle.Pickler] = cloudpickle.Pickler) -> bytes:
+class Unloadable:
+    """Stands for a return value that does not load in this process.
+
+    Attributes
+    ----------
+    reason : str
+        What loading it has raised.
+    """
+
+    n_made = 0
+
+    def __init__(self, error: BaseException) -> None:
+        Unloadable.n_made += 1
+        self.reason = f"{type(error).__name__}: {text_of(error)}"
+
+
+def thaw(data: bytes) -> Any:
+    """Load the value of a `Frozen`; one that does not load costs no other."""
+    try:
+        return pickle.loads(data)
+    except (Exception, SystemExit) as error:
+        return Unloadable(error)
+
+
+def pickle_result(value: Any, pickler: type[ResultPickler] = ResultPickler) -> bytes:
     """Return a pickle that plain `pickle` reads.
 
     Raises
     ------
     ResultError
-        The value cannot be pickled either.
+        The value cannot be pickled either, or is not to be had from its pickle.
     """
     file = io.BytesIO()
+    making = pickler(file, protocol=5)
     try:
-        pickler(file, protocol=5).dump(value)
+        making.dump(value)
     except Exception as error:
         raise ResultError(f"a value that cannot be pickled: {text_of(error)}") from None
-    return file.getvalue()
+    data = file.getvalue()
+    if not making.is_plain and len(data) <= TRIED_BYTES:
+        loaded = thaw(data)
+        if isinstance(loaded, Unloadable):
+            raise ResultError(f"a value whose pickle cannot be loaded: {loaded.reason}")
+    return data
 
 
 def dump_values(values: list[Any]) -> tuple[bytes, list[Any]]:
@@ -161,9 +216,22 @@ def dump_values(values: list[Any]) -> tuple[bytes, list[Any]]:
     return file.getvalue(), buffers
 
 
-def load_values(data: Any, buffers: list[Any]) -> Any:
-    """Undo `dump_values`."""
-    return pickle.loads(data, buffers=buffers)
+def load_values(data: Any, buffers: list[Any]) -> tuple[list[Any], dict[int, str]]:
+    """Undo `dump_values`.
+
+    Returns
+    -------
+    values : list
+        None in the place of one that does not load here.
+    unloadable : dict of int to str
+        The places of these, and why.
+    """
+    n_before = Unloadable.n_made
+    values = pickle.loads(data, buffers=buffers)
+    if Unloadable.n_made == n_before:
+        return values, {}
+    unloadable = {k: each.reason for k, each in enumerate(values) if type(each) is Unloadable}
+    return [None if k in unloadable else each for k, each in enumerate(values)], unloadable
 
 
 def text_of(value: Any, convert: Callable[[Any], str] = str) -> str:

@@ -1,0 +1,49 @@
+"""An exception as text: Python's own, whole, with the frames of the user's code only."""
+
+from __future__ import annotations
+
+import traceback
+
+from acme_mpi.runner.frames import only_users, user_frames
+
+MAX_DEPTH = 12  # causes of causes, members of groups of groups
+MAX_CHARACTERS = 20_000
+
+
+def traceback_text(error: BaseException) -> str:
+    """Return what Python would print for an exception, without the frames of this package.
+
+    Causes, contexts that are not suppressed, notes, members of groups and the lines of syntax
+    errors are there. Never raises: of an exception that does not let itself be looked at, the
+    frames and the type are told.
+    """
+    try:
+        report = traceback.TracebackException(type(error), error, error.__traceback__)
+        _prune(report)
+        return _shortened("".join(report.format()))
+    except BaseException:
+        frames = "".join(traceback.format_list(user_frames(error)))
+        return f"Traceback (most recent call last):\n{frames}{type(error).__name__}\n"
+
+
+def _prune(report: traceback.TracebackException) -> None:
+    """Leave out frames of this package everywhere, and what is too deep."""
+    level = [report]
+    for depth in range(MAX_DEPTH):
+        below = []
+        for each in level:
+            each.stack = traceback.StackSummary.from_list(only_users(each.stack))
+            if depth == MAX_DEPTH - 1:
+                each.__cause__ = each.__context__ = each.exceptions = None
+            members = each.exceptions or ()
+            below += [other for other in (each.__cause__, each.__context__, *members) if other]
+        level = below
+
+
+def _shortened(text: str) -> str:
+    """Leave out the middle of a long text: the end says what was raised."""
+    n_left_out = len(text) - MAX_CHARACTERS
+    if n_left_out <= 0:
+        return text
+    head = MAX_CHARACTERS // 4
+    return f"{text[:head]}\n... {n_left_out} characters ...\n{text[head + n_left_out :]}"
