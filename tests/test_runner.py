@@ -123,7 +123,7 @@ def values_by_index(outcomes: list[Outcome]) -> dict[int, Any]:
     values = {}
     for outcome in outcomes:
         if outcome.content.values is not None:
-            loaded = load_values(outcome.content.values, outcome.content.buffers or [])
+            loaded, _ = load_values(outcome.content.values, outcome.content.buffers or [])
             indices = [index for run in outcome.succeeded() for index in run]
             values.update(zip(indices, loaded, strict=True))
     return values
