@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import weakref
 from collections.abc import Callable
 from types import BuiltinFunctionType, CodeType, FunctionType
 from typing import Any
@@ -20,6 +21,8 @@ TRIED_BYTES = 16 * 1024 * 1024  # a larger pickle is not loaded only to see whet
 OUT_OF_BAND_BYTES = 16 * 1024  # arrays from here on stand beside the pickle, and are not copied
 
 Take = Callable[[pickle.PickleBuffer], bool]
+
+_LOADED: weakref.WeakSet[type] = weakref.WeakSet()  # kinds of objects that have been loaded again
 
 
 class GivenPickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -97,15 +100,18 @@ class ResultPickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     Attributes
     ----------
-    is_plain : bool
-        So far there were only objects that load again, whoever pickles them.
+    kinds : set of type
+        Of the objects so far that may not load again, whoever pickles them.
     """
 
-    is_plain = True
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.kinds: set[type] = set()
 
     def reducer_override(self, value: Any) -> Any:
         """Return how `value` is pickled; not called for Python's own plain types."""
-        self.is_plain = self.is_plain and _is_numpys(value)
+        if not _is_numpys(value):
+            self.kinds.add(value if isinstance(value, type) else type(value))
         return super().reducer_override(value)
 
 
@@ -193,10 +199,13 @@ def pickle_result(value: Any, pickler: type[ResultPickler] = ResultPickler) -> b
     except Exception as error:
         raise ResultError(f"a value that cannot be pickled: {text_of(error)}") from None
     data = file.getvalue()
-    if not making.is_plain and len(data) <= TRIED_BYTES:
+    # Once for each kind of object: a class that travels by value takes long to load. What fails
+    # only for some values, the caller finds.
+    if not making.kinds <= _LOADED and len(data) <= TRIED_BYTES:
         loaded = thaw(data)
         if isinstance(loaded, Unloadable):
             raise ResultError(f"a value whose pickle cannot be loaded: {loaded.reason}")
+        _LOADED.update(making.kinds)
     return data
 
 
