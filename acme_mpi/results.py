@@ -152,24 +152,30 @@ def _is_several(value: Any) -> bool:
     )
 
 
+class MisfitError(ResultError):
+    """A return value can be stored, but not as a row of the run."""
+
+
 def to_row(value: Any, spec: RowSpec) -> Array:
     """Return the first part of a return value as a row of the stacked array.
 
     Raises
     ------
-    ResultError
+    MisfitError
         Shape or dtype do not fit; the text gives both sides.
+    ResultError
+        HDF5 cannot hold it, whatever the form of rows.
     """
     dtype = np.dtype(spec.dtype)
     if value is None or isinstance(value, str):
-        raise ResultError(f"expected {_form(spec)}, got {value!r}")
+        raise MisfitError(f"expected {_form(spec)}, got {value!r}")
     array: Array = to_array(value)
     if not has_shape(array.shape, spec.shape):
-        raise ResultError(f"expected {_form(spec)}, got shape {array.shape} {array.dtype}")
+        raise MisfitError(f"expected {_form(spec)}, got shape {array.shape} {array.dtype}")
     if array.dtype == dtype:
         return array
     if (got := misfit(array, dtype)) is not None:
-        raise ResultError(f"expected {_form(spec)}, got {got}")
+        raise MisfitError(f"expected {_form(spec)}, got {got}")
     with np.errstate(over="ignore"):
         return array.astype(dtype)
 
@@ -340,8 +346,11 @@ class Encoder:
             row = to_row(first, self._spec)
             if not self._in_memory:
                 rest = [to_array(entry) for entry in rest]
+        except MisfitError as error:
+            hint = "; a tuple is several return values, one row is one array"
+            raise MisfitError(f"{error}{hint if isinstance(value, tuple) else ''}") from None
         except ResultError as error:
-            self._add_no_row(index, value, error)
+            self._add_no_row(self._pickle_instead(index, value, error))
             return
         if not self._as_rows:
             self._parts.append(self._place_large(index, 0, [row, *rest]))
@@ -361,11 +370,8 @@ class Encoder:
             return False
         return not self._spec.shape or not all(isinstance(e, _SCALARS) for e in value)
 
-    def _add_no_row(self, index: int, value: Any, error: ResultError) -> None:
-        """Refuse a value that is no row, or pickle it in the place of one."""
-        if isinstance(value, tuple):
-            error = ResultError(f"{error}; a tuple is several return values, one row is one array")
-        data = self._pickle_instead(index, value, error)
+    def _add_no_row(self, data: bytes) -> None:
+        """Add a pickle in the place of a row."""
         if self._as_rows:
             assert self._spec is not None
             self._append_row(np.zeros(self._spec.row_shape, self._spec.dtype), data)

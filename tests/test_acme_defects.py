@@ -320,8 +320,14 @@ def test_29_the_dtype_is_that_of_the_payload_files():
         assert file["result_0"].dtype == np.float16
 
 
-def test_30_a_tuple_where_a_row_was_declared_fails_with_the_explanation(mode):
-    error, _ = failed(lambda x: (1.0, 2.0, 3.0), [1], result_shape=(None, 3), **mode)
+def test_30_a_tuple_of_numbers_is_a_row(mode):
+    path = container(lambda x: (1.0, 2.0, 3.0), [1], result_shape=(None, 3), **mode)
+
+    assert rows_of(path).tolist() == [[1, 2, 3]]
+
+
+def test_30_another_tuple_where_a_row_was_declared_fails_with_the_explanation(mode):
+    error, _ = failed(lambda x: (1.0, [2.0, 3.0]), [1], result_shape=(None, 3), **mode)
 
     assert "a tuple is several return values, one row is one array" in str(error)
 
