@@ -81,6 +81,23 @@ class TestAsk:
         assert ask("Go on?") is None
 
 
+class Unreadable(io.StringIO):
+    """Standard input as pytest and kernels leave it, below a launcher with a terminal."""
+
+    def fileno(self) -> int:
+        raise io.UnsupportedOperation("fileno")
+
+    def readline(self, *args: object) -> str:
+        raise OSError("reading from stdin while output is captured")
+
+
+def test_captured_input_has_no_answer(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", Unreadable())
+    monkeypatch.setattr("acme_mpi.terminal._is_terminal", lambda pid, descriptor: True)
+
+    assert ask("Go on?", 1) is None
+
+
 # On a terminal; `echo` puts a pipe before standard input, as a launcher does.
 FAMILY = """
 echo n | $PYTHON talk.py parent 1
