@@ -139,6 +139,7 @@ class Client:
             self.status = "closed"
             release()
         _KEPT[:] = [each for each in _KEPT if each is not self]
+        end_use(self)
 
     shutdown = close
 
@@ -194,8 +195,25 @@ def kept_client() -> Client | None:
     return _KEPT[-1] if _KEPT and not is_in_task() else None
 
 
+# Those of the ``with`` blocks that this process is in, the innermost one last.
+_IN_USE: list[Client] = []
+
+
+def begin_use(client: Client) -> None:
+    """Let `get_client` return a client."""
+    _IN_USE.append(client)
+
+
+def end_use(client: Client | None) -> None:
+    """Let it return the one before again."""
+    _IN_USE[:] = [each for each in _IN_USE if each is not client]
+
+
 def get_client() -> Client:
-    """Return the client that was set up and not closed, which the next `ParallelMap` attaches to.
+    """Return the client in use.
+
+    That is the one that was set up and not closed, which the next `ParallelMap` attaches to, or,
+    within ``with ParallelMap(...)``, that of the block.
 
     Raises
     ------
@@ -203,6 +221,8 @@ def get_client() -> Client:
         There is none; also a ValueError, as in dask.
     """
     client = kept_client()
+    if client is None and _IN_USE and not is_in_task():
+        client = _IN_USE[-1]
     if client is None:
         raise InputError("No global client found; local_cluster_setup() makes one")
     return client

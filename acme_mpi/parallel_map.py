@@ -7,11 +7,11 @@ import os
 from collections.abc import Callable
 from dataclasses import astuple, replace
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from acme_mpi.acme_arguments import ArgumentShape, rough_bytes
 from acme_mpi.call import Call, Options, Result
-from acme_mpi.client import Client, keep, kept_client
+from acme_mpi.client import Client, begin_use, end_use, keep, kept_client
 from acme_mpi.cluster import tell_of_missing_ranks
 from acme_mpi.comm import settle
 from acme_mpi.dry_run import dry_run
@@ -75,8 +75,9 @@ from acme_mpi.terminal import ask
 logger = logging.getLogger("acme_mpi")
 
 LARGE_ARGUMENT = (
-    "argument size %4.2f MB exceeds recommended limit of %d MB: `%s`. It is sent to every node "
-    "once; a file that the function opens needs not to be sent"
+    "argument size %4.2f MB exceeds recommended limit of %d MB. Distributing large variables "
+    "across workers may result in poor performance. `%s` is sent to every node once; a file "
+    "that the function opens needs not to be sent"
 )
 LEVELS = {None: logging.INFO, True: logging.DEBUG, False: logging.WARNING}
 
@@ -92,7 +93,27 @@ class _Settled(NamedTuple):
     is_tried: bool  # one task, before all of them
 
 
-class ParallelMap:
+class ACMEdaemon:
+    """What ``with ParallelMap(...)`` binds in ACME; here that is the `ParallelMap` itself.
+
+    Raises
+    ------
+    InputTypeError
+        If it is called.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Return a new object of a subclass."""
+        if cls is ACMEdaemon:
+            given = type(args[0]) if args else None
+            raise InputTypeError(
+                f"<ACMEdaemon> `pmap` has to be a `ParallelMap` instance, not {given}; ParallelMap "
+                "makes its daemon itself: `pmap.daemon`"
+            )
+        return super().__new__(cls)
+
+
+class ParallelMap(ACMEdaemon):
     """Call a function for many inputs, ACME's way; a context manager and a plain object.
 
     Collective in scripts that run on every rank (all construct it, rank 0's arguments count); in a
@@ -505,6 +526,9 @@ class ParallelMap:
             self.client.close()
 
     def __enter__(self) -> ParallelMap:
+        self._entered = self.client
+        if self._entered is not None:
+            begin_use(self._entered)
         return self
 
     def __exit__(
@@ -513,6 +537,7 @@ class ParallelMap:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        end_use(self._entered)
         self.cleanup()
 
     def __repr__(self) -> str:
@@ -569,9 +594,6 @@ class ParallelMap:
     def has_slurm(self) -> bool:
         """Whether this is a job of Slurm's."""
         return "SLURM_JOB_ID" in os.environ
-
-
-ACMEdaemon = ParallelMap
 
 
 def _whole_shape(spec: RowSpec, n_tasks: int) -> tuple[Any, ...]:

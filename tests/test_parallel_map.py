@@ -34,6 +34,7 @@ from acme_mpi import (
     PerTask,
     PlaceError,
     TaskError,
+    get_client,
     local_cluster_setup,
 )
 
@@ -1173,10 +1174,33 @@ def test_a_large_argument_is_warned_of(caplog, monkeypatch):
 
     ParallelMap(f, [1, 2], np.zeros((2, 2**17)), n_inputs=2, write_worker_results=False)
 
-    assert "argument size 2.00 MB exceeds recommended limit of 1 MB: `y`" in caplog.text
+    assert "argument size 2.00 MB exceeds recommended limit of 1 MB. Distributing" in caplog.text
+    assert " `y` is sent to every node once" in caplog.text
 
 
 @pytest.mark.once
 def test_an_array_is_no_dtype():
     with pytest.raises(TypeError, match="`result_dtype` has to be a string, not <class"):
         ParallelMap(f, [1, 2], 4, result_shape=(None,), result_dtype=np.ones(3))
+
+
+@pytest.mark.once
+def test_within_with_the_client_in_use_can_be_had():
+    with ParallelMap(f, [1, 2], 4, **MEMORY) as outer:
+        with ParallelMap(f, [1, 2], 4, **MEMORY) as pmap:
+            assert get_client() is pmap.client
+            pmap.client = None
+        assert get_client() is outer.client
+
+    with pytest.raises(ValueError, match="No global client found"):
+        get_client()
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("given", ["x", 3])
+def test_a_daemon_is_made_by_parallel_map_only(given):
+    with pytest.raises(TypeError) as caught:
+        ACMEdaemon(given)
+
+    text = f"`pmap` has to be a `ParallelMap` instance, not {type(given)}"
+    assert text in str(caught.value)
