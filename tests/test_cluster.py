@@ -612,8 +612,9 @@ os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.once
-def test_ctrl_c_says_that_the_client_is_shut_down(mpiexec, write_script):
-    ran = mpiexec(0, write_script(INTERRUPTED))
+@pytest.mark.parametrize("options", [[], ["-m", "acme_mpi"]])
+def test_ctrl_c_says_that_the_client_is_shut_down(mpiexec, write_script, options):
+    ran = mpiexec(0, *options, write_script(INTERRUPTED))
 
-    assert "INFO: Successfully shut down <Client: " in ran.stderr
+    assert ran.stderr.count("INFO: Successfully shut down <Client: ") == 1
     assert ran.stderr.rstrip().endswith("KeyboardInterrupt")
