@@ -47,8 +47,13 @@ class SharedRows:
         self._descriptor = -1
         self.offset = 0
 
-    def open(self) -> None:
+    def open(self, in_slabs: bool = False) -> None:
         """Create the file on rank 0, then open it on all ranks. Collective.
+
+        Parameters
+        ----------
+        in_slabs : bool
+            It is filled by `write_slab`, and not by `write`.
 
         Raises
         ------
@@ -59,7 +64,8 @@ class SharedRows:
         # An open that fails on one rank alone would leave the others waiting inside MPI-IO.
         together(self._world, self._see)
         self.offset = self._world.bcast(self.offset)
-        if self._world.mpi_comm is not None and h5py.get_config().mpi and self.offset:
+        is_parallel = self._world.mpi_comm is not None and h5py.get_config().mpi
+        if is_parallel and self.offset and not in_slabs:
             self._file = h5py.File(self.path, "r+", driver="mpio", comm=self._world.mpi_comm)
             self._rows = self._file["result_0"]
 
@@ -199,6 +205,18 @@ class SharedRows:
             offset = self.offset + int(np.dot(place, strides))
             write_all(self._descriptor, data[corner], offset)
 
+    def write_slab(self, where: tuple[slice, ...], slab: Any) -> None:
+        """Write a part of the dataset that lies in one piece in the file. Independent.
+
+        Raises
+        ------
+        OSError
+            The medium refused the data.
+        """
+        corner = tuple(part.start for part in where)
+        n_before = int(np.ravel_multi_index(corner, self._shape))
+        write_all(self._descriptor, slab, self.offset + n_before * slab.itemsize)
+
     def fileno(self) -> int:
         """Return this rank's descriptor of the file."""
         return self._descriptor
@@ -217,13 +235,15 @@ class SharedRows:
             self._file.close()
             self._file = None
 
-    def fill_missing(self, is_missing: Any) -> None:
+    def fill_missing(self, is_missing: Any, is_blank: bool = False) -> None:
         """Write NaN into the rows of missing tasks and list them. Rank 0, after `close`.
 
         Parameters
         ----------
         is_missing : (n_tasks,) ndarray of bool
             By task.
+        is_blank : bool
+            They have been written; only list them.
         """
         # In the place of a file that is gone there would be an empty one.
         os.stat(self.path)
@@ -233,7 +253,7 @@ class SharedRows:
             rows, blank = file["result_0"], missing_value(self._spec.dtype)
             row_bytes = rows.nbytes // len(is_missing)
             n_most = max(1, BLANK_BYTES // max(1, row_bytes))
-            for start, stop in ranges_of(is_missing).tolist():
+            for start, stop in [] if is_blank else ranges_of(is_missing).tolist():
                 for first in range(start, stop, n_most):
                     some = slice(first, min(first + n_most, stop))
                     rows[(slice(None),) * self._spec.axis + (some,)] = blank

@@ -1,4 +1,7 @@
-"""One file that holds everything: rows go into it at once, all else is merged at the end."""
+"""One file that holds everything: rows go into it at once, all else is merged at the end.
+
+Rows go there at the end, too, if the tasks are not their first axis: see `Slabs`.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from acme_mpi.storage.payload import PayloadStore, Written
 from acme_mpi.storage.recorded import digest_like
 from acme_mpi.storage.records import Records, is_missing, places, read_history, share_records
 from acme_mpi.storage.shared_rows import SharedRows
+from acme_mpi.storage.slabs import Slabs
 
 
 class SingleFileStore(PayloadStore):
@@ -29,7 +33,8 @@ class SingleFileStore(PayloadStore):
         super().__init__(world, layout, spec, n_tasks, layout.spool_folder)
         self._shared: SharedRows | None = None
         self._is_over_container = False
-        if spec is not None and not spec.is_ragged:
+        self._are_rows_spooled = spec is not None and not spec.is_ragged and spec.axis > 0
+        if spec is not None and not spec.is_ragged and spec.axis == 0:
             shape = spec.stacked_shape(n_tasks)
             self._shared = SharedRows(world, layout.partial, spec, shape)
 
@@ -94,10 +99,11 @@ class SingleFileStore(PayloadStore):
         return None if offset is None else (self._shared.path, offset)
 
     def _row_placed_for(self, index: int) -> int:
-        return index
+        return super()._row_placed_for(index) if self._shared is None else index
 
     def _write_rows(self, tasks: range, rows: Any) -> int:
-        assert self._shared is not None
+        if self._shared is None:
+            return super()._write_rows(tasks, rows)
         self._shared.write(tasks.start, rows)
         return tasks.start
 
@@ -114,7 +120,9 @@ class SingleFileStore(PayloadStore):
         if self._shared is not None:
             self._shared.close()
         records = share_records(self.world, self.layout)
-        if self.spec is not None and self._shared is None:
+        if self._are_rows_spooled:
+            self._fill_slabs(records)
+        elif self.spec is not None and self._shared is None:
             fill_rows(
                 *(self.world, self.layout, self.spec, self.n_tasks, records),
                 lambda: payload_rows(self, records),
@@ -126,6 +134,30 @@ class SingleFileStore(PayloadStore):
             Merge(self.world, self.layout.partial, records, self.merge_source, skip_first).run()
         together(self.world, lambda: self._finish(is_complete=not missing.any()))
         return self.stored(records)
+
+    def _fill_slabs(self, records: Records) -> None:
+        """Make the partial container with the rows of all ranks. Collective."""
+        assert self.spec is not None
+        world, path, spec = self.world, self.layout.partial, self.spec
+        together(world, lambda: hdf5.remove(path) if world.is_master else None)
+        shape = spec.stacked_shape(self.n_tasks)
+        shared = SharedRows(world, path, spec, shape)
+        shared.open(in_slabs=True)
+
+        def fill() -> None:
+            with refusals(path):
+                Slabs(world, spec, shape, records, self._place_of_rows).write(shared)
+                self.release()
+                shared.sync()
+
+        together(world, fill)
+        shared.close()
+
+        def blank() -> None:
+            with refusals(path):
+                shared.fill_missing(is_missing(records, self.n_tasks), is_blank=True)
+
+        together(world, blank if world.is_master else lambda: None)
 
     def stored(self, done: Records) -> Stored:
         """Return the one file."""
@@ -159,9 +191,22 @@ class SingleFileStore(PayloadStore):
     def restore(self) -> None:
         """Make payload files, and the shared file, fit to be read and gone on with."""
         super().restore()
+        if self._are_rows_spooled:
+            self._keep_rows()
         if self._shared is not None and os.path.exists(self.layout.partial):
             with refusals(self.layout.partial):
                 self._shared.restore()
+
+    def _keep_rows(self) -> None:
+        """Keep rows that an earlier version has written into the shared file at once."""
+        partial, container = self.layout.partial, self.layout.container
+        if os.path.exists(partial) and not os.path.exists(container):
+            done = read_history(self.layout.dot_folder).done
+            rows = done[done["form"] & AS_ROWS != 0]
+            if any(self._spooled_rows(*place) is None for place in places(rows)):
+                with refusals(container):
+                    os.replace(partial, container)
+            self.release()
 
     def over_container(self) -> SingleFileStore:
         """Return a store that looks for everything in the one file."""
@@ -182,14 +227,34 @@ class SingleFileStore(PayloadStore):
 
     def files(self, record: Any) -> list[str]:
         """Return the paths of the spool file, the one file, or both."""
-        rows = [self._rows_path] if record["form"] & AS_ROWS else []
+        rows = [self._place_of_rows(record)[0]] if record["form"] & AS_ROWS else []
         return [self.source(record), *rows]
 
     @property
     def _rows_path(self) -> str:
         partial, container = self.layout.partial, self.layout.container
-        is_there = os.path.exists(partial) and not self._is_over_container
-        return partial if is_there else container
+        if self._is_over_container or not os.path.exists(partial):
+            return container
+        # One of spooled rows is a copy that a run which was killed has not completed.
+        return container if self._are_rows_spooled and os.path.exists(container) else partial
+
+    def _place_of_rows(self, record: Any) -> tuple[str, int]:
+        """Return the path of the file with packed rows, and the number of the first."""
+        if self._are_rows_spooled and not self._is_over_container:
+            spooled = self._spooled_rows(int(record["rank"]), int(record["payload"]))
+            if spooled is not None:
+                return spooled, int(record["offset"])
+        return self._rows_path, int(record["first"])
+
+    def _spooled_rows(self, rank: int, k: int) -> str | None:
+        """Return the path of a spool file with rows; an earlier version spooled only groups."""
+        path = self.payload_path(rank, k)
+        if not os.path.exists(path):
+            return None
+        try:
+            return path if "result_0" in self._reader(path) else None
+        except (OSError, RuntimeError, ValueError):
+            return path  # damaged: whoever reads it finds out
 
     def measure(self, record: Any) -> Digest | None:
         """Return the digest of what lies in the spool, or in the one file."""
@@ -213,6 +278,6 @@ class SingleFileStore(PayloadStore):
         return None if digest.n_bytes < record["n_bytes"] else digest
 
     def read_rows(self, record: Any) -> Any:
-        """Return rows of the shared file."""
-        rows = self._reader(self._rows_path)
-        return self._rows_of(rows, int(record["first"]), int(record["count"]))
+        """Return rows of the spool, or of the shared file."""
+        path, first = self._place_of_rows(record)
+        return self._rows_of(self._reader(path), first, int(record["count"]))

@@ -1,0 +1,77 @@
+"""Rows of a single file whose tasks are not the first axis."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+from test_storage import FAILED, Case, encode, store_case
+
+from acme_mpi.comm import SerialWorld
+from acme_mpi.storage import Layout, make_store
+from acme_mpi.storage.folders import make_folders
+from acme_mpi.storage.records import read_history
+from acme_mpi.storage.slabs import slabs
+from acme_mpi.storage.verify import look
+
+pytestmark = pytest.mark.once
+
+
+@pytest.mark.parametrize("most", [1, 8, 24, 100, 10**6])
+@pytest.mark.parametrize("shape", [(5,), (7, 3), (2, 3, 4), (4, 1, 5), (1, 1, 1), (3, 0, 2)])
+def test_slabs_follow_one_another(shape, most):
+    array = np.arange(math.prod(shape), dtype="i8").reshape(shape)
+    parts = [array[where] for where in slabs(shape, 8, most)]
+    assert all(part.nbytes <= max(8, most) for part in parts)
+    assert np.array_equal(np.concatenate([np.empty(0), *map(np.ravel, parts)]), array.ravel())
+
+
+VALUES = [np.arange(6.0).reshape(2, 3) + 10 * k for k in range(11)]
+FORMS = {"axis 1": (2, None, 3), "axis 2": (2, 3, None)}
+
+
+@pytest.mark.parametrize("most", [1, 16, 100, 300])
+@pytest.mark.parametrize("shape", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("size", [1, 3])
+def test_many_slabs_hold_what_one_does(size, shape, most, tmp_path, monkeypatch):
+    monkeypatch.setattr("acme_mpi.storage.slabs.SLAB_BYTES", most)
+    case = Case([FAILED, *VALUES, FAILED], shape)
+
+    path = store_case("single_file", size, tmp_path / "out", case)
+
+    blank = np.full((2, 3), np.nan)
+    with h5py.File(path) as file:
+        rows = np.moveaxis(file["result_0"][()], case.spec.axis, 0)
+        assert np.array_equal(rows, [blank, *VALUES, blank], equal_nan=True)
+        assert file["result_0"].attrs["missing"].tolist() == [0, 12]
+
+
+@pytest.mark.parametrize("shape", FORMS.values(), ids=FORMS)
+def test_a_run_goes_on_with_rows_that_an_earlier_version_wrote_into_the_file(shape, tmp_path):
+    case = Case([*VALUES, FAILED], shape)
+    path = store_case("single_file", 1, tmp_path / "out", case)
+    layout = Layout(str(path.parent), "f")
+    # That version had no rows in the spool, and the file had its name only at the end.
+    shutil.rmtree(os.path.join(layout.directory, layout.spool_folder))
+    os.replace(path, layout.partial)
+    whole = Case([*VALUES, VALUES[0]], shape)
+    layout = replace(layout, run=1)
+    make_folders("single_file", layout)
+    store = make_store("single_file", SerialWorld(), layout, whole.spec, len(whole.values))
+
+    store.restore()
+    assert look(store, read_history(layout.dot_folder))[0] == []
+    store.open()
+    store.write(encode(store, whole, range(11, 12)))
+    store.close()
+    store.commit()
+
+    with h5py.File(path) as file:
+        rows = np.moveaxis(file["result_0"][()], whole.spec.axis, 0)
+        assert np.array_equal(rows, whole.values)
+        assert "missing" not in file["result_0"].attrs
