@@ -1,7 +1,7 @@
 """Whether a later run is the same computation: digests of its function and its arguments.
 
-A digest depends on values alone, not on how they lie in memory or on the process that asks. What a
-function refers to by name, such as other functions of its module, is not part of it.
+A digest depends on values alone, not on how they lie in memory or on the process that asks. The
+user's functions that a function refers to by name have digests of their own.
 """
 
 from __future__ import annotations
@@ -24,13 +24,17 @@ import numpy as np
 import xxhash
 
 from acme_mpi.results import PLAIN
-from acme_mpi.runner.frames import INSTALLED
+from acme_mpi.runner.frames import INSTALLED, is_own
 from acme_mpi.runner.hdf5_arguments import reduce_hdf5
 from acme_mpi.runner.pickling import pickle_given
 from acme_mpi.tasks import TaskSet, function_name
 
 UNKNOWN = "unknown"
 VERSION = "version "  # how keys begin that say with what a run was made, and not what it computes
+
+_CALLED = "called "  # how the keys of functions begin that the user's function refers to
+_MOST_CALLED = 1000
+_MOST_NAMED = 50  # more than these have one digest together
 
 _DIGEST_BYTES = 16  # of XXH3's long form
 _UNKNOWN = UNKNOWN.encode().ljust(_DIGEST_BYTES)
@@ -64,6 +68,7 @@ def fingerprint_of(
     dict of str to str
         ``function``: its name; ``source``: digest of its source and of all that is bound to it
         (defaults, closure, arguments of a partial function, the object of a method);
+        ``called NAME``: of the source of a function or class of the user's that it refers to;
         ``argument NAME``: split or shared, and a digest; ``n_inputs``: number of tasks; and the
         options.
 
@@ -73,7 +78,7 @@ def fingerprint_of(
     byte code, which is another one in another version of Python; compiled functions with their
     names.
     """
-    found = {"function": function_name(func), "source": digest(func)}
+    found = {"function": function_name(func), "source": digest(func), **_called(func)}
     for argument in tasks.arguments:
         how = _SPLIT if argument.per_task else _SHARED
         found[f"argument {argument.label}"] = f"{how} {digest(argument.value)}"
@@ -122,9 +127,11 @@ def changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
         Sentences without a full stop; empty if it is the same computation.
     """
     name = new.get("function", "")
+    # Of what an earlier version of this package did not look at nothing can be said.
+    keys = [k for k in _keys(old, new) if not k.startswith(_CALLED) or (k in old and k in new)]
     return [
         sentence
-        for key in _keys(old, new)
+        for key in keys
         if not key.startswith(VERSION) and old.get(key) != new.get(key)
         for sentence in _sentences(key, old.get(key), new.get(key), name)
     ]
@@ -132,7 +139,11 @@ def changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
 
 def without_source(fingerprint: Mapping[str, str]) -> dict[str, str]:
     """Return a fingerprint as of any function of that name: what failed may have been mended."""
-    return {key: value for key, value in fingerprint.items() if key != "source"}
+    return {
+        key: value
+        for key, value in fingerprint.items()
+        if key != "source" and not key.startswith(_CALLED)
+    }
 
 
 def version_changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
@@ -167,6 +178,9 @@ def _sentences(key: str, old: str | None, new: str | None, function: str) -> Ite
         yield _is_and_was("the function", old and f"`{old}`", new and f"`{new}`")
     elif key == "source":
         yield f"the source of `{function}` has changed"
+    elif key.startswith(_CALLED):
+        called = key.removeprefix(_CALLED)
+        yield f"the source of {called} has changed, to which `{function}` refers"
     elif key == "n_inputs":
         yield _is_and_was("the number of tasks", old, new)
     elif not key.startswith("argument "):
@@ -185,6 +199,95 @@ def _is_and_was(what: str, old: str | None, new: str | None) -> str:
     if old is None:
         return f"{what} is {new} and was not there"
     return f"{what} was {old} and is not there" if new is None else f"{what} is {new} and was {old}"
+
+
+def _called(func: Callable[..., Any]) -> dict[str, str]:
+    """Return digests of the user's functions and classes that a function leads to by names."""
+    digester = _Digester()
+    found: dict[str, list[str]] = {}
+    seen: dict[int, Any] = {}  # with the objects, as in _Digester
+    # What is bound to the function itself is in the digest of it.
+    waiting: list[tuple[Any, bool]] = [(func, False)]
+    while waiting and len(seen) < _MOST_CALLED:
+        value, is_named = waiting.pop()
+        if id(value) in seen:
+            continue
+        bound, referred = _leads_to(value)
+        seen[id(value)] = value
+        if is_named and isinstance(value, FunctionType | type):
+            module = "" if value.__module__ == "__main__" else f"{value.__module__}."
+            of = value.__code__ if isinstance(value, FunctionType) else value
+            try:
+                text = digester.of(of).hex()
+            except RecursionError:
+                text = UNKNOWN
+            found.setdefault(f"`{module}{value.__qualname__}`", []).append(text)
+        # Methods are in the source of their class.
+        is_bound_named = is_named and not isinstance(value, type)
+        waiting += [(part, is_bound_named) for part in bound if _is_followed(part)]
+        waiting += [(part, True) for part in referred if _is_followed(part)]
+    if len(found) > _MOST_NAMED:
+        return {f"{_CALLED}one of more than {_MOST_NAMED} functions": digest(found)}
+    return {_CALLED + name: digest(sorted(found[name])) for name in sorted(found)}
+
+
+def _is_followed(value: Any) -> bool:
+    kind = type(value)  # since proxies without an object raise in isinstance
+    if kind is FunctionType:
+        return _is_users(value.__code__.co_filename)
+    if issubclass(kind, type):
+        module = sys.modules.get(value.__module__)
+        return _is_own(value) and _is_users(getattr(module, "__file__", None) or "")
+    kinds = (partial, MethodType, property, staticmethod, classmethod)
+    return issubclass(kind, kinds) or _wrapped(value) is not None
+
+
+def _is_users(path: str) -> bool:
+    is_installed = path.startswith((*INSTALLED, "<frozen"))
+    return not (is_installed or is_own(path) or "-packages" + os.sep in path)
+
+
+def _wrapped(value: Any) -> Any:
+    """Return what lru_cache and the like have wrapped; some objects have any attribute."""
+    try:
+        return vars(value).get("__wrapped__")
+    except Exception:
+        return None
+
+
+def _leads_to(value: Any) -> tuple[list[Any], list[Any]]:
+    """Return what is bound to a callable, and what it refers to by global names."""
+    if isinstance(value, FunctionType):
+        return [*_contents(value), _wrapped(value)], _referred(value)
+    if isinstance(value, type):
+        return [part for base in value.__mro__ if _is_own(base) for part in vars(base).values()], []
+    if isinstance(value, partial):
+        return [value.func, *value.args, *value.keywords.values()], []
+    if isinstance(value, MethodType):
+        return [value.__func__, type(value.__self__)], []
+    if isinstance(value, property):
+        return [value.fget, value.fset, value.fdel], []
+    if isinstance(value, staticmethod | classmethod):
+        return [value.__func__], []
+    return [_wrapped(value), type(value)], []
+
+
+def _referred(func: FunctionType) -> list[Any]:
+    names: dict[str, None] = {}
+    codes = [func.__code__]
+    while codes:
+        code = codes.pop()
+        names.update(dict.fromkeys(code.co_names))
+        codes += [const for const in code.co_consts if isinstance(const, CodeType)]
+    found: dict[int, Any] = {}
+    spaces = [func.__globals__]
+    while spaces:
+        space = spaces.pop()
+        for value in [space[name] for name in names if name in space]:
+            if id(value) not in found and issubclass(type(value), ModuleType):
+                spaces.append(vars(value))
+            found[id(value)] = value
+    return [*found.values()]
 
 
 class _Digester:

@@ -26,7 +26,14 @@ from hypothesis import strategies as st
 
 from acme_mpi import PerTask, Shared
 from acme_mpi import fingerprint as fingerprint_module
-from acme_mpi.fingerprint import changes, digest, fingerprint_of, version_changes, versions
+from acme_mpi.fingerprint import (
+    changes,
+    digest,
+    fingerprint_of,
+    version_changes,
+    versions,
+    without_source,
+)
 from acme_mpi.tasks import distribute
 
 pytestmark = pytest.mark.once
@@ -422,6 +429,56 @@ class TestFingerprint:
         new = fingerprint(functools.partial(f, y=2), [1, 2])
 
         assert changes(old, new) == ["the source of `f` has changed"]
+
+
+class TestCalled:
+    @pytest.fixture
+    def find(self, tmp_path, monkeypatch):
+        """Return a function that writes both modules and returns the fingerprint of f."""
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+        def find(helpers, mine="import called_helpers\ndef f(x): return called_helpers.g(x)\n"):
+            for name, text in (("called_helpers", helpers), ("called_mine", mine)):
+                (tmp_path / f"{name}.py").write_text(text)
+                monkeypatch.delitem(sys.modules, name, raising=False)
+            importlib.invalidate_caches()
+            return fingerprint(importlib.import_module("called_mine").f, [1, 2])
+
+        yield find
+        for name in ("called_helpers", "called_mine"):
+            sys.modules.pop(name, None)
+
+    def test_a_helper_of_a_helper_in_another_module_is_named(self, find):
+        text = "def g(x): return h(x)\ndef h(x): return g(x) if x else {}\n"
+        old, new = find(text.format(1)), find(text.format(22))
+
+        assert changes(old, new) == [
+            "the source of `called_helpers.h` has changed, to which `f` refers"
+        ]
+        assert changes(without_source(old), without_source(new)) == []
+        assert changes(old, find(text.format(1))) == []
+
+    def test_a_run_that_was_recorded_without_helpers_is_the_same(self, find):
+        new = find("def g(x): return x\n")
+        old = {key: value for key, value in new.items() if not key.startswith("called ")}
+
+        assert old != new
+        assert changes(old, new) == changes(new, old) == []
+
+    def test_more_than_fifty_have_one_digest(self, find):
+        text = "".join(f"def g{k}(x): return {k}\n" for k in range(60))
+        calls = ", ".join(f"g{k}(x)" for k in range(60))
+        old = find(f"{text}def g(x): return {calls}\n")
+        new = find(f"{text.replace('return 7', 'return -7')}def g(x): return {calls}\n")
+
+        assert len(changes(old, new)) == 1
+        assert sum(key.startswith("called ") for key in new) == 1
+
+    def test_functions_that_are_installed_do_not_count(self, find):
+        mine = "import numpy as np, textwrap\ndef f(x): return np.mean(x), textwrap.dedent('')\n"
+
+        assert not any(key.startswith("called ") for key in find("", mine))
 
 
 class TestChanges:
