@@ -252,13 +252,13 @@ def from_memory(case: Case) -> tuple[Any, list[Any]]:
     store = MemoryStore(world, Layout("", "f"), spec, n_tasks)
     if spec is None:
         store.write(encode(store, case, range(n_tasks), in_memory=True))
-        return None, values_of(store.commit(), Options("f", n_tasks, "memory"))
+        return None, values_of(store.commit(), Options("f", n_tasks, "memory"))[0]
     if spec.is_ragged:
         return pad(case), [further(value) for value in case.values]
     fields = (spec.shape, spec.axis, spec.dtype)
     plain = [first(value) for value in case.values]
     store.write(encode(store, Case(plain, case.shape, case.dtype), range(n_tasks)))
-    rows = values_of(store.commit(), Options("f", n_tasks, "memory", spec=fields))
+    rows, _ = values_of(store.commit(), Options("f", n_tasks, "memory", spec=fields))
     return rows, [further(value) for value in case.values]
 
 
@@ -620,7 +620,7 @@ class TestReturned:
             return
         for rank, stored in enumerate(run_world(size, write)):
             if root in (None, rank):
-                values = values_of(stored, Options("f", 4, "memory"))
+                values, _ = values_of(stored, Options("f", 4, "memory"))
                 assert repr(values) == repr([1, "a", None, np.ones(2)])
             else:
                 assert stored.pieces == []
