@@ -9,6 +9,7 @@ import runpy
 import signal
 import sys
 import traceback
+from collections.abc import Iterable
 from importlib.machinery import SourceFileLoader, SourcelessFileLoader
 from types import FrameType, ModuleType, TracebackType
 from typing import Any
@@ -16,7 +17,9 @@ from typing import Any
 from acme_mpi.errors import StoppedError
 from acme_mpi.interrupts import PASSED_ON, reset_after_fork
 from acme_mpi.runner.channel import Channel
+from acme_mpi.runner.frames import is_own
 from acme_mpi.runner.process import arm_lifeline
+from acme_mpi.runner.trace import keep_frames
 from acme_mpi.script import connect, is_waiting
 
 AGENTS_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
@@ -127,19 +130,13 @@ def print_without_own_frames(
 ) -> None:
     """Print an uncaught exception as Python does, without the frames of this package."""
     report = traceback.TracebackException(kind, error, trace)
-    _drop_own_frames(report)
+    keep_frames(report, _not_hidden)
     sys.stderr.write("".join(report.format()))
 
 
-def _drop_own_frames(report: traceback.TracebackException) -> None:
-    own = os.path.dirname(os.path.abspath(__file__)) + os.sep
-    hidden = (own, "<frozen runpy>", "<string>")
-    report.stack = traceback.StackSummary.from_list(
-        [frame for frame in report.stack if not frame.filename.startswith(hidden)]
-    )
-    for other in (report.__cause__, report.__context__, *(report.exceptions or ())):
-        if other is not None:
-            _drop_own_frames(other)
+def _not_hidden(frames: Iterable[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
+    hidden = ("<frozen runpy>", "<string>")
+    return [f for f in frames if not is_own(f.filename) and not f.filename.startswith(hidden)]
 
 
 if __name__ == "__main__":

@@ -317,6 +317,25 @@ def test_an_uncaught_exception_is_shown_without_our_frames(acme, write_script, n
 
 
 @pytest.mark.once
+def test_an_uncaught_exception_with_very_many_causes_is_shown_as_by_python(acme, write_script):
+    write_script("""
+        error = None
+        for i in range(3000):
+            last = ValueError(i)
+            last.__cause__ = error
+            error = last
+        raise error
+    """)
+
+    ran = acme(0, "-q", "script.py")
+
+    assert ran.returncode == 1
+    assert ran.stderr.count("direct cause") == 2999
+    assert ran.stderr.endswith("ValueError: 2999\n")
+    assert "RecursionError" not in ran.stderr
+
+
+@pytest.mark.once
 def test_an_uncaught_task_error_is_told(acme, write_script):
     write_script("""
         import acme_mpi

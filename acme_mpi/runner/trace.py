@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
+from collections.abc import Callable, Iterable
 
 from acme_mpi.runner.frames import only_users, user_frames
 
@@ -19,25 +21,39 @@ def traceback_text(error: BaseException) -> str:
     """
     try:
         report = traceback.TracebackException(type(error), error, error.__traceback__)
-        _prune(report)
+        keep_frames(report, only_users, MAX_DEPTH)
         return _shortened("".join(report.format()))
     except BaseException:
         frames = "".join(traceback.format_list(user_frames(error)))
         return f"Traceback (most recent call last):\n{frames}{type(error).__name__}\n"
 
 
-def _prune(report: traceback.TracebackException) -> None:
-    """Leave out frames of this package everywhere, and what is too deep."""
-    level = [report]
-    for depth in range(MAX_DEPTH):
+def keep_frames(
+    report: traceback.TracebackException,
+    kept: Callable[[Iterable[traceback.FrameSummary]], list[traceback.FrameSummary]],
+    max_depth: int = sys.maxsize,
+) -> None:
+    """Keep some frames of an exception and of its causes, contexts and members; drop the deepest.
+
+    Parameters
+    ----------
+    report : TracebackException
+        Changed in place.
+    kept : callable
+        Returns those of some frames that stay.
+    max_depth : int
+        How many levels of exceptions stay, 1 or more.
+    """
+    level, depth = [report], 1  # a loop, as chains are longer than the stack is deep
+    while level:
         below = []
         for each in level:
-            each.stack = traceback.StackSummary.from_list(only_users(each.stack))
-            if depth == MAX_DEPTH - 1:
+            each.stack = traceback.StackSummary.from_list(kept(each.stack))
+            if depth == max_depth:
                 each.__cause__ = each.__context__ = each.exceptions = None
             members = each.exceptions or ()
             below += [other for other in (each.__cause__, each.__context__, *members) if other]
-        level = below
+        level, depth = below, depth + 1
 
 
 def _shortened(text: str) -> str:
