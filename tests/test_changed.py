@@ -227,3 +227,21 @@ class TestBaseline:
         assert baseline.differences() == ["numpy.nan"]
         baseline.accepted.add("numpy.nan")
         assert baseline.differences() == []
+
+
+def test_what_the_same_task_changes_again_is_no_habit(runner, tmp_path):
+    """Left out behind another one in the same outcome, it is the first of the next process."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(LARGE.nbytes))
+
+    def f(x):
+        if x == 1:
+            hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+        return LARGE if x else 0  # 0 is quick enough to share an outcome with 1
+
+    for _ in range(3):
+        runner.prepare(make_assignment(f, list(range(4)), in_memory=False, can_place=True))
+        outcomes = run_tasks(runner, [range(4)], lambda request: (str(path), 0))
+
+        assert [*failures_by_index(outcomes)] == [1]

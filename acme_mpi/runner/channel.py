@@ -62,7 +62,7 @@ class Kind(IntEnum):
     RELEASE = 25  # a script needs no runners for now: (number, None)
     CANCEL = 26  # the script no longer waits for its answer
     RETURNED = 27  # the rest of a chunk, which was not started: (start, stop)
-    CHANGED = 28  # tasks have changed this process, and it leaves: list of names of `Baseline`
+    CHANGED = 28  # what tasks have changed, and whether that may be their habit: (list, bool)
 
 
 class _PlainUnpickler(pickle.Unpickler):

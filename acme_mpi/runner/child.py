@@ -205,7 +205,8 @@ class ChildRunner(Runner):
         elif kind == Kind.RETURNED:
             self._take_back(*content)
         elif kind == Kind.CHANGED:
-            self._replace_changed([str(name) for name in content])
+            names, may_be_habits = content
+            self._replace_changed([str(name) for name in names], may_be_habits)
         else:
             self.other_messages.append((kind, content))
 
@@ -241,12 +242,13 @@ class ChildRunner(Runner):
         else:
             self._events.append(Unready(f"{ending.message}, again and again, between two tasks"))
 
-    def _replace_changed(self, names: list[str]) -> None:
+    def _replace_changed(self, names: list[str], may_be_habits: bool) -> None:
         """Give the tasks that are left to a process that no task has changed."""
         assert self._child is not None
         child, self._child = self._child, None
         child.end()
-        self._habits.update(names)
+        if may_be_habits:
+            self._habits.update(names)
         if self._assignment is None:
             return  # the next run starts another one
         self._assignment.habits = [*self._habits]

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from socket import gethostname
 from typing import Any
 
@@ -23,6 +23,7 @@ from acme_mpi.offsets import begin_sync, reason, write_all
 from acme_mpi.results import Encoder
 from acme_mpi.runner import forked
 from acme_mpi.runner.base import (
+    DRAIN,
     Assignment,
     MediumError,
     load_assignment,
@@ -162,6 +163,7 @@ class Server:
         self._run: tuple[Any, str, TaskSet, Encoder] | None = None
         self._baseline = Baseline()
         self._habits: set[str] = set()  # to be accepted if they show at once
+        self._is_one_left_out = False  # of the tasks of the latest outcome, see `run_chunk`
         self._is_left = False
 
     def serve(self) -> None:
@@ -217,14 +219,23 @@ class Server:
         self._channel.send(Kind.READY, (assignment.number, has_opened()))
 
     def _call(self, chunk: range) -> None:
+        done = chunk.start
+        while done < chunk.stop and not self._words[DRAIN]:
+            # Less than the chunk is done, too, where what a task has changed is then accepted.
+            for stop in self._outcomes(range(done, chunk.stop)):
+                done = stop
+                if self._is_changed():
+                    return
+        if done < chunk.stop:
+            self._channel.send(Kind.RETURNED, (done, chunk.stop))
+
+    def _outcomes(self, chunk: range) -> Iterator[int]:
+        """Call the tasks of a chunk and send their outcomes; yield where each ends."""
         assert self._run is not None
         func, name, tasks, encoder = self._run
-        done = chunk.start
-        chunk_outcomes = run_chunk(
-            func, name, tasks, encoder, chunk, self._words,
-            is_changed=lambda: bool(self._baseline.differences()),
-        )  # fmt: skip
-        for outcome in chunk_outcomes:
+        for outcome in run_chunk(
+            func, name, tasks, encoder, chunk, self._words, is_changed=self._leaves_out
+        ):
             content = outcome.content
             flush_standard_streams()
             self._channel.send(
@@ -236,17 +247,19 @@ class Server:
                     content.unstorable,
                 ),
             )
-            done = outcome.stop
-            if self._is_changed():
-                return
-        if done < chunk.stop:
-            self._channel.send(Kind.RETURNED, (done, chunk.stop))
+            yield outcome.stop
+
+    def _leaves_out(self) -> bool:
+        """Tell whether a task that fails is to be called again, as the process is a changed one."""
+        self._is_one_left_out = bool(self._baseline.differences())
+        return self._is_one_left_out
 
     def _is_changed(self) -> bool:
         """Tell whether tasks have changed this process, and the agent about that.
 
         What is seen again at once, after the first tasks of another process, is how this function
-        works, and is accepted.
+        works, and is accepted; but not where the first task there is one that was left out here,
+        perhaps the very one that has made the change.
         """
         found = self._baseline.differences_if_due()
         self._baseline.accepted |= self._habits & {*found}
@@ -254,7 +267,8 @@ class Server:
         found = [name for name in found if name not in self._baseline.accepted]
         if found:
             self._is_left = True
-            self._channel.send(Kind.CHANGED, found)
+            self._channel.send(Kind.CHANGED, (found, not self._is_one_left_out))
+        self._is_one_left_out = False
         return self._is_left
 
     def _place(
