@@ -22,8 +22,11 @@ _OF_RANKS = (
     *("PMIX_", "PMI_", "PMI2_", "PRTE_", "HYDI_", "MPI_LOCAL", "SLURM_STEP"),
     *("SLURM_PROCID", "SLURM_LOCALID", "SLURM_TASK_PID"),
 )
-# Open MPI 4 sets it for its ranks.
-_NOT_OF_THE_USER = "PMIX_MCA_mca_base_component_show_load_errors"
+# Open MPI 4 sets the first for its ranks; 5 the second, from the user's setting for OMPI_MCA_.
+_NOT_OF_THE_USER = (
+    "PMIX_MCA_mca_base_component_show_load_errors",
+    "PMIX_MCA_hwloc_base_binding_policy",
+)
 _OF_THE_USER = ("PMIX_MCA_", "PRTE_MCA_", "PRTE_ALLOW_RUN_AS_ROOT")
 
 
@@ -34,5 +37,5 @@ def without_launcher(environ: Mapping[str, str]) -> dict[str, str]:
 
 def is_of_rank(name: str) -> bool:
     """Tell whether a variable is a launcher's word to a rank."""
-    is_users = name.startswith(_OF_THE_USER) and name != _NOT_OF_THE_USER
+    is_users = name.startswith(_OF_THE_USER) and name not in _NOT_OF_THE_USER
     return name.startswith(_OF_RANKS) and not is_users
