@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +22,7 @@ from acme_mpi.rules import Rules
 from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.segment import Segment
 from acme_mpi.storage import Stored
+from acme_mpi.storage.description import how_to_go_on
 from acme_mpi.tasks import TaskSet
 
 
@@ -113,11 +113,7 @@ class Options:
 
     def how_to_go_on(self, directory: str, only_failed: bool = False) -> str:
         """Return a last line of text that says how to go on with a run in a directory."""
-        if not self.go_on:
-            how = "failed" if only_failed else True
-            return f"\n  go on with: resume={how!r}, output_dir={directory!r}"
-        command = self.go_on.replace("{directory}", shlex.quote(directory))
-        return f"\n  go on with: {command}" + (" --retry-failed" if only_failed else "")
+        return f"\n  go on with: {how_to_go_on(self.go_on, directory, only_failed)}"
 
     def worker_ranks(self, size: int) -> set[int]:
         """Return the ranks that call tasks, of a world of `size`."""

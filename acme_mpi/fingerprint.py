@@ -17,7 +17,14 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from tokenize import TokenError
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    MappingProxyType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any
 
 import numpy as np
@@ -35,6 +42,10 @@ VERSION = "version "  # how keys begin that say with what a run was made, and no
 _CALLED = "called "  # how the keys of functions begin that the user's function refers to
 _MOST_CALLED = 1000
 _MOST_NAMED = 50  # more than these have one digest together
+_MOST_IN_TABLE = 100  # of a list or dict that may be a table of functions
+_CONTAINERS = (list, tuple, dict, MappingProxyType)
+_HELD = (FunctionType, partial, MappingProxyType)  # the last one is singledispatch's
+_BOUND = (partial, MethodType, property, staticmethod, classmethod)
 
 _DIGEST_BYTES = 16  # of XXH3's long form
 _UNKNOWN = UNKNOWN.encode().ljust(_DIGEST_BYTES)
@@ -204,6 +215,8 @@ def _is_and_was(what: str, old: str | None, new: str | None) -> str:
 def _called(func: Callable[..., Any]) -> dict[str, str]:
     """Return digests of the user's functions and classes that a function leads to by names."""
     digester = _Digester()
+    # A script's functions are those of the module that ``script.py:f`` makes of it.
+    near = ("__main__", _module_of(func))
     found: dict[str, list[str]] = {}
     seen: dict[int, Any] = {}  # with the objects, as in _Digester
     # What is bound to the function itself is in the digest of it.
@@ -214,8 +227,8 @@ def _called(func: Callable[..., Any]) -> dict[str, str]:
             continue
         bound, referred = _leads_to(value)
         seen[id(value)] = value
-        if is_named and isinstance(value, FunctionType | type):
-            module = "" if value.__module__ == "__main__" else f"{value.__module__}."
+        if is_named and isinstance(value, FunctionType | type) and _is_users_code(value):
+            module = "" if value.__module__ in near else f"{value.__module__}."
             of = value.__code__ if isinstance(value, FunctionType) else value
             try:
                 text = digester.of(of).hex()
@@ -231,15 +244,27 @@ def _called(func: Callable[..., Any]) -> dict[str, str]:
     return {_CALLED + name: digest(sorted(found[name])) for name in sorted(found)}
 
 
+def _module_of(func: Callable[..., Any]) -> str:
+    while isinstance(func, partial):
+        func = func.func
+    return getattr(func, "__module__", "")
+
+
 def _is_followed(value: Any) -> bool:
     kind = type(value)  # since proxies without an object raise in isinstance
+    if kind in _CONTAINERS:
+        return len(value) <= _MOST_IN_TABLE
+    return _is_users_code(value) or issubclass(kind, _BOUND) or bool(_held(value))
+
+
+def _is_users_code(value: Any) -> bool:
+    """Tell whether it is a function or class of the user's, or an instance of such a class."""
+    kind = type(value)
     if kind is FunctionType:
         return _is_users(value.__code__.co_filename)
-    if issubclass(kind, type):
-        module = sys.modules.get(value.__module__)
-        return _is_own(value) and _is_users(getattr(module, "__file__", None) or "")
-    kinds = (partial, MethodType, property, staticmethod, classmethod)
-    return issubclass(kind, kinds) or _wrapped(value) is not None
+    cls = value if issubclass(kind, type) else kind
+    module = sys.modules.get(cls.__module__)
+    return _is_own(cls) and _is_users(getattr(module, "__file__", None) or "")
 
 
 def _is_users(path: str) -> bool:
@@ -247,18 +272,26 @@ def _is_users(path: str) -> bool:
     return not (is_installed or is_own(path) or "-packages" + os.sep in path)
 
 
-def _wrapped(value: Any) -> Any:
-    """Return what lru_cache and the like have wrapped; some objects have any attribute."""
+def _held(value: Any) -> list[Any]:
+    """Return the functions that an object wraps: a decorator's, `lru_cache`, `np.vectorize`."""
+    if issubclass(type(value), type | ModuleType):
+        return []
     try:
-        return vars(value).get("__wrapped__")
-    except Exception:
-        return None
+        return [each for each in vars(value).values() if type(each) in _HELD]
+    except Exception:  # some objects have any attribute, others none
+        return []
 
 
 def _leads_to(value: Any) -> tuple[list[Any], list[Any]]:
     """Return what is bound to a callable, and what it refers to by global names."""
+    kind = type(value)
+    if kind in _CONTAINERS:
+        parts = value if kind in (list, tuple) else value.values()
+        return [each for each in parts if type(each) not in _CONTAINERS], []
     if isinstance(value, FunctionType):
-        return [*_contents(value), _wrapped(value)], _referred(value)
+        # Of a library's wrapper, as contextmanager makes one, only what it wraps is the user's.
+        names = _referred(value) if _is_users(value.__code__.co_filename) else []
+        return [*_contents(value), *_held(value)], names
     if isinstance(value, type):
         return [part for base in value.__mro__ if _is_own(base) for part in vars(base).values()], []
     if isinstance(value, partial):
@@ -269,7 +302,7 @@ def _leads_to(value: Any) -> tuple[list[Any], list[Any]]:
         return [value.fget, value.fset, value.fdel], []
     if isinstance(value, staticmethod | classmethod):
         return [value.__func__], []
-    return [_wrapped(value), type(value)], []
+    return [*_held(value), kind], []
 
 
 def _referred(func: FunctionType) -> list[Any]:

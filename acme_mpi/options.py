@@ -146,11 +146,14 @@ def _add_resume_options(group: Any) -> None:
     )  # fmt: skip
     group.add_argument(
         "--retry-failed", action="store_true",
-        help="call the tasks that have failed, and only those",
+        help="call the tasks that have failed, and only those, also after the function or what it "
+        "calls was mended",
     )  # fmt: skip
     group.add_argument(
         "--force-resume", action="store_true",
-        help="go on even if the function or its arguments have changed",
+        help="go on even if the function, functions and classes of yours that it names, or its "
+        "arguments have changed; not seen are names reached by getattr, imports inside functions, "
+        "methods of arguments, data in globals and closures, and installed packages",
     )  # fmt: skip
     group.add_argument(
         "--overwrite", action="store_true",

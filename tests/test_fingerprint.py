@@ -459,6 +459,77 @@ class TestCalled:
         assert changes(without_source(old), without_source(new)) == []
         assert changes(old, find(text.format(1))) == []
 
+    @pytest.mark.parametrize(
+        ("helpers", "use"),
+        [
+            ("def g(x): return {}", "h.g(x)"),
+            ("def g(x): return {}", "functools.partial(h.g, x)()"),
+            ("def g(x, y): return {}\np = functools.partial(g, 1)", "h.p(x)"),
+            ("@wrapped\ndef g(x): return {}", "h.g(x)"),
+            ("@functools.lru_cache\ndef g(x): return {}", "h.g(x)"),
+            ("@contextlib.contextmanager\ndef g(x): yield {}", "h.g(x)"),
+            ("@np.vectorize\ndef g(x): return {}", "h.g(x)"),
+            ("@functools.singledispatch\ndef g(x): return {}", "h.g(x)"),
+            (
+                "@functools.singledispatch\ndef a(x): pass\n@a.register\ndef g(x: int): return {}",
+                "h.a(x)",
+            ),
+            ("def g(x): return {}\nways = dict(a=g)", "h.ways['a'](x)"),
+            ("def g(x): return {}\nways = [None, g]", "h.ways[1](x)"),
+            ("class g:\n    def m(self, x): return {}", "h.g().m(x)"),
+            ("class g:\n    def m(self, x): return {}\none = g()", "h.one.m(x)"),
+            ("def g(x): return {}\nclass A:\n    def m(self, x): return g(x)", "h.A().m(x)"),
+            ("def g(): return {}\nclass A:\n    def m(self): return g()\none = A()", "h.one.m()"),
+            (
+                "def g(): return {}\nclass A:\n    def m(self): return g()\nclass B(A): pass",
+                "h.B().m()",
+            ),
+            (
+                "def g(): return {}\nclass A:\n    @functools.cached_property\n"
+                "    def m(self): return g()",
+                "h.A().m",
+            ),
+        ],
+    )
+    def test_helpers_are_found_however_they_are_reached(self, find, helpers, use):
+        common = (
+            "import contextlib, functools\nimport numpy as np\ndef wrapped(func):\n"
+            "    @functools.wraps(func)\n    def w(*args): return func(*args)\n    return w\n"
+        )
+        mine = f"import functools\nimport called_helpers as h\ndef f(x): return {use}\n"
+        old = find(common + helpers.format(1), mine)
+        new = find(common + helpers.format(22), mine)
+
+        assert changes(old, new) == [
+            "the source of `called_helpers.g` has changed, to which `f` refers"
+        ]
+        assert changes(old, find(common + helpers.format(1), mine)) == []
+
+    @pytest.mark.parametrize(
+        ("helpers", "use"),
+        [
+            ("def g(x): return {}", "getattr(h, 'g')(x)"),
+            ("def g(x): return {}", "__import__('called_helpers').g(x)"),
+            ("g = {}", "h.g"),
+        ],
+    )
+    def test_what_the_documents_say_is_not_seen(self, find, helpers, use):
+        mine = f"import called_helpers as h\ndef f(x): return {use}\n"
+
+        assert changes(find(helpers.format(1), mine), find(helpers.format(22), mine)) == []
+
+    def test_a_script_and_the_module_of_it_have_the_same_helpers(self, find, monkeypatch):
+        mine = "def f(x): return g(x)\ndef g(x): return 1\n"
+        as_module = find("", mine)
+        module = sys.modules["called_mine"]
+        for func in (module.f, module.g):
+            monkeypatch.setattr(func, "__module__", "__main__")
+
+        as_script = fingerprint(module.f, [1, 2])
+
+        assert as_script == as_module
+        assert any(key.startswith("called ") for key in as_script)
+
     def test_a_run_that_was_recorded_without_helpers_is_the_same(self, find):
         new = find("def g(x): return x\n")
         old = {key: value for key, value in new.items() if not key.startswith("called ")}

@@ -16,7 +16,12 @@ from acme_mpi.errors import PlaceError, StoreError
 from acme_mpi.fingerprint import changes, version_changes, without_source
 from acme_mpi.parsing import Damaged
 from acme_mpi.storage.base import DOT_FOLDER, Layout
-from acme_mpi.storage.description import Description, next_run, read_description
+from acme_mpi.storage.description import (
+    Description,
+    how_to_go_on,
+    next_run,
+    read_description,
+)
 from acme_mpi.storage.folders import (
     FINISHED,
     MADE_UP,
@@ -26,6 +31,7 @@ from acme_mpi.storage.folders import (
     unmark_finished,
 )
 from acme_mpi.storage.lease import Lease
+from acme_mpi.storage.records import read_history
 
 logger = logging.getLogger("acme_mpi")
 
@@ -134,6 +140,8 @@ def choose_place(wanted: Wanted) -> Layout:
     output_dir = wanted.output_dir
     if output_dir is None and wanted.policy in ("resume", "force"):
         output_dir = newest_run(wanted.base, described, wanted.only_failed)
+        if output_dir is None:
+            _tell_of_mended(wanted)
     layout = choose_layout(described.kind, described.name, output_dir, wanted.base)
     if layout.directory:
         _look(wanted, layout)
@@ -164,6 +172,37 @@ def newest_run(base: str, described: Description, is_mended: bool = False) -> st
         is_finished = os.path.exists(os.path.join(folder, FINISHED))
         (finished if is_finished else unfinished).append(path)
     return next(iter([*reversed(unfinished), *reversed(finished)]), None)
+
+
+def _tell_of_mended(wanted: Wanted) -> None:
+    """Say which run is not gone on with, as its function has changed since."""
+    described = wanted.description
+    found = newest_run(wanted.base, described, is_mended=True)
+    if found is None:
+        return
+    layout = choose_layout(described.kind, described.name, found, wanted.base)
+    earlier = read_description(layout.dot_folder)
+    assert earlier is not None
+    lines = "".join(f"\n  {line}" for line in changes(earlier.fingerprint, described.fingerprint))
+    logger.warning(
+        "%s is not gone on with, all tasks are called:%s%s",
+        *(found, lines, _way_to_mend(wanted, layout)),
+    )
+
+
+def _way_to_mend(wanted: Wanted, layout: Layout) -> str:
+    """Return what calls the failed tasks again, as a line; empty if none has failed."""
+    try:
+        n_failed = len(read_history(layout.dot_folder).failed)
+    except OSError:
+        return ""
+    if not n_failed:
+        return ""
+    command = how_to_go_on(wanted.description.command, layout.directory, only_failed=True)
+    return (
+        f"\n  if that mends the {n_failed} task(s) that failed: what is done stays and they alone "
+        f"are called again; go on with: {command}"
+    )
 
 
 def _look(wanted: Wanted, layout: Layout) -> Description | None:
@@ -207,13 +246,15 @@ def _refuse_changes(wanted: Wanted, earlier: Description, layout: Layout) -> Non
             f"{layout.directory} holds results of {layout.name} in another form, which cannot be "
             f"gone on with:{shown}\n  {ways}"
         )
-    is_mended = wanted.only_failed and not changes(
+    may_be_mended = not changes(
         without_source(earlier.fingerprint), without_source(described.fingerprint)
     )
+    is_mended = may_be_mended and wanted.only_failed
     if found and wanted.policy != "force" and not is_mended:
+        mend = _way_to_mend(wanted, layout) if may_be_mended else ""
         raise PlaceError(
-            f"{layout.directory} holds results of another computation of {layout.name}:{shown}\n"
-            f"  {ways}"
+            f"{layout.directory} holds results of another computation of {layout.name}:{shown}"
+            f"{mend}\n  {'or ' if mend else ''}{ways}"
         )
     for line in found:
         how = (

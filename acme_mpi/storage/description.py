@@ -10,6 +10,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -79,6 +80,24 @@ class Description:
             os.fsync(file.fileno())
         os.replace(partial, path)
         sync_folder(folder)
+
+
+def how_to_go_on(command: str, directory: str, only_failed: bool = False) -> str:
+    """Return how to go on with a run: the command itself, or what a script has to say.
+
+    Parameters
+    ----------
+    command : str
+        With ``{directory}`` in it; empty if a script knows it.
+    directory : str
+        Of the run.
+    only_failed : bool
+        Call what has failed, and nothing else.
+    """
+    if not command:
+        return f"resume={'failed' if only_failed else True!r}, output_dir={directory!r}"
+    line = command.replace("{directory}", shlex.quote(directory))
+    return f"{line} --retry-failed" if only_failed else line
 
 
 def _path(folder: str, run: int) -> str:
