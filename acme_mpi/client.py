@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-import sys
+import weakref
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from acme_mpi.errors import InputError, StoppedError
 from acme_mpi.keywords import check_count
 from acme_mpi.segment import memory_bytes
 from acme_mpi.standing import is_in_task
 from acme_mpi.submit import is_speaker, release
+from acme_mpi.uncaught import before_uncaught
 
 logger = logging.getLogger("acme_mpi")
 
@@ -139,7 +139,6 @@ class Client:
             self.status = "closed"
             release()
         _KEPT[:] = [each for each in _KEPT if each is not self]
-        end_use(self)
 
     shutdown = close
 
@@ -195,37 +194,44 @@ def kept_client() -> Client | None:
     return _KEPT[-1] if _KEPT and not is_in_task() else None
 
 
-# Those of the ``with`` blocks that this process is in, the innermost one last.
-_IN_USE: list[Client] = []
+class Holder(Protocol):
+    """What has a client, or None in its place."""
+
+    client: Client | None
 
 
-def begin_use(client: Client) -> None:
-    """Let `get_client` return a client."""
-    _IN_USE.append(client)
+# What has begun to use a client, and not ended it; the last one that began comes last.
+_IN_USE: list[weakref.ref[Holder]] = []
 
 
-def end_use(client: Client | None) -> None:
+def begin_use(holder: Holder) -> None:
+    """Let `get_client` return the client of `holder`, as long as that lives."""
+    end_use(holder)
+    _IN_USE.append(weakref.ref(holder))
+
+
+def end_use(holder: Holder) -> None:
     """Let it return the one before again."""
-    _IN_USE[:] = [each for each in _IN_USE if each is not client]
+    _IN_USE[:] = [each for each in _IN_USE if each() not in (None, holder)]
 
 
 def get_client() -> Client:
     """Return the client in use.
 
-    That is the one that was set up and not closed, which the next `ParallelMap` attaches to, or,
-    within ``with ParallelMap(...)``, that of the block.
+    That is the one that was set up and not closed, which the next `ParallelMap` attaches to, or
+    else that of the last `ParallelMap` that was made and neither cleaned up nor left by ``with``.
 
     Raises
     ------
     InputError
         There is none; also a ValueError, as in dask.
     """
-    client = kept_client()
-    if client is None and _IN_USE and not is_in_task():
-        client = _IN_USE[-1]
-    if client is None:
-        raise InputError("No global client found; local_cluster_setup() makes one")
-    return client
+    holders = [] if is_in_task() else [each() for each in _IN_USE]
+    clients = [kept_client(), *(each.client for each in reversed(holders) if each is not None)]
+    for client in clients:
+        if client is not None and client.status == "running":
+            return client
+    raise InputError("No global client found; local_cluster_setup() makes one")
 
 
 def keep(client: Client) -> None:
@@ -233,12 +239,7 @@ def keep(client: Client) -> None:
     if is_in_task():
         return
     _KEPT[:] = [client]
-    if sys.excepthook is not _tell_of_an_interrupt:
-        _BEFORE[:] = [sys.excepthook]
-        sys.excepthook = _tell_of_an_interrupt
-
-
-_BEFORE = [sys.excepthook]
+    before_uncaught(_close_at_an_interrupt)
 
 
 def tell_of_the_end(client: Client) -> None:
@@ -247,12 +248,11 @@ def tell_of_the_end(client: Client) -> None:
     logger.info(text, client, client.n_workers, extra={"dialect": "cluster_cleanup"})
 
 
-def _tell_of_an_interrupt(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
-    """Say at an uncaught Ctrl-C that the ranks end with this process, then print it as before."""
+def _close_at_an_interrupt(error: BaseException) -> None:
+    """Close the client at an uncaught Ctrl-C: IPython goes on, with all ranks at its next run."""
     client = kept_client()
-    if client is not None and issubclass(kind, (KeyboardInterrupt, StoppedError)) and is_speaker():
+    if client is None or not isinstance(error, (KeyboardInterrupt, StoppedError)):
+        return
+    client.close()
+    if is_speaker():
         tell_of_the_end(client)
-        _KEPT.clear()
-    _BEFORE[0](kind, error, trace)

@@ -262,6 +262,7 @@ class ParallelMap(ACMEdaemon):
             self._is_declined = False
             if self._settle_place(cleanup_threshold_days, dryrun):
                 self._is_declined = not self._try_one(len(ranks), setup_interactive)
+        begin_use(self)
 
     def _prefixed(self, error: AcmeMpiError) -> AcmeMpiError:
         return type(error)(f"{self.objName} {error}")
@@ -522,13 +523,12 @@ class ParallelMap(ACMEdaemon):
 
     def cleanup(self) -> None:
         """End the use of the ranks as `stop_client` says; `with` does it at its end."""
+        end_use(self)
         if self._is_stopping and self.client is not None:
             self.client.close()
 
     def __enter__(self) -> ParallelMap:
-        self._entered = self.client
-        if self._entered is not None:
-            begin_use(self._entered)
+        begin_use(self)
         return self
 
     def __exit__(
@@ -537,7 +537,6 @@ class ParallelMap(ACMEdaemon):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        end_use(self._entered)
         self.cleanup()
 
     def __repr__(self) -> str:

@@ -618,3 +618,32 @@ def test_ctrl_c_says_that_the_client_is_shut_down(mpiexec, write_script, options
 
     assert ran.stderr.count("INFO: Successfully shut down <Client: ") == 1
     assert ran.stderr.rstrip().endswith("KeyboardInterrupt")
+
+
+CELLS = """
+import os, signal
+import acme_mpi
+print(acme_mpi.local_cluster_setup())
+os.kill(os.getpid(), signal.SIGINT)
+acme_mpi.cluster_cleanup()
+client = acme_mpi.local_cluster_setup()
+raise acme_mpi.StoppedError("as compute() does")
+print("then:", client.status)
+client = acme_mpi.local_cluster_setup()
+1 / 0
+print("still:", client.status)
+"""
+
+
+@pytest.mark.once
+def test_ctrl_c_in_ipython_shuts_the_client_down_and_the_session_goes_on(mpiexec, tmp_path):
+    pytest.importorskip("IPython")
+    env = {"IPYTHONDIR": str(tmp_path)}
+
+    ran = mpiexec(0, "-m", "IPython", "--simple-prompt", "--colors=NoColor", env=env, input=CELLS)
+
+    assert ran.returncode == 0
+    assert ran.stderr.count("INFO: Successfully shut down <Client: ") == 2
+    assert "No dangling clients or clusters found." in ran.stderr
+    assert "then: closed" in ran.stdout
+    assert "still: running" in ran.stdout

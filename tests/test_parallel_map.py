@@ -1197,6 +1197,24 @@ def test_within_with_the_client_in_use_can_be_had():
 
 
 @pytest.mark.once
+def test_without_with_the_client_in_use_can_be_had():
+    """Until the end of its use is said, or nobody has it any more."""
+    first = ParallelMap(f, [1, 2], 4, **MEMORY)
+    last = ParallelMap(f, [1, 2], 4, **MEMORY)
+
+    assert get_client() is last.client
+    last.cleanup()
+    assert get_client() is first.client
+    first.client.close()
+    with pytest.raises(ValueError, match="No global client found"):
+        get_client()
+    last = ParallelMap(f, [1, 2], 4, **MEMORY)
+    del last
+    with pytest.raises(ValueError, match="No global client found"):
+        get_client()
+
+
+@pytest.mark.once
 @pytest.mark.parametrize("given", ["x", 3])
 def test_a_daemon_is_made_by_parallel_map_only(given):
     with pytest.raises(TypeError) as caught:
