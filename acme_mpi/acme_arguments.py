@@ -127,6 +127,12 @@ def _parameters_with_default(func: Callable[..., Any]) -> set[str]:
     }
 
 
+def takes(func: Callable[..., Any], name: str) -> bool:
+    """Tell whether a function has a parameter of that name."""
+    signature = signature_of(func)
+    return signature is not None and name in signature.parameters
+
+
 def _refuse_unknown(func: Callable[..., Any], names: Iterable[str]) -> None:
     """Raise for names that are no parameters of a function."""
     signature = signature_of(func)

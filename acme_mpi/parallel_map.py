@@ -9,7 +9,7 @@ from dataclasses import astuple, replace
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from acme_mpi.acme_arguments import ArgumentShape, rough_bytes
+from acme_mpi.acme_arguments import ArgumentShape, rough_bytes, takes
 from acme_mpi.call import Call, Options, Result
 from acme_mpi.client import Client, begin_use, end_use, keep, kept_client
 from acme_mpi.cluster import tell_of_missing_ranks
@@ -48,6 +48,7 @@ from acme_mpi.messages import (
     log_path,
     tell_once,
 )
+from acme_mpi.out_files import NAME, hand_out, own_files, wanted_files
 from acme_mpi.results import RowSpec
 from acme_mpi.rules import Rules
 from acme_mpi.run import wanted
@@ -85,8 +86,7 @@ LEVELS = {None: logging.INFO, True: logging.DEBUG, False: logging.WARNING}
 class _Settled(NamedTuple):
     """What rank 0 has decided when a ParallelMap is constructed."""
 
-    directory: str | None
-    container: str | None
+    layout: Layout
     log_file: str | None
     n_inputs: int
     spec: tuple[Any, ...] | None
@@ -172,8 +172,9 @@ class ParallelMap(ACMEdaemon):
     n_inputs, n_calls : int
         Number of calls.
     argv, kwargv : list, dict
-        One entry per argument: a sequence of `n_calls` values, or of one that is shared. Changes
-        before `compute` count.
+        One entry per argument: a sequence of `n_calls` values, or of one that is shared. Also
+        ``kwargv["outFile"]``, if results go to files: the files that `compute` returns. Changes
+        before `compute` count; a file that is wanted elsewhere gets a second name there.
     client : Client or None
         The ranks. If None is put in its place, `compute` calls nothing and returns None.
     config, daemon : ParallelMap
@@ -289,6 +290,7 @@ class ParallelMap(ACMEdaemon):
         self.n_inputs = tasks.n_tasks
         self._shape = ArgumentShape.of(func, tasks)
         self.argv, self.kwargv = self._shape.split(tasks)
+        self._own_files: list[str] = []  # none among the arguments yet
         for line in tasks.describe():
             self._say(logging.DEBUG, "argument %s", line)
         for each in tasks.arguments:
@@ -298,7 +300,10 @@ class ParallelMap(ACMEdaemon):
                 )
 
     def _tasks(self) -> TaskSet:
-        return self._shape.join(self.func, self.argv, self.kwargv)
+        given = self.kwargv
+        if self._own_files:
+            given = {name: value for name, value in given.items() if name != NAME}
+        return self._shape.join(self.func, self.argv, given)
 
     def _set_results(self, form: ResultForm) -> None:
         for text in form.warnings:
@@ -344,19 +349,27 @@ class ParallelMap(ACMEdaemon):
             if cleanup_days is not None:
                 for path in remove_old_runs(os.getcwd(), cleanup_days, layout.directory):
                     logger.info("Removed %s", path)
-            has_container = layout.directory and self._form.kind != "pickle"
-            container = layout.container if has_container else None
             if dryrun:
                 self._refuse_without_workers()
-            directory, log = layout.directory or None, self._log_file(layout)
-            return _Settled(directory, container, log, self.n_inputs, self._spec_fields(), dryrun)
+            log = self._log_file(layout)
+            return _Settled(layout, log, self.n_inputs, self._spec_fields(), dryrun)
 
         settled = settle(self._world, None, None, decide)
-        self.output_dir, self.results_container = settled.directory, settled.container
         self.logfile, self.n_inputs = settled.log_file, settled.n_inputs
+        self._set_files(settled.layout)
         spec = None if settled.spec is None else RowSpec(*settled.spec)
         self._form = replace(self._form, spec=spec)
         return settled.is_tried
+
+    def _set_files(self, layout: Layout) -> None:
+        """Tell where files go, unless ``outFile`` is a parameter of the function."""
+        kind = self._form.kind
+        self.output_dir = layout.directory or None
+        has_container = self.output_dir and kind != "pickle"
+        self.results_container = layout.container if has_container else None
+        if self.output_dir and not takes(self.func, NAME) and NAME not in self.kwargv:
+            self._own_files = own_files(layout, kind, self.n_inputs)
+            self.kwargv[NAME] = list(self._own_files)
 
     def _spec_fields(self) -> tuple[Any, ...] | None:
         return None if self._form.spec is None else astuple(self._form.spec)
@@ -465,7 +478,8 @@ class ParallelMap(ACMEdaemon):
         StoreError
             Results could not be written.
         """
-        is_debug, is_declined = settle(self._world, None, None, lambda _: self._decide(debug))
+        decided = settle(self._world, None, None, lambda _: self._decide(debug))
+        is_debug, is_declined, wanted = decided
         if is_declined:
             self._say(logging.INFO, "%s is not executed", function_name(self.func))
             return None
@@ -476,18 +490,37 @@ class ParallelMap(ACMEdaemon):
         self._said.clear()
         if isinstance(result, BaseException):
             raise result
+        if wanted is not None:
+            stored = result.stored
+            stored.paths = settle(
+                self._world, None, None, lambda _: hand_out(stored.paths or [], wanted)
+            )
         return self._finish(result)
 
-    def _decide(self, debug: Any) -> tuple[bool, bool]:
-        """Return what decides about the way of all ranks. Rank 0's counts."""
+    def _decide(self, debug: Any) -> tuple[bool, bool, list[str] | None]:
+        """Return what decides about the way of all ranks. Rank 0's counts.
+
+        That is whether to debug, whether to call nothing, and changed names of files.
+        """
         try:
             check_flag("debug", debug)
         except InputError as error:
             raise self._prefixed(error) from None
         if self.client is None:  # who takes the client away wants nothing to be called
-            return debug, True
+            return debug, True, None
         self._refuse_without_workers()
-        return debug, self._is_declined
+        return debug, self._is_declined, self._changed_files()
+
+    def _changed_files(self) -> list[str] | None:
+        """Return where the user wants the files that are returned, None if as they are."""
+        if not self._own_files or NAME not in self.kwargv:
+            return None
+        given, may_exist = self.kwargv[NAME], self._policy != "refuse"
+        try:
+            wanted = wanted_files(given, self._own_files, self._form.kind, may_exist)
+        except AcmeMpiError as error:
+            raise self._prefixed(error) from None
+        return None if wanted == self._own_files else wanted
 
     def _run(self, is_debug: bool) -> Result | BaseException:
         """Run all tasks; return what the exception is that ends a run in this process."""

@@ -443,7 +443,7 @@ def test_attributes_in_every_spelling(folder, monkeypatch, spelling):
         "n_inputs": 3,
         "n_calls": 3,
         "argv": [[2, 4, 6], [4]],
-        "kwargv": {},
+        "kwargv": {"outFile": [str(folder / "out" / "f_payload" / f"f_{i}.h5") for i in range(3)]},
         "n_workers": 1,
         "output_dir": str(folder / "out"),
         "out_dir": str(folder / "out"),
@@ -489,7 +489,7 @@ def test_what_with_binds_computes():
 
 def test_parameters_with_a_default_are_keywords():
     """However they are given."""
-    pmap = ParallelMap(f, [2, 4], 4, [5, 6])
+    pmap = ParallelMap(f, [2, 4], 4, [5, 6], **MEMORY)
 
     assert (pmap.argv, pmap.kwargv) == ([[2, 4], [4]], {"z": [5, 6]})
 
@@ -535,6 +535,89 @@ def test_a_wrong_change_is_an_input_error(change, text):
 
     assert text in str(caught.value)
     assert not Path("out").exists()
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_where_results_go_is_listed(layout):
+    pmap = ParallelMap(*CALL, **LAYOUTS[layout][0])
+
+    listed = pmap.config.kwargv["outFile"]
+
+    assert pmap.compute() == listed
+    assert all(map(os.path.isfile, listed))
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("layout", ["computation", "single_file", "write_pickle"])
+def test_results_go_where_they_are_wanted(folder, layout):
+    pmap = ParallelMap(*CALL, output_dir="out", **LAYOUTS[layout][0])
+    usual = pmap.kwargv["outFile"]
+    wanted = [str(folder / "mine" / f"{i}.data") for i in range(len(usual))]
+    pmap.kwargv["outFile"] = wanted
+
+    assert pmap.compute() == wanted
+    assert [Path(path).read_bytes() for path in wanted] == [Path(p).read_bytes() for p in usual]
+    again = ParallelMap(*CALL, output_dir="out", resume=True, **LAYOUTS[layout][0])
+    again.kwargv["outFile"] = ["new.data", *wanted[1:]]
+    assert again.compute() == [str(folder / "new.data"), *wanted[1:]]
+
+
+@pytest.mark.once
+def test_tasks_that_fail_have_no_file_where_it_was_wanted(folder):
+    pmap = ParallelMap(fail_at, [0, 1, 2], {1}, n_inputs=3)
+    pmap.kwargv["outFile"] = ["a.h5", "b.h5", "c.h5"]
+
+    assert failure_of(pmap).results == [str(folder / "a.h5"), None, str(folder / "c.h5")]
+    assert visible(folder)[1:] == ["a.h5", "c.h5"]
+
+
+@pytest.mark.once
+def test_what_becomes_a_pickle_is_called_so(folder):
+    pmap = ParallelMap(dict, [{"a": 1}])
+    pmap.kwargv["outFile"] = ["mine.h5"]
+
+    assert pmap.compute() == [str(folder / "mine.pickle")]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("keywords", "files", "text"),
+    [
+        ({}, ["a"], "has to be a list of 2 path"),
+        ({}, "ab", "has to be a list of 2 path"),
+        ({}, [1, 2], "has to be a list of 2 path"),
+        ({}, ["a", "b/../a"], "has a path twice"),
+        ({}, ["a", "there"], "there is "),
+        ({"payload": "rank"}, ["a"], "Choose `output_dir` instead"),
+    ],
+)
+def test_where_results_cannot_go_is_said_before_the_run(keywords, files, text):
+    Path("there").touch()
+    pmap = ParallelMap(f, [1, 2], 4, output_dir="out", **keywords)
+    pmap.kwargv["outFile"] = files
+
+    with pytest.raises(InputError if "there" not in files else PlaceError, match=text) as caught:
+        pmap.compute()
+
+    assert str(caught.value).startswith("<ParallelMap> `kwargv['outFile']`")
+    assert not Path("out").exists()
+
+
+@pytest.mark.once
+def test_a_parameter_that_is_called_as_the_list_of_files_is_the_functions():
+    def named(x, outFile="own"):
+        return outFile
+
+    def gathering(x, **given):
+        return list(given)
+
+    pmap = ParallelMap(named, [1, 2])
+    assert "outFile" not in pmap.kwargv
+    assert [h5py.File(path)["result_0"].asstr()[0] for path in pmap.compute()] == ["own"] * 2
+    assert scalars(ParallelMap(named, [1, 2], outFile=[3, 4]).compute() and pmap.results_container)
+    pmap = ParallelMap(gathering, [1, 2], a=3, write_pickle=True)
+    assert [pickle.loads(Path(path).read_bytes()) for path in pmap.compute()] == [["a"]] * 2
 
 
 def failure_of(pmap: ParallelMap) -> TaskError:

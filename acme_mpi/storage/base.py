@@ -69,6 +69,10 @@ class Layout:
         """The file whose presence asks a run to end."""
         return os.path.join(self.dot_folder, "stop")
 
+    def computation(self, index: int) -> str:
+        """Return the payload file of one task where each has its own."""
+        return os.path.join(self.directory, self.payload_folder, f"{self.name}_{index}.h5")
+
     def pickle(self, index: int) -> str:
         """Return the file of one task where all results are pickled."""
         return os.path.join(self.directory, f"{self.name}_{index}.pickle")

@@ -26,12 +26,6 @@ from acme_mpi.storage.recorded import digest_like
 from acme_mpi.storage.records import Place, Records, indices_of, share_of
 
 
-def computation_path(layout: Layout, index: int) -> str:
-    """Return the absolute path of one task's payload file."""
-    name = f"{layout.name}_{index}.h5"
-    return os.path.join(layout.directory, layout.payload_folder, name)
-
-
 class ComputationStore(LinkedStore):
     """Each task's results are the datasets in the root of a file of its own."""
 
@@ -48,7 +42,7 @@ class ComputationStore(LinkedStore):
         self, index: int, k: int, shape: tuple[int, ...], dtype: str
     ) -> tuple[str, int] | None:
         """Create the task's file and the space for a large array in it."""
-        path = computation_path(self.layout, index)
+        path = self.layout.computation(index)
         with refusals(path):
             if k in self._placed.get(index, ()):  # by an attempt that died
                 self._drop(index)
@@ -61,7 +55,7 @@ class ComputationStore(LinkedStore):
     def _begun(self, index: int) -> hdf5.Changing:
         """Return the open file of a task, new if there is none."""
         if index not in self._open:
-            path = computation_path(self.layout, index)
+            path = self.layout.computation(index)
             hdf5.remove(path)  # left by a run that was killed, or whose file was damaged
             self._open[index] = hdf5.Changing(path)
         return self._open[index]
@@ -69,7 +63,7 @@ class ComputationStore(LinkedStore):
     def _drop(self, index: int) -> None:
         """Remove the file of a task that was begun and will not be completed."""
         self._placed.pop(index, None)
-        hdf5.remove(computation_path(self.layout, index))
+        hdf5.remove(self.layout.computation(index))
         with contextlib.suppress(OSError):
             os.close(self._open.pop(index).detach())
 
@@ -105,7 +99,7 @@ class ComputationStore(LinkedStore):
     def _write_parts(self, index: int, parts: list[Part]) -> int:
         """Write and close a task's file; return a descriptor of it that is still open."""
         placed = {k for k, part in enumerate(parts) if is_placed(part)}
-        with refusals(computation_path(self.layout, index)):
+        with refusals(self.layout.computation(index)):
             if index in self._open and not placed:
                 self._drop(index)  # begun by an attempt that died
             changed = self._begun(index)
@@ -127,7 +121,7 @@ class ComputationStore(LinkedStore):
         """Return the path of a task's file."""
         if key.form & AS_PICKLES:
             return self.layout.emergency_pickle(key.first)
-        return computation_path(self.layout, key.first)
+        return self.layout.computation(key.first)
 
     def measure(self, record: Any) -> Digest:
         """Return the digest of what is in the task's file."""
@@ -144,7 +138,7 @@ class ComputationStore(LinkedStore):
         paths: list[str | None] = [None] * self.n_tasks
         is_pickled = records["form"] & AS_PICKLES != 0
         for index in indices_of(records[~is_pickled]):
-            paths[index] = computation_path(self.layout, index)
+            paths[index] = self.layout.computation(index)
         for index in indices_of(records[is_pickled]):
             paths[index] = self.layout.emergency_pickle(index)
         return paths
@@ -174,7 +168,7 @@ class ComputationStore(LinkedStore):
     def own_rows(self, records: Records) -> Iterator[tuple[int, Any]]:
         """Yield (first task, rows) of this rank's results."""
         for index in indices_of(share_of(records, self.world)):
-            path = computation_path(self.layout, index)
+            path = self.layout.computation(index)
             with hdf5.open_to_read(path) as file:
                 yield index, np.asarray(file["result_0"][()])[np.newaxis]
 

@@ -1,0 +1,84 @@
+"""ACME's ``kwargv["outFile"]``: the files that `compute` returns; changes before a run count.
+
+The run itself writes its files where they always lie, so that it can be resumed and checked; what
+is wanted elsewhere gets a second name there (a hard link), and on another file system a copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+from acme_mpi.errors import InputError, PlaceError
+from acme_mpi.storage import Layout
+from acme_mpi.tasks import shape_text
+
+NAME = "outFile"
+
+
+def own_files(layout: Layout, kind: str, n_tasks: int) -> list[str]:
+    """Return the files that a run returns, of a kind of store that writes files."""
+    if kind == "pickle":
+        return [layout.pickle(index) for index in range(n_tasks)]
+    if kind == "computation":
+        return [layout.computation(index) for index in range(n_tasks)]
+    return [layout.container]
+
+
+def wanted_files(given: Any, own: Sequence[str], kind: str, may_exist: bool) -> list[str]:
+    """Return the absolute paths that a user wants in the place of `own`.
+
+    Raises
+    ------
+    InputError
+        They are not as many different paths, or these files cannot be elsewhere.
+    PlaceError
+        There is something already, other than `own`, and `may_exist` is false.
+    """
+    is_list = isinstance(given, (list, tuple)) and len(given) == len(own)
+    if not is_list or not all(isinstance(each, (str, os.PathLike)) for each in given):
+        raise InputError(
+            f"`kwargv[{NAME!r}]` has to be a list of {len(own)} path(s), not {shape_text(given)}"
+        )
+    wanted = [os.path.abspath(os.path.expanduser(each)) for each in given]
+    if len(set(wanted)) < len(wanted):
+        raise InputError(f"`kwargv[{NAME!r}]` has a path twice, but every file needs its own")
+    moved = [path for path, usual in zip(wanted, own, strict=True) if path != usual]
+    if moved and kind == "rank":
+        raise InputError(
+            f"`kwargv[{NAME!r}]` cannot be changed with payload='rank': the container needs the "
+            "files beside it. Choose `output_dir` instead"
+        )
+    there = [path for path in moved if os.path.isdir(path) or os.path.lexists(path)]
+    if there and (not may_exist or os.path.isdir(there[0])):
+        raise PlaceError(f"`kwargv[{NAME!r}]`: there is {there[0]} already")
+    return wanted
+
+
+def hand_out(stored: Sequence[str | None], wanted: Sequence[str]) -> list[str | None]:
+    """Give files the names that are wanted, and return these; None where there is no file."""
+    return [
+        None if path is None else _hand_out(path, target)
+        for path, target in zip(stored, wanted, strict=False)
+    ]
+
+
+def _hand_out(path: str, target: str) -> str:
+    suffix = os.path.splitext(path)[1]
+    if suffix == ".pickle" and target.endswith(".h5"):  # HDF5 could not hold the result
+        target = target.removesuffix(".h5") + suffix
+    if os.path.exists(target) and os.path.samefile(path, target):
+        return target
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    partial = f"{target}.partial"
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(partial)
+    try:
+        os.link(path, partial)
+    except OSError:
+        shutil.copyfile(path, partial)
+    os.replace(partial, target)
+    return target
