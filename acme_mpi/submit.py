@@ -193,7 +193,11 @@ def finish(world: World, result: Result, wants_values: bool = True) -> Any:
             result.fail_unloadable(each, host, rank)
     error = result.error(results)
     if error is not None:
-        raise error
+        try:
+            raise error
+        finally:
+            # Its traceback holds this frame: what the callers have would live on in that circle.
+            del error
     return results
 
 

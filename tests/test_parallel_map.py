@@ -1267,8 +1267,14 @@ def test_an_array_is_no_dtype():
         ParallelMap(f, [1, 2], 4, result_shape=(None,), result_dtype=np.ones(3))
 
 
+@pytest.fixture
+def no_map(monkeypatch) -> None:
+    """Forget the objects of other tests, which tracebacks of parametrized errors still hold."""
+    monkeypatch.setattr("acme_mpi.client._IN_USE", [])
+
+
 @pytest.mark.once
-def test_within_with_the_client_in_use_can_be_had():
+def test_within_with_the_client_in_use_can_be_had(no_map):
     with ParallelMap(f, [1, 2], 4, **MEMORY) as outer:
         with ParallelMap(f, [1, 2], 4, **MEMORY) as pmap:
             assert get_client() is pmap.client
@@ -1280,7 +1286,7 @@ def test_within_with_the_client_in_use_can_be_had():
 
 
 @pytest.mark.once
-def test_without_with_the_client_in_use_can_be_had():
+def test_without_with_the_client_in_use_can_be_had(no_map):
     """Until the end of its use is said, or nobody has it any more."""
     first = ParallelMap(f, [1, 2], 4, **MEMORY)
     last = ParallelMap(f, [1, 2], 4, **MEMORY)
@@ -1291,7 +1297,9 @@ def test_without_with_the_client_in_use_can_be_had():
     first.client.close()
     with pytest.raises(ValueError, match="No global client found"):
         get_client()
-    last = ParallelMap(f, [1, 2], 4, **MEMORY)
+    last = ParallelMap(fail_at, [1, 2], {1}, **MEMORY)
+    with contextlib.suppress(TaskError):
+        last.compute()
     del last
     with pytest.raises(ValueError, match="No global client found"):
         get_client()
