@@ -696,6 +696,30 @@ class TestManyFiles:
         assert len(list((tmp_path / "out" / "f_payload").iterdir())) == 3
         assert content_of(path) == expected_content(CASES["rows-large"])
 
+    @pytest.mark.parametrize(
+        ("shape", "chunk"),
+        [
+            ((None, 20_001), (1, 10_001)),
+            ((20_001, None), (10_001, 1)),
+            ((3, None, 1, 20_001), (1, 1, 1, 10_001)),  # do not lie in one piece
+            ((3, None, 1, 20_000), (1, 1, 1, 10_000)),
+            ((5, None, 4_000), (3, 1, 4_000)),
+            ((None, 9_000), (1, 9_000)),
+        ],
+        ids=str,
+    )
+    def test_rows_larger_than_a_chunk_of_hdf5_may_be(
+        self, shape, chunk, tmp_path, monkeypatch, content_of
+    ):
+        monkeypatch.setattr(payload, "MAX_CHUNK_BYTES", 100_000)
+        row_shape = [n for n in shape if n is not None]
+        case = Case([FAILED if k == 1 else grid(k, *row_shape) for k in range(4)], shape)
+        path = store_case("rank", 1, tmp_path / "out", case)
+
+        assert content_of(path) == expected_content(case)
+        with h5py.File(tmp_path / "out" / "f_payload" / "f_rank0_0.h5") as file:
+            assert file["result_0"].chunks == chunk
+
     @pytest.mark.parametrize("max_runs", [1, 2, 3])
     @pytest.mark.parametrize("name", ["rows-axis 0", "rows-axis 1", "rows-failed"])
     def test_rows_in_many_pieces_are_mapped_in_several_steps(

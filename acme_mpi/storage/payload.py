@@ -13,6 +13,8 @@ import logging
 import math
 import os
 import re
+from collections.abc import Iterator
+from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import h5py
@@ -23,7 +25,7 @@ from acme_mpi.convert import Part
 from acme_mpi.errors import StoreError
 from acme_mpi.journal import AS_GROUPS, AS_PICKLES, AS_RAGGED, AS_ROWS, FileKey, sync_folder
 from acme_mpi.parsing import Damaged, read_file
-from acme_mpi.results import PLACED_BYTES, Content, is_placed, parts_of
+from acme_mpi.results import PLACED_BYTES, Content, RowSpec, is_placed, parts_of
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import refusals
@@ -37,6 +39,7 @@ logger = logging.getLogger("acme_mpi")
 MAX_GROUPS = 4096
 MAX_BYTES = 2 * 1024**3
 CHUNK_BYTES = 1024**2
+MAX_CHUNK_BYTES = 2**32 - 1  # HDF5 stores no larger ones (H5Pset_chunk)
 
 
 class PayloadFile:
@@ -117,12 +120,20 @@ class PayloadFile:
     def place_row(self) -> tuple[int, int | None]:
         """Add an empty row; return its number and the offset of its bytes, as `place_part`."""
         row = self._grow(1)
-        dataset = self._rows
-        assert dataset is not None
-        corner = tuple(row if k == self._spec.axis else 0 for k in range(dataset.ndim))
         self.n_bytes += self._spec.row_bytes
-        offset = int(dataset.id.get_chunk_info_by_coord(corner).byte_offset)
-        return row, offset if self._bytes.is_free(offset) else None
+        chunks = list(self._chunks_of(row))
+        is_free = all(self._bytes.is_free(offset) for offset, _ in chunks)
+        are_adjacent = all(a + n == b for (a, n), (b, _) in pairwise(chunks))
+        in_one_piece = are_adjacent and self._is_filled_to_the_last_chunk()
+        return row, chunks[0][0] if is_free and in_one_piece else None
+
+    def _is_filled_to_the_last_chunk(self) -> bool:
+        """Whether only the last chunk of a large row reaches beyond its end."""
+        assert self._rows is not None
+        others = [k for k in range(self._rows.ndim) if k != self._spec.axis]
+        shape, chunk = self._rows.shape, self._rows.chunks
+        first_long = next((k for k in others if shape[k] > 1), None)
+        return all(shape[k] % chunk[k] == 0 for k in others if k != first_long)
 
     def append_rows(self, rows: Any) -> int:
         """Append rows, (n, *row_shape); return the number of the first."""
@@ -150,22 +161,29 @@ class PayloadFile:
         assert dataset is not None
         if 0 in dataset.shape:
             return
-        chunk = dataset.chunks
-        n_bytes = math.prod(chunk) * dataset.dtype.itemsize
-        # A chunk has the whole of all other axes.
-        for row in range(-(-first // chunk[axis]) * chunk[axis], self.n_rows, chunk[axis]):
-            corner = tuple(row if k == axis else 0 for k in range(dataset.ndim))
+        n_in_chunk = dataset.chunks[axis]
+        for row in range(-(-first // n_in_chunk) * n_in_chunk, self.n_rows, n_in_chunk):
+            for offset, n_bytes in self._chunks_of(row):
+                self._bytes.free(offset, n_bytes)
+
+    def _chunks_of(self, row: int) -> Iterator[tuple[int, int]]:
+        """Yield offset and size of the chunks that begin with a row, in the order of its bytes."""
+        dataset, axis = self._rows, self._spec.axis
+        assert dataset is not None
+        n_bytes = math.prod(dataset.chunks) * dataset.dtype.itemsize
+        starts = [
+            [row] if k == axis else range(0, n, step)
+            for k, (n, step) in enumerate(zip(dataset.shape, dataset.chunks, strict=True))
+        ]
+        for corner in product(*starts):
             found = dataset.id.get_chunk_info_by_coord(corner)
             if found.byte_offset is not None:
-                self._bytes.free(int(found.byte_offset), n_bytes)
+                yield int(found.byte_offset), n_bytes
 
     def _create_rows(self) -> h5py.Dataset:
-        """Create ``result_0``; a large row is one chunk, whose bytes lie together in the file."""
+        """Create ``result_0``; the bytes of a large row lie together in the file."""
         spec = self._spec
-        per_chunk = max(1, CHUNK_BYTES // max(1, spec.row_bytes))
-        if spec.row_bytes >= PLACED_BYTES:
-            per_chunk = 1
-        chunk = tuple(max(1, n) for n in spec.stacked_shape(per_chunk))
+        chunk = chunk_shape(spec)
         limits = tuple(None if k == spec.axis else n for k, n in enumerate(spec.stacked_shape(0)))
         plist = hdf5.creation(h5py.h5p.DATASET_CREATE)
         plist.set_chunk(chunk)
@@ -191,6 +209,23 @@ class PayloadFile:
         self._bytes.abandon()
         self._file.close()
         return self._bytes.last_change()
+
+
+def chunk_shape(spec: RowSpec) -> tuple[int, ...]:
+    """Return the shape of the chunks of packed rows.
+
+    A chunk has some small rows, or a large one, or, of a row that HDF5 would not take as one
+    chunk, an even share along one axis, so that all shares in their order are the row.
+    """
+    per_chunk = max(1, CHUNK_BYTES // max(1, spec.row_bytes))
+    if spec.row_bytes >= PLACED_BYTES:
+        per_chunk = 1
+    chunk = [max(1, n) for n in spec.stacked_shape(per_chunk)]
+    for k, n in enumerate(chunk):
+        n_bytes = math.prod(chunk) // n * np.dtype(spec.dtype).itemsize
+        n_shares = -(-n // max(1, MAX_CHUNK_BYTES // n_bytes))
+        chunk[k] = -(-n // n_shares)
+    return tuple(chunk)
 
 
 class Written(NamedTuple):
