@@ -15,6 +15,7 @@ from test_storage import FAILED, Case, encode, store_case
 from acme_mpi.comm import SerialWorld
 from acme_mpi.storage import Layout, make_store
 from acme_mpi.storage.folders import make_folders
+from acme_mpi.storage.linked import joined
 from acme_mpi.storage.records import read_history
 from acme_mpi.storage.slabs import slabs
 from acme_mpi.storage.verify import look
@@ -29,6 +30,19 @@ def test_slabs_follow_one_another(shape, most):
     parts = [array[where] for where in slabs(shape, 8, most)]
     assert all(part.nbytes <= max(8, most) for part in parts)
     assert np.array_equal(np.concatenate([np.empty(0), *map(np.ravel, parts)]), array.ravel())
+
+
+@pytest.mark.parametrize("most", [1, 16, 40, 10**6])
+def test_rows_of_consecutive_tasks_are_joined(most):
+    own = [(0, 1), (1, 1), (2, 3), (7, 1), (8, 2), (10, 1), (3, 2), (5, 1)]  # first task, count
+    rows = [(first, np.arange(first, first + n, dtype="i8")[:, np.newaxis]) for first, n in own]
+    parts = list(joined(iter(rows), most))
+
+    tasks = [task for first, part in parts for task in range(first, first + len(part))]
+    assert tasks == [task for first, n in own for task in range(first, first + n)]
+    assert tasks == np.concatenate([part[:, 0] for _, part in parts]).tolist()
+    assert all(part.nbytes <= max(most, 3 * 8) for _, part in parts)
+    assert len(parts) == {1: 8, 16: 7, 40: 3, 10**6: 3}[most]
 
 
 VALUES = [np.arange(6.0).reshape(2, 3) + 10 * k for k in range(11)]

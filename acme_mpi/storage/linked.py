@@ -33,6 +33,7 @@ from acme_mpi.storage.records import (
     without_pickles,
 )
 from acme_mpi.storage.shared_rows import SharedRows
+from acme_mpi.storage.slabs import SLAB_BYTES
 
 
 class LinkedStore(RecordedStore):
@@ -206,9 +207,11 @@ def fill_rows(
 
     def fill() -> None:
         with refusals(layout.partial):
-            for first, rows in own_rows():
-                if spec.is_ragged:
-                    rows = padded(rows, row_shape, spec)
+            alike = (
+                (first, padded(rows, row_shape, spec) if spec.is_ragged else rows)
+                for first, rows in own_rows()
+            )
+            for first, rows in joined(alike, SLAB_BYTES):
                 shared.write(first, rows)
             shared.sync()
 
@@ -220,6 +223,24 @@ def fill_rows(
             shared.fill_missing(is_missing(records, n_tasks))
 
     together(world, blank if world.is_master else lambda: None)
+
+
+def joined(rows: Iterator[tuple[int, Any]], most: int) -> Iterator[tuple[int, Any]]:
+    """Yield (first task, rows) with consecutive tasks joined, up to `most` bytes of them.
+
+    Where the tasks are not the first axis, what is written at once lies in as many places as there
+    are elements before that axis, whether it has one task or many.
+    """
+    first, held = 0, list[Any]()
+    for start, some in rows:
+        n_held = sum(map(len, held))
+        if held and (start != first + n_held or (n_held + len(some)) * some[0].nbytes > most):
+            yield first, np.concatenate(held)
+            held = []
+        first = first if held else start
+        held.append(some)
+    if held:
+        yield first, np.concatenate(held)
 
 
 def _longest(
