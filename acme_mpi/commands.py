@@ -178,7 +178,7 @@ def _recover(run: _Run, options: argparse.Namespace) -> int:
         with readable(folder):
             history = read_history(folder)
         lost = note_lost(store, history, described.n_tasks)
-        stored = None if lost else newest_container(store, history)
+        stored = None if lost else newest_container(store, history, described.n_tasks)
         if stored is not None:
             store.close()
         else:

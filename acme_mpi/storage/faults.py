@@ -46,7 +46,7 @@ def faults(
             yield _damage_text(each)
         container = store.stored(done).container
         if container is not None and not is_running:
-            yield from _container_faults(store, container, done, n_tasks)
+            yield from container_faults(store, container, done, n_tasks)
     except StoreError as error:
         yield str(error)
 
@@ -56,9 +56,10 @@ def _damage_text(damage: Damage) -> str:
     return f"tasks {tasks.start} to {tasks.stop - 1}: {damage.path}: {damage.why}"
 
 
-def _container_faults(
+def container_faults(
     store: RecordedStore, container: str, done: Records, n_tasks: int
 ) -> Iterator[str]:
+    """Yield what is wrong with the container alone, as `faults`. Independent."""
     try:
         with hdf5.open_to_read(container) as file:
             yield from _wrong_links(store, file, done)

@@ -115,13 +115,16 @@ def note_linked(layout: Layout) -> None:
         file.write(f"{layout.run} {stamp_of(os.stat(layout.container))}\n")
 
 
-def last_linked(layout: Layout) -> int:
-    """Return the number of the run that has made the container; -1 if it is not as it was made."""
+def last_linked(layout: Layout) -> tuple[int, bool]:
+    """Return the number of the run that has made the container, and if it looks as it did then.
+
+    -1 and False if it is not known, or there is no container.
+    """
     try:
         run, stamp = map(int, read_file(os.path.join(layout.dot_folder, LINKED), 60).split())
-        return run if stamp == stamp_of(os.stat(layout.container)) else -1
+        return run, stamp == stamp_of(os.stat(layout.container))
     except (OSError, ValueError):
-        return -1
+        return -1, False
 
 
 def remove_old_runs(base: str, older_than_days: float, keep: str = "") -> list[str]:

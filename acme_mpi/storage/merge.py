@@ -17,7 +17,7 @@ import numpy as np
 
 from acme_mpi.comm import World
 from acme_mpi.errors import StoreError
-from acme_mpi.journal import AS_GROUPS, AS_RAGGED
+from acme_mpi.journal import AS_GROUPS
 from acme_mpi.offsets import copy_bytes
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import refusals, together
@@ -127,11 +127,12 @@ class Merge:
         with hdf5.open_to_read(self._payload_path(*payload)) as file:
             rank, k = payload
             mine = self._mine[(self._mine["rank"] == rank) & (self._mine["payload"] == k)]
-            # Rows of differing length lie in the groups, packed ones elsewhere.
-            n_elsewhere = 1 if self._skip_first and not (mine["form"] & AS_RAGGED).any() else 0
             for _, index in tasks_with_groups(mine):
-                n_here = h5py.h5g.open(file.id, b"comp_%d" % index).get_num_objs()
-                for k in range(1 if self._skip_first else 0, n_here + n_elsewhere):
+                group = h5py.h5g.open(file.id, b"comp_%d" % index)
+                # Rows of differing length lie in the groups until they are merged, packed ones
+                # never.
+                n_elsewhere = int(self._skip_first and not group.links.exists(b"result_0"))
+                for k in range(1 if self._skip_first else 0, group.get_num_objs() + n_elsewhere):
                     yield _describe_dataset(file.id, index, k)
 
     def _copy(

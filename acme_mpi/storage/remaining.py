@@ -13,7 +13,7 @@ from acme_mpi.comm import World
 from acme_mpi.errors import Failure, StoreError
 from acme_mpi.parsing import Damaged
 from acme_mpi.storage.base import Store, Stored, agree
-from acme_mpi.storage.folders import last_linked
+from acme_mpi.storage.folders import last_linked, note_linked
 from acme_mpi.storage.recorded import RecordedStore
 from acme_mpi.storage.records import History, ranges_of, read_history
 from acme_mpi.storage.verify import Damage, look
@@ -100,7 +100,7 @@ def _find(store: RecordedStore, n_tasks: int, retry_failed: bool) -> Remaining:
     is_failed &= ~is_done
     is_open = ~(is_done | is_failed)
     is_wanted = is_failed if retry_failed else is_open
-    stored = None if is_wanted.any() or lost else newest_container(store, history)
+    stored = None if is_wanted.any() or lost else newest_container(store, history, n_tasks)
     if stored is not None:
         store.close()  # nothing more will be recorded
         if is_done.all():
@@ -115,17 +115,25 @@ def _find(store: RecordedStore, n_tasks: int, retry_failed: bool) -> Remaining:
     )
 
 
-def newest_container(store: RecordedStore, history: History) -> Stored | None:
+def newest_container(store: RecordedStore, history: History, n_tasks: int) -> Stored | None:
     """Return where the results are; None if the container has still to be made. Independent.
 
-    That of an earlier run may be there yet, if the last one was killed before it made its own, or
-    somebody may have changed it.
+    That of an earlier run may be there yet, if the last one was killed before it made its own.
+    Where it does not look as it was made it is compared: it may have been copied, or changed.
     """
     stored = store.stored(history.done)
     if stored.container is None:
         return stored
-    is_newest = last_linked(store.layout) >= history.last_run
-    return stored if is_newest else None
+    run, is_as_made = last_linked(store.layout)
+    if run < history.last_run:
+        return None
+    if not is_as_made:
+        from acme_mpi.storage.faults import container_faults
+
+        if any(container_faults(store, stored.container, history.done, n_tasks)):
+            return None
+        note_linked(store.layout)
+    return stored
 
 
 def note_lost(store: RecordedStore, history: History, n_tasks: int) -> list[range]:

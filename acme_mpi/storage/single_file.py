@@ -74,6 +74,7 @@ class SingleFileStore(PayloadStore):
         done = read_history(self.layout.dot_folder).done
         groups = done[done["form"] & AS_GROUPS != 0]
         if any(self.merge_source(*place) == self.layout.container for place in places(groups)):
+            os.makedirs(os.path.dirname(self._merged), exist_ok=True)
             partial = f"{self._merged}.partial"
             shutil.copyfile(self.layout.container, partial)
             os.replace(partial, self._merged)
@@ -235,8 +236,8 @@ class SingleFileStore(PayloadStore):
         partial, container = self.layout.partial, self.layout.container
         if self._is_over_container or not os.path.exists(partial):
             return container
-        # One of spooled rows is a copy that a run which was killed has not completed.
-        return container if self._are_rows_spooled and os.path.exists(container) else partial
+        # Unless rows go into it at once, it is a copy that a killed run has not completed.
+        return container if self._shared is None and os.path.exists(container) else partial
 
     def _place_of_rows(self, record: Any) -> tuple[str, int]:
         """Return the path of the file with packed rows, and the number of the first."""
@@ -276,6 +277,12 @@ class SingleFileStore(PayloadStore):
             if record["form"] & AS_GROUPS:
                 digest.add_parts(index, hdf5.read_parts(file[f"comp_{index}"], 1), 1)
         return None if digest.n_bytes < record["n_bytes"] else digest
+
+    def read_part(self, record: Any, index: int, k: int = 0) -> Any:
+        """Return one part of a task; a row that was merged is as long as it was padded."""
+        if k == 0 and self.source(record) == self.layout.container:
+            return self._rows_of(self._reader(self.layout.container), index, 1)[0]
+        return super().read_part(record, index, k)
 
     def read_rows(self, record: Any) -> Any:
         """Return rows of the spool, or of the shared file."""

@@ -88,7 +88,7 @@ class _Files:
             self._seen[path] = _status(path)
         status = self._seen[path]
         if path == self._store.layout.container:
-            return last_linked(self._store.layout) >= 0
+            return last_linked(self._store.layout)[1]
         return status is not None and self._known.get(path) == stamp_of(status)
 
     def blocks(self) -> Iterator[bytes]:
