@@ -462,11 +462,17 @@ def _items_as_given(value: Any) -> Any:
         return None
     if is_sequence(value):
         return value
-    is_flat = getattr(value, "ndim", 1) == 1  # a memoryview, or pandas' Series, may say so
     is_pandas = type(value).__module__.startswith("pandas.")
-    if is_flat and (is_pandas or (_has_numbered_items(value) and not hasattr(value, "__array__"))):
-        return list(value)
-    return None
+    is_numbered = _has_numbered_items(value) and not hasattr(value, "__array__")
+    return list(value) if (is_pandas or is_numbered) and _is_flat(value) else None
+
+
+def _is_flat(value: Any) -> bool:
+    """Tell whether a collection has one axis; a memoryview, or pandas' Series, may say so."""
+    try:
+        return bool(getattr(value, "ndim", 1) == 1)
+    except Exception:  # in a file that is closed
+        return False
 
 
 def _has_numbered_items(value: Any) -> bool:
@@ -480,7 +486,7 @@ def _can_be_listed(value: Any) -> bool:
         return False
     if isinstance(value, Mapping):  # files are, too
         return isinstance(value, dict)
-    return isinstance(value, Collection) and getattr(value, "ndim", 1) == 1
+    return isinstance(value, Collection) and _is_flat(value)
 
 
 def _how_to_list(value: Any) -> str:
