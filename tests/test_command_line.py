@@ -752,7 +752,7 @@ import resource, runpy, sys
 from mpi4py import MPI
 
 # From here on, so that MPI has its own files.
-resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, resource.RLIM_INFINITY))
 sys.argv[:] = ["acme_mpi", *sys.argv[1:]]
 runpy.run_module("acme_mpi", run_name="__main__", alter_sys=True)
 """
@@ -760,7 +760,7 @@ OUTPUTS = {
     "rank": [],
     "computation": ["--payload", "computation"],
     "single_file": ["--single-file"],
-    "single_file-rows": ["--single-file", "--result-shape", "None,10000"],
+    "single_file-rows": ["--single-file", "--result-shape", "None,100000"],
 }
 
 
@@ -769,7 +769,7 @@ def test_a_file_that_cannot_grow_is_a_storage_error(mpiexec, folder, output):
     """Found while tasks run; every rank ends, and the command says so once."""
     (folder / "limited.py").write_text(LIMITED)
     (folder / "large.py").write_text(
-        "import numpy as np\n\n\ndef large(x):\n    return np.full(10000, float(x))\n"
+        "import numpy as np\n\n\ndef large(x):\n    return np.full(100_000, float(x))\n"
     )
     np.save(folder / "x.npy", np.arange(12))
 

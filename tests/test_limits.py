@@ -63,7 +63,7 @@ def wait_for_ever():
     threading.Event().wait()
 
 def block_the_signal():
-    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, signal.NSIG))
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     signal.pause()
 
 HANGS = [spin, match, keep_the_lock, wait_for_ever, block_the_signal]

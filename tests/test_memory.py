@@ -20,12 +20,19 @@ from mpi4py import MPI
 def half(x):
     return x / 2
 
+def read(path):
+    try:
+        with open(path) as file:
+            return file.read()
+    except FileNotFoundError:  # a thread that has ended
+        return ""
+
 def peak_bytes(pid):
     with open(f"/proc/{{pid}}/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) * 1024
 
 def peaks():
-    lists = [open(path).read() for path in glob.glob("/proc/self/task/*/children")]
+    lists = map(read, glob.glob("/proc/self/task/*/children"))
     return [peak_bytes(pid) for pid in (os.getpid(), *" ".join(lists).split())]
 
 found = []

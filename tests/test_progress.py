@@ -31,6 +31,8 @@ def show(monkeypatch, caplog):
     """Return a function that shows a run of 100 tasks, one a second, and returns its lines."""
 
     def show(bar, is_watched, whole_lines, n_seconds=100):
+        # Another test's `ParallelMap` may have left one that writes to the console.
+        monkeypatch.setattr(logging.getLogger("acme_mpi"), "handlers", [])
         monkeypatch.setattr(progress, "is_watched", lambda: is_watched)
         monkeypatch.setattr(progress, "passes_on_whole_lines", lambda: whole_lines)
         clock = Clock()
