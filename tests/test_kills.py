@@ -28,8 +28,8 @@ from acme_mpi.storage.verify import damaged_bytes
 pytestmark = pytest.mark.slow
 
 N_TASKS = 80
-N_KILLS = int(os.environ.get("ACME_MPI_TEST_KILLS", "8"))  # of each kind of store
-N_KILLS_MORE = 2  # of other forms of results in it
+N_KILLS = int(os.environ.get("ACME_MPI_TEST_KILLS", "3"))  # of each kind of store
+N_KILLS_MORE = 1  # of other forms of results in it
 N_LINKED = 4  # runs that are killed one after the other in the same directory, at most
 PICKLES = """
 from acme_mpi import ParallelMap
