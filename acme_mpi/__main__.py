@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import astuple
+from functools import partial
 from typing import Any, NamedTuple
 
 from acme_mpi.runner.threads import limited_threads
@@ -23,7 +24,7 @@ from acme_mpi.runner.threads import limited_threads
 with limited_threads():
     import numpy  # noqa: F401
 
-from acme_mpi.call import Call, Options
+from acme_mpi.call import Call, Options, Result
 from acme_mpi.comm import (
     World,
     finalize,
@@ -42,6 +43,7 @@ from acme_mpi.errors import (
     AcmeMpiError,
     InputError,
     StoppedError,
+    StoreError,
     TaskError,
 )
 from acme_mpi.interrupts import INTERRUPTS, signal_name
@@ -220,18 +222,28 @@ def _run_command(world: World, options: Any) -> None:
         loaded = _load(runner, options)
     if options.dry_run and not _try_one(world, loaded):
         return
+    if world.is_master:
+        loaded.call.deliver = partial(_print_values, runner)
     result = run(world, loaded.call)
-    if options.kind == "memory" and world.is_master and result.options.spec is None:
-        pieces = [(runs, c.values, c.buffers) for runs, c in result.stored.pieces]
-        texts, unloadable = _ask(runner, Kind.SHOW, (pieces, result.options.n_tasks))
-        result.stored.pieces.clear()
-        print_lines(texts)
-        result.fail_unloadable(unloadable, world.host, world.rank)
-    elif options.kind == "memory" and world.is_master:
-        print_lines([str(values_of(result.stored, result.options)[0])])
     error = result.error()
     if error is not None:
         raise error
+
+
+def _print_values(runner: ChildRunner, world: World, result: Result) -> None:
+    """Print what the tasks have returned. Independent; rank 0 only."""
+    n_tasks, stored = result.options.n_tasks, result.stored
+    if result.options.spec is None:
+        pieces = [(runs, c.values, c.buffers) for runs, c in stored.pieces]
+        texts, unloadable = _ask(runner, Kind.SHOW, (pieces, n_tasks))
+        stored.pieces.clear()
+        result.fail_unloadable(unloadable, world.host, world.rank)
+    else:
+        texts = [str(values_of(stored, result.options)[0])]
+    try:
+        print_lines(texts)
+    except StoreError as error:
+        result.storage_error = str(error)
 
 
 class _Loaded(NamedTuple):

@@ -144,8 +144,7 @@ def map(
         identify(call, world, func, tasks)
     except InputError as error:
         call.error = error
-    result = submit(world, call)
-    return finish(world, result, wants_values=root is None or world.rank == root)
+    return finish(submit(world, call, wants_values=root is None or world.rank == root))
 
 
 def _merge(kwargs: Mapping[str, Any], arguments: Mapping[str, Any] | None) -> dict[str, Any]:

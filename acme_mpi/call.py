@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from acme_mpi.comm import World
 from acme_mpi.errors import (
     AcmeMpiError,
     Failure,
@@ -155,6 +156,9 @@ class Call:
         What is wrong with this rank's call.
     client : list of int
         Descriptors that become readable when nobody waits for the result any more.
+    deliver : callable or None
+        Brings the values of a run in memory to who has asked for them, before its success is said.
+        Collective; tells the result of what went wrong.
     """
 
     options: Options | None = None
@@ -167,6 +171,7 @@ class Call:
     fingerprint: Mapping[str, str] = field(default_factory=dict)
     error: AcmeMpiError | None = None
     client: list[int] = field(default_factory=list)
+    deliver: Callable[[World, Result], object] | None = None
 
     @property
     def directory(self) -> str:
@@ -190,7 +195,7 @@ class Result:
     n_unfinished : int
         Tasks that were not run to their end.
     storage_error : str
-        Why results could not be written, empty if they were.
+        Why results could not be written, or values not be delivered, empty if they were.
     unready : list of str
         Why ranks could not load the function.
     n_ready : int
@@ -201,6 +206,8 @@ class Result:
         Why the run was ended early, empty if it was not.
     output_dir : str
         Where its files are; empty in memory.
+    values : object
+        In memory, once they are delivered: what this rank's caller gets.
     """
 
     options: Options
@@ -213,6 +220,7 @@ class Result:
     unstorable: tuple[int, str] | None = None
     stopped_because: str = ""
     output_dir: str = ""
+    values: Any = None
 
     def fail_unloadable(self, reasons: Mapping[int, str], host: str, rank: int) -> None:
         """Count tasks as failed whose values do not load on the rank that wants them."""
@@ -234,6 +242,8 @@ class Result:
         safe = f"; the others are in {where}" if where else ""
         n_left = f"{self.n_unfinished} of {n_tasks} tasks were not run"
         if self.storage_error:
+            if not self.n_unfinished and not self.output_dir:
+                return StoreError(self.storage_error)
             return StoreError(f"{self.storage_error}\n  {n_left}{safe}{self.go_on()}")
         if self.n_unfinished and self.has_halted:
             text = f"{self.stopped_because}\n  {n_left}{safe}{self.go_on()}"

@@ -11,6 +11,7 @@ from acme_mpi.comm import SerialWorld, World
 from acme_mpi.errors import TaskError
 from acme_mpi.run import run
 from acme_mpi.runner.frames import users_part
+from acme_mpi.submit import deliver
 
 
 def run_here(world: World, call: Call) -> Result | BaseException:
@@ -23,6 +24,7 @@ def run_here(world: World, call: Call) -> Result | BaseException:
     """
     result: Result | None = None
     raised: BaseException | None = None
+    call.deliver = _try_values
     if world.is_master:
         try:
             result = run(SerialWorld(), call)
@@ -31,7 +33,15 @@ def run_here(world: World, call: Call) -> Result | BaseException:
     packed = world.bcast(None if raised is None else _packed_exception(raised))
     if packed is not None:
         return pickle.loads(packed) if raised is None else raised
-    return world.bcast(result)
+    shared: Result = world.bcast(result)
+    if shared.options.kind == "memory":
+        deliver(world, shared)
+    return shared
+
+
+def _try_values(world: World, result: Result) -> None:
+    deliver(world, result)
+    result.values = None  # each rank has its own
 
 
 def _packed_exception(error: BaseException) -> bytes:

@@ -547,7 +547,7 @@ class ParallelMap(ACMEdaemon):
 
     def _finish(self, result: Result) -> Any:
         try:
-            return finish(self._world, result)
+            return finish(result)
         except TaskError as error:
             where, log = result.stored.where, str(self.logfile or "")
             n_tasks, go_on = result.options.n_tasks, result.go_on()

@@ -77,7 +77,7 @@ def run(world: World, call: Call) -> Result:
     caught = INTERRUPTS.caught() if is_caught else contextlib.nullcontext()
     try:
         with caught, _released(start.lease):
-            return _run_agreed(world, call, start, said)
+            result = _run_agreed(world, call, start, said)
     except AcmeMpiError:
         raise
     except BaseException:
@@ -90,6 +90,27 @@ def run(world: World, call: Call) -> Result:
             sys.stderr.flush()
             world.abort(1)
         raise
+    if start.options.kind == "memory":
+        _deliver(world, call, start, result)
+    return result
+
+
+def _deliver(world: World, call: Call, start: _Start, result: Result) -> None:
+    """Bring values to the caller, and only then say how the run has ended. Collective.
+
+    The signals are the caller's again: loading values calls user code, which may take for ever.
+    """
+    if call.deliver is not None:
+        call.deliver(world, result)
+    if world.is_master and not _has_come_to_nothing(result):
+        options = start.options
+        path = _log_path(options, start.layout)
+        with run_messages(path, options.dialect, options.level):
+            _log_end(result)
+
+
+def _has_come_to_nothing(result: Result) -> bool:
+    return bool(not result.n_ready and result.n_unfinished and not result.stopped_because)
 
 
 def _warn(text: str) -> None:
@@ -188,7 +209,7 @@ def _run_agreed(world: World, call: Call, start: _Start, said: list[Said]) -> Re
                 result = _nothing_left(options, layout, remaining)
             else:
                 result = _call_tasks(world, call, start, store, remaining)
-            if world.is_master:
+            if world.is_master and options.kind != "memory":
                 _log_end(result)
     except StoreError as error:
         # Nothing has run: leave nothing that would be taken for an unfinished run.
@@ -198,7 +219,7 @@ def _run_agreed(world: World, call: Call, start: _Start, said: list[Said]) -> Re
         if call.own_tasks is not None and not os.path.exists(layout.journal(0)):
             _forget(world, start, new_log)
         raise
-    if not result.n_ready and result.n_unfinished and not result.stopped_because:
+    if _has_come_to_nothing(result):
         _forget(world, start, new_log)
     elif world.is_master and layout.directory and result.is_complete:
         mark_finished(layout)

@@ -13,7 +13,7 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
@@ -104,13 +104,47 @@ def _converse(world: World, child: Child, defaults: Options) -> int:
             continue  # what it means has ended by itself
         number, wanted = content
         call, request = Call(surroundings=None), "release"
+        turn = _Turn(child, number)
         if kind == Kind.CALL:
             call, request = _to_call(wanted, defaults), "call"
             call.client = [child.pidfd, child.channel.fileno()]
+            call.deliver = turn.deliver
         world.bcast(request)
         n_requests += 1
-        _tell(child, Kind.ANSWER, (number, _serve(world, request, call)))
+        turn.answer(_serve(world, request, call))
     return n_requests
+
+
+class _Turn:
+    """One request of the script, and what it says to the values that it gets.
+
+    Parameters
+    ----------
+    child : Child
+        The script.
+    number : int
+        Of the request that waits for an answer.
+    """
+
+    def __init__(self, child: Child, number: int) -> None:
+        self._child, self._number = child, number
+
+    def answer(self, content: Any) -> None:
+        """Send what the script waits for."""
+        _tell(self._child, Kind.ANSWER, (self._number, content))
+
+    def deliver(self, world: World, result: Result) -> None:
+        """Send the result, and wait until its values are loaded. Rank 0 only."""
+        self.answer(_plain(result))
+        result.stored.pieces.clear()
+        message = _next_message(self._child)
+        reasons = None
+        if message is not None and message[0] == Kind.TAKEN:
+            self._number, reasons = message[1]
+        if reasons is None:
+            result.storage_error = "the script has not taken the values"
+        else:
+            result.fail_unloadable(reasons, world.host, world.rank)
 
 
 def _serve(world: World, request: str, call: Call) -> Any:
@@ -172,6 +206,11 @@ def _serve_call(world: World, call: Call) -> tuple[Any, ...]:
         result = run(world, call)
     except AcmeMpiError as error:
         return "error", pack_error(error)
+    return _plain(result)
+
+
+def _plain(result: Result) -> tuple[Any, ...]:
+    """Return a result as plain values."""
     stored = result.stored
     pieces = [(runs, c.rows, c.parts, c.values, c.buffers) for runs, c in stored.pieces]
     return (
@@ -280,8 +319,15 @@ def _ask(kind: Kind, wanted: Any) -> Any:
             _WAITING.discard(number)
 
 
-def request(call: Call) -> Result:
+def request(call: Call, load: Callable[[Result], Mapping[int, str]]) -> Result:
     """Have the ranks run a call and return its result. For the process that runs a script.
+
+    Parameters
+    ----------
+    call : Call
+        The script's.
+    load : callable
+        Loads the values of a run in memory; returns of which tasks they do not load, and why.
 
     Raises
     ------
@@ -292,9 +338,21 @@ def request(call: Call) -> Result:
     error = pack_error(call.error)
     surroundings = tuple(Surroundings.here(_START))
     wanted = options, call.packed, surroundings, dict(call.fingerprint), error
-    kind, *content = _ask(Kind.CALL, wanted)
-    if kind == "error":
-        raise unpack_error(content[0])
+    with _LOCK:
+        kind, *content = _ask(Kind.CALL, wanted)
+        if kind == "error":
+            raise unpack_error(content[0])
+        result = _from_plain(*content)
+        if result.options.kind == "memory":
+            reasons = None
+            try:
+                reasons = load(result)
+            finally:
+                _ask(Kind.TAKEN, reasons)
+    return result
+
+
+def _from_plain(*content: Any) -> Result:
     fields, (container, paths, pieces, pickles), failures, rest = content
     contents = [(runs, Content(*piece)) for runs, *piece in pieces]
     stored = Stored(container, paths, contents, pickles)

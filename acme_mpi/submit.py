@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -147,7 +148,7 @@ def identify(call: Call, world: World, func: Callable[..., Any], tasks: TaskSet)
         call.fingerprint = {**found, **versions()}
 
 
-def submit(world: World, call: Call) -> Result:
+def submit(world: World, call: Call, wants_values: bool = True) -> Result:
     """Have all tasks of a call run and return what became of them. Collective.
 
     Parameters
@@ -156,16 +157,19 @@ def submit(world: World, call: Call) -> Result:
         From `callers`.
     call : Call
         This process's; rank 0's counts.
+    wants_values : bool
+        This rank gets what a run in memory returns.
 
     Raises
     ------
     InputError, LaunchError, StoreError
         On every rank alike, before any task has run.
     """
+    call.deliver = partial(deliver, wants_values=wants_values)
     if is_in_task():
         return _run_in_task(call)
     if is_connected():
-        return request(call)
+        return request(call, partial(deliver, world))
     with _ONE_AT_A_TIME:
         return run(world, call)
 
@@ -182,15 +186,27 @@ def _run_in_task(call: Call) -> Result:
 _ONE_AT_A_TIME = threading.RLock()
 
 
-def finish(world: World, result: Result, wants_values: bool = True) -> Any:
-    """Return what the caller gets for a result, or raise what it calls for. Collective."""
-    options = result.options
-    results: Any = result.stored.paths
-    if options.kind == "memory":
-        results, reasons = values_of(result.stored, options) if wants_values else (None, {})
-        # It may be one rank alone that has the values, or cannot load them: all raise alike.
-        for rank, (host, each) in enumerate(world.allgather((world.host, reasons))):
-            result.fail_unloadable(each, host, rank)
+def deliver(world: World, result: Result, wants_values: bool = True) -> dict[int, str]:
+    """Load the values of a run in memory where they are wanted. Collective.
+
+    Returns
+    -------
+    dict of int to str
+        Tasks whose value does not load on this rank, and why.
+    """
+    reasons: dict[int, str] = {}
+    if wants_values:
+        with loading():
+            result.values, reasons = values_of(result.stored, result.options)
+    # It may be one rank alone that has the values, or cannot load them: all raise alike.
+    for rank, (host, each) in enumerate(world.allgather((world.host, reasons))):
+        result.fail_unloadable(each, host, rank)
+    return reasons
+
+
+def finish(result: Result) -> Any:
+    """Return what the caller gets for a result, or raise what it calls for. Independent."""
+    results = result.values if result.options.kind == "memory" else result.stored.paths
     error = result.error(results)
     if error is not None:
         try:

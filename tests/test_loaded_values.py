@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import subprocess
@@ -198,3 +199,79 @@ def test_the_command_line_shows_all_values_but_that_which_does_not_load(write_sc
 
     assert out.splitlines() == ["0", "None", "2", "3"]
     assert (process.returncode, "task 1 " in err, "Traceback" in err) == (1, True, False)
+
+
+class TestSuccess:
+    """It is said once the values are with who has asked for them."""
+
+    def test_not_before_standard_output_has_taken_them(self, write_script):
+        path = write_script(SHOWN, "shown.py")
+        line = [sys.executable, "-m", "acme_mpi", f"{path}:two", "--set", "x=[0]", "--no-write"]
+        with open("/dev/full", "w") as full:
+            ran = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+
+        assert (ran.returncode, "SUCCESS" in ran.stderr) == (74, False)
+        assert "tasks were not run" not in ran.stderr
+
+    def test_not_where_the_caller_cannot_load_one(self, caplog):
+        with caplog.at_level(logging.INFO, "acme_mpi"), pytest.raises(acme_mpi.TaskError):
+            acme_mpi.map(only_there, [1, 2], write_worker_results=False)
+
+        assert "SUCCESS" not in caplog.text
+        assert "1 of 2 tasks failed" in caplog.text
+
+    def test_not_in_the_log_file_either(self, tmp_path):
+        options = {"write_worker_results": False, "logfile": str(tmp_path / "log")}
+        with pytest.raises(acme_mpi.TaskError):
+            acme_mpi.ParallelMap(only_there, [1, 2], **options).compute()
+        for debug in (False, True):
+            with acme_mpi.ParallelMap(only_there, [0, 1], **options) as pmap:
+                assert pmap.compute(debug=debug) == [0, 1]
+
+        said = (tmp_path / "log").read_text()
+        assert said.count("SUCCESS!") == 2
+        assert said.index("1 of 2 tasks failed") < said.index("SUCCESS!")
+
+    def test_a_script_that_is_served_says_when_it_has_them(self, mpiexec, write_script):
+        script = write_script(SERVED)
+
+        ran = mpiexec(2, "-m", "acme_mpi", script)
+
+        assert ran.returncode == 0, ran.stderr
+        assert ran.stderr.count("SUCCESS!") == 2
+        assert ran.stderr.count("2 of 2 tasks failed") == 1
+        assert ran.stdout.splitlines() == ["failed [0, 1]", "interrupted", "[0, 1]", "done [2, 3]"]
+
+
+SERVED = """
+import os
+import acme_mpi
+
+class Odd:
+    def __init__(self, x): self.x = x
+    def __setstate__(self, state):
+        self.x = state["x"]
+        if os.getpid() == int(os.environ.get("SCRIPT", 0)):
+            raise KIND
+
+def f(x):
+    return Odd(x)
+
+if __name__ == "__main__":
+    os.environ["SCRIPT"] = str(os.getpid())
+    def call(xs):
+        return [odd.x for odd in acme_mpi.map(f, xs, write_worker_results=False)]
+    KIND = ValueError
+    try:
+        call([0, 1])
+    except acme_mpi.TaskError as error:
+        print("failed", [failure.index for failure in error.failures], flush=True)
+    KIND = KeyboardInterrupt
+    try:
+        call([0, 1])
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+    os.environ["SCRIPT"] = "0"
+    print(call([0, 1]), flush=True)
+    print("done", call([2, 3]), flush=True)
+"""

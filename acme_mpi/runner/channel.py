@@ -63,6 +63,7 @@ class Kind(IntEnum):
     CANCEL = 26  # the script no longer waits for its answer
     RETURNED = 27  # the rest of a chunk, which was not started: (start, stop)
     CHANGED = 28  # what tasks have changed, and whether that may be their habit: (list, bool)
+    TAKEN = 29  # a script has loaded its values: (number, why some do not load, None: it has not)
 
 
 class _PlainUnpickler(pickle.Unpickler):
