@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.once, pytest.mark.slurm, pytest.mark.slow]
 N_TASKS = 60
 N_FREE = 8  # tasks that never wait
 DONE, STOPPED, RANK_LOST = 0, 75, 69
-KILLED = 128 + signal.SIGKILL
+KILLED, TERMINATED = 128 + signal.SIGKILL, 128 + signal.SIGTERM
 LIMIT_S = 60
 AT_ONCE_S = 20  # on a busy machine; a job that nobody ends would go on for 15 minutes
 PAIR = ("-N2", "-n2")
@@ -457,8 +457,10 @@ class TestBatchScript:
         (folder / "python").chmod(0o755)
         job = start("env", f"PATH={folder}:{os.environ['PATH']}", *submit("--export=ALL"))
 
-        assert job.end() == KILLED, job.said()
-        assert "round 1 has brought nothing and ended with status 137" in job.said()
+        # Slurm ends the others, perhaps before they have killed themselves.
+        status = job.end()
+        assert status in (KILLED, TERMINATED), job.said()
+        assert f"round 1 has brought nothing and ended with status {status}" in job.said()
         assert "round 2: " not in job.said()
 
     def test_a_lost_node_is_gone_on_without(self, tmp_path_factory, content_of, undisturbed):
