@@ -31,7 +31,16 @@ from acme_mpi.journal import Block, pack_record, read_journal
 from acme_mpi.results import PLACED_BYTES, Encoder, RowSpec, make_row_spec, to_parts
 from acme_mpi.runner.base import Outcome
 from acme_mpi.runner.pickling import Frozen, dump_values
-from acme_mpi.storage import Layout, MemoryStore, Store, Stored, container, make_store, payload
+from acme_mpi.storage import (
+    Layout,
+    MemoryStore,
+    Store,
+    Stored,
+    container,
+    linked,
+    make_store,
+    payload,
+)
 from acme_mpi.storage.beginning import Wanted, begin
 from acme_mpi.storage.committer import Committer
 from acme_mpi.storage.description import Description
@@ -626,6 +635,80 @@ class TestReturned:
                 assert stored.pieces == []
 
 
+@pytest.mark.parametrize("kind", ["rank", "computation"])
+class TestUnequalRows:
+    """ACME shows ``is_virtual`` and ``maxshape`` of an unlimited axis."""
+
+    @pytest.mark.parametrize("name", RAGGED)
+    def test_they_are_mapped_without_a_limit(self, kind, name, tmp_path):
+        case = RAGGED[name]
+        path = store_case(kind, 2, tmp_path / "out", case)
+
+        with h5py.File(path) as file:
+            rows = file["result_0"]
+            assert rows.is_virtual == (rows.size > 0)
+            assert rows.maxshape == tuple(
+                None if wanted == np.inf else n
+                for n, wanted in zip(rows.shape, case.shape, strict=True)
+            )
+
+    def test_very_many_are_copied(self, kind, tmp_path, monkeypatch, content_of):
+        monkeypatch.setattr(linked, "MAX_MAPPINGS", 3)
+        case = RAGGED["one axis"]
+        path = store_case(kind, 2, tmp_path / "out", case)
+
+        with h5py.File(path) as file:
+            assert not file["result_0"].is_virtual
+        assert content_of(path) == expected_content(case)
+
+    def found(self, kind: str, path: Path, case: Case) -> list[str]:
+        """Return what `check` says."""
+        store = make_store(kind, SerialWorld(), Layout(str(path.parent), "f"), case.spec, 4)
+        return list(faults(store, read_history(store.layout.dot_folder).done, 4))
+
+    def test_copies_of_an_earlier_version_are_compared(self, kind, tmp_path, monkeypatch):
+        case = RAGGED["one axis"]
+        with monkeypatch.context() as earlier:
+            earlier.setattr(linked, "MAX_MAPPINGS", 0)
+            path = store_case(kind, 2, tmp_path / "out", case)
+
+        assert self.found(kind, path, case) == []
+        with h5py.File(path, "r+") as file:
+            file["result_0"][2, 1] = 7
+        assert self.found(kind, path, case) == [f"{path}: rows 2 to 2 of result_0 differ"]
+
+    def test_another_mapping_is_found(self, kind, tmp_path):
+        case = RAGGED["one axis"]
+        path = store_case(kind, 2, tmp_path / "out", case)
+        with h5py.File(path, "r+") as file:
+            other = h5py.VirtualLayout((4, 5), "f8", maxshape=(4, None))
+            other[0, :2] = h5py.VirtualSource("f_payload/f_0.h5", "result_0", (2,))
+            del file["result_0"]
+            file.create_virtual_dataset("result_0", other, fillvalue=np.nan)
+
+        assert f"{path}: result_0 is not what journals say" in self.found(kind, path, case)
+
+    @pytest.mark.parametrize("damage", [os.remove, lambda path: path.write_bytes(b"")])
+    def test_a_payload_that_is_damaged_is_named(self, kind, damage, tmp_path):
+        case = RAGGED["one axis"]
+        path = store_case(kind, 1, tmp_path / "out", case)
+        (payload_file,) = (tmp_path / "out" / "f_payload").glob("f_*0.h5")
+        damage(payload_file)
+
+        said = self.found(kind, path, case)
+
+        assert said
+        assert all(str(payload_file) in each for each in said)
+
+    def test_a_directory_can_be_moved(self, kind, tmp_path, monkeypatch, content_of):
+        case = RAGGED["further values"]
+        store_case(kind, 1, tmp_path / "out", case)
+        (tmp_path / "out").rename(tmp_path / "moved")
+        monkeypatch.chdir("/")
+
+        assert content_of(tmp_path / "moved" / "f.h5") == expected_content(case)
+
+
 class TestManyFiles:
     @pytest.fixture
     def n_descriptors(self):
@@ -643,6 +726,8 @@ class TestManyFiles:
             ("rank", 3, (2, None)),
             ("computation", 1, (None, 2)),
             ("computation", 3, (None,)),
+            ("rank", 3, (None, np.inf)),
+            ("computation", 1, (np.inf, None)),
         ],
     )
     def test_more_than_256_files_with_rows_are_read_completely(

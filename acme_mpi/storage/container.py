@@ -6,8 +6,8 @@ Everything here is done by rank 0 alone, from the journals, and repeatable at an
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -30,6 +30,9 @@ from acme_mpi.storage.records import (
 MAX_SOURCES = 256
 # The cost to open a union of hyperslabs grows with its square.
 MAX_RUNS = 256
+# Rows of differing length are mapped one by one. Who reads them all pays 0.1 ms for each mapping,
+# and more for each beyond some 2000 (HDF5 1.10 to 2.0).
+MAX_MAPPINGS = 1024
 
 _Run = tuple[int, int, int]  # first task, first row, count
 
@@ -67,8 +70,7 @@ def link_rows(
         ``source(rank, payload)`` gives the payload's path relative to the container.
     """
     shape = spec.stacked_shape(n_tasks)
-    plist = hdf5.creation(h5py.h5p.DATASET_CREATE)
-    plist.set_fill_value(np.array(missing_value(spec.dtype), spec.dtype))
+    plist = _padding(spec)
     for at in by_payload(records, "offset"):
         at = at[records["form"][at] & AS_ROWS != 0]
         runs = _joined(*(records[name][at] for name in ("first", "offset", "count")))
@@ -120,31 +122,99 @@ def _map_runs(
     for first, row, count in runs:
         slab = spec.stacked_shape(count)
         for space, start in ((target, first), (source, row)):
-            corner = tuple(start if k == spec.axis else 0 for k in range(len(shape)))
-            space.select_hyperslab(corner, slab, op=h5py.h5s.SELECT_OR)
+            space.select_hyperslab(_corner(spec, start), slab, op=h5py.h5s.SELECT_OR)
     plist.set_virtual(target, path, b"result_0", source)
 
 
-def _create_virtual(file: h5py.File, spec: RowSpec, shape: tuple[int, ...], plist: Any) -> None:
+def _padding(spec: RowSpec) -> Any:
+    """Return properties of a dataset that has missing values wherever nothing is mapped."""
+    plist = hdf5.creation(h5py.h5p.DATASET_CREATE)
+    plist.set_fill_value(np.array(missing_value(spec.dtype), spec.dtype))
+    return plist
+
+
+def _corner(spec: RowSpec, first: int) -> tuple[int, ...]:
+    """Return where the rows from a task on begin."""
+    return tuple(first if k == spec.axis else 0 for k in range(len(spec.shape) + 1))
+
+
+def _create_virtual(file: h5py.File, spec: RowSpec, shape: tuple[int, ...], plist: Any,
+                    limits: tuple[int | None, ...] | None = None) -> None:  # fmt: skip
+    """Create ``result_0``; `limits` has None for an axis without one, as h5py's ``maxshape``."""
     if 0 in shape or plist.get_layout() != h5py.h5d.VIRTUAL:  # nothing was mapped
         data = np.full(shape, missing_value(spec.dtype), spec.dtype)
-        file.create_dataset("result_0", data=data)
+        file.create_dataset("result_0", data=data, maxshape=limits)
         return
     kind = h5py.h5t.py_create(np.dtype(spec.dtype), logical=True)
-    h5py.h5d.create(file.id, b"result_0", kind, h5py.h5s.create_simple(shape), plist)
+    h5py.h5d.create(file.id, b"result_0", kind, _space(shape, limits), plist)
+
+
+def _space(shape: tuple[int, ...], limits: tuple[int | None, ...] | None) -> Any:
+    if limits is None:
+        return h5py.h5s.create_simple(shape)
+    most = tuple(h5py.h5s.UNLIMITED if limit is None else limit for limit in limits)
+    return h5py.h5s.create_simple(shape, most)
+
+
+class Row(NamedTuple):
+    """Where the row of a task lies, as a dataset of its own.
+
+    Attributes
+    ----------
+    task : int
+        Whose it is.
+    path, name : str
+        File, relative to the container, and dataset.
+    shape : tuple of int
+        Of the row.
+    """
+
+    task: int
+    path: str
+    name: str
+    shape: tuple[int, ...]
+
+
+def longest_row(spec: RowSpec, shapes: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the shape of rows, in an unlimited axis the greatest length, 0 without any."""
+    known = list(shapes) or [(0,) * len(spec.shape)]
+    return tuple(
+        int(max(lengths) if n == np.inf else n)
+        for n, lengths in zip(spec.shape, zip(*known, strict=True), strict=True)
+    )
+
+
+def link_unequal_rows(
+    file: h5py.File, records: Records, spec: RowSpec, n_tasks: int, rows: Iterable[Row]
+) -> None:
+    """Make the virtual dataset ``result_0`` over rows that differ in their unlimited axis.
+
+    It has no limit there, and is as long as the longest row; what is mapped does not grow.
+    """
+    known = list(rows)
+    shape = spec.stacked_shape(n_tasks, longest_row(spec, (row.shape for row in known)))
+    limits = tuple(None if n == np.inf else int(n) for n in spec.shape)
+    limits = (*limits[: spec.axis], n_tasks, *limits[spec.axis :])
+    plist = _padding(spec)
+    for row in known:
+        if 0 not in row.shape:
+            target = _space(shape, limits)
+            target.select_hyperslab(_corner(spec, row.task), spec.stacked_shape(1, row.shape))
+            source = hdf5.simple_space(row.shape)
+            plist.set_virtual(target, os.fsencode(row.path), row.name.encode(), source)
+    _create_virtual(file, spec, shape, plist, limits)
+    note_missing(file, records, n_tasks)
 
 
 def link_computations(file: h5py.File, records: Records, spec: RowSpec, layout: Layout,
                       n_tasks: int) -> None:  # fmt: skip
     """Make the virtual dataset ``result_0`` over one payload file per task."""
     shape = spec.stacked_shape(n_tasks)
-    plist = hdf5.creation(h5py.h5p.DATASET_CREATE)
-    plist.set_fill_value(np.array(missing_value(spec.dtype), spec.dtype))
+    plist = _padding(spec)
     row_shape = spec.row_shape
     for index in indices_of(records):
         target = h5py.h5s.create_simple(shape)
-        corner = tuple(index if k == spec.axis else 0 for k in range(len(shape)))
-        target.select_hyperslab(corner, spec.stacked_shape(1))
+        target.select_hyperslab(_corner(spec, index), spec.stacked_shape(1))
         source = hdf5.simple_space(row_shape)
         path = f"{layout.payload_folder}/{layout.name}_{index}.h5"
         plist.set_virtual(target, os.fsencode(path), b"result_0", source)

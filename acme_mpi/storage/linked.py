@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import h5py
@@ -16,7 +18,15 @@ from acme_mpi.journal import AS_PICKLES
 from acme_mpi.results import RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import Layout, Stored, missing_value, refusals, together
-from acme_mpi.storage.container import MAX_SOURCES, link_groups, link_rows
+from acme_mpi.storage.container import (
+    MAX_MAPPINGS,
+    MAX_SOURCES,
+    Row,
+    link_groups,
+    link_rows,
+    link_unequal_rows,
+    longest_row,
+)
 from acme_mpi.storage.folders import note_linked
 from acme_mpi.storage.payload import PayloadStore
 from acme_mpi.storage.pickles import emergency_pickles
@@ -49,7 +59,7 @@ class LinkedStore(RecordedStore):
 
     @abstractmethod
     def link_rows(self, file: h5py.File, records: Records) -> None:
-        """Make the virtual dataset ``result_0``."""
+        """Make the virtual dataset ``result_0`` over rows of one length."""
 
     @abstractmethod
     def group_target(self, place: Place, index: int) -> tuple[str, str]:
@@ -84,20 +94,39 @@ class LinkedStore(RecordedStore):
 
     def _is_filled(self, rows: Records) -> bool:
         """Whether the common dataset has a copy of all rows."""
-        spec = self.spec
-        return spec is not None and (spec.is_ragged or self.n_sources(rows) > MAX_SOURCES)
+        if self.spec is None:
+            return False
+        n_mappings = int(rows["count"].sum()) if self.spec.is_ragged else 0
+        return n_mappings > MAX_MAPPINGS or self.n_sources(rows) > MAX_SOURCES
 
     def link(self, file: h5py.File, done: Records) -> None:
         """Make all links, and the virtual dataset unless there is a copy."""
         rows = without_pickles(done)
         if self.spec is not None and not self._is_filled(rows):
-            self.link_rows(file, rows)
+            if self.spec.is_ragged:
+                link_unequal_rows(file, rows, self.spec, self.n_tasks, self._unequal_rows(rows))
+            else:
+                self.link_rows(file, rows)
         self._link_groups(file, done)
 
-    def copied_rows(self, done: Records) -> Iterator[tuple[int, Any]]:
-        """Yield the rows of all payload files, if the container has copies."""
+    def _unequal_rows(self, records: Records) -> Iterator[Row]:
+        """Yield where rows of differing length lie, by file."""
+        ordered = records[np.lexsort([records[name] for name in ("first", "payload", "rank")])]
+        targets = (
+            (index, *self.group_target(Place(int(each["rank"]), int(each["payload"])), index))
+            for each in ordered
+            for index in range(int(each["first"]), int(each["first"] + each["count"]))
+        )
+        for path, members in groupby(targets, key=itemgetter(1)):
+            with hdf5.open_to_read(os.path.join(self.layout.directory, path)) as payload:
+                for index, _, group in members:
+                    name = f"{group.rstrip('/')}/result_0"
+                    yield Row(index, path, name, payload[name].shape)
+
+    def copied_rows(self, done: Records, is_virtual: bool) -> Iterator[tuple[int, Any]]:
+        """Yield the rows of all payload files, unless the container only maps them."""
         rows = without_pickles(done)
-        return self.own_rows(rows) if self._is_filled(rows) else iter(())
+        return self.own_rows(rows) if self._is_filled(rows) or not is_virtual else iter(())
 
     def _refuse_deleted(self, records: Records) -> None:
         """Raise if a file is gone: the common dataset would read as if tasks were missing."""
@@ -198,7 +227,7 @@ def fill_rows(
 ) -> None:
     """Make the partial container with an ordinary dataset that all ranks fill. Collective.
 
-    For results of differing length, and where a virtual dataset would join too many files.
+    Where a virtual dataset would join too many files, or too many rows of differing length.
     """
     together(world, lambda: hdf5.remove(layout.partial) if world.is_master else None)
     row_shape = _longest(world, spec, own_rows) if spec.is_ragged else spec.row_shape
@@ -247,17 +276,15 @@ def _longest(
     world: World, spec: RowSpec, own_rows: Callable[[], Iterator[tuple[int, Any]]]
 ) -> tuple[int, ...]:
     """Return the row shape with the greatest length of any rank in the unlimited axis."""
-    longest: list[int] = []
+    longest: tuple[int, ...] = ()
 
     def measure() -> None:
         nonlocal longest
         with refusals("the payload files"):
-            shapes = [rows.shape[1:] for _, rows in own_rows()] or [(0,) * len(spec.shape)]
-            longest = [int(n) for n in np.max(shapes, axis=0)]
+            longest = longest_row(spec, (rows.shape[1:] for _, rows in own_rows()))
 
     together(world, measure)
-    top = np.max(world.allgather(longest), axis=0)
-    return tuple(int(m if n == np.inf else n) for n, m in zip(spec.shape, top, strict=True))
+    return longest_row(spec, world.allgather(longest))
 
 
 def padded(rows: Any, row_shape: tuple[int, ...], spec: RowSpec) -> Any:

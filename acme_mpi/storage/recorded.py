@@ -77,8 +77,16 @@ class RecordedStore(Store):
     def link(self, file: Any, done: Records) -> None:
         """Make in an HDF5 file what the container has of its own, besides copies. Independent."""
 
-    def copied_rows(self, done: Records) -> Iterator[tuple[int, Any]]:
-        """Yield (first task, rows) of what the container has a copy of. Independent."""
+    def copied_rows(self, done: Records, is_virtual: bool) -> Iterator[tuple[int, Any]]:
+        """Yield (first task, rows) of what the container has a copy of. Independent.
+
+        Parameters
+        ----------
+        done : ndarray
+            Records of results.
+        is_virtual : bool
+            The common dataset that was found in the container is virtual.
+        """
         return iter(())
 
     def over_container(self) -> RecordedStore | None:

@@ -13,6 +13,7 @@ from acme_mpi.errors import Failure
 from acme_mpi.journal import (
     AS_GROUPS,
     AS_PICKLES,
+    AS_RAGGED,
     AS_ROWS,
     FINAL,
     RECORD,
@@ -322,7 +323,8 @@ def by_payload(records: Records, *columns: str) -> list[Any]:
 
 def n_sources(records: Records) -> int:
     """Return how many payload files hold rows."""
-    return sum(bool((records["form"][at] & AS_ROWS).any()) for at in by_payload(records))
+    in_rows = AS_ROWS | AS_RAGGED
+    return sum(bool((records["form"][at] & in_rows).any()) for at in by_payload(records))
 
 
 def indices_of(records: Records) -> Iterator[int]:
