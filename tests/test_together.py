@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -44,8 +46,10 @@ def test_an_exception_on_one_rank_between_two_calls_ends_the_job(run_ranks, rank
     assert "ZeroDivisionError: on this rank alone" in done.stderr
 
 
-@pytest.mark.parametrize(("rank", "end"), [(0, "sys.exit(3)"), (1, "sys.exit(0)")])
-def test_a_rank_that_leaves_while_others_wait_is_named_and_ends_the_job(run_ranks, rank, end):
+@pytest.mark.parametrize(("rank", "end", "status"), [(0, "sys.exit(3)", 3), (1, "sys.exit(0)", 1)])
+def test_a_rank_that_leaves_while_others_wait_is_named_and_ends_the_job(
+    run_ranks, rank, end, status
+):
     done = run_ranks(
         2,
         f"""\
@@ -55,8 +59,50 @@ def test_a_rank_that_leaves_while_others_wait_is_named_and_ends_the_job(run_rank
         """,
     )
 
-    assert done.returncode != 0
+    assert done.returncode == status
     assert f"the script has ended on rank {rank}" in done.stderr
+
+
+def test_a_rank_that_ends_with_a_status_ends_the_job_whatever_the_others_wait_for(run_ranks):
+    done = run_ranks(
+        2,
+        """\
+        import signal
+        from acme_mpi.comm import together
+        together.EXIT_GRACE_S = 0.1
+        if rank == 1:
+            sys.exit(3)
+        signal.pause()
+        """,
+    )
+
+    assert done.returncode == 3
+    assert "the script has ended on rank 1 with status 3" in done.stderr
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        ("sys.exit(3)", 3),
+        ("sys.exit('text')", 1),
+        ("sys.exit()", 0),
+        ("def g():\n  try: sys.exit(3)\n  finally: sys.stdout.flush()\ng()", 3),
+        ("try: sys.exit(3)\nexcept SystemExit as error: code = error.code", 0),
+        ("def g():\n  try: sys.exit(3)\n  except SystemExit: pass\ng()", 0),
+        ("import threading\nthreading.Thread(target=sys.exit, args=[3]).start()", 0),
+        ("import threading, _thread\n_thread.start_new_thread(sys.exit, (3,))", 0),
+    ],
+)
+def test_the_status_of_a_script_is_known_at_its_end(lines, status):
+    begin = (
+        "import atexit, sys\nfrom acme_mpi.comm import together\nsys.exit = together._exit\n"
+        "atexit.register(lambda: print(together._STATUS[0]))\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", begin + lines], capture_output=True, text=True)
+
+    assert done.stdout == f"{status}\n"
 
 
 def test_ranks_that_all_raise_end_as_they_would_alone(run_ranks):

@@ -34,7 +34,7 @@ from acme_mpi.comm.launcher import (
     refuse_srun_without_pmi,
 )
 from acme_mpi.comm.neighbours import LocalNeighbour, Neighbour, RemoteNeighbour, open_door
-from acme_mpi.comm.together import End, left_rank
+from acme_mpi.comm.together import End, Left, left_rank
 from acme_mpi.comm.twins import SerialWorld
 from acme_mpi.errors import EXIT_RANK_LOST, LaunchError
 
@@ -71,7 +71,7 @@ class MpiWorld(World):
         self._has_told = False
         self._parent = os.getppid()
         self._end: End | None = None
-        self._left: int | None = None  # a rank whose script has ended
+        self._left: Left | None = None  # a rank whose script has ended
         self.barrier()
         places = comm.allgather((self.host, os.getpid()))
         self.hosts = [host for host, _ in places]
@@ -164,9 +164,9 @@ class MpiWorld(World):
         if self._left is not None:
             logger.error(
                 "the script has ended on rank %d, which rank %d still waits for in a call that "
-                "every rank has to make; the job ends", self._left, self.rank,
+                "every rank has to make; the job ends", self._left.rank, self.rank,
             )  # fmt: skip
-            self.abort(1)
+            self.abort(self._left.status or 1)
         # The last message that makes a barrier complete may be on its way: once more.
         self._left = left_rank(self._comm)
 

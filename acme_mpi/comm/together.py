@@ -1,26 +1,60 @@
 """The end of a script that runs on all ranks: one rank that fails does not leave others waiting.
 
 An uncaught exception ends the job, as with ``python -m mpi4py``, unless all ranks end soon after
-it: they often raise alike. A rank that has ended in whatever way says so to those who still wait
-for it in a call, who then end the job.
+it: they often raise alike. So does ``sys.exit(n)``, but it leaves the others more time, as it is
+meant. A rank that has ended in whatever way says so to those who still wait for it in a call, who
+then end the job with its status.
 """
 
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import sys
+import threading
 import time
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
 from acme_mpi.comm.base import TAG_LEFT, Backoff
 from acme_mpi.comm.launcher import leave_if_orphaned
 
+logger = logging.getLogger("acme_mpi")
+
 GRACE_S = 2.0
+EXIT_GRACE_S = 10.0  # after sys.exit(n): the others may be at what they have to do without it
 N_TOLD = 64  # ranks: among many more, it is enough that some of them end the job
+
+
+class Left(NamedTuple):
+    """A rank whose script has ended, and its status."""
+
+    rank: int
+    status: int
+
+
+_STATUS = [0]  # of this process, as far as it is known
+
+
+class _Exit(SystemExit):
+    """What `sys.exit` raises; it is known whether it has ended the script, or was caught."""
+
+    def __del__(self) -> None:
+        # Nothing of Python is below: the interpreter itself has taken it.
+        if sys._getframe().f_back is None and threading.current_thread() is threading.main_thread():
+            # As the interpreter does: a text is printed, and is a failure.
+            code = 0 if self.code is None else self.code
+            _STATUS[0] = code & 0xFF if isinstance(code, int) else 1
+
+
+_Exit.__name__ = _Exit.__qualname__ = "SystemExit"  # as which it is shown
+
+
+def _exit(status: Any = None, /) -> NoReturn:
+    raise _Exit if status is None else _Exit(status)
 
 
 class End:
@@ -35,16 +69,17 @@ class End:
     def __init__(self, comm: Any) -> None:
         self._comm, self._all = comm, comm.Dup()
         self._parent, self._process = os.getppid(), os.getpid()
-        self._has_failed = False
+        self._has_raised = False
         self._before = sys.excepthook
         sys.excepthook = self._note
+        sys.exit = _exit
         atexit.register(self._leave)
 
     def _note(
         self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> None:
         self._before(kind, error, trace)
-        self._has_failed = os.getpid() == self._process
+        self._has_raised = os.getpid() == self._process
 
     def _leave(self) -> None:
         """Wait for all others' ends, asleep; end the job if they do not follow a failure."""
@@ -53,26 +88,41 @@ class End:
         if MPI.Is_finalized() or os.getpid() != self._process:
             return
         everyone, backoff = self._all.Ibarrier(), Backoff()
-        give_up_s, is_told = time.monotonic() + GRACE_S, False
+        start_s, is_told = time.monotonic(), False
+        status = 1 if self._has_raised else _STATUS[0]
         while not everyone.Test():
             backoff.sleep()
             leave_if_orphaned(self._parent)
-            if time.monotonic() < give_up_s:
-                continue
-            if self._has_failed:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                self._comm.Abort(1)
-            if not is_told:
+            waited_s = time.monotonic() - start_s
+            if status and waited_s > (GRACE_S if self._has_raised else EXIT_GRACE_S):
+                self._end_job(status)
+            if waited_s > GRACE_S and not is_told:
                 is_told = True
-                for rank in range(min(self._comm.size, N_TOLD)):
-                    if rank != self._comm.rank:
-                        self._comm.Isend(np.zeros(1, np.int64), rank, TAG_LEFT)
+                self._tell_others(status)
+
+    def _end_job(self, status: int) -> None:
+        if not self._has_raised:
+            logger.error(
+                "the script has ended on rank %d with status %d, and not on other ranks; the job "
+                "ends", self._comm.rank, status,
+            )  # fmt: skip
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._comm.Abort(status)
+
+    def _tell_others(self, status: int) -> None:
+        message = np.array([status], np.int64)
+        for rank in range(min(self._comm.size, N_TOLD)):
+            if rank != self._comm.rank:
+                self._comm.Isend(message, rank, TAG_LEFT)
 
 
-def left_rank(comm: Any) -> int | None:
-    """Return a rank that has said that its script has ended, None for none."""
+def left_rank(comm: Any) -> Left | None:
+    """Return what a rank has said whose script has ended, None for none."""
     from mpi4py import MPI
 
-    status = MPI.Status()
-    return status.Get_source() if comm.Iprobe(MPI.ANY_SOURCE, TAG_LEFT, status) else None
+    found, message = MPI.Status(), np.zeros(1, np.int64)
+    if not comm.Iprobe(MPI.ANY_SOURCE, TAG_LEFT, found):
+        return None
+    comm.Recv(message, found.Get_source(), TAG_LEFT)
+    return Left(found.Get_source(), int(message[0]))
