@@ -6,9 +6,7 @@ What few command lines need is imported where it is needed: all ranks start with
 from __future__ import annotations
 
 import logging
-import math
 import os
-import select
 import shlex
 import signal
 import sys
@@ -32,6 +30,7 @@ from acme_mpi.comm import (
     launched_rank_and_size,
     make_world,
     outlast_other_ranks,
+    sleep_until,
     typed_command,
 )
 from acme_mpi.cores import n_cores
@@ -354,8 +353,7 @@ def _ask(runner: ChildRunner, kind: Kind, content: Any, rules: Rules | None = No
     """
     is_stopping = bool(INTERRUPTS.number)  # which has ended the run: what there is is shown
     runner.send(kind, content)
-    left_s = (rules or Rules()).loading_s
-    end_s = time.monotonic() + left_s
+    end_s = time.monotonic() + (rules or Rules()).loading_s
     while True:
         runner.poll()
         if runner.other_messages:
@@ -368,14 +366,12 @@ def _ask(runner: ChildRunner, kind: Kind, content: Any, rules: Rules | None = No
         if INTERRUPTS.number and not is_stopping:
             why = f"rank 0 was asked to by {signal_name(INTERRUPTS.number)}"
             raise StoppedError(f"stopped while the user's code was at work outside tasks: {why}")
-        if left_s <= 0:
+        if (left_s := end_s - time.monotonic()) <= 0:
             raise StoppedError(
                 "the function and its arguments were not loaded in the time that --time-limit, or "
                 f"--timeout with {LEAST_LOADING_S:g} s at least, allows; no task was called"
             )
-        descriptors = [*runner.descriptors(), INTERRUPTS.fileno()]
-        select.select(descriptors, [], [], None if left_s == math.inf else left_s)
-        left_s = end_s - time.monotonic()
+        sleep_until([*runner.descriptors(), INTERRUPTS.fileno()], left_s)
 
 
 def _in_foreground(options: Any, size: int) -> int:

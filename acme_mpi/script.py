@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import logging
 import os
-import select
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 from acme_mpi.call import Call, Options, Result
-from acme_mpi.comm import World, is_launched, leave_if_orphaned, pack_error, unpack_error
+from acme_mpi.comm import World, is_launched, pack_error, sleep_until, unpack_error
 from acme_mpi.errors import EXIT_DONE, EXIT_USAGE, AcmeMpiError, Failure, LaunchError
 from acme_mpi.interrupts import INTERRUPTS
 from acme_mpi.meant import function_meant
@@ -32,9 +31,6 @@ from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.storage import Stored
 
 logger = logging.getLogger("acme_mpi")
-
-LOOK_EVERY_S = 1.0
-
 
 ENDING_S = 0.5  # a process on its way out closes its channel first, and is gone soon after
 REPLACED = (
@@ -158,15 +154,8 @@ def _serve(world: World, request: str, call: Call) -> Any:
 
 def _wait(child: Child) -> int:
     # The script has closed its channel or ended; it may still clean up.
-    _sleep_until([child.pidfd])
+    sleep_until([child.pidfd])
     return child.kill()
-
-
-def _sleep_until(descriptors: list[int]) -> None:
-    """Wait for news; leave if the launcher goes, which nobody else looks at between two calls."""
-    parent = os.getppid()
-    while not select.select(descriptors, [], [], LOOK_EVERY_S)[0]:
-        leave_if_orphaned(parent)
 
 
 def _next_message(child: Child) -> tuple[Kind, Any] | None:
@@ -181,7 +170,7 @@ def _next_message(child: Child) -> tuple[Kind, Any] | None:
             return message
         if ended:
             return None
-        _sleep_until([child.channel.fileno(), child.pidfd])
+        sleep_until([child.channel.fileno(), child.pidfd])
 
 
 def _to_call(content: Any, defaults: Options) -> Call:

@@ -113,13 +113,15 @@ def test_ranks_that_all_raise_end_as_they_would_alone(run_ranks):
     assert "rank 1" in done.stderr
 
 
-def test_a_killed_launcher_leaves_nothing_behind_between_two_calls(tmp_path, mpiexec):
-    """In script mode nobody else looks at the launcher then."""
+@pytest.mark.parametrize("words", [["script.py"], ["script.py:f", "--set", "x=[1]", "--no-write"]])
+def test_a_killed_launcher_leaves_nothing_behind_outside_of_runs(tmp_path, mpiexec, words):
+    """Between two calls of a served script, or while a target is loaded."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     (tmp_path / "script.py").write_text(
         "import time, acme_mpi\n"
-        "acme_mpi.map(abs, [-1, -2], write_worker_results=False)\n"
+        "if __name__ == '__main__':\n"
+        "    acme_mpi.map(abs, [-1, -2], write_worker_results=False)\n"
         "open('pipe', 'w').close()\n"
         "time.sleep(1000)\n"
     )
@@ -134,8 +136,7 @@ def test_a_killed_launcher_leaves_nothing_behind_between_two_calls(tmp_path, mpi
         os.kill(launcher, signal.SIGKILL)
 
     done = mpiexec(
-        2, "-m", "acme_mpi", "script.py", cwd=tmp_path, env={"PYTHONPATH": ROOT},
-        during=kill_launcher,
-    )  # fmt: skip
+        2, "-m", "acme_mpi", *words, cwd=tmp_path, env={"PYTHONPATH": ROOT}, during=kill_launcher
+    )
 
     assert done.returncode == -signal.SIGKILL

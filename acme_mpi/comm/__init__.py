@@ -12,6 +12,7 @@ from acme_mpi.comm.launcher import (
     launched_rank_and_size,
     leave_if_orphaned,
     refuse_singletons,
+    sleep_until,
 )
 from acme_mpi.comm.leaving import how_to_silence, outlast_other_ranks
 from acme_mpi.comm.mpi import MpiWorld, finalize, make_world
@@ -44,6 +45,7 @@ __all__ = [
     "settle",
     "share",
     "share_bytes",
+    "sleep_until",
     "typed_command",
     "unpack_error",
 ]

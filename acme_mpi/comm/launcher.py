@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
+import select
+import time
+from collections.abc import Mapping, Sequence
 
 from acme_mpi.errors import LaunchError
+
+LOOK_EVERY_S = 1.0
 
 # How a launcher tells a process its place, before MPI starts: (rank, size) variables.
 LAUNCHER_VARIABLES = (
@@ -91,6 +96,15 @@ def refuse_srun_without_pmi(environ: Mapping[str, str] = os.environ) -> None:
     ways = ("PMI", "OMPI_COMM_WORLD")
     if "SLURM_STEP_NUM_TASKS" in environ and not any(name.startswith(ways) for name in environ):
         refuse_singletons(1, environ)
+
+
+def sleep_until(descriptors: Sequence[int], timeout_s: float = math.inf) -> None:
+    """Wait until something can be read; leave if the launcher goes, which nobody else looks at."""
+    parent, end_s = os.getppid(), time.monotonic() + timeout_s
+    while (left_s := end_s - time.monotonic()) > 0:
+        if select.select(descriptors, [], [], min(left_s, LOOK_EVERY_S))[0]:
+            return
+        leave_if_orphaned(parent)
 
 
 def leave_if_orphaned(parent: int) -> None:
