@@ -52,6 +52,7 @@ class Rules:
     timeout : float or str or None
         How long one call of a task may take, in any form of `parse_duration`; or a percentage
         > 100 of the median duration of the tasks that have finished, ``"300%"``. None: any time.
+        Neither this nor `memory` is kept by a call inside of a task, which runs in its process.
     memory : int or str or None
         What a runner may use while it calls a task, in any form of `parse_bytes`. None: anything.
     time_limit : float or str or None

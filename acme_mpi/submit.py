@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -177,8 +177,19 @@ def submit(world: World, call: Call, wants_values: bool = True) -> Result:
 def _run_in_task(call: Call) -> Result:
     """Run a task's own call right here, one of its tasks after the other. Independent."""
     if call.options is not None:
+        rules = call.options.parsed_rules
+        if rules.timeout is not None or rules.memory is not None:
+            _warn_of_limits()
         call.options = replace(call.options, isolate=False, workers=(0,), bar=False)
     return run(SerialWorld(), call)
+
+
+@cache
+def _warn_of_limits() -> None:
+    logger.warning(
+        "`timeout` and `memory` of a call inside of a task are not kept: it runs in the task's own "
+        "process, which is ended by the limits of the task alone"
+    )
 
 
 # There is one runner, and one conversation with the other ranks. A function that is called in this

@@ -331,3 +331,15 @@ def test_what_a_rank_has_forked_calls_alone(tmp_path, mpiexec):
     done = mpiexec(2, "script.py", cwd=tmp_path, env={"PYTHONPATH": ROOT})
 
     assert (done.returncode, done.stdout.count("[2]")) == (0, 2)
+
+
+@pytest.mark.once
+def test_limits_of_a_call_in_a_task_are_said_to_be_nothing_once(caplog):
+    def outer(x):
+        rules = acme_mpi.Rules(timeout=x)
+        return acme_mpi.map(abs, [-x], rules=rules, write_worker_results=False)
+
+    found = acme_mpi.map(outer, [1, 2], write_worker_results=False, isolate=False)
+
+    assert found == [[1], [2]]
+    assert caplog.text.count("`timeout` and `memory` of a call inside of a task are not kept") == 1
