@@ -41,6 +41,7 @@ from acme_mpi.errors import (
     EXIT_USAGE,
     AcmeMpiError,
     InputError,
+    LaunchError,
     StoppedError,
     StoreError,
     TaskError,
@@ -72,7 +73,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     occupy_standard_descriptors()
     argv = sys.argv[1:] if argv is None else argv
     leave_task()
-    rank, size = launched_rank_and_size()
+    try:
+        rank, size = launched_rank_and_size()
+    except LaunchError as error:
+        sys.exit(_say(error))
     if argv and argv[0].isidentifier():
         from acme_mpi.commands import COMMANDS, run_command
 
@@ -259,8 +263,6 @@ def _load(runner: ChildRunner, options: Any) -> _Loaded:
         loaded = _ask(runner, Kind.LOAD, _request(options), options.rules)
         if "error" in loaded:
             raise InputError(loaded["error"])
-        if options.kind != "memory":
-            _check_file_name(loaded["name"])
     except AcmeMpiError as error:
         return _Loaded(Call(error=error), Call(error=error))
     wanted = _run_options(options, loaded["name"], loaded["n_tasks"])
@@ -274,16 +276,6 @@ def _load(runner: ChildRunner, options: Any) -> _Loaded:
     index, packed = loaded["trial"]
     trial = Call(measuring_options(wanted), packed=packed, surroundings=here)
     return _Loaded(call, trial, index)
-
-
-def _check_file_name(name: str) -> None:
-    try:
-        os.fsencode(name)
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"no file can be called after {name!r} in this locale, whose encoding is "
-            f"{error.encoding}; set LC_ALL=C.UTF-8"
-        ) from None
 
 
 def _run_options(options: Any, name: str = "", n_tasks: int = 0) -> Options:

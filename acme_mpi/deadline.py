@@ -47,7 +47,7 @@ def job_left_s(environ: Mapping[str, str] = os.environ) -> float:
     if job is None:
         return math.inf
     end = environ.get("SLURM_JOB_END_TIME", "")  # Slurm 22.05 does not set it yet
-    if end.isdigit():
+    if end.isascii() and end.isdecimal():
         return max(0.0, int(end) - time.time())
     # A script may have thousands of runs, and the controller is there for the whole cluster.
     asked_s = int(time.monotonic() / ASKED_ANEW_S)

@@ -194,7 +194,7 @@ def run_messages(
     handler: logging.Handler | None = None
     try:
         handler = _log_file(path) if path else None
-    except OSError as error:
+    except (OSError, ValueError) as error:  # of its medium, or its name
         logger.warning("there is no log file: %s", error)  # no reason to lose the results
     passing = _level_of_others() if level is None else level
     saved = logger.level

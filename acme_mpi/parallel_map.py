@@ -406,8 +406,9 @@ class ParallelMap(ACMEdaemon):
         return path
 
     def _existing(self, error: PlaceError) -> AcmeMpiError:
-        folder = self._form.output_dir or self.output_dir
-        text = f"automatic creation of output folder {folder} failed: {error}"
+        folder = self._form.output_dir or getattr(self, "output_dir", None)
+        name = f" {folder}" if folder else ""  # there is none yet
+        text = f"automatic creation of output folder{name} failed: {error}"
         return self._prefixed(PlaceError(text))
 
     def _options(self, output_dir: str | None) -> Options:

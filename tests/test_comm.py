@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -360,6 +361,19 @@ class TestLaunchers:
     )
     def test_a_launcher_tells_the_place_of_a_process(self, environ, place):
         assert launched_rank_and_size(environ) == place
+
+    @pytest.mark.parametrize("name", ["PMI_RANK", "PMI_SIZE"])
+    @pytest.mark.parametrize("text", ["abc", "-1", "1.5", "\u0662", "9" * 30, " "])
+    def test_what_is_no_number_is_named_with_its_value(self, name, text):
+        environ = HYDRA | {name: text}
+
+        with pytest.raises(
+            LaunchError, match=f"{name}.* not {re.escape(repr(text))}.*unset {name}"
+        ):
+            launched_rank_and_size(environ)
+        if name == "PMI_SIZE":
+            with pytest.raises(LaunchError, match=f"unset {name}"):
+                refuse_singletons(1, environ)
 
     @pytest.mark.parametrize(
         ("environ", "is_srun"),

@@ -55,3 +55,44 @@ def test_names_are_found_in_the_c_locale(tmp_path, options, status):
     assert ran.returncode == status, ran.stderr
     assert b"Traceback" not in ran.stderr
     assert (b"set LC_ALL=C.UTF-8" in ran.stderr) == (status == 2)
+
+
+@pytest.mark.parametrize("command", ["-m acme_mpi m:f --set größe=[1] --no-write", "m.py"])
+def test_a_launchers_variable_that_is_no_number_is_one_message(tmp_path, command):
+    env = {"PMI_RANK": "abc", "PMI_SIZE": "2"}
+
+    ran = run(tmp_path, f"PYTHON {command}", PYTHONUTF8="1", **env)
+
+    assert ran.returncode in (1, 2), "of Python, where a script does not catch it"
+    assert ran.stderr.count(b"PMI_") >= 1
+    assert b"ValueError" not in ran.stderr
+
+
+CALLS = """
+import acme_mpi
+def größer(x): return x
+for call in (
+    lambda: acme_mpi.map(größer, [1]),
+    lambda: acme_mpi.map(größer, [1], resume=True),
+    lambda: acme_mpi.map(abs, [1], output_dir="größer"),
+    lambda: acme_mpi.ParallelMap(größer, [1]),
+    lambda: acme_mpi.ParallelMap(größer, [1], write_pickle=True, output_dir="out"),
+):
+    try:
+        call()
+    except acme_mpi.PlaceError as error:
+        assert "set LC_ALL=C.UTF-8" in str(error), error
+    else:
+        raise AssertionError("not refused")
+print(acme_mpi.map(größer, [1], write_worker_results=False))
+"""
+
+
+def test_names_without_a_file_name_are_refused_in_the_c_locale(tmp_path):
+    (tmp_path / "calls.py").write_text(CALLS, encoding="utf-8")
+    env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+    ran = run(tmp_path, "PYTHON calls.py", **env)
+
+    assert (ran.returncode, ran.stdout) == (0, b"[1]\n"), ran.stderr
+    assert {each.name for each in tmp_path.iterdir()} <= {"calls.py", "m.py"}

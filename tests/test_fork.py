@@ -84,6 +84,10 @@ def test_a_forked_child_is_as_clean_as_a_new_one():
         ({"SLURM_STEP_TASKS_PER_NODE": "4(x2),3,1(x2)", "SLURM_NODEID": "1"}, 4),
         ({"SLURM_STEP_TASKS_PER_NODE": "4(x2),3,1(x2)", "SLURM_NODEID": "2"}, 3),
         ({"SLURM_STEP_TASKS_PER_NODE": "4(x2),3,1(x2)", "SLURM_NODEID": "4"}, 1),
+        ({"SLURM_STEP_TASKS_PER_NODE": "4(x999999999)", "SLURM_NODEID": "99"}, 4),
+        ({"SLURM_STEP_TASKS_PER_NODE": "x"}, 1),
+        ({"SLURM_STEP_TASKS_PER_NODE": "4", "SLURM_NODEID": "x"}, 1),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "0"}, 1),
     ],
 )
 def test_a_launcher_tells_the_number_of_ranks_of_a_node(environ, n):

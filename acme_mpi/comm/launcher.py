@@ -21,11 +21,28 @@ LAUNCHER_VARIABLES = (
 
 
 def launched_rank_and_size(environ: Mapping[str, str] = os.environ) -> tuple[int, int]:
-    """Return (rank, size) as the launcher tells them without MPI; (0, 1) without a launcher."""
+    """Return (rank, size) as the launcher tells them without MPI; (0, 1) without a launcher.
+
+    Raises
+    ------
+    LaunchError
+        They are no numbers.
+    """
     for rank_name, size_name in LAUNCHER_VARIABLES:
-        if rank_name in environ and size_name in environ:
-            return int(environ[rank_name]), int(environ[size_name])
+        if environ.get(rank_name) and environ.get(size_name):
+            return _number(environ, rank_name, least=0), _number(environ, size_name, least=1)
     return 0, 1
+
+
+def _number(environ: Mapping[str, str], name: str, least: int) -> int:
+    text = environ[name]
+    # Not whatever `int` takes: it has a limit of its own, too.
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) >= least):
+        raise LaunchError(
+            f"the variable {name}, by which launchers tell ranks their place, has to be a whole "
+            f"number >= {least}, not {text!r}; if no launcher has set it: unset {name}"
+        )
+    return int(text)
 
 
 # Variables that launchers set for their ranks, also those that tell no number of ranks.
@@ -66,7 +83,7 @@ def refuse_singletons(size: int, environ: Mapping[str, str] = os.environ) -> Non
     """
     # mpiexec inside a Slurm job leaves step variables that are not about its ranks: first wins.
     name = next((name for _, name in LAUNCHER_VARIABLES if name in environ), "")
-    n_launched = int(environ.get(name) or 1)
+    n_launched = _number(environ, name, least=1) if environ.get(name) else 1
     if size > 1 or n_launched < 2:
         return
     cure = "the mpiexec that belongs to the MPI library mpi4py uses"

@@ -26,15 +26,23 @@ _LOCAL_SIZES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
 
 def n_local_ranks(environ: Mapping[str, str] = os.environ) -> int:
     """Return how many ranks the launcher has started on this node; 1 if it does not tell."""
+    try:
+        return max(1, _told(environ))
+    except ValueError:
+        return 1
+
+
+def _told(environ: Mapping[str, str]) -> int:
     for name in _LOCAL_SIZES:
         if name in environ:
             return int(environ[name])
-    counts: list[int] = []
+    node = int(environ.get("SLURM_NODEID", 0))
     for group in environ.get("SLURM_STEP_TASKS_PER_NODE", "1").split(","):  # such as 4(x2),3
         n_ranks, _, n_nodes = group.rstrip(")").partition("(x")
-        counts += [int(n_ranks)] * int(n_nodes or 1)
-    node = int(environ.get("SLURM_NODEID", 0))
-    return counts[node] if node < len(counts) else 1
+        node -= int(n_nodes or 1)
+        if node < 0:
+            return int(n_ranks)
+    return 1
 
 
 def share_of_cores(n_ranks: int) -> int:

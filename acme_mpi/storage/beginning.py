@@ -27,6 +27,7 @@ from acme_mpi.storage.folders import (
     MADE_UP,
     choose_layout,
     make_folders,
+    refuse_unnameable,
     remove_results,
     unmark_finished,
 )
@@ -138,6 +139,8 @@ def choose_place(wanted: Wanted) -> Layout:
     """
     described = wanted.description
     output_dir = wanted.output_dir
+    if described.kind != "memory":
+        refuse_unnameable(described.name, output_dir or "")
     if output_dir is None and wanted.policy in ("resume", "force"):
         output_dir = newest_run(wanted.base, described, wanted.only_failed)
         if output_dir is None:

@@ -45,6 +45,18 @@ def choose_layout(kind: str, name: str, output_dir: str | None, base: str) -> La
     return Layout(os.path.abspath(directory), name)
 
 
+def refuse_unnameable(*names: str) -> None:
+    """Raise PlaceError if no file can be called so in this locale. Independent."""
+    for name in names:
+        try:
+            os.fsencode(name)
+        except UnicodeEncodeError as error:
+            raise PlaceError(
+                f"no file can be called after {name!r} in this locale, whose encoding is "
+                f"{error.encoding}; set LC_ALL=C.UTF-8"
+            ) from None
+
+
 def make_folders(kind: str, layout: Layout) -> None:
     """Make the directories that a run of one kind needs. Rank 0 only.
 
