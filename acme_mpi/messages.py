@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -120,12 +121,12 @@ class _FirstTo:
     def __init__(
         self, take: Callable[[logging.LogRecord], object], lowest: int, passing: Callable[[], int]
     ) -> None:
-        self._take, self._lowest, self.passing = take, lowest, passing
+        self.take, self._lowest, self.passing = take, lowest, passing
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether others get it, too."""
         if record.levelno >= self._lowest or hasattr(record, "is_filed"):
-            self._take(record)
+            self.take(record)
         return record.levelno >= self.passing()
 
 
@@ -241,7 +242,17 @@ _TOLD: set[str] = set()
 
 
 def tell_once(text: str, *values: object, dialect: str, level: int = logging.INFO) -> None:
-    """Say something, but not twice in one process, and not in tasks, of which there are many."""
-    if (said := text % values) not in _TOLD and not is_in_task():
+    """Say something, but not twice in one process, and not in tasks, of which there are many.
+
+    The log file of a run has it, also if it was said before.
+    """
+    if is_in_task():
+        return
+    if (said := text % values) not in _TOLD:
         _TOLD.add(said)
         logger.log(level, "%s", said, extra={"dialect": dialect})
+        return
+    for each in logger.filters:
+        if isinstance(each, _FirstTo):
+            each.take(_record(Said(time.time(), level, said)))
+            return

@@ -1244,6 +1244,18 @@ def test_a_quiet_log_file_has_what_the_constructor_has_said(tmp_path):
 
 
 @pytest.mark.once
+def test_every_log_file_has_what_is_said_once(said):
+    """Whichever run was the first that it was said of."""
+    pmaps = [ParallelMap(*CALL, n_workers=8, output_dir=each) for each in ("first", "second")]
+    for pmap in pmaps:
+        pmap.compute()
+
+    text = "`n_workers` is 8, but the job has 1 rank(s): all are used."
+    assert [text in Path(pmap.logfile).read_text() for pmap in pmaps] == [True, True]
+    assert [text in each for _, each in said()].count(True) == 1
+
+
+@pytest.mark.once
 def test_without_a_client_nothing_is_called():
     with ParallelMap(f, [1, 2], 4, write_worker_results=False) as pmap:
         pmap.config.client = None
