@@ -14,6 +14,7 @@ from typing import Any
 
 from acme_mpi.errors import InputError, PlaceError
 from acme_mpi.storage import Layout
+from acme_mpi.storage.base import refusals
 from acme_mpi.tasks import shape_text
 
 NAME = "outFile"
@@ -59,7 +60,13 @@ def wanted_files(given: Any, own: Sequence[str], kind: str, may_exist: bool) -> 
 
 
 def hand_out(stored: Sequence[str | None], wanted: Sequence[str]) -> list[str | None]:
-    """Give files the names that are wanted, and return these; None where there is no file."""
+    """Give files the names that are wanted, and return these; None where there is no file.
+
+    Raises
+    ------
+    StoreError
+        The medium refused it.
+    """
     return [
         None if path is None else _hand_out(path, target)
         for path, target in zip(stored, wanted, strict=False)
@@ -70,15 +77,19 @@ def _hand_out(path: str, target: str) -> str:
     suffix = os.path.splitext(path)[1]
     if suffix == ".pickle" and target.endswith(".h5"):  # HDF5 could not hold the result
         target = target.removesuffix(".h5") + suffix
-    if os.path.exists(target) and os.path.samefile(path, target):
-        return target
-    os.makedirs(os.path.dirname(target), exist_ok=True)
+    with refusals(target):
+        if not os.path.exists(target) or not os.path.samefile(path, target):
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            _link_or_copy(path, target)
+    return target
+
+
+def _link_or_copy(path: str, target: str) -> None:
     partial = f"{target}.partial"
     with contextlib.suppress(FileNotFoundError):
         os.remove(partial)
     try:
         os.link(path, partial)
-    except OSError:
+    except OSError:  # of another file system, or of one that has no links
         shutil.copyfile(path, partial)
     os.replace(partial, target)
-    return target

@@ -14,6 +14,7 @@ import os
 import pickle
 import re
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ from acme_mpi import (
     ParallelMap,
     PerTask,
     PlaceError,
+    StoreError,
     TaskError,
     get_client,
     local_cluster_setup,
@@ -570,6 +572,28 @@ def test_tasks_that_fail_have_no_file_where_it_was_wanted(folder):
 
     assert failure_of(pmap).results == [str(folder / "a.h5"), None, str(folder / "c.h5")]
     assert visible(folder)[1:] == ["a.h5", "c.h5"]
+
+
+@pytest.mark.once
+def test_results_that_cannot_go_where_they_are_wanted_are_kept(folder):
+    pmap = ParallelMap(*CALL)
+    usual = pmap.kwargv["outFile"]
+    pmap.kwargv["outFile"] = [str(folder / "file" / str(i)) for i in range(4)]
+    Path("file").touch()
+
+    with pytest.raises(StoreError, match=f"cannot write {folder}/file/0: "):
+        pmap.compute()
+
+    assert all(map(os.path.isfile, usual))
+
+
+@pytest.mark.once
+def test_results_on_another_file_system_are_copied(folder, tmp_path):
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        pmap = ParallelMap(*CALL, single_file=True)
+        pmap.kwargv["outFile"] = [f"{other}/mine.h5"]
+
+        assert scalars(*pmap.compute()) == VALUES
 
 
 @pytest.mark.once
