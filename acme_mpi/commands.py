@@ -42,9 +42,9 @@ from acme_mpi.visible import say, visible
 logger = logging.getLogger("acme_mpi")
 
 COMMANDS = {
-    "status": "tell what is done, what is slow, and what has failed",
-    "stop": "have a run end in good order; it can be gone on with",
-    "recover": "link what a run has left that was killed, and what is left of damaged files",
+    "status": "say what is done, what is slow, and what has failed",
+    "stop": "stop a run in good order: running tasks finish; the same command resumes it later",
+    "recover": "link what a killed run has left, and what is intact in damaged files",
     "check": "read all results and compare their checksums; follow all links",
 }
 MAX_FAULTS = 20  # that are shown
@@ -75,7 +75,7 @@ def run_command(argv: Sequence[str]) -> int:
     parser.add_argument("directory", metavar="DIR", help="output directory of the run")
     if name == "status":
         form = parser.add_mutually_exclusive_group()
-        form.add_argument("--json", action="store_true", help="for programs")
+        form.add_argument("--json", action="store_true", help="as JSON, for programs")
         form.add_argument(
             "--joblog", action="store_true", help="a line per task, as GNU parallel writes them"
         )

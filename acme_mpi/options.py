@@ -1,4 +1,4 @@
-"""What the command line may say, and what of it cannot be meant."""
+"""The options of the command line, and the checks that refuse those that contradict each other."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ examples:
   mpiexec -n 2 python -m acme_mpi script.py --its-own option
   mpiexec -n 2 python -m acme_mpi -m pytest tests
 
-commands on the directory of a run, from any shell, while it goes on or later:
+commands on the directory of a run, from any shell, while it is running or later:
   python -m acme_mpi status DIR [--json | --joblog]   what is done, slow, and failed
-  python -m acme_mpi stop DIR                         end the run in good order
+  python -m acme_mpi stop DIR                         stop the run: running tasks finish
   python -m acme_mpi recover DIR                      link what a killed run has left
   python -m acme_mpi check DIR                        read all results and compare checksums
 
 exit status: 0 all tasks done; 1 some failed; 2 usage or bad input, nothing was run;
-  69 a rank was lost and 75 stopped early, the same command goes on; 74 results could not be
-  written. In script mode the script's, which is 75 if it ends by an uncaught StoppedError.
+  69 a rank was lost; 74 results could not be written; 75 stopped early. After these three the
+  same command computes the rest. In script mode it is the script's own status, or 75 if the
+  script ends by an uncaught StoppedError.
 """
 
 
@@ -67,7 +68,7 @@ def make_parser() -> CommandParser:
     _add_input_options(parser.add_argument_group("input"))
     _add_output_options(parser.add_argument_group("output"))
     _add_run_options(parser.add_argument_group("run"))
-    _add_resume_options(parser.add_argument_group("go on with an earlier run"))
+    _add_resume_options(parser.add_argument_group("resume an earlier run"))
     _add_rules(parser.add_argument_group("trouble"))
     return parser
 
@@ -75,8 +76,8 @@ def make_parser() -> CommandParser:
 def _add_input_options(group: Any) -> None:
     group.add_argument(
         "--set", metavar="NAME=VALUE", action="append", default=[], dest="settings",
-        help="add or override one argument; VALUE is JSON, else a string: 'x=\"1\"' for one that "
-        "could be something else",
+        help="add or replace one argument; VALUE is JSON, else a string; quote a string that looks "
+        "like a number: 'x=\"1\"'",
     )  # fmt: skip
     group.add_argument(
         "--split", metavar="NAME[:AXIS]", action="append", default=[],
@@ -88,11 +89,11 @@ def _add_input_options(group: Any) -> None:
     )  # fmt: skip
     group.add_argument(
         "--n-inputs", metavar="N", type=whole,
-        help="number of tasks; arguments of that length are split, without any N equal calls",
+        help="number of tasks; arguments of that length are split; without any, N equal calls",
     )  # fmt: skip
     group.add_argument(
         "--allow-pickle", action="store_true",
-        help="read object arrays; a pickle can run any code: only for files you trust",
+        help="read object arrays; a pickle can run any code: only for files that you trust",
     )  # fmt: skip
 
 
@@ -117,8 +118,8 @@ def _add_output_options(group: Any) -> None:
 def _add_run_options(group: Any) -> None:
     group.add_argument(
         "--dry-run", action="store_true",
-        help="call one random task first, tell time and memory, and forecast all tasks; goes on "
-        "only if somebody says so on a terminal",
+        help="call one random task first, say what time and memory it took, and forecast all "
+        "tasks; the others are called only if somebody agrees on a terminal",
     )  # fmt: skip
     group.add_argument("--plan", action="store_true", help="say what would be done; call nothing")
     group.add_argument(
@@ -133,7 +134,7 @@ def _add_run_options(group: Any) -> None:
         "--bar", action=argparse.BooleanOptionalAction,
         help="progress bar; default: on a terminal, else a line now and then",
     )  # fmt: skip
-    group.add_argument("-v", "--verbose", action="count", default=0, help="tell more")
+    group.add_argument("-v", "--verbose", action="count", default=0, help="say more")
     group.add_argument("-q", "--quiet", action="store_true", help="only warnings and errors")
     group.add_argument("--version", action="version", version=f"acme_mpi {__version__}")
 
@@ -141,52 +142,52 @@ def _add_run_options(group: Any) -> None:
 def _add_resume_options(group: Any) -> None:
     group.add_argument(
         "--resume", action="store_true",
-        help="go on with the newest unfinished run of this command in the working directory; with "
-        "--output-dir that is done anyway",
+        help="resume the newest unfinished run of this command in the working directory; with "
+        "--output-dir its run is resumed anyway",
     )  # fmt: skip
     group.add_argument(
         "--retry-failed", action="store_true",
-        help="call the tasks that have failed, and only those, also after the function or what it "
-        "calls was mended",
+        help="call the tasks that have failed, and only those, also after you have mended the "
+        "function or what it calls",
     )  # fmt: skip
     group.add_argument(
         "--force-resume", action="store_true",
-        help="go on even if the function, functions and classes of yours that it names, or its "
-        "arguments have changed; not seen are names reached by getattr, imports inside functions, "
-        "methods of arguments, data in globals and closures, and installed packages",
+        help="resume even if the function, your functions and classes that it names, or its "
+        "arguments have changed; changes are not seen in names reached by getattr, imports inside "
+        "functions, methods of arguments, data in globals and closures, and installed packages",
     )  # fmt: skip
     group.add_argument(
         "--overwrite", action="store_true",
-        help="remove what earlier runs of the function have left in --output-dir, and begin anew",
+        help="remove what earlier runs of the function have left in --output-dir, and start again",
     )  # fmt: skip
 
 
 def _add_rules(group: Any) -> None:
     group.add_argument(
         "--retries", metavar="N", type=whole, default=0,
-        help="call a task that fails up to N times again (default 0), at the end of the run",
+        help="call a failed task up to N times again (default 0), at the end of the run",
     )  # fmt: skip
     group.add_argument(
         "--crash-limit", metavar="N", type=whole,
-        help="give a task up when its process has died N times (default 1; 2 if by a SIGKILL from "
-        "outside, which may not be the task's fault)",
+        help="give a task up when its process has died N times (default 1; 2 after a SIGKILL from "
+        "outside, which may not be the fault of the task)",
     )  # fmt: skip
     group.add_argument(
         "--halt", metavar="now|soon,fail=N|N%",
-        help="stop when N tasks, or N%% of all, have failed: soon ends what is running, now kills "
-        "it; default: go on",
+        help="stop when N tasks, or N%% of all, have failed; soon: running tasks finish, now: they "
+        "are killed; default: never stop",
     )  # fmt: skip
     group.add_argument(
         "--timeout", metavar="TIME",
         help="fail a task that runs longer: 30s, 5m, 1h30m, or 200%% of the median task; loading "
-        "the function may take as long, and 30 s at least",
+        "the function may take as long, or 30 s if that is longer",
     )  # fmt: skip
     group.add_argument(
         "--memory", metavar="SIZE", help="fail a task that takes more memory: 500M, 2G"
     )
     group.add_argument(
         "--time-limit", metavar="TIME",
-        help="end the run in good order after this time; under Slurm the job's limit counts, too",
+        help="stop the run in good order after this time; under Slurm the job's limit counts, too",
     )  # fmt: skip
 
 
