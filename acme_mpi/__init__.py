@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from acme_mpi.rules import Rules
     from acme_mpi.tasks import PerTask, Shared
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Where the public names are. They are imported at their first use: agents and runners, of which
 # there may be hundreds on a node, import what they need and not the whole package.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,11 @@ def test_the_plan_of_the_tutorial_is_what_is_printed(mpiexec, monkeypatch, tmp_p
     ran = mpiexec(0, *shlex.split(command)[2:], cwd=tmp_path)
 
     assert (ran.returncode, ran.stdout.splitlines()) == (0, shown)
+
+
+def test_the_version_has_one_source_and_is_the_newest_of_the_changes():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+    assert project["project"]["dynamic"] == ["version"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "acme_mpi.__version__"}
+    assert re.findall(r"^## ([\d.]+)", PAGES["CHANGES.md"], re.M)[0] == acme_mpi.__version__
