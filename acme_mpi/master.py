@@ -1,8 +1,4 @@
-"""The role of rank 0 that hands out chunks: every report is the request for the next chunk.
-
-Messages are `MESSAGE_INTS` integers. A worker sends reports, the master sends orders; what they
-hold besides their kind stands beside it.
-"""
+"""The role of rank 0 that hands out chunks: every report is the request for the next chunk."""
 
 from __future__ import annotations
 
@@ -12,14 +8,31 @@ import sys
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from enum import IntEnum
-from typing import NamedTuple
 
 from acme_mpi.comm import LOST_S, SILENT_S, TAG_CHUNK, TAG_REPORT, World
 from acme_mpi.durations import Durations
 from acme_mpi.errors import EXIT_RANK_LOST
 from acme_mpi.interrupts import signal_name
 from acme_mpi.progress import Progress
+from acme_mpi.protocol import (
+    Again,
+    Alive,
+    CallChunk,
+    Drain,
+    DrainAsked,
+    Ended,
+    GivenBack,
+    Joined,
+    Left,
+    Limit,
+    Order,
+    Report,
+    Retired,
+    Stop,
+    StorageLost,
+    from_ints,
+    to_ints,
+)
 from acme_mpi.rules import Rules
 from acme_mpi.schedule import Schedule
 
@@ -29,44 +42,12 @@ PAUSE_S = 0.001
 LONG_PAUSE_S = 0.01
 TAIL_PAUSE_S = 0.05  # nothing is left to hand out
 LOOK_EVERY_S = 1.0
-ALIVE_EVERY_S = 10.0
 CREDIT = 2  # chunks a worker may hold: one running, one in reserve, so no round trip is waited for
 MOST_AT_ONCE = 100  # reports, so that with many ranks the first is not answered after the last
 LONG_S = 0.1  # a chunk beside which a round trip is short
 PROBABLE = 0.95  # a task is taken to last as long as this share of all tasks does at most
 N_MEDIAN = 3  # tasks that have to end before their median limits others, as in GNU parallel
 NEWS = 1.1  # a limit that changes by less is not told
-
-
-class Report(IntEnum):
-    """What a worker tells."""
-
-    READY = 1  # can call tasks
-    DONE = 2  # tasks have ended: (start, stop, n_closed, n_failed, busy_ns, n_again)
-    RETURNED = 3  # they go to another worker: (start, stop, n_closed, n_raised, n_crashed)
-    RETIRED = 4  # takes no more chunks; those on their way to it will be returned
-    STORAGE = 5  # its results cannot be written: nobody shall start anything new
-    BYE = 6  # has seen the stop; nothing follows
-    ALIVE = 7  # has nothing else to say for a while
-    AGAIN = 8  # a task has failed, but not for good: (index, n_raised, n_crashed)
-    DRAIN = 9  # was asked to stop: (signal,)
-
-
-class Order(IntEnum):
-    """What the master tells."""
-
-    CALL = 1  # (start, stop, n_raised, n_crashed): how often it failed before, for single tasks
-    STOP = 2  # leave, whatever is running
-    DRAIN = 3  # begin no further task, and return what is not begun
-    LIMIT = 4  # how long a task may take: (ns,)
-
-
-class _Again(NamedTuple):
-    """A task that has failed, but not for good, and how often."""
-
-    task: int
-    n_raised: int
-    n_crashed: int
 
 
 class Master:
@@ -110,8 +91,8 @@ class Master:
         # look through all workers; who has held as many for the longest time is the first.
         self._holding: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(CREDIT + 1)]
         self._n_out: dict[int, int] = {}  # tasks in these chunks that have not ended
-        self._leaving = set(workers)  # have not said BYE
-        self._again: deque[_Again] = deque()
+        self._leaving = set(workers)  # have not `Left`
+        self._again: deque[Again] = deque()
         self._durations = Durations()
         self._limit_s = 0.0
         self._n_failed = 0
@@ -168,7 +149,7 @@ class Master:
         if not (self._is_ending or self._is_stopping):
             self._say_stop(reason, "; what is running is ended, a second signal leaves at once")
             for worker in self._leaving:
-                self._world.send(worker, TAG_CHUNK, (Order.DRAIN,))
+                self._order(worker, Drain())
 
     def _say_stop(self, reason: str, how: str = "") -> None:
         if not self.stopped_because:
@@ -187,7 +168,7 @@ class Master:
             worker, message = arrived
             self._heard_s[worker] = time.monotonic()
             self._is_told.discard(worker)
-            self._handle(worker, Report(message[0]), message)
+            self._handle(worker, from_ints(message))
         now_s = time.monotonic()
         if now_s > self._deadline_s:
             self.cut_short("the time is up")
@@ -228,55 +209,55 @@ class Master:
         if not self._limit_s / NEWS < limit_s < self._limit_s * NEWS:
             self._limit_s = limit_s
             for worker in self._leaving:
-                self._world.send(worker, TAG_CHUNK, (Order.LIMIT, int(limit_s * 1e9)))
+                self._order(worker, Limit(int(limit_s * 1e9)))
 
-    def _handle(self, worker: int, report: Report, message: list[int]) -> None:
-        numbers = message[1:]
-        if report is Report.READY:
-            self._starting.discard(worker)
-            self._held[worker] = self._n_out[worker] = 0
-            self._holding[0][worker] = None
-            self.n_ready += 1
-        elif report is Report.DONE:
-            self._take_done(worker, *numbers[:6])
-        elif report is Report.RETURNED:
-            self._take_back(worker, *numbers[:5])
-        elif report is Report.RETIRED:
-            self._starting.discard(worker)
-            self._holding[self._held.get(worker, 0)].pop(worker, None)
-        elif report is Report.STORAGE:
-            self._is_ending = True
-        elif report is Report.BYE:
-            self._leaving.discard(worker)
-        elif report is Report.AGAIN:
-            # Last of all, so that a task that kills its runners keeps nobody waiting.
-            self._again.append(_Again(*numbers[:3]))
-        elif report is Report.DRAIN:
-            self.drain(f"rank {worker} was asked to by {signal_name(numbers[0])}")
+    def _order(self, worker: int, order: Order) -> None:
+        self._world.send(worker, TAG_CHUNK, to_ints(order))
 
-    def _take_done(
-        self, worker: int, start: int, stop: int, n_closed: int, n_failed: int, busy_ns: int,
-        n_again: int,
-    ) -> None:  # fmt: skip
-        n_tasks, busy_s = stop - start, busy_ns / 1e9
-        self._hold(worker, -n_closed, -n_tasks)
+    def _handle(self, worker: int, report: Report) -> None:
+        match report:
+            case Ended():
+                self._take_ended(worker, report)
+            case Joined():
+                self._starting.discard(worker)
+                self._held[worker] = self._n_out[worker] = 0
+                self._holding[0][worker] = None
+                self.n_ready += 1
+            case Again():
+                # Last of all, so that a task that kills its runners keeps nobody waiting.
+                self._again.append(report)
+            case GivenBack():
+                self._take_back(worker, report)
+            case Retired():
+                self._starting.discard(worker)
+                self._holding[self._held.get(worker, 0)].pop(worker, None)
+            case StorageLost():
+                self._is_ending = True
+            case Left():
+                self._leaving.discard(worker)
+            case DrainAsked():
+                self.drain(f"rank {worker} was asked to by {signal_name(report.signal)}")
+            case Alive():
+                pass
+
+    def _take_ended(self, worker: int, ended: Ended) -> None:
+        n_tasks, busy_s = ended.stop - ended.start, ended.busy_ns / 1e9
+        self._hold(worker, -ended.n_closed, -n_tasks)
         self._schedule.record(n_tasks, busy_s)
-        if n_failed + n_again < n_tasks:
+        if ended.n_failed + ended.n_again < n_tasks:
             self._durations.add(n_tasks, busy_s)
-        self._progress.add(n_tasks - n_again, n_failed)
-        self._n_failed += n_failed
-        if n_failed and self._rules.must_halt(self._n_failed, self._progress.n_tasks):
+        self._progress.add(n_tasks - ended.n_again, ended.n_failed)
+        self._n_failed += ended.n_failed
+        if ended.n_failed and self._rules.must_halt(self._n_failed, self._progress.n_tasks):
             halt = self.drain if self._rules.halt_when == "soon" else self.cut_short
             halt(f"{self._n_failed} tasks have failed (--halt {self._rules.halt})")
 
-    def _take_back(
-        self, worker: int, start: int, stop: int, n_closed: int, n_raised: int, n_crashed: int
-    ) -> None:
-        self._hold(worker, -n_closed, start - stop)
-        if n_raised or n_crashed:
-            self._again.append(_Again(start, n_raised, n_crashed))
+    def _take_back(self, worker: int, given: GivenBack) -> None:
+        self._hold(worker, -given.n_closed, given.start - given.stop)
+        if given.n_raised or given.n_crashed:
+            self._again.append(Again(given.start, given.n_raised, given.n_crashed))
         else:
-            self._schedule.give_back(range(start, stop))
+            self._schedule.give_back(range(given.start, given.stop))
 
     def _hold(self, worker: int, n_chunks: int, n_tasks: int) -> None:
         """Note that a worker holds more chunks, or fewer, and more tasks in them, or fewer."""
@@ -320,13 +301,12 @@ class Master:
     def _give(self, worker: int, n_most: int) -> None:
         if self._schedule.n_left:
             chunk = self._schedule.next_chunk(worker, n_most)
-            order = (chunk.start, chunk.stop, 0, 0)
+            call = CallChunk(chunk.start, chunk.stop)
         else:
             task, n_raised, n_crashed = self._again.popleft()
-            chunk = range(task, task + 1)
-            order = (task, task + 1, n_raised, n_crashed)
-        self._hold(worker, 1, len(chunk))
-        self._world.send(worker, TAG_CHUNK, (Order.CALL, *order))
+            call = CallChunk(task, task + 1, n_raised, n_crashed)
+        self._hold(worker, 1, call.stop - call.start)
+        self._order(worker, call)
 
     def _n_in_time(self) -> int:
         """Return how many tasks a worker can end before the deadline, if they last as usual."""
@@ -345,4 +325,4 @@ class Master:
     def _stop(self) -> None:
         self._is_stopping = True
         for worker in self._leaving:
-            self._world.send(worker, TAG_CHUNK, (Order.STOP,))
+            self._order(worker, Stop())

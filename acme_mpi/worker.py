@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import NamedTuple
 
 from acme_mpi.comm import TAG_CHUNK, TAG_REPORT, World
 from acme_mpi.errors import Failure, StoreError
-from acme_mpi.master import ALIVE_EVERY_S, Order, Report
+from acme_mpi.protocol import (
+    Again,
+    Alive,
+    CallChunk,
+    Drain,
+    DrainAsked,
+    Ended,
+    GivenBack,
+    Joined,
+    Left,
+    Limit,
+    Order,
+    Report,
+    Retired,
+    Stop,
+    StorageLost,
+    from_ints,
+    to_ints,
+)
 from acme_mpi.rules import Rules
 from acme_mpi.runner.base import (
     DIED,
@@ -25,6 +42,7 @@ from acme_mpi.schedule import REPORTS_PER_S
 from acme_mpi.storage.base import Store
 
 MAX_CALL_TEXTS = 1000
+ALIVE_EVERY_S = 10.0
 LONG_S = 10.0  # a task that has been running for so long is noted in the journal
 
 
@@ -64,7 +82,9 @@ class Worker:
         self.unstorable: tuple[int, str] | None = None  # the first that was pickled instead
         self._tracebacks: dict[str, str] = {}
         self._told_s = time.monotonic()
-        self._untold: _Ended | None = None
+        # With few ranks it is told at once, with many after a while, so that the master can hear
+        # all of them.
+        self._untold: Ended | None = None
         self._report_every_s = world.size / REPORTS_PER_S
 
     @property
@@ -83,7 +103,7 @@ class Worker:
         while not self.is_finished and (arrived := self._world.poll(TAG_CHUNK)) is not None:
             progressed = True
             _, message = arrived
-            self._obey(Order(message[0]), message[1:])
+            self._obey(from_ints(message))
         self._runner.look()
         self._note_long_task()
         # After the stop nothing may be reported: the master may have left, and the next run's
@@ -98,28 +118,29 @@ class Worker:
         if silent_s > self._report_every_s:
             self._tell_ended()
         if silent_s > ALIVE_EVERY_S and not self.is_finished:
-            self._report(Report.ALIVE)
+            self._report(Alive())
         return progressed
 
     def ask_to_drain(self, signal: int) -> None:
         """Have the run end, as this rank was asked to by a signal; once is enough."""
         if not (self._is_draining or self.is_finished):
             self._is_draining = True
-            self._report(Report.DRAIN, signal)
+            self._report(DrainAsked(signal))
 
-    def _obey(self, order: Order, numbers: list[int]) -> None:
-        if order is Order.STOP:
-            self.is_finished = True
-            if self._chunks:  # the run is cut short
-                self._runner.stop()
-            self._report(Report.BYE)
-        elif order is Order.DRAIN:
-            self._is_draining = True
-            self._runner.drain()
-        elif order is Order.LIMIT:
-            self._runner.limit(numbers[0] / 1e9, self._rules.memory_bytes)
-        else:
-            self._take(_Open(range(numbers[0], numbers[1]), *numbers[2:4]))
+    def _obey(self, order: Order) -> None:
+        match order:
+            case CallChunk():
+                self._take(_Open(range(order.start, order.stop), order.n_raised, order.n_crashed))
+            case Limit():
+                self._runner.limit(order.ns / 1e9, self._rules.memory_bytes)
+            case Drain():
+                self._is_draining = True
+                self._runner.drain()
+            case Stop():
+                self.is_finished = True
+                if self._chunks:  # the run is cut short
+                    self._runner.stop()
+                self._report(Left())
 
     def _take(self, chunk: _Open) -> None:
         if self._is_retired:
@@ -130,8 +151,8 @@ class Worker:
 
     def _return(self, chunk: _Open, tasks: range, is_last: bool) -> None:
         self._store.let_go(tasks)
-        failed = (chunk.n_raised, chunk.n_crashed)
-        self._report(Report.RETURNED, tasks.start, tasks.stop, int(is_last), *failed)
+        failed = chunk.n_raised, chunk.n_crashed
+        self._report(GivenBack(tasks.start, tasks.stop, int(is_last), *failed))
 
     def _note_long_task(self) -> None:
         running = self._runner.running()
@@ -149,7 +170,7 @@ class Worker:
         if isinstance(event, Ready):
             if not self._is_ready:
                 self._is_ready = True
-                self._report(Report.READY)
+                self._report(Joined())
         elif isinstance(event, Unready):
             self.retired_because = event.reason
             self._retire()
@@ -199,7 +220,7 @@ class Worker:
                 n_again += 1
                 self._store.let_go(range(fields["index"], fields["index"] + 1))
                 # Before the report that ends the chunk, so that the master does not stop.
-                self._report(Report.AGAIN, fields["index"], *chunk.counts_after(fields))
+                self._report(Again(fields["index"], *chunk.counts_after(fields)))
         is_closed = self._end(chunk, outcome.start, outcome.stop)
         before = self._untold
         if before is not None and before.stop != outcome.start:
@@ -209,14 +230,14 @@ class Worker:
         if before is not None:
             start, busy_ns = before.start, before.busy_ns + busy_ns
         n_failed = len(outcome.failures) - n_again
-        self._untold = _Ended(start, outcome.stop, is_closed, n_failed, busy_ns, n_again)
+        self._untold = Ended(start, outcome.stop, is_closed, n_failed, busy_ns, n_again)
         if is_closed or outcome.failures:
             self._tell_ended()
 
     def _tell_ended(self) -> None:
         if self._untold is not None:
             ended, self._untold = self._untold, None
-            self._report(Report.DONE, *ended)
+            self._report(ended)
 
     def _chunk_of(self, index: int) -> _Open:
         return next(chunk for chunk in self._chunks if index in chunk.tasks)
@@ -251,7 +272,7 @@ class Worker:
 
     def _lose_storage(self, message: str) -> None:
         self.storage_error = message
-        self._report(Report.STORAGE)
+        self._report(StorageLost())
         self._retire()
 
     def close(self) -> None:
@@ -270,26 +291,12 @@ class Worker:
             for k, tasks in enumerate(chunk.left, 1):
                 self._return(chunk, tasks, is_last=k == len(chunk.left))
         self._chunks.clear()
-        self._report(Report.RETIRED)
+        self._report(Retired())
 
-    def _report(self, report: Report, *numbers: int) -> None:
+    def _report(self, report: Report) -> None:
         self._tell_ended()  # nothing overtakes it
         self._told_s = time.monotonic()
-        self._world.send(0, TAG_REPORT, (report, *numbers))
-
-
-class _Ended(NamedTuple):
-    """Tasks of one chunk that have ended and that the master does not know of yet.
-
-    With few ranks it is told at once, with many after a while, so that it can hear all of them.
-    """
-
-    start: int
-    stop: int
-    n_closed: int
-    n_failed: int
-    busy_ns: int
-    n_again: int
+        self._world.send(0, TAG_REPORT, to_ints(report))
 
 
 class _Open:

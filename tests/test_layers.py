@@ -31,7 +31,6 @@ EXCEPTIONS = {
     ("fingerprint", "runner"),  # and pickled as they are for runners
     ("rules", "errors"),
     ("printing", "errors"),
-    ("worker", "master"),  # the kinds of reports
 }
 
 

@@ -26,8 +26,25 @@ from acme_mpi import master as master_module
 from acme_mpi import worker as worker_module
 from acme_mpi.comm import TAG_CHUNK, TAG_REPORT, Backoff, SerialWorld, ThreadWorld
 from acme_mpi.errors import Failure, StoreError
-from acme_mpi.master import CREDIT, Master, Order, Report
+from acme_mpi.master import CREDIT, Master
 from acme_mpi.progress import Progress
+from acme_mpi.protocol import (
+    Again,
+    Alive,
+    CallChunk,
+    Drain,
+    Ended,
+    GivenBack,
+    Joined,
+    Left,
+    Limit,
+    Order,
+    Report,
+    Retired,
+    Stop,
+    from_ints,
+    to_ints,
+)
 from acme_mpi.results import Content
 from acme_mpi.rules import Rules
 from acme_mpi.runner.base import (
@@ -479,13 +496,12 @@ class TestRanksThatCannotWork:
         world, runner = SerialWorld(), ScriptedRunner(Script(is_ready=False))
         worker = Worker(world, runner, MemoryStore(world, Layout("", "f"), None, 10))
         worker.step()
-        world.send(0, TAG_CHUNK, (Order.CALL, 4, 7))
+        world.send(0, TAG_CHUNK, to_ints(CallChunk(4, 7)))
         worker.step()
 
-        reports = [world.poll(TAG_REPORT)[1] for _ in range(2)]
+        reports = [from_ints(world.poll(TAG_REPORT)[1]) for _ in range(2)]
         assert world.poll(TAG_REPORT) is None
-        assert reports[0][0] == Report.RETIRED
-        assert reports[1][:4] == [Report.RETURNED, 4, 7, 1]
+        assert reports == [Retired(), GivenBack(4, 7, 1, 0, 0)]
 
 
 class TestStorageLost:
@@ -522,7 +538,7 @@ class TestStorageLost:
         world, runner = SerialWorld(), ScriptedRunner(Script())
         worker = Worker(world, runner, MemoryStore(world, Layout("", "f"), None, 4))
         worker.step()
-        world.send(0, TAG_CHUNK, (Order.CALL, 0, 4))
+        world.send(0, TAG_CHUNK, to_ints(CallChunk(0, 4)))
         fields = {"index": 1, "type": MEDIUM, "message": "cannot write /full/disk"}
         runner._outcome = lambda part: Outcome(0, 3, [fields])  # type: ignore[method-assign]
         worker.step()
@@ -575,11 +591,11 @@ class TestPlacing:
                 Outcome(
                     0, 1, [{"index": 0, "type": "killed", DIED: True, "is_from_outside": True}]
                 ),
-                Report.AGAIN,
+                Again,
             ),
-            (Outcome(0, 1, [{"index": 0, "type": "ValueError"}]), Report.AGAIN),
-            (Returned(0, 1), Report.RETURNED),
-            (Unready("again and again"), Report.RETURNED),
+            (Outcome(0, 1, [{"index": 0, "type": "ValueError"}]), Again),
+            (Returned(0, 1), GivenBack),
+            (Unready("again and again"), GivenBack),
         ],
         ids=["dies", "raises", "drained", "retires"],
     )
@@ -596,10 +612,12 @@ class TestPlacing:
         rules = Rules(retries=1, crash_limit=2)
         worker = Worker(world, runner, HoldingStore(world, Layout("", "f"), None, 4), rules)
         worker.step()
-        world.send(0, TAG_CHUNK, (Order.CALL, 0, 1, 0, 0))
+        world.send(0, TAG_CHUNK, to_ints(CallChunk(0, 1, 0, 0)))
         events = [PlaceRequest(1, 0, 0, (3,), "<f8"), event]
         monkeypatch.setattr(runner, "poll", lambda: [events.pop(0)] if events else [])
-        monkeypatch.setattr(world, "send", lambda rank, tag, numbers: told.append(numbers[0]))
+        monkeypatch.setattr(
+            world, "send", lambda rank, tag, numbers: told.append(type(from_ints(numbers)))
+        )
         while events:
             worker.step()
 
@@ -614,11 +632,14 @@ class TestPlacing:
 
 class TestCredit:
     def hand_out(
-        self, n_tasks: int, size: int, *reports: tuple[int, tuple[int, ...]] | None,
+        self,
+        n_tasks: int,
+        size: int,
+        *reports: tuple[int, Report] | None,
         make_schedule: Any = FixedChunks,
-    ):  # fmt: skip
-        """Return the chunks that a master hands out after some reports; None: a step ends."""
-        sent: list[tuple[int, tuple[int, ...]]] = []
+    ):
+        """Return the orders that a master gives after some reports; None: a step ends."""
+        sent: list[tuple[int, Order]] = []
 
         class Wire(SerialWorld):
             def __init__(self) -> None:
@@ -626,15 +647,15 @@ class TestCredit:
                 self.arrived = deque(reports)
 
             def send(self, dest, tag, message):
-                sent.append((dest, tuple(message)))
+                sent.append((dest, from_ints(message)))
 
             def poll(self, tag):
                 if not self.arrived:
                     return None
                 if (arrived := self.arrived.popleft()) is None:
                     return None
-                source, message = arrived
-                return source, [*message, *[0] * (8 - len(message))]
+                source, report = arrived
+                return source, to_ints(report)
 
         master = Master(
             Wire(), make_schedule(n_tasks, size), Progress(n_tasks, bar=False), set(range(size))
@@ -644,12 +665,12 @@ class TestCredit:
         return sent
 
     def ready(self, *workers):
-        return [(worker, (Report.READY,)) for worker in workers]
+        return [(worker, Joined()) for worker in workers]
 
     def test_a_worker_holds_one_chunk_and_one_in_reserve(self):
         assert self.hand_out(100, 1, *self.ready(0)) == [
-            (0, (Order.CALL, 0, 1, 0, 0)),
-            (0, (Order.CALL, 1, 2, 0, 0)),
+            (0, CallChunk(0, 1, 0, 0)),
+            (0, CallChunk(1, 2, 0, 0)),
         ]
 
     def test_every_worker_gets_a_chunk_before_any_gets_a_reserve(self):
@@ -666,8 +687,8 @@ class TestCredit:
     def test_long_tasks_are_no_reserve_behind_the_longest(self, longest_s, n_sent):
         """Both workers hold one of two chunks still; 3 tasks are left, or two workers' last."""
         done = [
-            (0, (Report.DONE, 0, 1, 1, 0, 10**9, 0)),
-            (1, (Report.DONE, 1, 2, 1, 0, longest_s * 10**9, 0)),
+            (0, Ended(0, 1, 1, 0, 10**9, 0)),
+            (1, Ended(1, 2, 1, 0, longest_s * 10**9, 0)),
         ]
         sent = self.hand_out(7, 2, *self.ready(0, 1), None, *done, make_schedule=Factoring)
 
@@ -687,12 +708,12 @@ class TestCredit:
         assert {dest for dest, _ in self.hand_out(100, 3, *self.ready(1))} == {1}
 
     def test_a_retired_worker_gets_nothing(self):
-        sent = self.hand_out(100, 2, *self.ready(0, 1), (0, (Report.RETIRED,)))
+        sent = self.hand_out(100, 2, *self.ready(0, 1), (0, Retired()))
 
         assert {dest for dest, _ in sent} == {1}
 
     def test_without_tasks_the_stop_is_sent_at_once(self):
-        assert self.hand_out(0, 3) == [(worker, (Order.STOP,)) for worker in range(3)]
+        assert self.hand_out(0, 3) == [(worker, Stop()) for worker in range(3)]
 
     def test_after_the_stop_nothing_is_sent(self, monkeypatch):
         """The workers have left the run: their next one would get it."""
@@ -700,7 +721,7 @@ class TestCredit:
 
         class Wire(SerialWorld):
             def send(self, dest, tag, message):
-                sent.append(message)
+                sent.append(from_ints(message))
 
             def poll(self, tag):
                 return None
@@ -719,12 +740,12 @@ class TestCredit:
         master.drain("somebody wishes it")
         master.cut_short("somebody is in a hurry")
 
-        assert sent == [(Order.STOP,)] * 2
+        assert sent == [Stop()] * 2
 
 
 def lines_of_a_report(n_workers: int) -> int:
     """Return how many lines of Python rank 0 runs for one report, loops counted by turns."""
-    reports: deque[Any] = deque((worker, [Report.READY]) for worker in range(n_workers))
+    reports: deque[Any] = deque((worker, Joined()) for worker in range(n_workers))
 
     class Wire(SerialWorld):
         def send(self, dest, tag, message):
@@ -733,15 +754,15 @@ def lines_of_a_report(n_workers: int) -> int:
         def poll(self, tag):
             if not reports:
                 return None
-            source, message = reports.popleft()
-            return source, [*message, *[0] * 8][:8]
+            source, report = reports.popleft()
+            return source, to_ints(report)
 
     n_tasks, n_lines = 10 * n_workers, 0
     schedule, progress = FixedChunks(n_tasks, n_workers), Progress(n_tasks, bar=False)
     master = Master(Wire(), schedule, progress, set(range(n_workers)))
     while reports:
         master.step()
-    reports.append((0, [Report.DONE, 0, 1, 1, 0, 10**9]))
+    reports.append((0, Ended(0, 1, 1, 0, 10**9, 0)))
 
     def count(frame: Any, event: str, arg: Any) -> Any:
         nonlocal n_lines
@@ -800,7 +821,7 @@ class TestSilence:
     def report(self, master: Master, worker: int, report: Report) -> None:
         """Let a worker report, although this world has one rank."""
         original = master._world.poll
-        messages = [(worker, [report, *[0] * 7])]
+        messages = [(worker, to_ints(report))]
         master._world.poll = lambda tag: messages.pop() if messages else None  # type: ignore
         master.step()
         master._world.poll = original  # type: ignore[method-assign]
@@ -808,7 +829,7 @@ class TestSilence:
     def test_ranks_that_say_nothing_are_named_once(self, master, clock, caplog):
         for _ in range(200):
             clock.now_s += 1
-            self.report(master, 1, Report.ALIVE)
+            self.report(master, 1, Alive())
 
         warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
         assert len(warnings) == 1
@@ -818,7 +839,7 @@ class TestSilence:
         for _ in range(int(master_module.LOST_S) + 10):
             clock.now_s += 1
             for worker in (0, 1):
-                self.report(master, worker, Report.ALIVE)
+                self.report(master, worker, Alive())
 
         assert aborted
         assert set(aborted) == {69}
@@ -827,7 +848,7 @@ class TestSilence:
         for _ in range(2000):
             clock.now_s += 1
             for worker in range(3):
-                self.report(master, worker, Report.ALIVE)
+                self.report(master, worker, Alive())
 
         assert caplog.records == []
         assert aborted == []
@@ -842,8 +863,8 @@ class TestSilence:
 
         reports = []
         while (arrived := world.poll(TAG_REPORT)) is not None:
-            reports.append(arrived[1][0])
-        assert set(reports) == {Report.ALIVE}
+            reports.append(from_ints(arrived[1]))
+        assert set(reports) == {Alive()}
         assert 4 <= len(reports) <= 6
 
 
@@ -865,29 +886,29 @@ class TestSlowStore:
     def worker(self, clock) -> Worker:
         world = SerialWorld()
         worker = Worker(world, self.Runner(Script()), self.Store(world, Layout("", "f"), None, 9))
-        world.send(0, TAG_CHUNK, (Order.CALL, 0, 9, 0, 0))
+        world.send(0, TAG_CHUNK, to_ints(CallChunk(0, 9, 0, 0)))
         return worker
 
-    def reports(self, worker: Worker) -> list[list[int]]:
+    def reports(self, worker: Worker) -> list[Report]:
         world, found = worker._world, []
         while (arrived := world.poll(TAG_REPORT)) is not None:
-            found.append(arrived[1])
+            found.append(from_ints(arrived[1]))
         return found
 
     def test_each_step_handles_one_event_so_that_rank_0_answers_in_between(self, worker):
         reported = []
         for _ in range(5):
             worker.step()
-            reported.append([message[0] for message in self.reports(worker)])
+            reported.append(list(map(type, self.reports(worker))))
 
-        assert reported == [[Report.READY], *[[Report.DONE]] * 3, []]
+        assert reported == [[Joined], *[[Ended]] * 3, []]
 
     def test_a_task_is_told_to_take_as_long_as_it_takes_to_write_it(self, worker):
         for _ in range(5):
             worker.step()
 
-        done = [message for message in self.reports(worker) if message[0] == Report.DONE]
-        assert [message[5] for message in done] == [250_000_000] * 3  # called in 3 ms
+        ended = [report for report in self.reports(worker) if isinstance(report, Ended)]
+        assert [each.busy_ns for each in ended] == [250_000_000] * 3  # called in 3 ms
 
 
 @settings(deadline=None, max_examples=25)
@@ -923,9 +944,9 @@ def test_the_messages_of_the_protocol_fit_into_64_bits():
     """Indices of a million million tasks travel unchanged."""
     world = SerialWorld()
     big = np.int64(10**12)
-    world.send(0, TAG_CHUNK, (Order.CALL, big, big + 1))
+    world.send(0, TAG_CHUNK, to_ints(CallChunk(big, big + 1)))
 
-    assert world.poll(TAG_CHUNK)[1][:3] == [Order.CALL, 10**12, 10**12 + 1]
+    assert from_ints(world.poll(TAG_CHUNK)[1]) == CallChunk(10**12, 10**12 + 1)
 
 
 class TestRetries:
@@ -1089,7 +1110,7 @@ class TestManyRanks:
 
             def send(self, dest, tag, message):
                 if tag == TAG_REPORT:
-                    told.append(tuple(message))
+                    told.append(from_ints(message))
                 else:
                     super().send(dest, tag, message)
 
@@ -1106,7 +1127,7 @@ class TestManyRanks:
         return worker
 
     def call(self, worker: Worker, start: int, stop: int) -> None:
-        worker._world.send(0, TAG_CHUNK, (Order.CALL, start, stop))
+        worker._world.send(0, TAG_CHUNK, to_ints(CallChunk(start, stop)))
 
     def test_what_has_ended_is_told_when_the_chunk_has(self, worker, told):
         self.call(worker, 0, 5)
@@ -1115,7 +1136,7 @@ class TestManyRanks:
         assert told == []
         worker.step()
 
-        assert told == [(Report.DONE, 0, 5, 1, 0, 5_000_000, 0)]
+        assert told == [Ended(0, 5, 1, 0, 5_000_000, 0)]
 
     def test_or_after_a_while(self, worker, told, clock):
         self.call(worker, 0, 100)
@@ -1124,7 +1145,7 @@ class TestManyRanks:
         clock.now_s += 5.1
         worker.step()
 
-        assert told == [(Report.DONE, 0, 6, 0, 0, 6_000_000, 0)]
+        assert told == [Ended(0, 6, 0, 0, 6_000_000, 0)]
 
     def test_a_failure_is_told_at_once(self, worker, told):
         self.call(worker, 12, 20)
@@ -1132,18 +1153,18 @@ class TestManyRanks:
         worker.step()
 
         assert told == [
-            (Report.DONE, 12, 14, 0, 0, 2_000_000, 0),
-            (Report.AGAIN, 15, 1, 0),
-            (Report.DONE, 14, 16, 0, 0, 2_000_000, 1),
+            Ended(12, 14, 0, 0, 2_000_000, 0),
+            Again(15, 1, 0),
+            Ended(14, 16, 0, 0, 2_000_000, 1),
         ]
 
     def test_before_it_leaves_it_tells_what_has_ended(self, worker, told):
         self.call(worker, 0, 5)
         worker.step()
-        worker._world.send(0, TAG_CHUNK, (Order.STOP,))
+        worker._world.send(0, TAG_CHUNK, to_ints(Stop()))
         worker.step()
 
-        assert told == [(Report.DONE, 0, 2, 0, 0, 2_000_000, 0), (Report.BYE,)]
+        assert told == [Ended(0, 2, 0, 0, 2_000_000, 0), Left()]
 
 
 class TestDeadline:
@@ -1152,15 +1173,15 @@ class TestDeadline:
 
         class Wire(SerialWorld):
             def send(self, dest, tag, message):
-                sent.append(tuple(message))
+                sent.append(from_ints(message))
 
             def poll(self, tag):
                 if not self.arrived:
                     return None
-                return 0, [*self.arrived.popleft(), *[0] * 8][:8]
+                return 0, to_ints(self.arrived.popleft())
 
         world = Wire()
-        world.arrived = deque([(Report.READY,)])
+        world.arrived = deque([Joined()])
         master = Master(
             world, FixedChunks(n_tasks, 1, 4), Progress(n_tasks, bar=False), {0}, Rules(),
             deadline_s,
@@ -1169,39 +1190,39 @@ class TestDeadline:
         return master, sent
 
     def done(self, master: Master, start: int, stop: int, busy_s: float) -> None:
-        report = (Report.DONE, start, stop, 1, 0, int(busy_s * 1e9), 0)
+        report = Ended(start, stop, 1, 0, int(busy_s * 1e9), 0)
         master._world.arrived.append(report)
         master.step()
 
     def test_no_chunk_is_handed_out_that_cannot_end_in_time(self, clock):
         master, sent = self.make(100, clock.monotonic() + 10.0, clock)
-        assert [order[:3] for order in sent] == [(Order.CALL, 0, 4), (Order.CALL, 4, 8)]
+        assert sent == [CallChunk(0, 4), CallChunk(4, 8)]
 
         clock.now_s += 4.0
         self.done(master, 0, 4, 4.0)  # a second each: six are left, four of them are taken
-        assert sent[-1][:3] == (Order.CALL, 8, 10)
+        assert sent[-1] == CallChunk(8, 10)
         clock.now_s += 4.0
         self.done(master, 4, 8, 4.0)
-        assert sent[-1][:3] == (Order.CALL, 8, 10)
+        assert sent[-1] == CallChunk(8, 10)
         clock.now_s += 1.5
         self.done(master, 8, 10, 1.5)
 
         assert master.stopped_because == "no further task can end in time"
-        assert sent[-2:] == [(Order.DRAIN,), (Order.STOP,)]
+        assert sent[-2:] == [Drain(), Stop()]
         assert master.n_not_done == 90
 
     def test_who_has_no_time_for_a_reserve_keeps_it_from_nobody(self, clock):
         """Two workers hold a chunk each; one task more would last too long for the first alone."""
         sent: list[Any] = []
-        reports: deque[Any] = deque([(0, (Report.READY,)), (1, (Report.READY,))])
+        reports: deque[Any] = deque([(0, Joined()), (1, Joined())])
 
         class Wire(SerialWorld):
             def send(self, dest, tag, message):
-                sent.append((dest, *message[:3]))
+                sent.append((dest, from_ints(message)))
 
             def poll(self, tag):
-                source, message = reports.popleft() if reports else (0, None)
-                return None if message is None else (source, [*message, *[0] * 8][:8])
+                source, report = reports.popleft() if reports else (0, None)
+                return None if report is None else (source, to_ints(report))
 
         schedule = FixedChunks(100, 2, 4)
         deadline_s = clock.monotonic() + 9.0
@@ -1209,14 +1230,14 @@ class TestDeadline:
         master.step()
         # Both report their first chunk, of a second per task; of the next, 1 has ended a part.
         clock.now_s += 4.0
-        reports += [(w, (Report.DONE, 4 * w, 4 * w + 4, 1, 0, 4 * 10**9)) for w in (0, 1)]
+        reports += [(w, Ended(4 * w, 4 * w + 4, 1, 0, 4 * 10**9, 0)) for w in (0, 1)]
         clock.now_s += 1.5
-        reports += [(1, (Report.DONE, 12, 14, 0, 0, 2 * 10**9))]
+        reports += [(1, Ended(12, 14, 0, 0, 2 * 10**9, 0))]
         del sent[:]
         for _ in range(2):
             master.step()
 
-        assert sent == [(1, Order.CALL, 16, 17)]
+        assert sent == [(1, CallChunk(16, 17))]
 
     def test_when_the_time_is_up_what_runs_is_ended(self, clock):
         master, sent = self.make(100, clock.monotonic() + 10.0, clock)
@@ -1224,26 +1245,26 @@ class TestDeadline:
         master.step()
 
         assert master.stopped_because == "the time is up"
-        assert sent[-1] == (Order.STOP,)
+        assert sent[-1] == Stop()
 
     def test_before_the_first_has_ended_nothing_is_known(self, clock):
         master, sent = self.make(100, clock.monotonic() + 0.001, clock)
 
-        assert sent[0][:3] == (Order.CALL, 0, 4)
+        assert sent[0] == CallChunk(0, 4)
         assert not master.stopped_because
 
 
 class TestLimitByMedian:
     def test_it_is_told_once_three_tasks_have_ended(self, clock):
         sent: list[Any] = []
-        reports = deque([(Report.READY,), (Report.DONE, 0, 1, 1, 0, 2 * 10**9, 0)])
+        reports = deque([Joined(), Ended(0, 1, 1, 0, 2 * 10**9, 0)])
 
         class Wire(SerialWorld):
             def send(self, dest, tag, message):
-                sent.append(tuple(message))
+                sent.append(from_ints(message))
 
             def poll(self, tag):
-                return (0, [*reports.popleft(), *[0] * 8][:8]) if reports else None
+                return (0, to_ints(reports.popleft())) if reports else None
 
         progress = Progress(100, bar=False)
         master = Master(Wire(), FixedChunks(100, 1), progress, {0}, Rules(timeout="300%"))
@@ -1251,20 +1272,20 @@ class TestLimitByMedian:
         def limits() -> list[float]:
             clock.now_s += 1.1
             master.step()
-            return [order[1] / 1e9 for order in sent if order[0] is Order.LIMIT]
+            return [order.ns / 1e9 for order in sent if isinstance(order, Limit)]
 
         assert limits() == []
-        reports.extend((Report.DONE, i, i + 1, 1, 0, 2 * 10**9, 0) for i in (1, 2))
+        reports.extend(Ended(i, i + 1, 1, 0, 2 * 10**9, 0) for i in (1, 2))
         (limit_s,) = limits()
         assert limit_s == pytest.approx(6.0, rel=0.06)
-        reports.append((Report.DONE, 3, 4, 1, 0, 2 * 10**9, 0))
+        reports.append(Ended(3, 4, 1, 0, 2 * 10**9, 0))
         assert limits() == [limit_s]  # no news, no message
 
     def test_a_worker_hands_it_to_its_runner(self):
         world, runner = SerialWorld(), ScriptedRunner(Script())
         store = MemoryStore(world, Layout("", "f"), None, 4)
         worker = Worker(world, runner, store, Rules(timeout="300%", memory="1G"))
-        world.send(0, TAG_CHUNK, (Order.LIMIT, 1_500_000_000))
+        world.send(0, TAG_CHUNK, to_ints(Limit(1_500_000_000)))
         worker.step()
 
         assert runner.limits == [(0.0, 2**30), (1.5, 2**30)]

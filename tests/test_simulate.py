@@ -16,7 +16,7 @@ import pytest
 
 from acme_mpi import master as master_module
 from acme_mpi.comm import TAG_REPORT
-from acme_mpi.master import Order
+from acme_mpi.protocol import CallChunk, from_ints, to_ints
 
 pytestmark = pytest.mark.once
 
@@ -61,15 +61,15 @@ def test_a_worker_begins_its_reserve_when_its_chunk_ends(script):
     clock = script.Clock()
     ranks = script.Ranks(1, np.full(7, 0.01), clock, 0.0)
     ranks.poll(TAG_REPORT)
-    ranks.send(0, 0, (Order.CALL, 0, 4, 0, 0))
-    ranks.send(0, 0, (Order.CALL, 4, 7, 0, 0))
+    ranks.send(0, 0, to_ints(CallChunk(0, 4)))
+    ranks.send(0, 0, to_ints(CallChunk(4, 7)))
     ended_s, messages = [], []
     while len(messages) < 2:
         clock.now_s = ranks.next_arrival_s()
         ended_s.append(clock.now_s)
-        messages.append(ranks.poll(TAG_REPORT)[1][:4])
+        messages.append(from_ints(ranks.poll(TAG_REPORT)[1]))
 
-    assert [message[1:] for message in messages] == [(0, 4, True), (4, 7, True)]
+    assert [message[:3] for message in messages] == [(0, 4, 1), (4, 7, 1)]
     assert ended_s[1] - ended_s[0] == pytest.approx(0.03)
 
 
