@@ -135,7 +135,7 @@ def print_without_own_frames(
 
 
 def _not_hidden(frames: Iterable[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
-    hidden = ("<frozen runpy>", "<string>")
+    hidden = ("<frozen ", "<string>")  # of runpy and of importlib, as Python does
     return [f for f in frames if not is_own(f.filename) and not f.filename.startswith(hidden)]
 
 

@@ -336,6 +336,17 @@ def test_an_uncaught_exception_with_very_many_causes_is_shown_as_by_python(acme,
 
 
 @pytest.mark.once
+def test_code_that_cannot_be_parsed_is_shown_as_by_python(acme, write_script):
+    path = write_script("x = (\n")
+
+    ran = acme(0, "-q", str(path))
+
+    assert ran.returncode == 1
+    assert "importlib" not in ran.stderr
+    assert ran.stderr.endswith("SyntaxError: '(' was never closed\n")
+
+
+@pytest.mark.once
 def test_an_uncaught_task_error_is_told(acme, write_script):
     write_script("""
         import acme_mpi
