@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -113,9 +114,11 @@ def test_ranks_that_all_raise_end_as_they_would_alone(run_ranks):
     assert "rank 1" in done.stderr
 
 
-@pytest.mark.parametrize("words", [["script.py"], ["script.py:f", "--set", "x=[1]", "--no-write"]])
-def test_a_killed_launcher_leaves_nothing_behind_outside_of_runs(tmp_path, mpiexec, words):
-    """Between two calls of a served script, or while a target is loaded."""
+@pytest.mark.parametrize(
+    "line", ["-m acme_mpi script.py", "-m acme_mpi script.py:f --set x=[1] --no-write", "script.py"]
+)
+def test_a_killed_launcher_leaves_nothing_behind_outside_of_runs(tmp_path, mpiexec, line):
+    """Between two calls of a script, or while a target is loaded."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     (tmp_path / "script.py").write_text(
@@ -135,8 +138,57 @@ def test_a_killed_launcher_leaves_nothing_behind_outside_of_runs(tmp_path, mpiex
         ]
         os.kill(launcher, signal.SIGKILL)
 
-    done = mpiexec(
-        2, "-m", "acme_mpi", *words, cwd=tmp_path, env={"PYTHONPATH": ROOT}, during=kill_launcher
-    )
+    words, env = line.split(), {"PYTHONPATH": ROOT}
+    done = mpiexec(2, *words, cwd=tmp_path, env=env, during=kill_launcher)
 
     assert done.returncode == -signal.SIGKILL
+
+
+@pytest.mark.once
+def test_a_rank_that_runs_what_users_wrote_ends_with_its_launcher():
+    rank = (
+        "import signal\n"
+        "from acme_mpi.comm.launcher import end_with_launcher\n"
+        "end_with_launcher()\n"
+        "print(flush=True)\n"
+        "signal.pause()\n"
+    )
+    launcher = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+    with subprocess.Popen(
+        [sys.executable, "-c", launcher, rank], stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": ROOT, "PMI_SIZE": "2"},
+    ) as process:  # fmt: skip
+        assert process.stdout.readline() == b"\n"
+        process.kill()
+
+        assert select.select([process.stdout], [], [], 30)[0]  # the rank held its other end
+        assert not process.stdout.read()
+
+
+@pytest.mark.once
+def test_the_first_rank_that_waits_tells_of_rank_0_before_the_first_call(tmp_path, mpiexec):
+    (tmp_path / "script.py").write_text(
+        textwrap.dedent(
+            """\
+            import logging, acme_mpi
+            from acme_mpi.comm import mpi
+            from mpi4py import MPI
+
+            class Tells(logging.Handler):
+                def emit(self, record):
+                    MPI.COMM_WORLD.send(record.getMessage(), 0, 99)
+
+            mpi.ROLL_CALL_S = 0.0
+            if MPI.COMM_WORLD.rank == 0:
+                print(MPI.COMM_WORLD.recv(source=1, tag=99))
+            else:
+                logging.getLogger("acme_mpi").addHandler(Tells())
+            acme_mpi.map(abs, [-1], write_worker_results=False)
+            """
+        )
+    )
+
+    done = mpiexec(2, "script.py", cwd=tmp_path, env={"PYTHONPATH": ROOT}, timeout_s=20)
+
+    assert done.returncode == 0
+    assert "rank(s) 0 of 2 have not made this call" in done.stdout

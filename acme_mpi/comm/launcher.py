@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import select
 import time
 from collections.abc import Mapping, Sequence
 
+from acme_mpi.comm.background import start_thread
 from acme_mpi.errors import LaunchError
 
 LOOK_EVERY_S = 1.0
@@ -132,6 +134,27 @@ def leave_if_orphaned(parent: int) -> None:
     parent : int
         Process id of this process's parent when it began.
     """
-    is_launched = "OMPI_COMM_WORLD_SIZE" in os.environ or "PMI_SIZE" in os.environ
-    if is_launched and os.getppid() != parent:
+    if _is_child_of_launcher() and os.getppid() != parent:
         os._exit(1)  # the runner, and a script that this process serves, die with it
+
+
+def end_with_launcher() -> None:
+    """End with the launcher from now on, also while this process runs what the user wrote.
+
+    That is a script between two calls, or a task that the agent itself calls. Nothing is done
+    until then: a thread sleeps in the kernel.
+    """
+    if _is_child_of_launcher():
+        with contextlib.suppress(OSError):  # it cannot be watched
+            start_thread("launcher", _end_with, os.pidfd_open(os.getppid()))
+
+
+def _end_with(launcher: int) -> None:
+    poll = select.poll()
+    poll.register(launcher, select.POLLIN)
+    poll.poll()
+    os._exit(1)
+
+
+def _is_child_of_launcher() -> bool:
+    return "OMPI_COMM_WORLD_SIZE" in os.environ or "PMI_SIZE" in os.environ

@@ -26,6 +26,7 @@ from acme_mpi.comm.base import (
     World,
 )
 from acme_mpi.comm.launcher import (
+    end_with_launcher,
     is_launched,
     is_launched_by_srun,
     launched_rank_and_size,
@@ -344,8 +345,10 @@ def make_world(comm: Any = None, notify: Callable[[str], None] | None = None) ->
     keyval = _keyval(mpi)
     world: World | None = comm.Get_attr(keyval)
     if world is None:
+        if not _PARENT:
+            end_with_launcher()
         duplicate, request = comm.Idup()
-        _wait_for_all(comm, request, notify if comm.size > 1 else None)
+        _wait_for_all(comm, request, notify if comm.size > 1 else None, n_tellers=N_TELLERS)
         from acme_mpi.comm.relay import RELAYED_FROM, RelayedWorld  # which is a MpiWorld
 
         world = (RelayedWorld if comm.size >= RELAYED_FROM else MpiWorld)(duplicate)

@@ -11,12 +11,13 @@ import contextlib
 import os
 import secrets
 import select
-import signal
 import socket
 import threading
 import time
 from abc import ABC, abstractmethod
 from typing import NamedTuple
+
+from acme_mpi.comm.background import start_thread
 
 TRYING_S = 20.0  # to reach the next node; what cannot be reached is not watched
 # A node that has gone without a word is lost after five minutes, as for Slurm by default: shorter
@@ -106,7 +107,7 @@ def open_door() -> Door | None:
     except OSError:
         return None
     door = Door(listener.getsockname()[1], secrets.token_bytes(TOKEN_BYTES))
-    _start_thread(_receive_visitors, listener, door.token)
+    start_thread("neighbours", _receive_visitors, listener, door.token)
     return door
 
 
@@ -134,7 +135,7 @@ class RemoteNeighbour(Neighbour):
         super().__init__(rank, host, pid)
         self.is_watched = self._is_gone = False
         # Names are looked up and connections made in a thread: both may take their time.
-        _start_thread(self._watch, door)
+        start_thread("neighbours", self._watch, door)
 
     def is_gone(self) -> bool:
         """Tell whether its connection was closed."""
@@ -164,12 +165,3 @@ def _wait_for_end(connection: socket.socket) -> bool:
     except OSError:
         return True  # nothing has come back for long
     return True
-
-
-def _start_thread(target: object, *args: object) -> None:
-    def run() -> None:
-        # The main thread has to wake when a signal comes.
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        target(*args)  # type: ignore[operator]
-
-    threading.Thread(target=run, name="acme_mpi neighbours", daemon=True).start()
