@@ -22,7 +22,7 @@ MESSAGE_WIDTH = 100
 
 
 def status_text(status: Status) -> str:
-    """Return a status for a person: at most 25 lines, nothing that is empty."""
+    """Return a status for a person: at most 25 lines, and the traceback of the first failure."""
     lines = [f"{status.name}: {_counts_text(status)}", f"  {_place_text(status)}"]
     if time_text := _time_text(status):
         lines.append(f"  {time_text}")
@@ -34,6 +34,9 @@ def status_text(status: Status) -> str:
     lines += _listed("failed", [_failure_text(each) for each in status.failures])
     if status.failures and status.failures[0].reproduce:
         lines.append(f"  reproduce the first: {status.failures[0].reproduce}")
+    if status.failures and status.failures[0].traceback:
+        lines.append(f"  traceback of task {status.failures[0].first_indices[0]}:")
+        lines += [f"    {line}" for line in status.failures[0].traceback.splitlines()]
     if status.state != RUNNING and (way := status.command or _way(status)):
         lines.append(f"  go on with: {way}")
     return "\n".join(visible(line, kept="\t") for line in lines)

@@ -10,6 +10,7 @@ import acme_mpi
 from acme_mpi.runner.base import describe_failure
 from acme_mpi.runner.trace import MAX_CHARACTERS
 from acme_mpi.status import read_status
+from acme_mpi.status_text import status_text
 
 pytestmark = pytest.mark.once
 
@@ -155,8 +156,10 @@ def test_every_traceback_is_in_the_log_file_and_in_the_status(tmp_path):
     text = log.read_text()
     for x in range(4):
         assert f"KeyError: {x}" in text
-    (group,) = read_status(tmp_path / "out" / ".acme_mpi" / "fail").failures
-    assert "direct cause" in group.traceback
+    status = read_status(tmp_path / "out" / ".acme_mpi" / "fail")
+    assert "direct cause" in status.failures[0].traceback
+    assert "traceback of task 0:\n    Traceback" in status_text(status)
+    assert "direct cause" in status_text(status)
 
 
 @pytest.mark.parametrize("words", [[], ["-v"]])
