@@ -343,3 +343,24 @@ def test_limits_of_a_call_in_a_task_are_said_to_be_nothing_once(caplog):
 
     assert found == [[1], [2]]
     assert caplog.text.count("`timeout` and `memory` of a call inside of a task are not kept") == 1
+
+
+LAUNCHES = """
+import subprocess, sys
+
+def f(x):
+    code = "from mpi4py import MPI; print(MPI.COMM_WORLD.size, MPI.COMM_WORLD.rank)"
+    line = [x, "-n", "1", sys.executable, "-c", code]
+    return subprocess.run(line, capture_output=True, text=True, check=True).stdout.split()
+"""
+
+
+def test_a_task_can_launch_a_job_of_its_own(mpiexec, tmp_path):
+    (tmp_path / "launches.py").write_text(LAUNCHES)
+
+    done = mpiexec(
+        2, "-m", "acme_mpi", "launches.py:f", "--set", f"x={mpiexec.program}", "--n-inputs", "2",
+        "--no-write", "-q", cwd=tmp_path,
+    )  # fmt: skip
+
+    assert done.stdout.splitlines() == ["['1', '0']"] * 2, done.stderr
