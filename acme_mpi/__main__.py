@@ -352,8 +352,9 @@ def _ask(runner: ChildRunner, kind: Kind, content: Any, rules: Rules | None = No
             return runner.other_messages.popleft()[1]
         if not runner.descriptors():
             raise InputError(
-                "the process that loaded the target and its arguments has died; a crash on import, "
-                "or a damaged file? --plan loads them in the foreground"
+                runner.unstartable
+                or "the process that loaded the target and its arguments has died; a crash on "
+                "import, or a damaged file? --plan loads them in the foreground"
             )
         if INTERRUPTS.number and not is_stopping:
             why = f"rank 0 was asked to by {signal_name(INTERRUPTS.number)}"

@@ -6,6 +6,7 @@ import ctypes
 import json
 import multiprocessing
 import os
+import resource
 import select
 import signal
 import socket
@@ -1496,3 +1497,22 @@ class TestLifeline:
             agent.kill()
             agent.stdout.close()
             agent.wait()
+
+
+@pytest.mark.once
+def test_a_process_that_cannot_be_started_is_a_reason_and_is_tried_again(start_runner):
+    assignment = make_assignment(abs, [-1, -2])
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        runner = start_runner()
+        runner.prepare(assignment)
+        runner.limit(1, 0)
+        events = runner.poll()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    assert [type(event) for event in events] == [Unready]
+    assert "no process for tasks can be started: Too many open files" in events[0].reason
+    runner.prepare(assignment)
+    assert values_by_index(run_tasks(runner, [range(2)])) == {0: 1, 1: 2}

@@ -65,12 +65,21 @@ class ChildRunner(Runner):
         self._habits: set[str] = set()  # what tasks have changed of their processes
         self._n_idle_deaths = 0
         self.other_messages: deque[tuple[Kind, Any]] = deque()
+        self._child: Child | None = None
+        self.unstartable = ""  # why there is no child; it is tried again with the next message
         self._start_child(is_forked)
 
-    def _start_child(self, is_forked: bool = False) -> Child:
+    def _start_child(self, is_forked: bool = False) -> Child | None:
         module = "acme_mpi.runner.child_main"
-        child = Child(module, (), self._environment, is_forked=is_forked)
-        self._child: Child | None = child
+        try:
+            child = Child(module, (), self._environment, is_forked=is_forked)
+        except OSError as error:
+            self.unstartable = (
+                f"no process for tasks can be started: {error.strerror}; is a limit too small "
+                "(ulimit -u, -n, -v)?"
+            )
+            return None
+        self._child, self.unstartable = child, ""
         self._n_children += 1
         self._has_reported = False
         self._guard = Guard(child)  # outlives it
@@ -96,7 +105,13 @@ class ChildRunner(Runner):
         self.changed = frozenset()
         if self._child is not None:
             self._child.words[DRAIN] = 0
+        self._send_tasks()
+
+    def _send_tasks(self) -> None:
+        assert self._assignment is not None
         self.send(Kind.TASKS, astuple_shallow(self._assignment))
+        if self._child is None:
+            self._events.append(Unready(self.unstartable))
 
     def _adapt(self, variables: Mapping[str, str | None]) -> dict[str, str | None]:
         """Take the caller's environment of now; return how the child's has to be changed."""
@@ -110,6 +125,8 @@ class ChildRunner(Runner):
     def send(self, kind: Kind, content: Any) -> None:
         """Send a message to the child; a child that is gone is noticed by `poll`."""
         child = self._child or self._start_child()
+        if child is None:
+            return
         with contextlib.suppress(BrokenPipeError, ConnectionError):
             child.channel.send(kind, content)
 
@@ -129,7 +146,7 @@ class ChildRunner(Runner):
 
     def limit(self, seconds: float, n_bytes: int) -> None:
         """Set what a task may take; see `Runner`."""
-        if self.look_s is None:
+        if self.look_s is None and self._child is not None:
             self._guard.begin_looks()
         self._limits = Limits(seconds, n_bytes)
 
@@ -315,9 +332,10 @@ class ChildRunner(Runner):
 
     def _send_again(self) -> None:
         """Give a new child what its predecessor had."""
+        self._send_tasks()
+        if self._child is None:
+            return
         pending, self._pending = list(self._pending), deque()
-        assert self._assignment is not None
-        self.send(Kind.TASKS, astuple_shallow(self._assignment))
         for chunk in pending:
             self.submit(chunk)
 

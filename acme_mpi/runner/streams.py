@@ -40,7 +40,10 @@ def _flush(stream: Any) -> bool:
     if _is_plain(stream):
         flush()
         return True
-    start_new_thread(flush, ())
+    try:
+        start_new_thread(flush, ())
+    except RuntimeError:  # this user may have no more threads
+        flush()
     return done.acquire(timeout=PATIENCE_S)
 
 
