@@ -49,7 +49,7 @@ from acme_mpi.errors import (
 from acme_mpi.interrupts import INTERRUPTS, signal_name
 from acme_mpi.messages import ConsoleFormatter
 from acme_mpi.options import check_options, make_parser, split_script
-from acme_mpi.printing import print_lines
+from acme_mpi.printing import print_lines, standard_output
 from acme_mpi.rules import LEAST_LOADING_S, Rules
 from acme_mpi.run import run
 from acme_mpi.runner.channel import Kind
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not options.script and (options.plan or options.debug_task is not None):
             status = _in_foreground(options, size) if rank == 0 else 0
             options = None
-    except InputError as error:
+    except (InputError, StoreError) as error:
         status, options = _say(error), None
     except SystemExit as end:
         status, options = int(end.code or 0), None
@@ -374,7 +374,8 @@ def _in_foreground(options: Any, size: int) -> int:
 
     func, tasks = load_command(_request(options))
     if options.plan:
-        say(plan_text(func, tasks, options, size))
+        with standard_output():
+            say(plan_text(func, tasks, options, size))
         return EXIT_DONE
     return debug_task(func, tasks, options.debug_task)
 

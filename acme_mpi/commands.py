@@ -20,6 +20,7 @@ from acme_mpi.errors import EXIT_DONE, EXIT_STORAGE, AcmeMpiError, InputError, S
 from acme_mpi.joblog import joblog_lines
 from acme_mpi.messages import ConsoleFormatter
 from acme_mpi.parsing import Damaged
+from acme_mpi.printing import standard_output
 from acme_mpi.status import (
     damages_text,
     described,
@@ -82,13 +83,11 @@ def run_command(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv[1:])
     act = {"status": _status, "stop": _stop, "recover": _recover, "check": _check}[name]
     try:
-        with _messages():
+        with _messages(), standard_output():
             return max(_act_on(layout, act, options) for layout in _layouts(options.directory))
     except AcmeMpiError as error:
         return _say_error(error)
-    except BrokenPipeError:  # the reader has seen enough, `... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_DONE
+    return EXIT_DONE  # the reader has seen enough
 
 
 @contextlib.contextmanager

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from acme_mpi.errors import StoreError
 
 _STDOUT = 1
 _NOBODY_READS = (errno.EPIPE, errno.EBADF, errno.EIO)
+
+
+@contextlib.contextmanager
+def standard_output() -> Iterator[None]:
+    """Context in which `sys.stdout` is printed to, of which the reader may see enough: ``| head``.
+
+    Raises
+    ------
+    StoreError
+        It cannot take more, as its disk is full.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT):
+            raise
+        # What is left in its buffer goes nowhere at the end of the process.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
+        if error.errno != errno.EPIPE:
+            raise StoreError(f"cannot write to standard output: {error.strerror}") from None
 
 
 def print_lines(texts: Iterable[str]) -> None:

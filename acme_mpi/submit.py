@@ -27,6 +27,7 @@ from acme_mpi.fingerprint import digest, fingerprint_of, versions
 from acme_mpi.run import run
 from acme_mpi.runner import packing
 from acme_mpi.runner.classes import name_classes
+from acme_mpi.runner.descriptors import occupy_standard_descriptors
 from acme_mpi.runner.kept import stop_runner
 from acme_mpi.runner.loading import join_values
 from acme_mpi.runner.pickling import pickle_given
@@ -52,6 +53,7 @@ def callers(comm: Any = None) -> World:
     refuse_while_loading()
     if is_in_task() or is_connected():
         return SerialWorld()
+    occupy_standard_descriptors()
     world = make_world(comm, _tell)
     world.end_together()
     return world

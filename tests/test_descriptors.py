@@ -9,6 +9,8 @@ import h5py
 import pytest
 from conftest import start_environment
 
+from acme_mpi.storage.description import Description
+
 pytestmark = pytest.mark.once
 
 MODULE = """
@@ -21,7 +23,10 @@ def f(größe):
 
 
 if __name__ == "__main__":
+    own = open("own", "w")  # has the number of a stream that is closed
     acme_mpi.map(f, [1, 2], output_dir="out")
+    print("after")
+    own.write("own")
 """
 
 
@@ -43,6 +48,22 @@ def test_closed_streams_are_nothing(tmp_path, command, closed):
     assert (ran.returncode, ran.stderr) == (0, b"")
     with h5py.File(tmp_path / "out/f.h5") as file:
         assert len(file) == 2
+    if command == "m.py":
+        assert (tmp_path / "own").read_text() == "own"
+
+
+@pytest.mark.parametrize(("where", "status"), [("| :", 0), (">/dev/full", 74)])
+@pytest.mark.parametrize("command", ["status .", "m:f --set größe=[1,2] --plan"])
+def test_output_that_cannot_be_written_costs_no_traceback(tmp_path, command, where, status):
+    folder = tmp_path / ".acme_mpi" / "f"
+    folder.mkdir(parents=True)
+    Description("f", 2, "rank").write(str(folder), 0)
+
+    ran = run(tmp_path, f"set -o pipefail; PYTHON -m acme_mpi {command} {where}", PYTHONUTF8="1")
+
+    assert ran.returncode == status
+    assert b"Traceback" not in ran.stderr
+    assert ran.stderr.count(b"standard output: No space left") == (status == 74)
 
 
 @pytest.mark.parametrize(("options", "status"), [("--no-write", 0), ("--output-dir out", 2)])

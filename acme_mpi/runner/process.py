@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from acme_mpi.runner.channel import Channel
-from acme_mpi.runner.descriptors import occupy_standard_descriptors
+from acme_mpi.runner.descriptors import for_child
 from acme_mpi.runner.fork import Fork
 from acme_mpi.runner.launched import without_launcher
 from acme_mpi.runner.stack import ask_for_stack
@@ -95,7 +95,6 @@ class Child:
         has_terminal: bool = False,
         is_forked: bool = False,
     ) -> None:
-        occupy_standard_descriptors()
         self.channel, remote = Channel.pair()
         lifeline, self._lifeline = os.pipe2(os.O_CLOEXEC)
         page = os.memfd_create("acme_mpi_page", os.MFD_CLOEXEC)
@@ -115,7 +114,9 @@ class Child:
                 boot = ("-c", _BOOT.format(module=module), _ROOT)
                 self._process = subprocess.Popen(
                     [*python, *boot, *words],
-                    stdin=None if has_terminal else subprocess.DEVNULL,
+                    stdin=for_child("stdin") if has_terminal else subprocess.DEVNULL,
+                    stdout=for_child("stdout"),
+                    stderr=for_child("stderr"),
                     pass_fds=inherited,
                     env=environment,
                     start_new_session=not has_terminal,
