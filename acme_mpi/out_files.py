@@ -40,11 +40,11 @@ def wanted_files(given: Any, own: Sequence[str], kind: str, may_exist: bool) -> 
         There is something already, other than `own`, and `may_exist` is false.
     """
     is_list = isinstance(given, (list, tuple)) and len(given) == len(own)
-    if not is_list or not all(isinstance(each, (str, os.PathLike)) for each in given):
+    if not is_list or not all(isinstance(each, (str, bytes, os.PathLike)) for each in given):
         raise InputError(
             f"`kwargv[{NAME!r}]` has to be a list of {len(own)} path(s), not {shape_text(given)}"
         )
-    wanted = [os.path.abspath(os.path.expanduser(each)) for each in given]
+    wanted = [os.path.abspath(os.path.expanduser(os.fsdecode(each))) for each in given]
     if len(set(wanted)) < len(wanted):
         raise InputError(f"`kwargv[{NAME!r}]` has a path twice, but every file needs its own")
     moved = [path for path, usual in zip(wanted, own, strict=True) if path != usual]

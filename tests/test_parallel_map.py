@@ -561,7 +561,7 @@ def test_results_go_where_they_are_wanted(folder, layout):
     assert pmap.compute() == wanted
     assert [Path(path).read_bytes() for path in wanted] == [Path(p).read_bytes() for p in usual]
     again = ParallelMap(*CALL, output_dir="out", resume=True, **LAYOUTS[layout][0])
-    again.kwargv["outFile"] = ["new.data", *wanted[1:]]
+    again.kwargv["outFile"] = [os.fsencode("new.data"), *map(Path, wanted[1:])]
     assert again.compute() == [str(folder / "new.data"), *wanted[1:]]
 
 
