@@ -27,12 +27,12 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from acme_mpi.call import Call, Options, Result
 from acme_mpi.comm import World, settle, share
 from acme_mpi.deadline import deadline_s
-from acme_mpi.errors import AcmeMpiError, Failure, StoreError, summarize
+from acme_mpi.errors import EXIT_STORAGE, AcmeMpiError, Failure, StoreError, summarize
 from acme_mpi.interrupts import INTERRUPTS
 from acme_mpi.loop import Loop
 from acme_mpi.master import Master
@@ -80,6 +80,10 @@ def run(world: World, call: Call) -> Result:
             result = _run_agreed(world, call, start, said)
     except AcmeMpiError:
         raise
+    except MemoryError:
+        if not is_caught:
+            raise
+        _end_without_memory(world)
     except BaseException:
         if not is_caught:
             raise
@@ -93,6 +97,20 @@ def run(world: World, call: Call) -> Result:
     if start.options.kind == "memory":
         _deliver(world, call, start, result)
     return result
+
+
+def _end_without_memory(world: World) -> NoReturn:
+    """End a run, and the job if others wait, for which a rank has too little memory."""
+    stop_runner()
+    text = (
+        f"rank {world.rank} ({world.host}) has run out of memory, not in a task: results that are "
+        "not written must fit into the ranks that get them; have them written into files, or raise "
+        "the limit (ulimit -v, srun --mem)"
+    )
+    if world.size > 1:
+        logger.error("%s; the job ends", text)
+        world.abort(EXIT_STORAGE)
+    raise StoreError(text) from None
 
 
 def _deliver(world: World, call: Call, start: _Start, result: Result) -> None:

@@ -84,3 +84,17 @@ def test_a_file_that_may_not_grow_is_the_mediums_fault(options, module_folder):
     assert ran.returncode == 74, ran.stderr
     assert "File too large" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def test_a_result_for_which_there_is_no_memory_fails_its_task_in_these_words(module_folder):
+    (module_folder / "large.py").write_text(
+        "import numpy as np\ndef f(x):\n    return np.zeros(x << 20, 'u1')\n"
+    )
+    ran = run_limited(
+        module_folder, "RLIMIT_AS", 600 << 20,
+        *("-m", "acme_mpi", "large:f", "--set", "x=[1,180,180,180]", "--no-write", "-q"),
+    )  # fmt: skip
+
+    assert ran.returncode == 1, ran.stderr
+    assert "returned more than its rank has memory for" in ran.stderr
+    assert "Traceback" not in ran.stderr

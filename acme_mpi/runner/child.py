@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import select
 import time
 from collections import deque
@@ -189,8 +190,8 @@ class ChildRunner(Runner):
                 ended = self._child.has_ended(wait_s=DYING_S)
                 self._bury(None if ended else "closed its channel")
                 break
-            except (ChannelError, TypeError, ValueError, OSError) as error:
-                self._bury(f"wrote garbage into its channel ({error})")
+            except (ChannelError, TypeError, ValueError, OSError, MemoryError) as error:
+                self._bury(_misdeed(error))
                 break
             # Ended before the last look, and nothing is left to read.
             if ended:
@@ -386,6 +387,12 @@ class ChildRunner(Runner):
     def pid(self) -> int:
         """The child's process id, 0 if there is none."""
         return 0 if self._child is None else self._child.pid
+
+
+def _misdeed(error: Exception) -> str:
+    if isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM:
+        return "returned more than its rank has memory for (ulimit -v?)"
+    return f"wrote garbage into its channel ({error})"
 
 
 def astuple_shallow(assignment: Assignment) -> tuple[Any, ...]:
