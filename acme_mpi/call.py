@@ -239,7 +239,7 @@ class Result:
     def error(self, results: Any = None) -> AcmeMpiError | None:
         """Return the exception that this result calls for, None if all is well."""
         n_tasks, where = self.options.n_tasks, self.stored.where
-        safe = f"; the others are in {where}" if where else ""
+        safe = f"; what is done is in {where}" if where else ""
         n_left = f"{self.n_unfinished} of {n_tasks} tasks were not run"
         if self.storage_error:
             if not self.n_unfinished and not self.output_dir:

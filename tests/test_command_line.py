@@ -168,6 +168,19 @@ def test_no_tasks_are_no_mistake(acme):
 
 
 @pytest.mark.once
+def test_only_what_is_done_is_counted_as_a_result(acme):
+    """Of a run that ends early; neither the failed tasks nor those that were not called are."""
+    numbers = json.dumps(list(range(1, 200)))
+    words = ("--set", f"x={numbers}", "--set", "y=[[]]", "--share", "y", "--halt", "now,fail=1")
+
+    ran = acme(0, "mymod:f", *words, "--output-dir", "out", "-q")
+
+    assert ran.returncode == 1
+    assert "198 tasks were not run" in ran.stderr
+    assert "results are in" not in ran.stderr
+
+
+@pytest.mark.once
 def test_no_write_prints_the_stacked_array(acme):
     ran = acme(2, "mymod:f", "args.npz", "--no-write", "--result-shape", "(None,)", "-q")
 
