@@ -91,6 +91,7 @@ def test_a_rank_that_ends_with_a_status_ends_the_job_whatever_the_others_wait_fo
         ("def g():\n  try: sys.exit(3)\n  finally: sys.stdout.flush()\ng()", 3),
         ("try: sys.exit(3)\nexcept SystemExit as error: code = error.code", 0),
         ("def g():\n  try: sys.exit(3)\n  except SystemExit: pass\ng()", 0),
+        ("import pickle\ntry: sys.exit(3)\nexcept SystemExit as e: pickle.dumps(e)", 0),
         ("import threading\nthreading.Thread(target=sys.exit, args=[3]).start()", 0),
         ("import threading, _thread\n_thread.start_new_thread(sys.exit, (3,))", 0),
     ],
@@ -104,6 +105,7 @@ def test_the_status_of_a_script_is_known_at_its_end(lines, status):
     done = subprocess.run([sys.executable, "-c", begin + lines], capture_output=True, text=True)
 
     assert done.stdout == f"{status}\n"
+    assert "Traceback" not in done.stderr
 
 
 def test_ranks_that_all_raise_end_as_they_would_alone(run_ranks):

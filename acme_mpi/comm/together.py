@@ -49,6 +49,9 @@ class _Exit(SystemExit):
             code = 0 if self.code is None else self.code
             _STATUS[0] = code & 0xFF if isinstance(code, int) else 1
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SystemExit, self.args
+
 
 _Exit.__name__ = _Exit.__qualname__ = "SystemExit"  # as which it is shown
 
