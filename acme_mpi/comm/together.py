@@ -39,25 +39,30 @@ class Left(NamedTuple):
 _STATUS = [0]  # of this process, as far as it is known
 
 
-class _Exit(SystemExit):
-    """What `sys.exit` raises; it is known whether it has ended the script, or was caught."""
+class _Ending:
+    """What goes with the SystemExit of a status: whether that ends the script, or is caught."""
+
+    def __init__(self, status: int) -> None:
+        self._status = status
 
     def __del__(self) -> None:
         # Nothing of Python is below: the interpreter itself has taken it.
         if sys._getframe().f_back is None and threading.current_thread() is threading.main_thread():
-            # As the interpreter does: a text is printed, and is a failure.
-            code = 0 if self.code is None else self.code
-            _STATUS[0] = code & 0xFF if isinstance(code, int) else 1
+            _STATUS[0] = self._status
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return SystemExit, self.args
-
-
-_Exit.__name__ = _Exit.__qualname__ = "SystemExit"  # as which it is shown
+        return type(None), ()  # it means nothing in another process
 
 
 def _exit(status: Any = None, /) -> NoReturn:
-    raise _Exit if status is None else _Exit(status)
+    error = SystemExit() if status is None else SystemExit(status)
+    # As the interpreter does: what is no number is printed, and is a failure.
+    number = 0 if status is None else status & 0xFF if isinstance(status, int) else 1
+    error.__dict__["_ending"] = _Ending(number)
+    try:
+        raise error
+    finally:
+        del error  # or its traceback, of which this frame is a part, would keep it
 
 
 class End:
