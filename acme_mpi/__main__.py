@@ -41,7 +41,6 @@ from acme_mpi.errors import (
     EXIT_USAGE,
     AcmeMpiError,
     InputError,
-    LaunchError,
     StoppedError,
     StoreError,
     TaskError,
@@ -72,10 +71,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and end this process with the job's exit status."""
     occupy_standard_descriptors()
     argv = sys.argv[1:] if argv is None else argv
-    leave_task()
     try:
+        leave_task()
         rank, size = launched_rank_and_size()
-    except LaunchError as error:
+    except AcmeMpiError as error:
         sys.exit(_say(error))
     if argv and argv[0].isidentifier():
         from acme_mpi.commands import COMMANDS, run_command

@@ -20,6 +20,7 @@ from acme_mpi.errors import LoadingError
 # Set for whatever a task starts; its value says which rank, so that ranks of a job that a task
 # has launched are none of it.
 VARIABLE = "ACME_MPI_TASK"
+_WHILE_LOADING = "loading"  # its value for what a module starts when it is imported
 _OF_A_RANK = (
     *("PMIX_NAMESPACE", "PMIX_RANK", "PMI_FD", "PMI_PORT", "PMI_RANK", "OMPI_COMM_WORLD_RANK"),
     *("SLURM_STEP_ID", "SLURM_PROCID"),
@@ -49,6 +50,9 @@ def become(standing: Standing) -> None:
     """Say what this process is there for, as a runner does; its threads and forks inherit it."""
     global _process
     _process = standing
+    if VARIABLE in os.environ:  # for the programs that it starts
+        is_loading = standing is Standing.LOADING
+        os.environ[VARIABLE] = _WHILE_LOADING if is_loading else mark_of(os.environ)
 
 
 @contextlib.contextmanager
@@ -86,8 +90,19 @@ def mark_of(environ: Mapping[str, str]) -> str:
 
 
 def leave_task() -> None:
-    """Let this process be no part of the task that has started it: it is a job of its own."""
-    os.environ.pop(VARIABLE, None)
+    """Let this process be no part of the task that has started it: it is a job of its own.
+
+    Raises
+    ------
+    LoadingError
+        It was started by a module that is being imported.
+    """
+    if os.environ.pop(VARIABLE, None) == _WHILE_LOADING:
+        raise LoadingError(
+            "this command was started by a module that is imported for a task or a rank: each "
+            "import would start another run\n"
+            '  Put what starts it under `if __name__ == "__main__":`'
+        )
 
 
 def standing() -> Standing:

@@ -72,6 +72,19 @@ def test_it_is_refused_whatever_the_command_line_asks_for(unguarded, option):
     assert done.stderr.count(f"{path}:6 calls acme_mpi.map") == 1
 
 
+@pytest.mark.once
+def test_a_module_that_starts_the_command_line_when_it_is_imported_starts_no_runs(tmp_path):
+    line = [sys.executable, "-m", "acme_mpi", "starts.py:f", "--set", "x=[1]", "--no-write", "-q"]
+    (tmp_path / "starts.py").write_text(
+        f"import subprocess\n\ndef f(x):\n    return x\n\nsubprocess.run({line})\n"
+    )
+
+    done = run_python(tmp_path, *line[1:])
+
+    assert (done.returncode, done.stdout) == (0, "1\n")
+    assert done.stderr.count("this command was started by a module that is imported") >= 1
+
+
 @pytest.mark.parametrize("is_served", [True, False], ids=["script", "spmd"])
 def test_a_module_of_a_script_that_calls_when_it_is_imported_is_refused_once(
     unguarded, mpiexec, is_served
