@@ -13,6 +13,7 @@ import pytest
 
 import acme_mpi
 from acme_mpi import ParallelMap, TaskError
+from acme_mpi.commands import run_command
 
 LAYOUTS = {
     "rank": {},
@@ -92,6 +93,7 @@ def test_a_resume_reads_back_what_was_written(layout, tmp_path):
 
     form = {"output_dir": str(tmp_path / "o"), **LAYOUTS[layout]}
     acme_mpi.map(f, range(4), **form)
+    assert run_command(["check", str(tmp_path / "o")]) == 0
     for path in (tmp_path / "o").rglob("*.h5"):
         os.utime(path)  # so that all of it is read again
     acme_mpi.map(f, range(4), resume=True, **form)
