@@ -21,7 +21,6 @@ from acme_mpi.comm.base import (
     SILENT_S,
     SLICE_BYTES,
     TAG_DATA,
-    TAG_PRESENT,
     Backoff,
     World,
 )
@@ -35,6 +34,7 @@ from acme_mpi.comm.launcher import (
     refuse_srun_without_pmi,
 )
 from acme_mpi.comm.neighbours import LocalNeighbour, Neighbour, RemoteNeighbour, open_door
+from acme_mpi.comm.roll_call import ByGathering, ByMessages, RollCall
 from acme_mpi.comm.together import End, Left, left_rank
 from acme_mpi.comm.twins import SerialWorld
 from acme_mpi.errors import EXIT_RANK_LOST, LaunchError
@@ -152,8 +152,9 @@ class MpiWorld(World):
         """Wait for all ranks, asleep (a blocking MPI barrier keeps a core busy)."""
         if self.size > 1:
             n_tellers = 1 if self._end is None else N_TELLERS
+            roll_call = None if notify is None else ByMessages(self._comm, n_tellers)
             _wait_for_all(
-                self._comm, self._comm.Ibarrier(), notify, self._look, self.forward, n_tellers
+                self._comm, self._comm.Ibarrier(), notify, self._look, self.forward, roll_call
             )
 
     def _look(self) -> None:
@@ -232,24 +233,17 @@ def _wait_for_all(
     notify: Callable[[str], None] | None,
     look: Callable[[], None] = lambda: None,
     forward: Callable[[], None] = lambda: None,
-    n_tellers: int = 1,
+    roll_call: RollCall | None = None,
 ) -> None:
     """Wait for a non-blocking collective, asleep; after 10 s one rank names who is missing.
 
-    That is the first of `n_tellers` ranks that is here.
+    That is the first teller of `roll_call` that is here.
 
     Once a second `look` is called: it may find that somebody will never come. Between any two
     pauses `forward` is: those that have not come may need this rank.
-
-    Ranks that wait that long tell these that they are present. How many did so is settled
-    afterwards, so that none of these messages outlives the call.
     """
-    from mpi4py import MPI
-
     backoff, start_s = Backoff(), time.monotonic()
-    tellers = range(min(n_tellers, comm.size))
-    present, told, looked_s = {comm.rank}, False, 0.0
-    sent: dict[int, Any] = {}
+    told, looked_s = False, 0.0
     while not request.Test():
         backoff.sleep()
         forward()
@@ -257,36 +251,18 @@ def _wait_for_all(
         if waited_s > looked_s + LOOK_EVERY_S:
             looked_s = waited_s
             look()
-        if notify is None or waited_s < ROLL_CALL_S:
+        if notify is None or roll_call is None or waited_s < ROLL_CALL_S:
             continue
-        if not sent:
-            here = np.zeros(1, np.int64)
-            sent = {k: comm.Isend(here, k, TAG_PRESENT) for k in tellers if k != comm.rank}
-        if comm.rank in tellers:
-            present |= _receive_present(comm)
-            if not told and waited_s > ROLL_CALL_S + 1.0 and comm.rank == min(present):
-                told = True
-                missing = [rank for rank in range(comm.size) if rank not in present]
-                notify(
-                    f"still waiting: rank(s) {_rank_list(missing)} of {comm.size} have not made "
-                    "this call after 10 s; every rank has to make it"
-                )
-    if notify is not None:
-        n_sent = comm.allreduce(int(bool(sent)), MPI.SUM) - int(bool(sent) and comm.rank in tellers)
-        while comm.rank in tellers and len(present) - 1 < n_sent:
-            present |= _receive_present(comm)
-        for each in sent.values():
-            each.Wait()
-
-
-def _receive_present(comm: Any) -> set[int]:
-    from mpi4py import MPI
-
-    status, present = MPI.Status(), set()
-    while comm.Iprobe(MPI.ANY_SOURCE, TAG_PRESENT, status):
-        comm.Recv(np.zeros(1, np.int64), status.Get_source(), TAG_PRESENT)
-        present.add(status.Get_source())
-    return present
+        present = roll_call.present()
+        if not told and waited_s > ROLL_CALL_S + 1.0 and comm.rank == min(present, default=-1):
+            told = True
+            missing = [rank for rank in range(comm.size) if rank not in present]
+            notify(
+                f"still waiting: rank(s) {_rank_list(missing)} of {comm.size} have not made "
+                "this call after 10 s; every rank has to make it"
+            )
+    if roll_call is not None:
+        roll_call.close()
 
 
 def _rank_list(ranks: Sequence[int]) -> str:
@@ -348,7 +324,8 @@ def make_world(comm: Any = None, notify: Callable[[str], None] | None = None) ->
         if not _PARENT:
             end_with_launcher()
         duplicate, request = comm.Idup()
-        _wait_for_all(comm, request, notify if comm.size > 1 else None, n_tellers=N_TELLERS)
+        roll_call = ByGathering(comm, N_TELLERS)
+        _wait_for_all(comm, request, notify, roll_call=roll_call)
         from acme_mpi.comm.relay import RELAYED_FROM, RelayedWorld  # which is a MpiWorld
 
         world = (RelayedWorld if comm.size >= RELAYED_FROM else MpiWorld)(duplicate)
