@@ -13,7 +13,6 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import astuple
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -278,14 +277,21 @@ def _load(runner: ChildRunner, options: Any) -> _Loaded:
 
 
 def _run_options(options: Any, name: str = "", n_tasks: int = 0) -> Options:
-    spec = options.spec
     return Options(
-        name, n_tasks, options.kind, options.output_dir,
-        None if spec is None else astuple(spec),
-        not options.no_isolate, 0 if options.kind == "memory" else None, options.bar, _reproduce(),
-        policy=options.policy, retry_failed=options.retry_failed, rules=astuple(options.rules),
+        name,
+        n_tasks,
+        options.kind,
+        options.output_dir,
+        options.spec,
+        isolate=not options.no_isolate,
+        root=0 if options.kind == "memory" else None,
+        bar=options.bar,
+        reproduce=_reproduce(),
+        policy=options.policy,
+        retry_failed=options.retry_failed,
+        rules=options.rules,
         go_on=_go_on(),
-    )  # fmt: skip
+    )
 
 
 def _try_one(world: World, loaded: _Loaded) -> bool:

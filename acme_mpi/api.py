@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import astuple
 from typing import Any
 
 from acme_mpi.call import Call, Options
@@ -137,9 +136,9 @@ def map(
         call.own_func = func
         call.options = Options(
             function_name(func), tasks.n_tasks, kind, output_dir,
-            None if spec is None else astuple(spec), isolate, root,
+            spec, isolate, root,
             bar=None if is_connected() else False, policy=resume_policy(resume, kind),
-            retry_failed=resume == "failed", rules=astuple(check_rules(rules, isolate)),
+            retry_failed=resume == "failed", rules=check_rules(rules, isolate),
         )  # fmt: skip
         identify(call, world, func, tasks)
     except InputError as error:

@@ -18,6 +18,7 @@ from acme_mpi.errors import (
     StoreError,
     TaskError,
 )
+from acme_mpi.messages import Said
 from acme_mpi.results import RowSpec
 from acme_mpi.rules import Rules
 from acme_mpi.runner.surroundings import Surroundings
@@ -29,7 +30,7 @@ from acme_mpi.tasks import TaskSet
 
 @dataclass(frozen=True)
 class Options:
-    """What every rank has to know of a run; plain values.
+    """What every rank has to know of a run.
 
     Attributes
     ----------
@@ -41,8 +42,8 @@ class Options:
         Kind of store: ``memory``, ``rank``, ``computation``, ``single_file`` or ``pickle``.
     output_dir : str or None
         Where files go; None: a new directory ``ACME_<time>`` in the working directory.
-    spec : tuple or None
-        Fields of the `RowSpec`.
+    spec : RowSpec or None
+        The form of the results.
     isolate : bool
         Call the function in a child process.
     root : int or None
@@ -62,13 +63,13 @@ class Options:
     log_file : str or None
         Where they go, too; None: into the output directory; empty: nowhere.
     said : tuple of Said
-        What that file has to begin with, as plain tuples.
+        What that file has to begin with.
     policy : str
         What to do where there are results already, see `beginning.POLICIES`.
     retry_failed : bool
         Of an earlier run, call the tasks that have failed, and only those.
-    rules : tuple
-        Fields of the `Rules`.
+    rules : Rules
+        How to deal with tasks that fail.
     go_on : str
         Command that goes on with the run, ``{directory}`` in the output directory's place; empty
         if a script knows it.
@@ -78,7 +79,7 @@ class Options:
     n_tasks: int
     kind: str = "rank"
     output_dir: str | None = None
-    spec: tuple[Any, ...] | None = None
+    spec: RowSpec | None = None
     isolate: bool = True
     root: int | None = None
     bar: bool | None = None
@@ -90,14 +91,14 @@ class Options:
     log_file: str | None = None
     policy: str = "refuse"
     retry_failed: bool = False
-    rules: tuple[Any, ...] = ()
+    rules: Rules = field(default_factory=Rules)
     go_on: str = ""
-    said: tuple[tuple[Any, ...], ...] = ()
+    said: tuple[Said, ...] = ()
 
     @property
     def shaping(self) -> dict[str, str]:
         """What of these options shapes the results, for the fingerprint."""
-        spec = self.row_spec
+        spec = self.spec
         if spec is None:
             return {"kind of files": self.kind}
         shape = (*spec.shape[: spec.axis], None, *spec.shape[spec.axis :])
@@ -106,11 +107,6 @@ class Options:
             "result_shape": str(shape),
             "result_dtype": str(np.dtype(spec.dtype)),
         }
-
-    @property
-    def parsed_rules(self) -> Rules:
-        """How to deal with tasks that fail."""
-        return Rules(*self.rules)
 
     def how_to_go_on(self, directory: str, only_failed: bool = False) -> str:
         """Return a last line of text that says how to go on with a run in a directory."""
@@ -121,11 +117,6 @@ class Options:
         chosen = set(range(size) if self.workers is None else self.workers)
         # In its own process the function would keep rank 0 from handing out chunks.
         return chosen - {0} if not self.isolate and size > 1 else chosen
-
-    @property
-    def row_spec(self) -> RowSpec | None:
-        """The form of the results."""
-        return None if self.spec is None else RowSpec(*self.spec)
 
 
 @dataclass
@@ -267,8 +258,7 @@ class Result:
     @property
     def has_halted(self) -> bool:
         """Whether so many tasks have failed that the run had to end."""
-        rules = self.options.parsed_rules
-        return rules.must_halt(len(self.failures), self.options.n_tasks)
+        return self.options.rules.must_halt(len(self.failures), self.options.n_tasks)
 
     def go_on(self) -> str:
         """Return a last line of text that says how to go on; empty where nothing can be done."""

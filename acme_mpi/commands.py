@@ -162,7 +162,7 @@ def _stop(run: _Run, options: argparse.Namespace) -> int:
 def _store_of(run: _Run, number: int = 0) -> RecordedStore:
     layout = Layout(run.layout.directory, run.layout.name, number)
     described = run.description
-    store = make_store(described.kind, SerialWorld(), layout, described.row_spec, described.n_tasks)
+    store = make_store(described.kind, SerialWorld(), layout, described.spec, described.n_tasks)
     assert isinstance(store, RecordedStore)
     return store
 

@@ -14,6 +14,7 @@ import numpy as np
 from acme_mpi.call import Call, Options, Result
 from acme_mpi.comm import World
 from acme_mpi.errors import InputError, TaskError
+from acme_mpi.results import RowSpec
 from acme_mpi.runner.measure import N_FIGURES, Measured
 from acme_mpi.runner.memory import size_text
 from acme_mpi.submit import pack, submit
@@ -139,7 +140,7 @@ def measuring_options(options: Options) -> Options:
         n_tasks=1,
         kind="memory",
         output_dir=None,
-        spec=((N_FIGURES,), 0, "<f8"),
+        spec=RowSpec((N_FIGURES,), 0, "<f8"),
         root=None,
         bar=False,
         may_pickle=False,
@@ -179,7 +180,7 @@ def forecast(result: Result, index: int, options: Options, size: int) -> Forecas
     rows = result.stored.pieces[0][1].rows
     assert isinstance(rows, np.ndarray)  # nothing is placed in memory
     elapsed_s, peak, agent, n_bytes = rows[0].tolist()
-    spec = options.row_spec
+    spec = options.spec
     is_stacked = spec is not None and not spec.is_ragged
     n_workers = max(1, len(options.worker_ranks(size)))
     return Forecast(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import astuple, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -89,7 +89,7 @@ class _Settled(NamedTuple):
     layout: Layout
     log_file: str | None
     n_inputs: int
-    spec: tuple[Any, ...] | None
+    spec: RowSpec | None
     is_tried: bool  # one task, before all of them
 
 
@@ -352,13 +352,12 @@ class ParallelMap(ACMEdaemon):
             if dryrun:
                 self._refuse_without_workers()
             log = self._log_file(layout)
-            return _Settled(layout, log, self.n_inputs, self._spec_fields(), dryrun)
+            return _Settled(layout, log, self.n_inputs, self._form.spec, dryrun)
 
         settled = settle(self._world, None, None, decide)
         self.logfile, self.n_inputs = settled.log_file, settled.n_inputs
         self._set_files(settled.layout)
-        spec = None if settled.spec is None else RowSpec(*settled.spec)
-        self._form = replace(self._form, spec=spec)
+        self._form = replace(self._form, spec=settled.spec)
         return settled.is_tried
 
     def _set_files(self, layout: Layout) -> None:
@@ -370,9 +369,6 @@ class ParallelMap(ACMEdaemon):
         if self.output_dir and not takes(self.func, NAME) and NAME not in self.kwargv:
             self._own_files = own_files(layout, kind, self.n_inputs)
             self.kwargv[NAME] = list(self._own_files)
-
-    def _spec_fields(self) -> tuple[Any, ...] | None:
-        return None if self._form.spec is None else astuple(self._form.spec)
 
     def _free_layout(self) -> Layout:
         try:
@@ -417,7 +413,7 @@ class ParallelMap(ACMEdaemon):
             self.n_inputs,
             self._form.kind,
             output_dir,
-            self._spec_fields(),
+            self._form.spec,
             workers=self._workers(),
             may_pickle=self._form.kind in PAYLOADS,
             dialect="ParallelMap",
@@ -425,8 +421,8 @@ class ParallelMap(ACMEdaemon):
             log_file=self.logfile if isinstance(self.logfile, str) else "",
             policy=self._policy,
             retry_failed=self._is_retry,
-            rules=astuple(self._rules),
-            said=tuple(tuple(each) for each in self._said),
+            rules=self._rules,
+            said=tuple(self._said),
         )
 
     def _workers(self) -> tuple[int, ...]:

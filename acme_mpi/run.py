@@ -25,7 +25,6 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple
 from itertools import islice
 from typing import Any, NamedTuple, NoReturn
 
@@ -152,12 +151,12 @@ def _agree_on_call(world: World, call: Call) -> _Start:
         _warn_of_differences(digests)
         assert call.options is not None
         begun.append(_begin(call, call.options, world.size))
-        return astuple(call.options), astuple(begun[0].layout), begun[0].earlier is not None
+        return call.options, begun[0].layout, begun[0].earlier is not None
 
     error = call.error or fault_of_limits()
     options, layout, is_resumed = settle(world, error, dict(call.digests), decide)
     lease = begun[0].lease if begun else None
-    return _Start(Options(*options), Layout(*layout), lease, is_resumed)
+    return _Start(options, layout, lease, is_resumed)
 
 
 def _begin(call: Call, options: Options, n_ranks: int) -> Beginning:
@@ -176,7 +175,7 @@ def wanted(call: Call, n_ranks: int) -> Wanted:
     assert options is not None
     described = Description(
         options.name, options.n_tasks, options.kind,
-        None if options.spec is None else list(options.spec),
+        options.spec,
         n_ranks, time.time(), options.go_on, options.reproduce, call.fingerprint,
     )  # fmt: skip
     return Wanted(
@@ -214,10 +213,10 @@ def _run_agreed(world: World, call: Call, start: _Start, said: list[Said]) -> Re
     path = _log_path(options, layout) if world.is_master else ""
     new_log = "" if os.path.lexists(path) else path
     try:
-        earlier = [*map(Said._make, options.said), *said]
+        earlier = [*options.said, *said]
         messages = run_messages(path, options.dialect, options.level, earlier)
         with messages, ballast.held(world, layout):
-            store = make_store(options.kind, world, layout, options.row_spec, options.n_tasks)
+            store = make_store(options.kind, world, layout, options.spec, options.n_tasks)
             remaining = all_remaining(options.n_tasks)
             if start.is_resumed:
                 remaining = remaining_tasks(world, store, options.n_tasks, options.retry_failed)
@@ -307,8 +306,8 @@ def _share_surroundings(world: World, call: Call) -> Surroundings:
 
     The files of a script have its umask, whoever writes them.
     """
-    plain: Any = () if call.surroundings is None else tuple(call.surroundings)
-    first = Surroundings(*world.bcast(plain))
+    first = world.bcast(call.surroundings)
+    assert first is not None  # rank 0 has a call
     if call.surroundings is not None:
         return call.surroundings._replace(sys_path=first.sys_path, directory=first.directory)
     if first.umask is not None:
@@ -340,7 +339,7 @@ def _work(
     worker = master = progress = None
     if runner is not None:
         runner.prepare(assignment)
-        worker = Worker(world, runner, store, options.parsed_rules)
+        worker = Worker(world, runner, store, options.rules)
     if world.is_master:
         progress = Progress(options.n_tasks, options.bar, remaining.n_kept)
         master = _make_master(world, call, start, progress, remaining)
@@ -372,7 +371,7 @@ def _work(
         raise raised
     ended = (master.n_ready, master.n_not_done, master.stopped_because) if master else None
     n_ready, n_left, stopped_because = world.bcast(ended)
-    failures = [Failure(*fields) for each in brought for fields in each.failures]
+    failures = [failure for each in brought for failure in each.failures]
     return Result(
         options,
         stored,
@@ -390,7 +389,7 @@ def _work(
 def _make_master(
     world: World, call: Call, start: _Start, progress: Progress, remaining: Remaining
 ) -> Master:
-    options, rules = start.options, start.options.parsed_rules
+    options, rules = start.options, start.options.rules
     workers = options.worker_ranks(world.size)
     schedule: Schedule = Factoring(remaining.ranges, len(workers))
     if call.own_tasks is not None:
@@ -435,9 +434,9 @@ def _warn_of_changes(names: set[str]) -> None:
 
 
 class _Brought(NamedTuple):
-    """What a rank tells all others at the end, plain values."""
+    """What a rank tells all others at the end."""
 
-    failures: list[tuple[Any, ...]]
+    failures: list[Failure]
     retired_because: str = ""
     storage_error: str = ""
     unstorable: tuple[int, str] | None = None
@@ -448,7 +447,7 @@ def _brought(worker: Worker | None) -> _Brought:
     if worker is None:
         return _Brought([])
     return _Brought(
-        [astuple(failure) for failure in worker.failures],
+        worker.failures,
         worker.retired_because,
         worker.storage_error,
         worker.unstorable,

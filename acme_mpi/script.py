@@ -13,22 +13,20 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from acme_mpi.call import Call, Options, Result
 from acme_mpi.comm import World, is_launched, pack_error, sleep_until, unpack_error
-from acme_mpi.errors import EXIT_DONE, EXIT_USAGE, AcmeMpiError, Failure, LaunchError
+from acme_mpi.errors import EXIT_DONE, EXIT_USAGE, AcmeMpiError, LaunchError
 from acme_mpi.interrupts import INTERRUPTS
 from acme_mpi.meant import function_meant
-from acme_mpi.results import Content
 from acme_mpi.run import run
 from acme_mpi.runner.channel import Channel, ChannelError, Kind
 from acme_mpi.runner.kept import stop_runner
 from acme_mpi.runner.launched import without_launcher
 from acme_mpi.runner.process import Child
 from acme_mpi.runner.surroundings import Surroundings
-from acme_mpi.storage import Stored
 
 logger = logging.getLogger("acme_mpi")
 
@@ -131,7 +129,7 @@ class _Turn:
 
     def deliver(self, world: World, result: Result) -> None:
         """Send the result, and wait until its values are loaded. Rank 0 only."""
-        self.answer(_plain(result))
+        self.answer(_answered(result))
         result.stored.pieces.clear()
         message = _next_message(self._child)
         reasons = None
@@ -177,41 +175,26 @@ def _to_call(content: Any, defaults: Options) -> Call:
     options, packed, surroundings, fingerprint, error = content
     if error is not None:
         return Call(surroundings=None, error=unpack_error(error))
-    fields = Options(*options)
     # Values go to the script alone, not to all ranks.
-    root = 0 if fields.kind == "memory" else None
-    level = defaults.level if fields.level is None else fields.level
-    bar = defaults.bar if fields.bar is None else fields.bar
-    merged = replace(fields, root=root, bar=bar, level=level)
-    scripts = Surroundings(*surroundings)
-    assert scripts.umask is not None
-    os.umask(scripts.umask)  # of the files that this run makes
-    return Call(merged, packed=packed, surroundings=scripts, fingerprint=fingerprint)
+    root = 0 if options.kind == "memory" else None
+    level = defaults.level if options.level is None else options.level
+    bar = defaults.bar if options.bar is None else options.bar
+    merged = replace(options, root=root, bar=bar, level=level)
+    os.umask(surroundings.umask)  # of the files that this run makes
+    return Call(merged, packed=packed, surroundings=surroundings, fingerprint=fingerprint)
 
 
 def _serve_call(world: World, call: Call) -> tuple[Any, ...]:
-    """Run one call; return the answer for the script as plain values. Collective."""
+    """Run one call; return the answer for the script: what it is, and the thing. Collective."""
     try:
         result = run(world, call)
     except AcmeMpiError as error:
         return "error", pack_error(error)
-    return _plain(result)
+    return _answered(result)
 
 
-def _plain(result: Result) -> tuple[Any, ...]:
-    """Return a result as plain values."""
-    stored = result.stored
-    pieces = [(runs, c.rows, c.parts, c.values, c.buffers) for runs, c in stored.pieces]
-    return (
-        "result",
-        astuple(result.options),
-        (stored.container, stored.paths, pieces, stored.pickle_paths),
-        [astuple(failure) for failure in result.failures],
-        (
-            *(result.n_unfinished, result.storage_error, result.unready, result.n_ready),
-            *(result.unstorable, result.stopped_because, result.output_dir),
-        ),
-    )
+def _answered(result: Result) -> tuple[str, Result]:
+    return "result", replace(result, values=None)  # the script has its own
 
 
 def _tell(child: Child, kind: Kind, content: Any) -> None:
@@ -323,15 +306,13 @@ def request(call: Call, load: Callable[[Result], Mapping[int, str]]) -> Result:
     InputError, LaunchError, StoreError
         As `run`.
     """
-    options = None if call.options is None else astuple(call.options)
-    error = pack_error(call.error)
-    surroundings = tuple(Surroundings.here(_START))
-    wanted = options, call.packed, surroundings, dict(call.fingerprint), error
+    surroundings, error = Surroundings.here(_START), pack_error(call.error)
+    wanted = call.options, call.packed, surroundings, dict(call.fingerprint), error
     with _LOCK:
-        kind, *content = _ask(Kind.CALL, wanted)
+        kind, answer = _ask(Kind.CALL, wanted)
         if kind == "error":
-            raise unpack_error(content[0])
-        result = _from_plain(*content)
+            raise unpack_error(answer)
+        result: Result = answer
         if result.options.kind == "memory":
             reasons = None
             try:
@@ -339,13 +320,6 @@ def request(call: Call, load: Callable[[Result], Mapping[int, str]]) -> Result:
             finally:
                 _ask(Kind.TAKEN, reasons)
     return result
-
-
-def _from_plain(*content: Any) -> Result:
-    fields, (container, paths, pieces, pickles), failures, rest = content
-    contents = [(runs, Content(*piece)) for runs, *piece in pieces]
-    stored = Stored(container, paths, contents, pickles)
-    return Result(Options(*fields), stored, [Failure(*each) for each in failures], *rest)
 
 
 __all__ = [

@@ -179,7 +179,7 @@ def submit(world: World, call: Call, wants_values: bool = True) -> Result:
 def _run_in_task(call: Call) -> Result:
     """Run a task's own call right here, one of its tasks after the other. Independent."""
     if call.options is not None:
-        rules = call.options.parsed_rules
+        rules = call.options.rules
         if rules.timeout is not None or rules.memory is not None:
             _warn_of_limits()
         call.options = replace(call.options, isolate=False, workers=(0,), bar=False)
@@ -232,7 +232,7 @@ def finish(result: Result) -> Any:
 
 def values_of(stored: Stored, options: Options) -> tuple[Any, dict[int, str]]:
     """Return the values of a run in memory, in task order, and those that do not load; why."""
-    n_tasks, spec = options.n_tasks, options.row_spec
+    n_tasks, spec = options.n_tasks, options.spec
     pieces = [(runs, c.values, c.buffers) for runs, c in stored.pieces if c.values is not None]
     values, unloadable = join_values(pieces, n_tasks)
     if spec is None:

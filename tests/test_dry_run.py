@@ -18,7 +18,7 @@ import acme_mpi
 from acme_mpi.convert import ResultError
 from acme_mpi.dry_run import Forecast, pick
 from acme_mpi.errors import InputError
-from acme_mpi.results import make_row_spec
+from acme_mpi.results import RowSpec, make_row_spec
 from acme_mpi.runner import measure
 from acme_mpi.runner.measure import Measured
 from acme_mpi.storage.base import DOT_FOLDER
@@ -296,14 +296,9 @@ def make_measured(func: Any, **fields: Any) -> Measured:
     return Measured(func, **{**defaults, **fields})
 
 
-def result_bytes(value: Any, spec: tuple[Any, ...] | None = None, form: str = "hdf5") -> int:
+def result_bytes(value: Any, spec: RowSpec | None = None, form: str = "hdf5") -> int:
     """Return the bytes of a result, as a dry-run measures them."""
     return int(make_measured(lambda: value, spec=spec, form=form)()[3])
-
-
-def spec_of(shape: tuple[Any, ...], dtype: str) -> tuple[Any, ...]:
-    spec = make_row_spec(shape, dtype)
-    return spec.shape, spec.axis, spec.dtype
 
 
 @pytest.mark.once
@@ -332,10 +327,10 @@ class TestMeasured:
     @pytest.mark.parametrize(
         ("value", "spec", "n_bytes"),
         [
-            (7, spec_of((None,), "float32"), 4),
-            (np.ones(3, "i2"), spec_of((None, 3), "float64"), 24),
-            ((np.ones((2, 3)), 1.5, "abc"), spec_of((2, None, 3), "float"), 48 + 8 + 3 + 16),
-            (np.ones(5), spec_of((None, np.inf), "float32"), 20),
+            (7, make_row_spec((None,), "float32"), 4),
+            (np.ones(3, "i2"), make_row_spec((None, 3), "float64"), 24),
+            ((np.ones((2, 3)), 1.5, "abc"), make_row_spec((2, None, 3), "float"), 48 + 8 + 3 + 16),
+            (np.ones(5), make_row_spec((None, np.inf), "float32"), 20),
         ],
     )
     def test_a_row_has_the_bytes_of_the_results_dtype(self, value, spec, n_bytes):
@@ -419,7 +414,9 @@ class TestWritten:
     @pytest.mark.parametrize("name", RUNS)
     def test_files_of_scalars_are_about_as_large_as_forecast(self, written, name):
         kind, n_tasks, keywords = RUNS[name]
-        spec = spec_of(keywords["result_shape"], "float") if "result_shape" in keywords else None
+        spec = (
+            make_row_spec(keywords["result_shape"], "float") if "result_shape" in keywords else None
+        )
         figures = {
             "result_bytes": result_bytes(0.5, spec, "pickle" if kind == "pickle" else "hdf5"),
             "is_stacked": spec is not None,

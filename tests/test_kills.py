@@ -111,9 +111,7 @@ class Killed:
         if described is None:
             assert not self.done()
             return
-        store = make_store(
-            described.kind, SerialWorld(), layout, described.row_spec, described.n_tasks
-        )
+        store = make_store(described.kind, SerialWorld(), layout, described.spec, described.n_tasks)
         store.restore()
         assert list(damaged_bytes(store, read_history(layout.dot_folder).done)) == []
         assert run_command(["recover", str(aside)]) == 0

@@ -41,8 +41,8 @@ class TestRules:
             np.int64(2), np.int32(3), "now,fail=1", np.float32(0.5), np.int64(2**31), "2h"
         )
 
-        fields = json.loads(json.dumps(dataclasses.astuple(rules)))
-        assert Rules(*fields) == rules == pickle.loads(pickle.dumps(rules))
+        fields = json.loads(json.dumps(dataclasses.asdict(rules)))
+        assert Rules(**fields) == rules == pickle.loads(pickle.dumps(rules))
 
     @pytest.mark.parametrize(
         ("crash_limit", "n_deaths", "by_itself", "from_outside"),

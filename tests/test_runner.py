@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from acme_mpi import PerTask, Shared
-from acme_mpi.results import PLACED_BYTES, Encoder, is_placed, parts_of
+from acme_mpi.results import PLACED_BYTES, Encoder, RowSpec, is_placed, parts_of
 from acme_mpi.runner import base
 from acme_mpi.runner.base import (
     MEDIUM,
@@ -267,7 +267,7 @@ class TestContract:
 
     def test_a_result_that_does_not_fit_is_a_failure_with_both_sides(self, runner):
         outcomes = self.run(
-            runner, lambda x: [x] * x, [2, 3], spec=((2,), 0, "<f8"), in_memory=False
+            runner, lambda x: [x] * x, [2, 3], spec=RowSpec((2,), 0, "<f8"), in_memory=False
         )
 
         failure = failures_by_index(outcomes)[1]
@@ -332,7 +332,7 @@ class TestContract:
     def test_results_with_a_form_are_rows(self, runner):
         outcomes = self.run(
             runner, lambda x: (x, 2 * x), PerTask(np.arange(6).reshape(3, 2)),
-            spec=((2,), 0, "<f4"), in_memory=False,
+            spec=RowSpec((2,), 0, "<f4"), in_memory=False,
         )  # fmt: skip
 
         rows = np.concatenate([outcome.content.rows for outcome in outcomes])
@@ -1348,7 +1348,7 @@ class TestPlacing:
     def test_rows_are_placed_too(self, lasting_child, file):
         outcomes = self.run(
             lasting_child, lambda x: LARGE, 1, lambda request: (str(file), 0),
-            spec=((len(LARGE),), 0, "<f8"),
+            spec=RowSpec((len(LARGE),), 0, "<f8"),
         )  # fmt: skip
 
         assert [is_placed(row) for o in outcomes for row in o.content.rows] == [True]

@@ -90,7 +90,7 @@ class Outcome:
 
 @dataclass
 class Assignment:
-    """What a runner needs to know of a run, as plain values.
+    """What a runner needs to know of a run.
 
     Attributes
     ----------
@@ -100,8 +100,8 @@ class Assignment:
         What `pack` has packed; None: this process has the tasks themselves.
     surroundings : Surroundings
         The caller's.
-    spec : tuple or None
-        Fields of the run's `RowSpec`.
+    spec : RowSpec or None
+        The form of the results.
     in_memory : bool
         Results stay in memory.
     can_place : bool
@@ -121,7 +121,7 @@ class Assignment:
     func: bytes | None
     packed: Segment | None
     surroundings: Surroundings
-    spec: tuple[Any, ...] | None = None
+    spec: RowSpec | None = None
     in_memory: bool = False
     can_place: bool = False
     number: int = 0
@@ -129,11 +129,6 @@ class Assignment:
     may_pickle: bool = False
     variables: dict[str, str | None] = field(default_factory=dict)
     habits: list[str] = field(default_factory=list)
-
-    @property
-    def row_spec(self) -> RowSpec | None:
-        """The form of the results."""
-        return None if self.spec is None else RowSpec(*self.spec)
 
 
 def load_assignment(assignment: Assignment) -> tuple[Any, TaskSet]:
@@ -173,7 +168,7 @@ def reason_unready(error: BaseException, host: str = "") -> str:
 def make_encoder(assignment: Assignment, place: Place | None = None) -> Encoder:
     """Return what takes the return values of an assignment's tasks."""
     return Encoder(
-        assignment.row_spec,
+        assignment.spec,
         assignment.in_memory,
         place,
         dumps=dump_values,

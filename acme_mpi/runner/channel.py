@@ -1,9 +1,9 @@
 """Messages between an agent and a child process on the same node.
 
 One message is one datagram; what does not fit travels as a sealed memory file whose descriptor
-goes along. Messages hold plain Python values, NumPy arrays, and segments of shared memory, which
-travel as their descriptors: the receiver unpickles nothing else, and recognises garbage that user
-code may have written into the descriptor.
+goes along. Messages hold plain Python values, NumPy arrays, segments of shared memory, which
+travel as their descriptors, and objects of a few plain classes of ours: the receiver unpickles
+nothing else, and recognises garbage that user code may have written into the descriptor.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Kind(IntEnum):
     """What a message is. Agent to child above the line, child to agent below; contents behind."""
 
     LOAD = 1  # load target and arguments of the command line: dict for `load_command`
-    TASKS = 2  # function, arguments and options of a run: fields of an `Assignment`
+    TASKS = 2  # function, arguments and options of a run: an `Assignment`
     CHUNK = 3  # call the tasks in [start, stop): (start, stop)
     SITE = 4  # where to write a placed array: (path, offset), or None to send it
     SHOW = 5  # make text of values: (pieces, number of tasks)
@@ -53,12 +53,10 @@ class Kind(IntEnum):
     UNREADY = 18  # it cannot be loaded: (number of the assignment, reason)
     LOADED = 19  # result of LOAD: dict of `prepare_command`
     PLACE = 20  # where shall this array go: (index, k, shape, dtype)
-    # Results of some tasks: start, stop, failures, busy_ns, start_s, peak_bytes and slow of an
-    # `Outcome`, then the fields of its `Content`.
-    OUTCOME = 21
+    OUTCOME = 21  # results of some tasks: an `Outcome`
     SHOWN = 22  # the texts, and tasks whose value does not load: (list, dict)
     FORGOTTEN = 23  # function and arguments are dropped
-    CALL = 24  # a script has a call: (number, fields of a `Call`)
+    CALL = 24  # a script has a call: (number, what it brings of a `Call`)
     RELEASE = 25  # a script needs no runners for now: (number, None)
     CANCEL = 26  # the script no longer waits for its answer
     RETURNED = 27  # the rest of a chunk, which was not started: (start, stop)
@@ -66,8 +64,24 @@ class Kind(IntEnum):
     TAKEN = 29  # a script has loaded its values: (number, why some do not load, None: it has not)
 
 
+# Classes whose objects are what their fields say, and no more.
+PLAIN_CLASSES = {
+    ("acme_mpi.call", "Options"),
+    ("acme_mpi.call", "Result"),
+    ("acme_mpi.errors", "Failure"),
+    ("acme_mpi.messages", "Said"),
+    ("acme_mpi.results", "Content"),
+    ("acme_mpi.results", "RowSpec"),
+    ("acme_mpi.rules", "Rules"),
+    ("acme_mpi.runner.base", "Assignment"),
+    ("acme_mpi.runner.base", "Outcome"),
+    ("acme_mpi.runner.surroundings", "Surroundings"),
+    ("acme_mpi.storage.base", "Stored"),
+}
+
+
 class _PlainUnpickler(pickle.Unpickler):
-    """Unpickle builtins and NumPy arrays, refuse the rest."""
+    """Unpickle builtins, NumPy arrays and `PLAIN_CLASSES`, refuse the rest."""
 
     # NumPy 1 and 2 keep the same functions in different modules.
     _NUMPY = frozenset({"numpy"}) | {
@@ -91,9 +105,8 @@ class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == (__name__, _sent_segment.__name__):
             return self._segment
-        if (module, name) == ("builtins", "complex") or (
-            module in self._NUMPY and name in self._NAMES
-        ):
+        is_plain = (module, name) == ("builtins", "complex") or (module, name) in PLAIN_CLASSES
+        if is_plain or (module in self._NUMPY and name in self._NAMES):
             return super().find_class(module, name)
         raise ChannelError(f"a message holds a {module}.{name}")
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from acme_mpi.results import Content
 from acme_mpi.runner.base import (
     DIED,
     DRAIN,
@@ -27,7 +26,7 @@ from acme_mpi.runner.channel import ChannelError, Kind
 from acme_mpi.runner.guard import Guard
 from acme_mpi.runner.limits import Limits
 from acme_mpi.runner.process import Child, Ending, child_environment
-from acme_mpi.runner.surroundings import Surroundings, changes, need_a_new_process
+from acme_mpi.runner.surroundings import changes, need_a_new_process
 
 MAX_IDLE_DEATHS = 3
 OF_A_RUN = {Kind.READY, Kind.UNREADY, Kind.PLACE, Kind.OUTCOME, Kind.RETURNED}
@@ -110,7 +109,7 @@ class ChildRunner(Runner):
 
     def _send_tasks(self) -> None:
         assert self._assignment is not None
-        self.send(Kind.TASKS, astuple_shallow(self._assignment))
+        self.send(Kind.TASKS, self._assignment)
         if self._child is None:
             self._events.append(Unready(self.unstartable))
 
@@ -216,10 +215,9 @@ class ChildRunner(Runner):
             index, k, shape, dtype = content
             self._events.append(PlaceRequest(self._n_children, index, k, tuple(shape), dtype))
         elif kind == Kind.OUTCOME:
-            start, stop, failures, busy_ns, start_s, peak, slow, *parts = content
-            self._finish(
-                Outcome(start, stop, failures, Content(*parts), busy_ns, start_s, peak, slow)
-            )
+            if not isinstance(content, Outcome):
+                raise TypeError(f"no outcome: {type(content).__name__}")
+            self._finish(content)
         elif kind == Kind.RETURNED:
             self._take_back(*content)
         elif kind == Kind.CHANGED:
@@ -393,9 +391,3 @@ def _misdeed(error: Exception) -> str:
     if isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM:
         return "returned more than its rank has memory for (ulimit -v?)"
     return f"wrote garbage into its channel ({error})"
-
-
-def astuple_shallow(assignment: Assignment) -> tuple[Any, ...]:
-    """Return the fields as a tuple of plain values, arrays not copied."""
-    values = (getattr(assignment, name) for name in assignment.__dataclass_fields__)
-    return tuple(tuple(value) if isinstance(value, Surroundings) else value for value in values)

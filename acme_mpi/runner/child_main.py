@@ -38,7 +38,7 @@ from acme_mpi.runner.process import BROKEN, arm_lifeline
 from acme_mpi.runner.scripts_main import begin_main
 from acme_mpi.runner.stack import show_stack_on_demand
 from acme_mpi.runner.streams import flush_standard_streams
-from acme_mpi.runner.surroundings import Surroundings, change_environment
+from acme_mpi.runner.surroundings import change_environment
 from acme_mpi.standing import Standing, become
 from acme_mpi.tasks import TaskSet, function_name
 
@@ -172,8 +172,7 @@ class Server:
         while not self._is_left:
             kind, content = self._waiting.popleft() if self._waiting else self._receive()
             if kind == Kind.TASKS:
-                func, packed, surroundings, *options = content
-                self._load(Assignment(func, packed, Surroundings(*surroundings), *options))
+                self._load(content)
             elif kind == Kind.CHUNK and self._run is not None:
                 self._call(range(*content))
             elif kind == Kind.FORGET:
@@ -236,17 +235,8 @@ class Server:
         for outcome in run_chunk(
             func, name, tasks, encoder, chunk, self._words, is_changed=self._leaves_out
         ):
-            content = outcome.content
             flush_standard_streams()
-            self._channel.send(
-                Kind.OUTCOME,
-                (
-                    *(outcome.start, outcome.stop, outcome.failures, outcome.busy_ns),
-                    *(outcome.start_s, outcome.peak_bytes, outcome.slow),
-                    *(content.rows, content.parts, content.values, content.buffers),
-                    content.unstorable,
-                ),
-            )
+            self._channel.send(Kind.OUTCOME, outcome)
             yield outcome.stop
 
     def _leaves_out(self) -> bool:

@@ -27,8 +27,8 @@ class Measured:
     ----------
     func : callable
         The user's function.
-    spec : tuple or None
-        Fields of the run's `RowSpec`.
+    spec : RowSpec or None
+        The form of the run's results.
     form : str
         What becomes of results: ``"memory"``, ``"pickle"``, or ``"hdf5"``.
     may_pickle : bool
@@ -38,7 +38,7 @@ class Measured:
     """
 
     func: Callable[..., Any]
-    spec: tuple[Any, ...] | None
+    spec: RowSpec | None
     form: str
     may_pickle: bool
     has_agent: bool = True
@@ -55,9 +55,8 @@ class Measured:
 
     def _n_bytes(self, value: Any) -> int:
         """Return the size of the result as the run's own encoder would pass it on."""
-        spec = None if self.spec is None else RowSpec(*self.spec)
         encoder = Encoder(
-            spec,
+            self.spec,
             in_memory=False,
             to_pickle=pickle_result,
             as_pickles=self.form != "hdf5",

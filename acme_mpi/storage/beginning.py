@@ -244,7 +244,7 @@ def _refuse_changes(wanted: Wanted, earlier: Description, layout: Layout) -> Non
     found = changes(earlier.fingerprint, described.fingerprint)
     shown = "".join(f"\n  {line}" for line in found)
     ways = _ways(wanted)
-    if earlier.kind != described.kind or earlier.row_spec != described.row_spec:
+    if earlier.kind != described.kind or earlier.spec != described.spec:
         raise PlaceError(
             f"{layout.directory} holds results of {layout.name} in another form, which cannot be "
             f"gone on with:{shown}\n  {ways}"

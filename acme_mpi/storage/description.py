@@ -32,8 +32,8 @@ class Description:
         Number of calls.
     kind : str
         Kind of store.
-    spec : list or None
-        Fields of the `RowSpec`.
+    spec : RowSpec or None
+        The form of the results.
     n_ranks : int
         Of the job.
     start_s : float
@@ -49,20 +49,12 @@ class Description:
     name: str
     n_tasks: int
     kind: str
-    spec: list[Any] | None = None
+    spec: RowSpec | None = None
     n_ranks: int = 1
     start_s: float = 0.0
     command: str = ""
     debug: str = ""
     fingerprint: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def row_spec(self) -> RowSpec | None:
-        """The form of the results."""
-        if self.spec is None:
-            return None
-        shape, axis, dtype = self.spec
-        return RowSpec(tuple(shape), axis, dtype)
 
     def write(self, folder: str, run: int) -> None:
         """Write the file of one run, durably.
@@ -75,11 +67,16 @@ class Description:
         path = _path(folder, run)
         partial = f"{path}.{secrets.token_hex(8)}"
         with open(partial, "x") as file:
-            json.dump(sealed(asdict(self)), file, indent=1)
+            json.dump(sealed(self._fields()), file, indent=1)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
         sync_folder(folder)
+
+    def _fields(self) -> dict[str, Any]:
+        spec = self.spec
+        listed = None if spec is None else [spec.shape, spec.axis, spec.dtype]
+        return {**asdict(self), "spec": listed}
 
 
 def how_to_go_on(command: str, directory: str, only_failed: bool = False) -> str:
@@ -143,10 +140,17 @@ def read_descriptions(folder: str, tell: Tell = ignore) -> list[Description]:
             said = parse_description(read_file(path), path)
             if said["name"] != os.path.basename(folder):
                 raise Damaged(path, f"it describes runs of {said['name']}")
-            found.append(Description(**said))
+            found.append(Description(**{**said, "spec": _spec_of(said)}))
         except Damaged as damage:
             tell(damage)
     return found
+
+
+def _spec_of(said: Mapping[str, Any]) -> RowSpec | None:
+    if said.get("spec") is None:
+        return None
+    shape, axis, dtype = said["spec"]
+    return RowSpec(tuple(shape), axis, dtype)
 
 
 def next_run(folder: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -83,8 +83,10 @@ def remaining_tasks(world: World, store: Store, n_tasks: int, retry_failed: bool
         except OSError as caught:
             error = StoreError(f"cannot read {store.layout.dot_folder}: {caught.strerror}")
     agree(world, error)
-    shared = world.bcast(_pack(found[0]) if found else None)
-    return found[0] if found else _unpack(shared)
+    # Which tasks they are rank 0 alone needs to know: there may be very many.
+    nothing = np.zeros((0, 2), np.int64)
+    shared = world.bcast(replace(found[0], ranges=nothing) if found else None)
+    return found[0] if found else shared
 
 
 def _find(store: RecordedStore, n_tasks: int, retry_failed: bool) -> Remaining:
@@ -167,19 +169,3 @@ def _warn_of_records(damages: Sequence[Damaged]) -> None:
     if damages:
         more = f" (and {len(damages) - 1} more)" if len(damages) > 1 else ""
         logger.warning("%s%s; whatever else is recorded is used", damages[0], more)
-
-
-def _pack(remaining: Remaining) -> tuple[Any, ...]:
-    """Return what all ranks have to know, as plain values."""
-    stored = remaining.stored
-    return (
-        *(remaining.n_kept, remaining.n_open, [astuple(each) for each in remaining.failures]),
-        None if stored is None else (stored.container, stored.paths, stored.pickle_paths),
-    )
-
-
-def _unpack(packed: Any) -> Remaining:
-    n_kept, n_open, failures, stored = packed
-    places = None if stored is None else Stored(stored[0], stored[1], pickle_paths=stored[2])
-    nothing = np.zeros((0, 2), np.int64)
-    return Remaining(nothing, n_kept, n_open, [Failure(*each) for each in failures], places)
