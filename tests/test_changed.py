@@ -230,7 +230,10 @@ class TestBaseline:
 
 
 def test_what_the_same_task_changes_again_is_no_habit(runner, tmp_path):
-    """Left out behind another one in the same outcome, it is the first of the next process."""
+    """Left out behind another one in the same outcome, it is the first of the next process.
+
+    Where it has had an outcome of its own, it has failed there.
+    """
     path = tmp_path / "file"
     path.write_bytes(bytes(LARGE.nbytes))
 
@@ -240,8 +243,9 @@ def test_what_the_same_task_changes_again_is_no_habit(runner, tmp_path):
             resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
         return LARGE if x else 0  # 0 is quick enough to share an outcome with 1
 
-    for _ in range(3):
+    alone = [range(1), range(1, 2), range(2, 4)]
+    for chunks in ([range(4)], alone, [range(4)], [range(1, 4)]):
         runner.prepare(make_assignment(f, list(range(4)), in_memory=False, can_place=True))
-        outcomes = run_tasks(runner, [range(4)], lambda request: (str(path), 0))
+        outcomes = run_tasks(runner, chunks, lambda request: (str(path), 0))
 
         assert [*failures_by_index(outcomes)] == [1]

@@ -163,7 +163,8 @@ class Server:
         self._run: tuple[Any, str, TaskSet, Encoder] | None = None
         self._baseline = Baseline()
         self._habits: set[str] = set()  # to be accepted if they show at once
-        self._is_one_left_out = False  # of the tasks of the latest outcome, see `run_chunk`
+        # Of the tasks of the latest outcome: is one left out, see `run_chunk`; has one failed?
+        self._is_one_left_out = self._has_failed = False
         self._is_left = False
 
     def serve(self) -> None:
@@ -236,6 +237,7 @@ class Server:
             func, name, tasks, encoder, chunk, self._words, is_changed=self._leaves_out
         ):
             flush_standard_streams()
+            self._has_failed = bool(outcome.failures)
             self._channel.send(Kind.OUTCOME, outcome)
             yield outcome.stop
 
@@ -248,16 +250,18 @@ class Server:
         """Tell whether tasks have changed this process, and the agent about that.
 
         What is seen again at once, after the first tasks of another process, is how this function
-        works, and is accepted; but not where the first task there is one that was left out here,
-        perhaps the very one that has made the change.
+        works, and is accepted; but not beside a failure, nor where the first task there is one
+        that was left out here: it may be one and the same task that makes the change.
         """
         found = self._baseline.differences_if_due()
-        self._baseline.accepted |= self._habits & {*found}
+        if not self._has_failed:
+            self._baseline.accepted |= self._habits & {*found}
         self._habits.clear()
         found = [name for name in found if name not in self._baseline.accepted]
         if found:
             self._is_left = True
-            self._channel.send(Kind.CHANGED, (found, not self._is_one_left_out))
+            may_be_habits = not (self._is_one_left_out or self._has_failed)
+            self._channel.send(Kind.CHANGED, (found, may_be_habits))
         self._is_one_left_out = False
         return self._is_left
 
