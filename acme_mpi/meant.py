@@ -43,7 +43,7 @@ def function_meant(command: Sequence[str]) -> Meant | None:
     is_module = command[0] == "-m"
     target, *rest = command[1:] if is_module else command
     path = f"{target.replace('.', os.sep)}.py" if is_module else target
-    if not rest or not rest[0].isidentifier():
+    if not rest or not all(part.isidentifier() for part in rest[0].split(".")):
         return None
     try:
         with open(path, "rb") as file:
@@ -51,7 +51,7 @@ def function_meant(command: Sequence[str]) -> Meant | None:
     except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
         return None
     name = rest[0]
-    if not any(isinstance(node, _DEFINITIONS[:2]) and node.name == name for node in body):
+    if not _defines(body, name.split(".")):
         return None
     line = shlex.join(["python", "-m", "acme_mpi", f"{target}:{name}", *rest[1:]])
     text = (
@@ -61,9 +61,24 @@ def function_meant(command: Sequence[str]) -> Meant | None:
     return Meant(text, all(map(_only_defines, body)))
 
 
+def _defines(body: Sequence[ast.stmt], names: Sequence[str]) -> bool:
+    """Tell whether a body defines a function of these names, the last one inside of classes."""
+    name, *inner = names
+    for node in body:
+        if isinstance(node, ast.ClassDef) and node.name == name and inner:
+            return _defines(node.body, inner)
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda):
+            found = [target.id for target in node.targets if isinstance(target, ast.Name)]
+        else:
+            found = [node.name] if isinstance(node, _DEFINITIONS[:2]) else []
+        if name in found and not inner:
+            return True
+    return False
+
+
 def _only_defines(node: ast.stmt) -> bool:
     if isinstance(node, (ast.Assign, ast.AnnAssign)):
-        return isinstance(node.value, (ast.Constant, type(None)))
+        return isinstance(node.value, (ast.Constant, ast.Lambda, type(None)))
     is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     has_decorators = bool(getattr(node, "decorator_list", []))
     return is_docstring or (isinstance(node, _DEFINITIONS) and not has_decorators)

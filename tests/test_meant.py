@@ -34,6 +34,25 @@ def test_a_function_behind_its_script_is_found_and_how_sure_that_is(tmp_path, te
     assert meant.text.endswith(f"python -m acme_mpi {path}:f args.npz --set 'x=[1, 2]'")
 
 
+@pytest.mark.parametrize("word", ["g", "K.f", "K.L.f", "K.g"])
+def test_lambdas_and_functions_inside_of_classes_are_found_too(tmp_path, word):
+    path = tmp_path / "script.py"
+    path.write_text(
+        "g = lambda x: x\n"
+        "class K:\n"
+        "    def f(x): pass\n"
+        "    g = lambda x: x\n"
+        "    class L:\n"
+        "        def f(x): pass\n"
+    )
+    meant = function_meant([str(path), word])
+
+    assert meant is not None
+    assert meant.is_certain
+    assert meant.text.endswith(f"python -m acme_mpi {path}:{word}")
+    assert function_meant([str(path), "K.h"]) is None
+
+
 def test_so_it_is_behind_a_module(tmp_path, monkeypatch):
     (tmp_path / "pkg").mkdir()
     (tmp_path / "pkg" / "mod.py").write_text(ONLY)

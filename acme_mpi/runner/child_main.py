@@ -287,7 +287,8 @@ class Server:
             write_at(path, offset, array)
         except MediumError as error:
             if found := self._baseline.differences():
-                raise ResultError(f"{error}, after {found[0]} of its process was changed") from None
+                what = f"a large array after {found[0]} of its process was changed"
+                raise ResultError(f"{what}: {error}") from None
             raise
 
 
