@@ -126,11 +126,11 @@ class Call:
     Attributes
     ----------
     options : Options or None
-        Rank 0's count.
+        Those of rank 0 are used.
     func : bytes or None
         This rank's pickled function; None: that of `packed`.
     packed : Segment or None
-        The packed arguments; rank 0's count.
+        The packed arguments; those of rank 0 are used.
     own_func : callable or None
         The function itself, for ``isolate=False``.
     own_tasks : TaskSet or None
@@ -142,7 +142,7 @@ class Call:
     digests : dict of str to str
         Fingerprint of each argument, to find ranks that were called differently.
     fingerprint : dict of str to str
-        What makes it the same computation as another run; rank 0's counts.
+        What makes it the same computation as another run; that of rank 0 is used.
     error : AcmeMpiError or None
         What is wrong with this rank's call.
     client : list of int

@@ -159,7 +159,7 @@ class Cluster:
     Parameters
     ----------
     client : Client
-        Whose ranks.
+        The client that has the ranks.
     """
 
     def __init__(self, client: Client) -> None:

@@ -199,7 +199,7 @@ def dry_run(
     world : World
         The callers.
     func, tasks : callable, TaskSet
-        What would be called; rank 0's tasks count.
+        What would be called; the tasks of rank 0 are used.
     options : Options
         Of the run to come.
     size : int

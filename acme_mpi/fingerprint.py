@@ -500,7 +500,7 @@ class _Digester:
 
 def _hashed(kind: bytes, *parts: Any) -> bytes:
     # As fast as memory, so that large arguments need not be spared. It tells apart what differs by
-    # chance; nobody gains by making a run go on that is another one.
+    # chance; nobody gains by having another computation taken for this one.
     found = xxhash.xxh3_128(kind + b"\0")
     for part in parts:
         found.update(part)

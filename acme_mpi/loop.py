@@ -31,11 +31,11 @@ class Loop:
     world : World
         This rank's.
     worker : Worker or None
-        Its role if it calls tasks.
+        The role of this rank that calls tasks, if it has that.
     master : Master or None
-        Rank 0's other role.
+        The role that hands out chunks; on rank 0 only.
     runner : Runner or None
-        The worker's.
+        The runner of `worker`.
     client : list of int
         Descriptors that become readable when nobody waits for the result any more.
     """

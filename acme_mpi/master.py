@@ -181,7 +181,7 @@ class Master:
         return progressed
 
     def _look(self, now_s: float) -> None:
-        """See to what needs no haste."""
+        """Do what is due about once a second."""
         self._progress.look()
         self._look_for_silent_ranks(now_s)
         if self._is_stopping:

@@ -221,7 +221,7 @@ def _is_script(text: str) -> bool:
 
 
 def check_options(options: Any) -> None:
-    """Raise InputError for options that cannot be meant; fill `script`, `kind` and `spec`."""
+    """Raise InputError for what makes no sense together; fill `script`, `kind` and `spec`."""
     options.script = _script_of(options)
     if options.script:
         _refuse_function_options(options)

@@ -495,7 +495,7 @@ class ParallelMap(ACMEdaemon):
         return self._finish(result)
 
     def _decide(self, debug: Any) -> tuple[bool, bool, list[str] | None]:
-        """Return what decides about the way of all ranks. Rank 0's counts.
+        """Return what decides about the way of all ranks; that of rank 0 is used.
 
         That is whether to debug, whether to call nothing, and changed names of files.
         """

@@ -223,7 +223,7 @@ def runs_in(directory: str) -> list[str]:
 
 
 def read_status(folder: str, now_s: float | None = None) -> Status:
-    """Return how it stands with a run. Independent, any process.
+    """Return what is known of the progress of a run. Independent, any process.
 
     Parameters
     ----------

@@ -158,7 +158,7 @@ def submit(world: World, call: Call, wants_values: bool = True) -> Result:
     world : World
         From `callers`.
     call : Call
-        This process's; rank 0's counts.
+        Of this process; that of rank 0 is used.
     wants_values : bool
         This rank gets what a run in memory returns.
 

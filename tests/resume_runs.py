@@ -1,4 +1,4 @@
-"""Runs that can be gone on with: functions that note their calls, and the folder they run in."""
+"""Runs that can be resumed: functions that note their calls, and the folder they run in."""
 
 from __future__ import annotations
 

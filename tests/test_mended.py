@@ -103,7 +103,9 @@ def test_a_run_that_is_not_gone_on_with_is_named(tmp_path, monkeypatch, caplog, 
     with caplog.at_level(logging.WARNING, "acme_mpi"):
         call(load(tmp_path, MENDED), [0, 1, 2], resume=True)
 
-    (said,) = [each.getMessage() for each in caplog.records if "gone on with" in each.getMessage()]
+    (said,) = [
+        each.getMessage() for each in caplog.records if "is not resumed" in each.getMessage()
+    ]
     assert "the source of `f` has changed" in said
     assert f"go on with: resume='failed', output_dir={str(first)!r}" in said
     assert len([*tmp_path.glob("ACME_*")]) == 2

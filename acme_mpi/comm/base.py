@@ -98,7 +98,7 @@ class World(ABC):
         return self._poll(tag) if self.size > 1 else None
 
     def end_together(self) -> None:  # noqa: B027 (threads share their process's end)
-        """See to it, from now on, that no rank waits for one whose script has ended. Collective."""
+        """From now on let no rank wait for one whose script has ended. Collective."""
 
     @abstractmethod
     def _send(self, dest: int, tag: int, message: list[int]) -> None:

@@ -227,7 +227,7 @@ class Runner(ABC):
         return None
 
     def look(self) -> None:
-        """See to it that the running task keeps its limits; `poll` tells if it does not."""
+        """Check that the running task keeps its limits; `poll` tells if it does not."""
         return None
 
     def running(self) -> tuple[int, float] | None:

@@ -112,7 +112,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _sent_segment(number: int) -> Segment:
-    """Stand in a message for the segment whose descriptor goes along as number so and so."""
+    """Stand in a message for the segment whose descriptor travels beside it, by its number."""
     raise AssertionError("only a channel's receiver knows its descriptors")
 
 

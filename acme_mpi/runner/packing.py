@@ -263,7 +263,7 @@ class _Packer:
         return False
 
     def freeze_arrays(self) -> None:
-        """See to it that arrays which are added from now on cannot be written to."""
+        """Make sure that arrays which are added from now on cannot be written to."""
         self._pickler.freezes_arrays = True
 
     def itemized(self, argument: Argument) -> Argument:

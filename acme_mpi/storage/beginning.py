@@ -109,8 +109,8 @@ def begin(wanted: Wanted, notify: Callable[[str], None]) -> Beginning:
             earlier = None
         layout = replace(layout, run=next_run(layout.dot_folder))
         unmark_finished(layout)
-        # First of all, so that whoever is killed now leaves a run that can be gone on with, and
-        # not folders of which nobody knows whose they are.
+        # First of all: if this is killed now, it leaves a run that can be resumed, and no folders
+        # that belong to no run.
         _describe(wanted, layout)
         make_folders(wanted.description.kind, layout)
     except BaseException:
@@ -178,7 +178,7 @@ def newest_run(base: str, described: Description, is_mended: bool = False) -> st
 
 
 def _tell_of_mended(wanted: Wanted) -> None:
-    """Say which run is not gone on with, as its function has changed since."""
+    """Say which run is not resumed, as its function has changed since."""
     described = wanted.description
     found = newest_run(wanted.base, described, is_mended=True)
     if found is None:
@@ -188,7 +188,7 @@ def _tell_of_mended(wanted: Wanted) -> None:
     assert earlier is not None
     lines = "".join(f"\n  {line}" for line in changes(earlier.fingerprint, described.fingerprint))
     logger.warning(
-        "%s is not gone on with, all tasks are called:%s%s",
+        "%s is not resumed, all tasks are called:%s%s",
         *(found, lines, _way_to_mend(wanted, layout)),
     )
 
@@ -247,7 +247,7 @@ def _refuse_changes(wanted: Wanted, earlier: Description, layout: Layout) -> Non
     if earlier.kind != described.kind or earlier.spec != described.spec:
         raise PlaceError(
             f"{layout.directory} holds results of {layout.name} in another form, which cannot be "
-            f"gone on with:{shown}\n  {ways}"
+            f"resumed:{shown}\n  {ways}"
         )
     may_be_mended = not changes(
         without_source(earlier.fingerprint), without_source(described.fingerprint)

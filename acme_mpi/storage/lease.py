@@ -95,7 +95,7 @@ class Lease:
         folder : str
             An existing directory.
         notify : callable
-            Gets a text once, if it has to be waited for a sign of life of the holder.
+            Gets a text once, if the holder can only be known to live by waiting for a sign.
         sleep, clock : callable
             As in `time`; a test has its own.
 

@@ -190,7 +190,7 @@ class SingleFileStore(PayloadStore):
         shutil.rmtree(spool, ignore_errors=True)
 
     def restore(self) -> None:
-        """Make payload files, and the shared file, fit to be read and gone on with."""
+        """Make payload files, and the shared file, fit to be read, and to be written again."""
         super().restore()
         if self._are_rows_spooled:
             self._keep_rows()
