@@ -135,11 +135,18 @@ def map(
         pack(call, world, func if isolate or is_connected() else None, tasks)
         call.own_func = func
         call.options = Options(
-            function_name(func), tasks.n_tasks, kind, output_dir,
-            spec, isolate, root,
-            bar=None if is_connected() else False, policy=resume_policy(resume, kind),
-            retry_failed=resume == "failed", rules=check_rules(rules, isolate),
-        )  # fmt: skip
+            function_name(func),
+            tasks.n_tasks,
+            kind,
+            output_dir,
+            spec,
+            isolate,
+            root,
+            bar=None if is_connected() else False,
+            policy=resume_policy(resume, kind),
+            retry_failed=resume == "failed",
+            rules=check_rules(rules, isolate),
+        )
         identify(call, world, func, tasks)
     except InputError as error:
         call.error = error
@@ -186,5 +193,6 @@ def _check_in_memory(kind: str, spec: RowSpec | None, root: int | None, size: in
     if isinstance(root, bool) or not isinstance(root, int) or not 0 <= root < size:
         raise InputError(f"`root` has to be None or a rank in [0, {size}), not {root!r}")
     if kind != "memory":
-        raise InputError("`root` says who gets results in memory; it needs "
-                         "write_worker_results=False")  # fmt: skip
+        raise InputError(
+            "`root` says who gets results in memory; it needs write_worker_results=False"
+        )

@@ -30,7 +30,10 @@ def tell_of_missing_ranks(
         tell_once(
             "`n_workers` is %d, but the job has %d rank(s): all are used. Their number is said to "
             "the launcher: srun -n %d, or mpiexec -n %d",
-            *(n_wanted, n_there, n_wanted, n_wanted),
+            n_wanted,
+            n_there,
+            n_wanted,
+            n_wanted,
             dialect=dialect,
             level=logging.WARNING,
         )
@@ -38,7 +41,9 @@ def tell_of_missing_ranks(
         tell_once(
             "`n_workers` is %d, but %s was set up with %d: all are used. cluster_cleanup() gives "
             "way to all ranks of the job",
-            *(n_wanted, client, client.n_workers),
+            n_wanted,
+            client,
+            client.n_workers,
             dialect=dialect,
             level=logging.WARNING,
         )
@@ -268,7 +273,11 @@ def esi_cluster_setup(
         A keyword has a wrong value.
     """
     launched = _Launched.on_site(
-        *(partition, mem_per_worker, interactive, job_extra, kwargs),
+        partition,
+        mem_per_worker,
+        interactive,
+        job_extra,
+        kwargs,
         cores_per_worker=cores_per_worker,
         n_workers_startup=n_workers_startup,
         timeout=timeout,
@@ -302,7 +311,11 @@ def bic_cluster_setup(
         A keyword has a wrong value.
     """
     launched = _Launched.on_site(
-        *(partition, mem_per_worker, interactive, job_extra, kwargs),
+        partition,
+        mem_per_worker,
+        interactive,
+        job_extra,
+        kwargs,
         cores_per_worker=cores_per_worker,
         n_workers_startup=n_workers_startup,
         timeout=timeout,

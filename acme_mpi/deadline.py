@@ -61,9 +61,12 @@ def _job_end_s(job: str, asked_s: int) -> float:
         # The end and not the time left, which Slurm reckons from the limit alone.
         answer = subprocess.run(
             ["squeue", "--noheader", f"--jobs={job}", "--format=%e"],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=ASKING_S,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=ASKING_S,
             env={**os.environ, "SLURM_TIME_FORMAT": "standard"},
-        )  # fmt: skip
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         logger.warning("the time limit of job %s is not known: %s", job, error)
         return math.inf

@@ -184,8 +184,15 @@ def forecast(result: Result, index: int, options: Options, size: int) -> Forecas
     is_stacked = spec is not None and not spec.is_ragged
     n_workers = max(1, len(options.worker_ranks(size)))
     return Forecast(
-        *(index, elapsed_s, int(peak), int(agent), int(n_bytes)),
-        *(options.n_tasks, n_workers, options.kind, is_stacked),
+        index,
+        elapsed_s,
+        int(peak),
+        int(agent),
+        int(n_bytes),
+        options.n_tasks,
+        n_workers,
+        options.kind,
+        is_stacked,
     )
 
 

@@ -165,8 +165,13 @@ def _lines(
         chosen = order[begin : begin + JOBLOG_BATCH]
         block = calls.block[chosen]
         columns = (
-            *(calls.index[chosen], hosts[block], calls.start_s[chosen], calls.busy_s[chosen]),
-            *(result_bytes[block], codes[block, 0], codes[block, 1]),
+            calls.index[chosen],
+            hosts[block],
+            calls.start_s[chosen],
+            calls.busy_s[chosen],
+            result_bytes[block],
+            codes[block, 0],
+            codes[block, 1],
         )
         for index, host, start_s, busy_s, n_bytes, exitval, number in zip(
             *(column.tolist() for column in columns), strict=True

@@ -196,8 +196,20 @@ def pack_record(
 ) -> bytes:
     """Return the block that says something of consecutive `tasks`; fields as in `RECORD`."""
     body = _RECORD.pack(
-        *(kind, form, attempt, tasks.start, len(tasks), payload, digest, offset, n_bytes, checksum),
-        *(start_s, busy_s, peak_bytes, host.encode()[:HOST_BYTES]),
+        kind,
+        form,
+        attempt,
+        tasks.start,
+        len(tasks),
+        payload,
+        digest,
+        offset,
+        n_bytes,
+        checksum,
+        start_s,
+        busy_s,
+        peak_bytes,
+        host.encode()[:HOST_BYTES],
     )
     return body + _CRC.pack(zlib.crc32(body))
 
@@ -224,10 +236,14 @@ class FileKey(NamedTuple):
 def pack_file(key: FileKey, status: os.stat_result) -> bytes:
     """Return the block that says how a file of results looks that is complete and whole."""
     return pack_record(
-        range(key.first, key.first + 1), Block.FILE, form=key.form, payload=key.payload,
+        range(key.first, key.first + 1),
+        Block.FILE,
+        form=key.form,
+        payload=key.payload,
         attempt=key.rank + 1,  # a later run says it of files of other ranks
-        n_bytes=status.st_size, checksum=stamp_of(status),
-    )  # fmt: skip
+        n_bytes=status.st_size,
+        checksum=stamp_of(status),
+    )
 
 
 def key_of(block: Any) -> FileKey:
@@ -262,10 +278,14 @@ def pack_failure(index: int, text: str, is_final: bool, **fields: Any) -> bytes:
     form = FINAL if is_final else 0
     blocks = [
         pack_record(
-            range(index, index + 1), Block.FAILED, form=form, n_bytes=len(data),
-            checksum=zlib.crc32(data), **fields,
+            range(index, index + 1),
+            Block.FAILED,
+            form=form,
+            n_bytes=len(data),
+            checksum=zlib.crc32(data),
+            **fields,
         )
-    ]  # fmt: skip
+    ]
     for start in range(0, len(data), TEXT_BYTES):
         piece = data[start : start + TEXT_BYTES]
         body = _TEXT.pack(Block.TEXT, len(piece), piece)

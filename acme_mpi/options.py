@@ -53,18 +53,24 @@ def make_parser() -> CommandParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "target", metavar="TARGET", nargs="?",
+        "target",
+        metavar="TARGET",
+        nargs="?",
         help="module:function, path/to/file.py:function, or script.py [its own arguments]",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "-m", metavar="MODULE", dest="module",
+        "-m",
+        metavar="MODULE",
+        dest="module",
         help="instead of TARGET: run a module as a script, for example pytest [its own arguments]",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "arguments", metavar="ARGS", nargs="?",
+        "arguments",
+        metavar="ARGS",
+        nargs="?",
         help="arguments of the function: .npz (names are parameter names, arr_0, arr_1 ... are "
         "positional, 0-d arrays become scalars), .npy, .h5[:/group] or .json",
-    )  # fmt: skip
+    )
     _add_input_options(parser.add_argument_group("input"))
     _add_output_options(parser.add_argument_group("output"))
     _add_run_options(parser.add_argument_group("run"))
@@ -75,26 +81,39 @@ def make_parser() -> CommandParser:
 
 def _add_input_options(group: Any) -> None:
     group.add_argument(
-        "--set", metavar="NAME=VALUE", action="append", default=[], dest="settings",
+        "--set",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        dest="settings",
         help="add or replace one argument; VALUE is JSON, else a string; quote a string that looks "
         "like a number: 'x=\"1\"'",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--split", metavar="NAME[:AXIS]", action="append", default=[],
+        "--split",
+        metavar="NAME[:AXIS]",
+        action="append",
+        default=[],
         help="one item of this argument per task (along AXIS, default 0)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--share", metavar="NAME", action="append", default=[],
+        "--share",
+        metavar="NAME",
+        action="append",
+        default=[],
         help="the whole argument for every task",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--n-inputs", metavar="N", type=whole,
+        "--n-inputs",
+        metavar="N",
+        type=whole,
         help="number of tasks; arguments of that length are split; without any, N equal calls",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--allow-pickle", action="store_true",
+        "--allow-pickle",
+        action="store_true",
         help="read object arrays; a pickle can run any code: only for files that you trust",
-    )  # fmt: skip
+    )
 
 
 def _add_output_options(group: Any) -> None:
@@ -103,37 +122,45 @@ def _add_output_options(group: Any) -> None:
     )
     group.add_argument("--single-file", action="store_true", help="one file for everything")
     group.add_argument(
-        "--payload", choices=PAYLOADS, default="rank",
+        "--payload",
+        choices=PAYLOADS,
+        default="rank",
         help="payload files per rank (default) or per computation",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--result-shape", metavar="None,M,N",
+        "--result-shape",
+        metavar="None,M,N",
         help="stack all results in one dataset; None is the axis of the tasks, inf an axis whose "
         "length differs",
-    )  # fmt: skip
+    )
     group.add_argument("--result-dtype", metavar="DTYPE", default="float", help="default float64")
     group.add_argument("--no-write", action="store_true", help="print the results, write no file")
 
 
 def _add_run_options(group: Any) -> None:
     group.add_argument(
-        "--dry-run", action="store_true",
+        "--dry-run",
+        action="store_true",
         help="call one random task first, say what time and memory it took, and forecast all "
         "tasks; the others are called only if somebody agrees on a terminal",
-    )  # fmt: skip
+    )
     group.add_argument("--plan", action="store_true", help="say what would be done; call nothing")
     group.add_argument(
-        "--debug-task", metavar="I", type=whole,
+        "--debug-task",
+        metavar="I",
+        type=whole,
         help="run one task in the foreground, in this process, with pdb on an error",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--no-isolate", action="store_true",
+        "--no-isolate",
+        action="store_true",
         help="call the function in the ranks themselves; rank 0 then only hands out tasks",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--bar", action=argparse.BooleanOptionalAction,
+        "--bar",
+        action=argparse.BooleanOptionalAction,
         help="progress bar; default: on a terminal, else a line now and then",
-    )  # fmt: skip
+    )
     group.add_argument("-v", "--verbose", action="count", default=0, help="say more")
     group.add_argument("-q", "--quiet", action="store_true", help="only warnings and errors")
     group.add_argument("--version", action="version", version=f"acme_mpi {__version__}")
@@ -141,54 +168,66 @@ def _add_run_options(group: Any) -> None:
 
 def _add_resume_options(group: Any) -> None:
     group.add_argument(
-        "--resume", action="store_true",
+        "--resume",
+        action="store_true",
         help="resume the newest unfinished run of this command in the working directory; with "
         "--output-dir its run is resumed anyway",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--retry-failed", action="store_true",
+        "--retry-failed",
+        action="store_true",
         help="call the tasks that have failed, and only those, also after you have mended the "
         "function or what it calls",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--force-resume", action="store_true",
+        "--force-resume",
+        action="store_true",
         help="resume even if the function, your functions and classes that it names, or its "
         "arguments have changed; changes are not seen in names reached by getattr, imports inside "
         "functions, methods of arguments, data in globals and closures, and installed packages",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--overwrite", action="store_true",
+        "--overwrite",
+        action="store_true",
         help="remove what earlier runs of the function have left in --output-dir, and start again",
-    )  # fmt: skip
+    )
 
 
 def _add_rules(group: Any) -> None:
     group.add_argument(
-        "--retries", metavar="N", type=whole, default=0,
+        "--retries",
+        metavar="N",
+        type=whole,
+        default=0,
         help="call a failed task up to N times again (default 0), at the end of the run",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--crash-limit", metavar="N", type=whole,
+        "--crash-limit",
+        metavar="N",
+        type=whole,
         help="give a task up when its process has died N times (default 1; 2 after a SIGKILL from "
         "outside, which may not be the fault of the task)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--halt", metavar="now|soon,fail=N|N%",
+        "--halt",
+        metavar="now|soon,fail=N|N%",
         help="stop when N tasks, or N%% of all, have failed; soon: running tasks finish, now: they "
         "are killed; default: never stop",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--timeout", metavar="TIME",
+        "--timeout",
+        metavar="TIME",
         help="fail a task that runs longer: 30s, 5m, 1h30m, or 200%% of the median task; loading "
         "the function may take as long, or 30 s if that is longer",
-    )  # fmt: skip
+    )
     group.add_argument(
         "--memory", metavar="SIZE", help="fail a task that takes more memory: 500M, 2G"
     )
     group.add_argument(
-        "--time-limit", metavar="TIME",
+        "--time-limit",
+        metavar="TIME",
         help="stop the run in good order after this time; under Slurm the job's limit counts, too",
-    )  # fmt: skip
+    )
 
 
 def split_script(argv: Sequence[str]) -> tuple[list[str], list[str]]:

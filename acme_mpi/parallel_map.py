@@ -241,8 +241,13 @@ class ParallelMap(ACMEdaemon):
                 self._set_arguments(func, args, kwargs, n_inputs)
                 self._set_results(
                     check_results(
-                        *(write_worker_results, output_dir, result_shape, result_dtype),
-                        *(single_file, write_pickle, payload),
+                        write_worker_results,
+                        output_dir,
+                        result_shape,
+                        result_dtype,
+                        single_file,
+                        write_pickle,
+                        payload,
                     )
                 )
                 self._policy, self._is_retry = (

@@ -53,9 +53,15 @@ class Progress:
             from tqdm import tqdm
 
             self._bar = tqdm(
-                total=n_tasks, initial=n_kept, desc="tasks", bar_format=BAR_FORMAT, mininterval=0.2,
-                leave=True, file=sys.stderr, ascii=not sys.stderr.isatty(),
-            )  # fmt: skip
+                total=n_tasks,
+                initial=n_kept,
+                desc="tasks",
+                bar_format=BAR_FORMAT,
+                mininterval=0.2,
+                leave=True,
+                file=sys.stderr,
+                ascii=not sys.stderr.isatty(),
+            )
 
     def add(self, n_done: int, n_failed: int) -> None:
         """Count tasks that have ended, `n_failed` of them with an error."""
@@ -98,7 +104,12 @@ class Progress:
 
         seconds = self._clock() - self._start_s
         text = tqdm.format_meter(
-            self.n_done, self.n_tasks, seconds, 80, prefix="tasks", bar_format=BAR_FORMAT,
+            self.n_done,
+            self.n_tasks,
+            seconds,
+            80,
+            prefix="tasks",
+            bar_format=BAR_FORMAT,
             ascii=True,
-        )  # fmt: skip
+        )
         print(text, file=sys.stderr, flush=True)

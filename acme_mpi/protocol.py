@@ -143,8 +143,19 @@ Report = Joined | Ended | Again | GivenBack | Retired | StorageLost | Left | Ali
 Order = CallChunk | Stop | Drain | Limit
 
 _TYPES: tuple[Any, ...] = (
-    *(Joined, Ended, Again, GivenBack, Retired, StorageLost, Left, Alive, DrainAsked),
-    *(CallChunk, Stop, Drain, Limit),
+    Joined,
+    Ended,
+    Again,
+    GivenBack,
+    Retired,
+    StorageLost,
+    Left,
+    Alive,
+    DrainAsked,
+    CallChunk,
+    Stop,
+    Drain,
+    Limit,
 )
 _NUMBERS = {kind: number for number, kind in enumerate(_TYPES, 1)}
 _N_FIELDS = [0, *(len(kind._fields) for kind in _TYPES)]

@@ -174,10 +174,16 @@ def wanted(call: Call, n_ranks: int) -> Wanted:
     options = call.options
     assert options is not None
     described = Description(
-        options.name, options.n_tasks, options.kind,
+        options.name,
+        options.n_tasks,
+        options.kind,
         options.spec,
-        n_ranks, time.time(), options.go_on, options.reproduce, call.fingerprint,
-    )  # fmt: skip
+        n_ranks,
+        time.time(),
+        options.go_on,
+        options.reproduce,
+        call.fingerprint,
+    )
     return Wanted(
         described,
         options.output_dir,
@@ -259,19 +265,24 @@ def _call_tasks(
 def _tell_old_failures(options: Options, layout: Layout, n_failed: int) -> None:
     logger.warning(
         "%d failure(s) are of an earlier run, and these tasks are not called again%s",
-        n_failed, options.how_to_go_on(layout.directory, only_failed=True).replace(
+        n_failed,
+        options.how_to_go_on(layout.directory, only_failed=True).replace(
             "go on with:", "to call them again, also after the function was mended:"
         ),
-    )  # fmt: skip
+    )
 
 
 def _nothing_left(options: Options, layout: Layout, remaining: Remaining) -> Result:
     """Return the result of a run that finds all its work done."""
     assert remaining.stored is not None
     return Result(
-        options, remaining.stored, remaining.failures, remaining.n_open, n_ready=1,
+        options,
+        remaining.stored,
+        remaining.failures,
+        remaining.n_open,
+        n_ready=1,
         output_dir=layout.directory,
-    )  # fmt: skip
+    )
 
 
 def _log_path(options: Options, layout: Layout) -> str:
@@ -294,7 +305,10 @@ def _share_assignment(world: World, call: Call, options: Options) -> Assignment:
     """Bring rank 0's arguments to every node, as bytes. Collective."""
     packed = share(world, call.packed) if call.own_tasks is None else None
     return Assignment(
-        *(call.func, packed, _share_surroundings(world, call), options.spec),
+        call.func,
+        packed,
+        _share_surroundings(world, call),
+        options.spec,
         in_memory=options.kind == "memory",
         as_pickles=options.kind == "pickle",
         may_pickle=options.may_pickle,
@@ -460,13 +474,16 @@ def _log_start(world: World, start: _Start, remaining: Remaining) -> None:
     n_left = options.n_tasks - remaining.n_kept - remaining.n_open
     logger.info(
         "Preparing %d parallel calls of `%s` using %d workers",
-        *(n_left, options.name, len(options.worker_ranks(world.size))),
+        n_left,
+        options.name,
+        len(options.worker_ranks(world.size)),
     )
     if start.is_resumed:
         logger.info(
-            "Going on with an earlier run: %d of %d tasks have ended", remaining.n_kept,
+            "Going on with an earlier run: %d of %d tasks have ended",
+            remaining.n_kept,
             options.n_tasks,
-        )  # fmt: skip
+        )
     if layout.directory:
         logger.info("Results go to %s", _place_of(options, layout))
 
@@ -486,7 +503,9 @@ def _log_end(result: Result) -> None:
         logger.warning(
             "%d results have been pickled, because HDF5 cannot hold them: %s\n"
             "  That of task %d was %s",
-            *(len(pickles), shown, *result.unstorable),
+            len(pickles),
+            shown,
+            *result.unstorable,
         )
     if result.failures:
         text = summarize(

@@ -22,8 +22,14 @@ from acme_mpi.errors import LoadingError
 VARIABLE = "ACME_MPI_TASK"
 _WHILE_LOADING = "loading"  # its value for what a module starts when it is imported
 _OF_A_RANK = (
-    *("PMIX_NAMESPACE", "PMIX_RANK", "PMI_FD", "PMI_PORT", "PMI_RANK", "OMPI_COMM_WORLD_RANK"),
-    *("SLURM_STEP_ID", "SLURM_PROCID"),
+    "PMIX_NAMESPACE",
+    "PMIX_RANK",
+    "PMI_FD",
+    "PMI_PORT",
+    "PMI_RANK",
+    "OMPI_COMM_WORLD_RANK",
+    "SLURM_STEP_ID",
+    "SLURM_PROCID",
 )
 _OWN = os.path.dirname(os.path.abspath(__file__)) + os.sep
 

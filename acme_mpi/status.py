@@ -459,7 +459,10 @@ def _has_ended(noted: Any, later: Records) -> bool:
 def _groups(failures: list[Failure], debug: str) -> list[FailureGroup]:
     return [
         FailureGroup(
-            *(kind, location, group[0].message, len(group)),
+            kind,
+            location,
+            group[0].message,
+            len(group),
             [each.index for each in group[:N_INDICES]],
             debug.format(index=group[0].index) if debug else group[0].call,
             group[0].traceback,

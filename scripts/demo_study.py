@@ -88,9 +88,11 @@ def shuffle_correlations(variables, progression, n_shuffles, taskID):
         in_order = np.tile(np.arange(n_patients), (min(CHUNK, n_shuffles - start), 1))
         shuffles = rng.permuted(in_order, axis=1)
         shuffled = np.abs(
-            [partial_correlations(residual, rest[shuffles], basis)
-             for residual, rest, basis in parts]
-        )  # fmt: skip
+            [
+                partial_correlations(residual, rest[shuffles], basis)
+                for residual, rest, basis in parts
+            ]
+        )
         largest.append(shuffled.max(axis=0))
         n_reached += (shuffled >= observed[:, None]).sum(axis=1)
     return np.concatenate(largest), n_reached
@@ -143,8 +145,10 @@ def print_answer(n_shuffles, alone, adjusted, p_single, p_family):
     order = sorted(range(len(NAMES)), key=lambda j: (p_family[j], -abs(adjusted[j])))
     labels = list(NAMES.values())
     for j in order:
-        print(f"{labels[j]:24}{alone[j]:+10.2f}{adjusted[j]:+15.2f}{p_single[j]:12.6f}"
-              f"{p_family[j]:12.6f}{'  *' if p_family[j] < 0.05 else ''}")  # fmt: skip
+        print(
+            f"{labels[j]:24}{alone[j]:+10.2f}{adjusted[j]:+15.2f}{p_single[j]:12.6f}"
+            f"{p_family[j]:12.6f}{'  *' if p_family[j] < 0.05 else ''}"
+        )
     found = [labels[j] for j in order if p_family[j] < 0.05]
     print(
         f"\nWhen the other nine are accounted for, {len(found)} of the {len(NAMES)} variables go "

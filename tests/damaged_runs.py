@@ -136,9 +136,21 @@ def damage(path: Path, others: list[Path], draw: random.Random) -> str:
     """Change a file; return how."""
     data = path.read_bytes()
     how = draw.choice(
-        [*["flip"] * 4, "zero", "cut", "append", "noise", "empty", "folder", "loop", "dangling",
-         "exchange", "remove", "touch"]
-    )  # fmt: skip
+        [
+            *["flip"] * 4,
+            "zero",
+            "cut",
+            "append",
+            "noise",
+            "empty",
+            "folder",
+            "loop",
+            "dangling",
+            "exchange",
+            "remove",
+            "touch",
+        ]
+    )
     at = draw.randrange(len(data)) if data else 0
     match how:
         case "flip" if data:

@@ -120,7 +120,11 @@ PLACING: dict[str, tuple[str, ...]] = {
     "computation": ("sizes", "--payload", "computation"),
     "computation, rows": ("large", "--payload", "computation", "--result-shape", "None,100,200"),
     "computation, more": (
-        *("row_and_more", "--payload", "computation", "--result-shape", "None,9000"),
+        "row_and_more",
+        "--payload",
+        "computation",
+        "--result-shape",
+        "None,9000",
     ),
     "single file": ("sizes", "--single-file"),
     "single file, rows": ("large", "--single-file", "--result-shape", "None,100,200"),

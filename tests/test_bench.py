@@ -27,8 +27,12 @@ def make_measured(*values, figure="rate"):
 
 
 def make_workload(*targets, unit="tasks/s"):
-    sides = (Side("ours", "ours.rate"), Side("slow", "peers.rate"), Side("fast", "peers.rate"),
-             Side("loop", "limits.rate"))  # fmt: skip
+    sides = (
+        Side("ours", "ours.rate"),
+        Side("slow", "peers.rate"),
+        Side("fast", "peers.rate"),
+        Side("loop", "limits.rate"),
+    )
     return Workload("key", sides, (Line("calls", "rate", unit, targets, limit="loop"),))
 
 
@@ -101,8 +105,13 @@ def test_ratios_are_those_within_repetitions():
 )
 def test_the_best_peer_is_the_fastest(unit, best, ratio):
     workload = make_workload(unit=unit)
-    line = cells(workload, ours=make_measured(2), slow=make_measured(1), fast=make_measured(4),
-                 loop=make_measured(8))  # fmt: skip
+    line = cells(
+        workload,
+        ours=make_measured(2),
+        slow=make_measured(1),
+        fast=make_measured(4),
+        loop=make_measured(8),
+    )
 
     assert line == ["calls", f"2 {unit}", best, ratio, "loop: 8", "0.25", "", ""]
 
@@ -122,9 +131,12 @@ def test_the_best_peer_is_the_fastest(unit, best, ratio):
 )
 def test_a_target_is_met_against_the_best_of_its_sides(targets, expected):
     measured = {
-        "ours": make_measured(2), "slow": make_measured(1), "fast": make_measured(4),
-        "loop": make_measured(8), "gone": make_measured(None),
-    }  # fmt: skip
+        "ours": make_measured(2),
+        "slow": make_measured(1),
+        "fast": make_measured(4),
+        "loop": make_measured(8),
+        "gone": make_measured(None),
+    }
 
     assert showing.verdict(measured, make_workload(*targets).lines[0]) == expected
 
@@ -174,10 +186,13 @@ def checkout(tmp_path):
 
 def run_bench(checkout, *options):
     return subprocess.run(
-        [checkout / ".venv/bin/python", checkout / "scripts/bench", *options], text=True,
-        capture_output=True, timeout=100, cwd=checkout,
+        [checkout / ".venv/bin/python", checkout / "scripts/bench", *options],
+        text=True,
+        capture_output=True,
+        timeout=100,
+        cwd=checkout,
         env={k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_", "PMI_"))},
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.slow

@@ -392,8 +392,11 @@ class TestLaunchers:
 
     @pytest.mark.parametrize("environ", [OPEN_MPI, HYDRA, SLURM])
     def test_several_processes_that_are_each_alone_are_refused(self, environ):
-        name, n = next((key, value) for key, value in environ.items() if not key.endswith("RANK")
-                       and not key.endswith("PROCID"))  # fmt: skip
+        name, n = next(
+            (key, value)
+            for key, value in environ.items()
+            if not key.endswith("RANK") and not key.endswith("PROCID")
+        )
 
         with pytest.raises(LaunchError) as caught:
             refuse_singletons(1, environ)

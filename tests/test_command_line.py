@@ -216,8 +216,9 @@ def test_a_function_of_a_file_with_positional_arguments(acme, folder, tmp_path_f
     (folder / "analysis.py").write_text("import functions\n\n\nfit = functions.f\n")
     np.savez(folder / "args.npz", [2, 4, 6, 8], 4)
 
-    ran = acme(2, folder / "analysis.py:fit", folder / "args.npz", "--no-write", "-q",
-               cwd=elsewhere)  # fmt: skip
+    ran = acme(
+        2, folder / "analysis.py:fit", folder / "args.npz", "--no-write", "-q", cwd=elsewhere
+    )
 
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.split() == ["18", "24", "30", "36"]
@@ -249,8 +250,10 @@ def test_arguments_can_be_set(acme):
     """As JSON, else as a string; --set overrides the file."""
     assert printed(acme, "mymod:f", "args.npz", "--set", "y=6") == ["24", "30", "36", "42"]
     assert printed(acme, "functions:kind", "--set", "x=[1, 2.5, null]") == [
-        "int", "float", "NoneType",
-    ]  # fmt: skip
+        "int",
+        "float",
+        "NoneType",
+    ]
     assert printed(acme, "functions:kind", "--set", "x=no json", "--n-inputs", "1") == ["str"]
 
 
@@ -378,7 +381,9 @@ def test_failed_tasks_are_summed_up_with_the_command_that_reproduces_one(acme, f
 
     line = FUNCTIONS.splitlines().index('        raise ValueError(f"{x} is odd")') + 1
     assert_is_told(
-        *(ran, 1, "3 of 6 tasks failed, first: task 1 on rank "),
+        ran,
+        1,
+        "3 of 6 tasks failed, first: task 1 on rank ",
         f"3 x ValueError at {folder / 'functions.py'}:{line}: 1 is odd (tasks 1, 3, 5)",
         f"The other 3 results are in {folder / 'out' / 'only_even.h5'}",
     )
@@ -437,8 +442,14 @@ def test_a_plan_says_everything_and_calls_nothing(acme, folder, n):
 
     assert (ran.returncode, ran.stderr) == (0, "")
     for text in (
-        *("functions:trace", "trace(x)", "x: split", "array (3,) int64"),
-        *("trace(0)", "trace(2)", "out/trace.h5", "24 in result_0"),
+        "functions:trace",
+        "trace(x)",
+        "x: split",
+        "array (3,) int64",
+        "trace(0)",
+        "trace(2)",
+        "out/trace.h5",
+        "24 in result_0",
     ):
         assert ran.stdout.count(text) == 1, ran.stdout
     assert re.search(rf"ranks: +{max(n, 1)}\b", ran.stdout)
@@ -486,12 +497,16 @@ BEFORE_MPI: dict[str, tuple[list[str], str]] = {
     "shape without None": (["mymod:f", "args.npz", "--result-shape", "3"], "exactly one `None`"),
     "shape negative": (["mymod:f", "args.npz", "--result-shape=None,-1"], "-1"),
     "dtype": (
-        ["mymod:f", "args.npz", "--result-shape", "None", "--result-dtype", "flaot"], "flaot",
+        ["mymod:f", "args.npz", "--result-shape", "None", "--result-dtype", "flaot"],
+        "flaot",
     ),
-    "no-write and single-file": (["mymod:f", "args.npz", "--no-write", "--single-file"],
-                                 "--no-write"),
+    "no-write and single-file": (
+        ["mymod:f", "args.npz", "--no-write", "--single-file"],
+        "--no-write",
+    ),
     "single-file and payload": (
-        ["mymod:f", "args.npz", "--single-file", "--payload", "computation"], "payload",
+        ["mymod:f", "args.npz", "--single-file", "--payload", "computation"],
+        "payload",
     ),
     "inf in memory": (["mymod:f", "args.npz", "--no-write", "--result-shape", "None,inf"], "inf"),
     "no script": (["missing.py", "--option"], "'missing.py'"),
@@ -511,7 +526,8 @@ BEFORE_MPI: dict[str, tuple[list[str], str]] = {
     "split axis": (["mymod:f", "args.npz", "--split", "x:1", "--plan"], "axis 1"),
     "share unknown": (["mymod:f", "args.npz", "--share", "w", "--plan"], "--share w"),
     "split and share": (
-        ["mymod:f", "args.npz", "--split", "x", "--share", "x", "--plan"], "named twice",
+        ["mymod:f", "args.npz", "--split", "x", "--share", "x", "--plan"],
+        "named twice",
     ),
     "ambiguous": (["mymod:f", "args.npz", "--set", "y=[1, 2]", "--plan"], "'y' has 2"),
     "nothing to split": (["mymod:f", "--set", "x=1", "--set", "y=2", "--plan"], "--split NAME"),
@@ -534,13 +550,17 @@ BEFORE_MPI: dict[str, tuple[list[str], str]] = {
     "arguments file misspelt": (["mymod:f", "arg.npz", "--plan"], "did you mean 'args.npz'"),
     "setting without --set": (["mymod:f", "x=[1, 2]", "--plan"], "--set 'x=[1, 2]'"),
     "setting misspelt": (
-        ["mymod:scaled", "--set", "x=[1]", "--set", "scal=2", "--plan"], "did you mean 'scale'",
+        ["mymod:scaled", "--set", "x=[1]", "--set", "scal=2", "--plan"],
+        "did you mean 'scale'",
     ),
     "wrong name and missing one": (
-        ["mymod:scaled", "--set", "xs=[1]", "--plan"], "no parameter is called 'xs'",
+        ["mymod:scaled", "--set", "xs=[1]", "--plan"],
+        "no parameter is called 'xs'",
     ),
-    "split misspelt": (["mymod:scaled", "--set", "scale=[1]", "--split", "scal", "--plan"],
-                       "did you mean 'scale'"),
+    "split misspelt": (
+        ["mymod:scaled", "--set", "scale=[1]", "--split", "scal", "--plan"],
+        "did you mean 'scale'",
+    ),
     "module missing inside": (["torchx_fit.py:fit", "--plan"], "No module named 'torchx'"),
     "module missing inside, by name": (["torchx_fit:fit", "--plan"], "No module named 'torchx'"),
     # Digits of other scripts, and more digits than a number has.
@@ -564,7 +584,7 @@ BEFORE_MPI: dict[str, tuple[list[str], str]] = {
     "long setting": (["mymod:f", "--set", "a" * 6000 + "=1", "--plan"], "a[...]a"),
     "many words": (["mymod:f", "--set", "a b " * 2000, "--plan"], "[...]"),
     "n-inputs fits nothing": (["mymod:f", "args.npz", "--n-inputs", "3", "--plan"], "'x' has 4"),
-}  # fmt: skip
+}
 EACH_MISTAKE = """
 import json
 import os
@@ -681,14 +701,18 @@ def test_a_module_that_ends_the_process_on_import_is_named(acme, folder):
 @pytest.mark.once
 def test_an_existing_container_is_not_touched(acme, folder):
     assert acme(0, "mymod:f", "args.npz", "--output-dir", "out", "-q").returncode == 0
-    before = {p: (p.stat().st_mtime_ns, p.is_file() and p.read_bytes())
-              for p in (folder / "out").rglob("*")}  # fmt: skip
+    before = {
+        p: (p.stat().st_mtime_ns, p.is_file() and p.read_bytes())
+        for p in (folder / "out").rglob("*")
+    }
 
     again = acme(3, "mymod:f", "args.npz", "--output-dir", "out", "--set", "z=5")
 
     assert_is_told(again, 2, "argument `z` is new")
-    after = {p: (p.stat().st_mtime_ns, p.is_file() and p.read_bytes())
-             for p in (folder / "out").rglob("*")}  # fmt: skip
+    after = {
+        p: (p.stat().st_mtime_ns, p.is_file() and p.read_bytes())
+        for p in (folder / "out").rglob("*")
+    }
     assert after == before
 
 

@@ -69,7 +69,7 @@ class TestRefused:
             ([1, "a"], "strings and numbers"),
             ([["a\0"], ["b"]], "NUL"),
         ],
-    )  # fmt: skip
+    )
     def test_what_would_change(self, value, why):
         with pytest.raises(ResultError, match=why):
             to_array(value)

@@ -150,13 +150,24 @@ def test_a_record_that_cannot_be_is_named_and_the_others_are_used(folder, fields
 @pytest.mark.parametrize(
     "text",
     [
-        "no JSON", "[1]", "7", "null", '"x"', "[" * 10**5, '{"a":' * 10**5, "\x00\xff", "{}x",
-        json.dumps({**TOLD, "unknown": 1}), json.dumps({**TOLD, "type": 7}),
-        json.dumps({**TOLD, "message": None}), json.dumps({**TOLD, "traceback": -1}),
-        json.dumps({**TOLD, "traceback": 1.5}), '{"type": NaN}',
+        "no JSON",
+        "[1]",
+        "7",
+        "null",
+        '"x"',
+        "[" * 10**5,
+        '{"a":' * 10**5,
+        "\x00\xff",
+        "{}x",
+        json.dumps({**TOLD, "unknown": 1}),
+        json.dumps({**TOLD, "type": 7}),
+        json.dumps({**TOLD, "message": None}),
+        json.dumps({**TOLD, "traceback": -1}),
+        json.dumps({**TOLD, "traceback": 1.5}),
+        '{"type": NaN}',
     ],
     ids=lambda text: text[:20],
-)  # fmt: skip
+)
 def test_what_is_told_of_a_failure_need_not_make_sense(folder, text):
     path = folder / journal_name(0, 0)
     write_journal(path, record(7), failure(text), failure(json.dumps(TOLD), 6))
@@ -165,7 +176,8 @@ def test_what_is_told_of_a_failure_need_not_make_sense(folder, text):
 
     assert history.failed[6].message == "m"
     assert (history.failed[5].type, history.failed[5].message) == (
-        *("unknown", "its record is damaged"),
+        "unknown",
+        "its record is damaged",
     )
     assert str(history.damages[0]).startswith(f"damaged: {path}, record 1: ")
     use(folder)
@@ -273,14 +285,33 @@ def test_a_description_of_before_has_no_checksum(folder):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("name", "g"), ("name", 7), ("n_tasks", -1), ("n_tasks", 2**70), ("n_tasks", 1.5),
-        ("n_tasks", True), ("kind", "tape"), ("kind", []), ("spec", 1), ("spec", [[1], 5, "f8"]),
-        ("spec", [[-1], 0, "f8"]), ("spec", [[1], 0, "no dtype"]), ("spec", [[2**80], 0, "f8"]),
-        ("n_ranks", 0), ("start_s", -1), ("start_s", "x"), ("start_s", 1e300), ("command", None),
-        ("debug", "{"), ("debug", "{0}"), ("debug", "{index:>9999999999}"), ("debug", "{index.x}"),
-        ("fingerprint", [1]), ("fingerprint", {"a": 1}), ("unknown", 1),
+        ("name", "g"),
+        ("name", 7),
+        ("n_tasks", -1),
+        ("n_tasks", 2**70),
+        ("n_tasks", 1.5),
+        ("n_tasks", True),
+        ("kind", "tape"),
+        ("kind", []),
+        ("spec", 1),
+        ("spec", [[1], 5, "f8"]),
+        ("spec", [[-1], 0, "f8"]),
+        ("spec", [[1], 0, "no dtype"]),
+        ("spec", [[2**80], 0, "f8"]),
+        ("n_ranks", 0),
+        ("start_s", -1),
+        ("start_s", "x"),
+        ("start_s", 1e300),
+        ("command", None),
+        ("debug", "{"),
+        ("debug", "{0}"),
+        ("debug", "{index:>9999999999}"),
+        ("debug", "{index.x}"),
+        ("fingerprint", [1]),
+        ("fingerprint", {"a": 1}),
+        ("unknown", 1),
     ],
-)  # fmt: skip
+)
 def test_a_description_without_a_checksum_is_checked_all_the_same(folder, name, value):
     path = folder / "run0.json"
     said = json.loads(path.read_text())

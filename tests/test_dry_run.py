@@ -258,9 +258,15 @@ class TestForecast:
 
     @pytest.mark.parametrize(
         ("elapsed_s", "text"),
-        [(0, "less than 0.1 s"), (0.1, "about 0.2 s"), (10, "about 20 s"), (30, "about 1 min 00 s"),
-         (1799.9, "about 1 h 00 min"), (2 * 86400, "about 96 h 00 min")],
-    )  # fmt: skip
+        [
+            (0, "less than 0.1 s"),
+            (0.1, "about 0.2 s"),
+            (10, "about 20 s"),
+            (30, "about 1 min 00 s"),
+            (1799.9, "about 1 h 00 min"),
+            (2 * 86400, "about 96 h 00 min"),
+        ],
+    )
     def test_durations_are_readable(self, elapsed_s, text):
         assert f"would take {text};" in forecast_for(elapsed_s=elapsed_s).lines()[1]
 

@@ -163,10 +163,14 @@ class Started:
             line = [place.launcher.program, "-n", str(n), *line]
         self._errors = open(place.path / "stderr", "w+")  # noqa: SIM115
         self.process = subprocess.Popen(
-            line, cwd=place.path, stdin=subprocess.DEVNULL, stdout=self._errors,
-            stderr=self._errors, env={**start_environment(), MARKER: self._id},
+            line,
+            cwd=place.path,
+            stdin=subprocess.DEVNULL,
+            stdout=self._errors,
+            stderr=self._errors,
+            env={**start_environment(), MARKER: self._id},
             start_new_session=True,
-        )  # fmt: skip
+        )
 
     def until(self, condition: Callable[[], Any], timeout_s: float = 40) -> None:
         """Wait until something has happened; the run must not end before."""
@@ -240,9 +244,13 @@ def assert_drained(place: Place, run: Started, func: str = "wait") -> None:
     assert "Traceback" not in said
     (line,) = [line for line in said.splitlines() if "go on with: " in line]
     again = subprocess.run(
-        shlex.split(line.split("go on with: ")[1]), cwd=place.path, env=start_environment(),
-        timeout=60, capture_output=True, text=True,
-    )  # fmt: skip
+        shlex.split(line.split("go on with: ")[1]),
+        cwd=place.path,
+        env=start_environment(),
+        timeout=60,
+        capture_output=True,
+        text=True,
+    )
     assert again.returncode == 0, again.stderr
     assert place.names("begun") == list(range(N_TASKS))  # each once
     assert place.stored(func) == {i: float(i) for i in range(N_TASKS)}

@@ -61,9 +61,19 @@ def test_records_come_back_in_order_with_every_field(path):
 
     names = [name for name in RECORD.names if name not in ("kind", "crc32")]
     assert names == [
-        *("form", "attempt", "first", "count", "payload", "digest"),
-        *("offset", "n_bytes", "checksum"),
-        *("start_s", "busy_s", "peak_bytes", "host"),
+        "form",
+        "attempt",
+        "first",
+        "count",
+        "payload",
+        "digest",
+        "offset",
+        "n_bytes",
+        "checksum",
+        "start_s",
+        "busy_s",
+        "peak_bytes",
+        "host",
     ]
     assert [tuple(record[names].tolist()) for record in records] == [
         (3, 3, 5, 4, 2, SUM, 17, 32, 2**64 - 1, 1e9, 0.25, 2**33, b"node7"),

@@ -37,51 +37,131 @@ ACCEPTED: list[tuple[Any, tuple[Any, ...], Any]] = [
     (keywords.check_dtype, (np.float32,), np.float32),
 ]
 REFUSED: list[tuple[Any, tuple[Any, ...], type[InputError], str]] = [
-    (keywords.check_flag, ("dryrun", 1), InputTypeError,
-     "`dryrun` has to be `True` or `False`, not 1"),
-    (keywords.check_count, ("timeout", True, 0), InputTypeError,
-     "`timeout` has to be a scalar, not <class 'bool'>"),
-    (keywords.check_count, ("timeout", [3], 0), InputTypeError,
-     "`timeout` has to be a scalar, not <class 'list'>"),
-    (keywords.check_count, ("timeout", -1, 0), InputError,
-     "`timeout` has to be an integer between 0 and inf, not -1"),
-    (keywords.check_count, ("timeout", 3.6, 0), InputError,
-     "`timeout` has to be an integer between 0 and inf, not 3.6"),
-    (keywords.check_count, ("timeout", np.inf, 0), InputError,
-     "`timeout` has to be an integer between 0 and inf, not inf"),
-    (keywords.check_count, ("timeout", np.nan, 0), InputError,
-     "`timeout` has to be an integer between 0 and inf, not nan"),
-    (keywords.check_count_or_auto, ("n_workers", "all"), InputError,
-     "`n_workers` has to be 'auto' or an integer >= 1, not 'all'"),
-    (keywords.check_count_or_auto, ("n_workers", 0), InputError,
-     "`n_workers` has to be an integer between 1 and inf, not 0"),
-    (keywords.check_memory, (8,), InputTypeError,
-     "Memory specification `mem_per_worker` has to be a string, not 8"),
+    (
+        keywords.check_flag,
+        ("dryrun", 1),
+        InputTypeError,
+        "`dryrun` has to be `True` or `False`, not 1",
+    ),
+    (
+        keywords.check_count,
+        ("timeout", True, 0),
+        InputTypeError,
+        "`timeout` has to be a scalar, not <class 'bool'>",
+    ),
+    (
+        keywords.check_count,
+        ("timeout", [3], 0),
+        InputTypeError,
+        "`timeout` has to be a scalar, not <class 'list'>",
+    ),
+    (
+        keywords.check_count,
+        ("timeout", -1, 0),
+        InputError,
+        "`timeout` has to be an integer between 0 and inf, not -1",
+    ),
+    (
+        keywords.check_count,
+        ("timeout", 3.6, 0),
+        InputError,
+        "`timeout` has to be an integer between 0 and inf, not 3.6",
+    ),
+    (
+        keywords.check_count,
+        ("timeout", np.inf, 0),
+        InputError,
+        "`timeout` has to be an integer between 0 and inf, not inf",
+    ),
+    (
+        keywords.check_count,
+        ("timeout", np.nan, 0),
+        InputError,
+        "`timeout` has to be an integer between 0 and inf, not nan",
+    ),
+    (
+        keywords.check_count_or_auto,
+        ("n_workers", "all"),
+        InputError,
+        "`n_workers` has to be 'auto' or an integer >= 1, not 'all'",
+    ),
+    (
+        keywords.check_count_or_auto,
+        ("n_workers", 0),
+        InputError,
+        "`n_workers` has to be an integer between 1 and inf, not 0",
+    ),
+    (
+        keywords.check_memory,
+        (8,),
+        InputTypeError,
+        "Memory specification `mem_per_worker` has to be a string, not 8",
+    ),
     *(
-        (keywords.check_memory, (text,), InputError,
-         "`mem_per_worker` has to be a valid memory specifier (e.g., '8GB', '12000MB'), "
-         f"not {text!r}")
+        (
+            keywords.check_memory,
+            (text,),
+            InputError,
+            "`mem_per_worker` has to be a valid memory specifier (e.g., '8GB', '12000MB'), "
+            f"not {text!r}",
+        )
         for text in ("", "8", "GB", "0GB", "-8GB", "8TB", "8GB/task", "8GB\n9GB")
     ),
-    (keywords.check_partition, (None,), InputTypeError,
-     "`partition` has to be 'auto' or a valid SLURM partition name, not <class 'NoneType'>"),
-    (keywords.check_stop_client, ("never",), InputError,
-     "`stop_client` has to be 'auto' or Boolean, not 'never'"),
-    (keywords.check_stop_client, (1,), InputTypeError,
-     "`stop_client` has to be `True` or `False`, not 1"),
-    (keywords.check_output_dir, (Path("out"),), InputTypeError,
-     f"`output_dir` has to be either `None` or str, not {type(Path())}"),
-    (keywords.check_output_dir, ("a\0b",), InputError,
-     r"`output_dir` holds a NUL character, which no path can: 'a\x00b'"),
-    (keywords.check_log_file, ("a\0b",), InputError,
-     r"`logfile` holds a NUL character, which no path can: 'a\x00b'"),
-    (keywords.check_verbose, ("yes",), InputTypeError,
-     "`verbose` has to be `True`, `False` or `None`, not 'yes'"),
-    (keywords.check_log_file, (3,), InputTypeError,
-     "`logfile` has to be `None`, `True`, `False` or a valid file-name, not <class 'int'>"),
-    (keywords.check_dtype, (3,), InputTypeError,
-     "`result_dtype` has to be a string, not <class 'int'>"),
-]  # fmt: skip
+    (
+        keywords.check_partition,
+        (None,),
+        InputTypeError,
+        "`partition` has to be 'auto' or a valid SLURM partition name, not <class 'NoneType'>",
+    ),
+    (
+        keywords.check_stop_client,
+        ("never",),
+        InputError,
+        "`stop_client` has to be 'auto' or Boolean, not 'never'",
+    ),
+    (
+        keywords.check_stop_client,
+        (1,),
+        InputTypeError,
+        "`stop_client` has to be `True` or `False`, not 1",
+    ),
+    (
+        keywords.check_output_dir,
+        (Path("out"),),
+        InputTypeError,
+        f"`output_dir` has to be either `None` or str, not {type(Path())}",
+    ),
+    (
+        keywords.check_output_dir,
+        ("a\0b",),
+        InputError,
+        r"`output_dir` holds a NUL character, which no path can: 'a\x00b'",
+    ),
+    (
+        keywords.check_log_file,
+        ("a\0b",),
+        InputError,
+        r"`logfile` holds a NUL character, which no path can: 'a\x00b'",
+    ),
+    (
+        keywords.check_verbose,
+        ("yes",),
+        InputTypeError,
+        "`verbose` has to be `True`, `False` or `None`, not 'yes'",
+    ),
+    (
+        keywords.check_log_file,
+        (3,),
+        InputTypeError,
+        "`logfile` has to be `None`, `True`, `False` or a valid file-name, not <class 'int'>",
+    ),
+    (
+        keywords.check_dtype,
+        (3,),
+        InputTypeError,
+        "`result_dtype` has to be a string, not <class 'int'>",
+    ),
+]
 RESULTS = {
     "write": True,
     "output_dir": None,
@@ -127,12 +207,16 @@ class TestKeywords:
         ("given", "text"),
         [
             ({"payload": "node"}, "`payload` has to be 'rank' or 'computation', not 'node'"),
-            ({"write_pickle": True, "single_file": True},
-             "Pickling of results does not support single output file creation"),
-            ({"write": False, "shape": (None, np.inf)},
-             "using `np.inf` in `result_shape` is only valid if `write_worker_results`"),
+            (
+                {"write_pickle": True, "single_file": True},
+                "Pickling of results does not support single output file creation",
+            ),
+            (
+                {"write": False, "shape": (None, np.inf)},
+                "using `np.inf` in `result_shape` is only valid if `write_worker_results`",
+            ),
         ],
-    )  # fmt: skip
+    )
     def test_contradictions_are_refused(self, given, text):
         with pytest.raises(InputError, match=re.escape(text)):
             keywords.check_results(**{**RESULTS, **given})

@@ -147,8 +147,15 @@ def test_h5py_is_imported_by_storage_and_for_arguments_alone():
 @pytest.mark.parametrize(
     "layer",
     [
-        *("tasks", "schedule", "durations", "rules", "results", "checksum", "errors"),
-        *("acme_arguments", "keywords"),
+        "tasks",
+        "schedule",
+        "durations",
+        "rules",
+        "results",
+        "checksum",
+        "errors",
+        "acme_arguments",
+        "keywords",
     ],
 )
 def test_the_bottom_layer_opens_no_files_and_knows_no_processes(layer):

@@ -158,8 +158,11 @@ def command(write_script, func, n_tasks, **options):
     words = [f"{path}:{func}", "--set", f"x={list(range(n_tasks))}", "--no-write", "-q"]
     return subprocess.Popen(
         [sys.executable, "-m", "acme_mpi", *words],
-        stderr=subprocess.PIPE, text=True, cwd=path.parent, **options,
-    )  # fmt: skip
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=path.parent,
+        **options,
+    )
 
 
 def test_values_are_shown_whatever_they_and_stdout_are(write_script):

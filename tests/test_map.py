@@ -286,8 +286,9 @@ def test_file_names_are_returned(modes, n):
     assert reports["f", "rank"][0][0] == canonical(["f-rank/f.h5"])
     assert reports["f", "single_file"][0][0] == canonical(["f-single_file/f.h5"])
     assert reports["f", "computation"][0][0] == canonical(paths)
-    paths = [f"ends-fail-computation/fail_at_the_ends_payload/fail_at_the_ends_{i}.h5"
-             for i in range(5)]  # fmt: skip
+    paths = [
+        f"ends-fail-computation/fail_at_the_ends_payload/fail_at_the_ends_{i}.h5" for i in range(5)
+    ]
     assert reports["ends-fail", "computation"][0][0] == canonical([None, *paths[1:4], None])
 
 
@@ -333,9 +334,12 @@ def test_h5dump_reads_everything(modes, store):
     def dump(case: str) -> str:
         container = modes(3).container(case, store)
         ran = subprocess.run(
-            ["h5dump", container.name], cwd=container.parent, capture_output=True, text=True,
+            ["h5dump", container.name],
+            cwd=container.parent,
+            capture_output=True,
+            text=True,
             timeout=60,
-        )  # fmt: skip
+        )
         assert ran.returncode == 0, ran.stderr
         assert "unable" not in ran.stdout + ran.stderr
         return ran.stdout

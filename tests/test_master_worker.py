@@ -325,10 +325,16 @@ def play(
         values = [value for _, content in pieces for value in content.values]
         assert values == done, "values and their indices have come apart"
         return Seen(
-            sorted(done), sorted(chain.from_iterable(failures), key=lambda failure: failure.index),
-            master.n_not_done, master.n_ready, progress.n_done, progress.n_failed, runners, workers,
+            sorted(done),
+            sorted(chain.from_iterable(failures), key=lambda failure: failure.index),
+            master.n_not_done,
+            master.n_ready,
+            progress.n_done,
+            progress.n_failed,
+            runners,
+            workers,
             master.stopped_because,
-        )  # fmt: skip
+        )
 
     seen: Seen = ThreadWorld.run(size, be_rank, timeout_s=2 * LIMIT_S)[0]
     return seen
@@ -729,9 +735,13 @@ class TestCredit:
         monkeypatch.setattr(master_module, "LOOK_EVERY_S", -1.0)
         reasons = [""]
         master = Master(
-            Wire(), FixedChunks(0, 2), Progress(0, bar=False), {0, 1}, Rules(timeout="200%"),
+            Wire(),
+            FixedChunks(0, 2),
+            Progress(0, bar=False),
+            {0, 1},
+            Rules(timeout="200%"),
             is_stop_asked=lambda: reasons[0],
-        )  # fmt: skip
+        )
         master.step()
         reasons[0] = "somebody asks for it"
         for _ in range(master_module.N_MEDIAN):
@@ -1183,9 +1193,13 @@ class TestDeadline:
         world = Wire()
         world.arrived = deque([Joined()])
         master = Master(
-            world, FixedChunks(n_tasks, 1, 4), Progress(n_tasks, bar=False), {0}, Rules(),
+            world,
+            FixedChunks(n_tasks, 1, 4),
+            Progress(n_tasks, bar=False),
+            {0},
+            Rules(),
             deadline_s,
-        )  # fmt: skip
+        )
         master.step()
         return master, sent
 

@@ -291,9 +291,14 @@ class TestMeanwhile:
         faulty.place.order()
         path = Path(faulty.layout.dot_folder) / "lease"
         claim = {
-            "host": "elsewhere", "boot_id": "another", "pid_namespace": 1, "pid": os.getpid(),
-            "started": 1, "token": "0" * 32, "taken_s": 1e9,
-        }  # fmt: skip
+            "host": "elsewhere",
+            "boot_id": "another",
+            "pid_namespace": 1,
+            "pid": os.getpid(),
+            "started": 1,
+            "token": "0" * 32,
+            "taken_s": 1e9,
+        }
         path.write_text(json.dumps(claim))
         os.utime(path, (1e9, 1e9))
         faulty.options.append("--retry-failed")

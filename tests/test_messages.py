@@ -128,9 +128,12 @@ class TestLogFile:
 
     @pytest.mark.parametrize(
         ("level", "expected"),
-        [(None, ["INFO", "WARNING"]), (logging.DEBUG, ["DEBUG", "INFO", "WARNING"]),
-         (logging.WARNING, ["INFO", "WARNING"])],
-    )  # fmt: skip
+        [
+            (None, ["INFO", "WARNING"]),
+            (logging.DEBUG, ["DEBUG", "INFO", "WARNING"]),
+            (logging.WARNING, ["INFO", "WARNING"]),
+        ],
+    )
     def test_it_has_all_from_info_on_and_more_if_the_level_lets_it_through(
         self, tmp_path, level, expected
     ):

@@ -209,10 +209,23 @@ class Fixed:
 
 @pytest.mark.parametrize(
     "value",
-    [5, "text", (1, ("a", frozenset({2}))), np.float64(3), np.arange(4.0), (np.arange(4), None),
-     Color.RED, Fixed(1, (2.0,)), Path("x"), datetime.date(2020, 1, 1), range(5), len, Color],
+    [
+        5,
+        "text",
+        (1, ("a", frozenset({2}))),
+        np.float64(3),
+        np.arange(4.0),
+        (np.arange(4), None),
+        Color.RED,
+        Fixed(1, (2.0,)),
+        Path("x"),
+        datetime.date(2020, 1, 1),
+        range(5),
+        len,
+        Color,
+    ],
     ids=lambda value: type(value).__name__,
-)  # fmt: skip
+)
 def test_what_cannot_be_changed_is_one_object_for_all_tasks(value):
     tasks = sent(Shared(value), n_inputs=3)
 

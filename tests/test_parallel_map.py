@@ -51,7 +51,8 @@ LAYOUTS = {
     "rank": ({"payload": "rank"}, ["f.h5"], ["f.h5", "f_payload"]),
     "single_file": ({"single_file": True}, ["f.h5"], ["f.h5"]),
     "write_pickle": (
-        *({"write_pickle": True}, [f"f_{i}.pickle" for i in range(4)]),
+        {"write_pickle": True},
+        [f"f_{i}.pickle" for i in range(4)],
         [f"f_{i}.pickle" for i in range(4)],
     ),
 }
@@ -1173,11 +1174,13 @@ FUNCTIONS: dict[str, tuple[tuple[Any, ...], dict[str, Any], list[Any]]] = {
     "positional-only": ((positional_only, [1, 2], 3), {"z": 4}, [(1, 3, 4), (2, 3, 4)]),
     "keyword-only": ((keyword_only, 1), {"y": [2, 3]}, [(1, 2, 0), (1, 3, 0)]),
     "stars": (
-        *((starred, [1, 2], 3, [4, 5]), {"w": [6, 7], "v": 8}),
+        (starred, [1, 2], 3, [4, 5]),
+        {"w": [6, 7], "v": 8},
         [(1, (3, 4), {"w": 6, "v": 8}), (2, (3, 5), {"w": 7, "v": 8})],
     ),
     "names of ours": (
-        *((named_like_ours, [1, 2]), {"workers": 3, "index": 4, "tasks": 5}),
+        (named_like_ours, [1, 2]),
+        {"workers": 3, "index": 4, "tasks": 5},
         [(1, 3, 4, 5), (2, 3, 4, 5)],
     ),
 }
@@ -1257,9 +1260,13 @@ def test_nothing_is_removed_unless_it_is_asked_for(folder):
 @pytest.mark.once
 def test_a_quiet_log_file_has_what_the_constructor_has_said(tmp_path):
     pmap = ParallelMap(
-        abs, [1, 2], output_dir=str(tmp_path), verbose=False, write_pickle=True,
+        abs,
+        [1, 2],
+        output_dir=str(tmp_path),
+        verbose=False,
+        write_pickle=True,
         result_shape=(None,),
-    )  # fmt: skip
+    )
     pmap.compute()
 
     text = Path(pmap.logfile).read_text()

@@ -147,9 +147,12 @@ def test_a_launcher_that_labels_lines_passes_on_whole_ones(tmp_path, mpiexec, op
     (tmp_path / "probe.py").write_text(program)
     (tmp_path / "mpiexec").write_text('shift\n"$@"\nexit\n')
     ran = mpiexec(
-        0, "-c", f"import os; os.execv('/bin/sh', ['mpiexec', 'mpiexec', '{option}', "
-        f"{sys.executable!r}, 'probe.py'])", cwd=tmp_path,
+        0,
+        "-c",
+        f"import os; os.execv('/bin/sh', ['mpiexec', 'mpiexec', '{option}', "
+        f"{sys.executable!r}, 'probe.py'])",
+        cwd=tmp_path,
         env={"PYTHONPATH": os.path.dirname(os.path.dirname(__file__))},
-    )  # fmt: skip
+    )
 
     assert ran.stdout.split() == [str(expected)], ran.stderr

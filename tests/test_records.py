@@ -55,8 +55,11 @@ def test_records_of_all_ranks_and_runs_come_in_task_order(tmp_path):
     write(tmp_path, 1, 0, done(7, 8))
 
     assert ranges(tmp_path) == [
-        (0, 2, 0, 0, 0), (2, 2, 0, 3, 0), (4, 2, 0, 0, 0), (7, 1, 1, 0, 0),
-    ]  # fmt: skip
+        (0, 2, 0, 0, 0),
+        (2, 2, 0, 3, 0),
+        (4, 2, 0, 0, 0),
+        (7, 1, 1, 0, 0),
+    ]
     assert read_history(str(tmp_path)).is_done(9).tolist() == [True] * 6 + [False, True, False]
 
 
@@ -99,8 +102,10 @@ def test_equal_tracebacks_are_kept_once_and_read_everywhere(tmp_path):
 
     found = read_history(str(tmp_path)).failed
     assert {i: each.traceback for i, each in found.items()} == {
-        4: "at length", 6: "another", 9: "at length",
-    }  # fmt: skip
+        4: "at length",
+        6: "another",
+        9: "at length",
+    }
 
 
 @pytest.mark.parametrize("n_cut", [1, 130])

@@ -63,9 +63,13 @@ def main(nodes: str, folder: str) -> None:
         marks.mkdir(exist_ok=True)
         world.told.clear()
         values = acme_mpi.map(
-            fail_once, range(N_TASKS), folder=str(marks), rules=Rules(retries=1),
-            isolate=isolate, write_worker_results=False,
-        )  # fmt: skip
+            fail_once,
+            range(N_TASKS),
+            folder=str(marks),
+            rules=Rules(retries=1),
+            isolate=isolate,
+            write_worker_results=False,
+        )
         seen[f"map {isolate}"] = [list(values), comm.gather(sorted(world.told), 0)]
     if world.is_master:
         print(json.dumps(seen))

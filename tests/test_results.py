@@ -352,8 +352,17 @@ class TestMakeRowSpec:
     @pytest.mark.parametrize(
         "dtype",
         [
-            *("nonsense", "U5", "O", "M8[s]", "S3", "f8,i4", "f8,,", 3.5),
-            *([("x", "f8")], {"a": 1}, {"names": ["a"], "formats": []}),
+            "nonsense",
+            "U5",
+            "O",
+            "M8[s]",
+            "S3",
+            "f8,i4",
+            "f8,,",
+            3.5,
+            [("x", "f8")],
+            {"a": 1},
+            {"names": ["a"], "formats": []},
         ],
     )
     def test_a_wrong_dtype_is_refused(self, dtype):

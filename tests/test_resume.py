@@ -166,9 +166,12 @@ def test_the_command_that_is_printed_goes_on(place, n, tmp_path_factory):
     assert called
     assert max(called.values()) == 1
     status = subprocess.run(
-        [*command, "--retry-failed"], cwd=place.path, env=start_environment(), timeout=60,
+        [*command, "--retry-failed"],
+        cwd=place.path,
+        env=start_environment(),
+        timeout=60,
         check=False,
-    )  # fmt: skip
+    )
     assert status.returncode == 0
     assert set(place.take_calls()) == {N_TASKS // 2}
 

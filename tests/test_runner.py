@@ -331,16 +331,21 @@ class TestContract:
 
     def test_results_with_a_form_are_rows(self, runner):
         outcomes = self.run(
-            runner, lambda x: (x, 2 * x), PerTask(np.arange(6).reshape(3, 2)),
-            spec=RowSpec((2,), 0, "<f4"), in_memory=False,
-        )  # fmt: skip
+            runner,
+            lambda x: (x, 2 * x),
+            PerTask(np.arange(6).reshape(3, 2)),
+            spec=RowSpec((2,), 0, "<f4"),
+            in_memory=False,
+        )
 
         rows = np.concatenate([outcome.content.rows for outcome in outcomes])
         assert rows.dtype == np.float32
         np.testing.assert_array_equal(rows, np.arange(6).reshape(3, 2))
         assert [p.tolist() for o in outcomes for (p,) in o.content.parts] == [
-            [0, 2], [4, 6], [8, 10],
-        ]  # fmt: skip
+            [0, 2],
+            [4, 6],
+            [8, 10],
+        ]
 
     def test_task_ids_are_those_of_the_run(self, runner):
         def f(x, taskID):
@@ -966,8 +971,9 @@ class TestChildrenOfTheFunction:
         def f(number):
             sleeper = subprocess.Popen(
                 [sys.executable, "-c", "import signal; print(flush=True); signal.pause()"],
-                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
             sleeper.stdout.readline()
             sleeper.send_signal(number)
             return sleeper.wait(LIMIT_S)
@@ -1164,10 +1170,18 @@ class TestEnvironment:
         self, start_runner, monkeypatch
     ):
         launcher = [
-            "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_SIZE", "PRTE_LAUNCHED", "SLURM_STEP_ID",
-            "SLURM_STEPID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_TASK_PID", "HYDI_CONTROL_FD",
+            "OMPI_COMM_WORLD_RANK",
+            "PMIX_RANK",
+            "PMI_SIZE",
+            "PRTE_LAUNCHED",
+            "SLURM_STEP_ID",
+            "SLURM_STEPID",
+            "SLURM_PROCID",
+            "SLURM_LOCALID",
+            "SLURM_TASK_PID",
+            "HYDI_CONTROL_FD",
             "MPI_LOCALNRANKS",
-        ]  # fmt: skip
+        ]
         launcher += ["OMPI_MCA_orte_hnp_uri", "OMPI_MCA_ess_base_vpid", "OMPI_MCA_pmix"]
         other = ["SLURM_JOB_ID", "SLURM_CPUS_PER_TASK", "MY_VARIABLE", "PYTHONPATH"]
         other += ["OMPI_MCA_btl", "OMPI_ALLOW_RUN_AS_ROOT", "OMPI_CC", "PMIX_MCA_gds"]
@@ -1347,9 +1361,12 @@ class TestPlacing:
 
     def test_rows_are_placed_too(self, lasting_child, file):
         outcomes = self.run(
-            lasting_child, lambda x: LARGE, 1, lambda request: (str(file), 0),
+            lasting_child,
+            lambda x: LARGE,
+            1,
+            lambda request: (str(file), 0),
             spec=RowSpec((len(LARGE),), 0, "<f8"),
-        )  # fmt: skip
+        )
 
         assert [is_placed(row) for o in outcomes for row in o.content.rows] == [True]
         assert file.read_bytes() == LARGE.tobytes()
@@ -1483,8 +1500,9 @@ class TestLifeline:
     def test_when_the_agent_goes_the_runner_and_its_children_go(self, number, when):
         agent = subprocess.Popen(
             [sys.executable, "-c", PARENT, str(Path(__file__).parent), when],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         try:
             pids = json.loads(agent.stdout.readline())
             assert agent.stdout.readline() == "armed\n"

@@ -15,12 +15,29 @@ pytestmark = pytest.mark.once
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        *(("3", 3), ("3.5", 3.5), ("1e5", 1e5), ("[1, 2]", [1, 2]), ('{"a": null}', {"a": None})),
-        *(("true", True), ("null", None), ("Infinity", float("inf")), ('"(1, 2)"', "(1, 2)")),
+        ("3", 3),
+        ("3.5", 3.5),
+        ("1e5", 1e5),
+        ("[1, 2]", [1, 2]),
+        ('{"a": null}', {"a": None}),
+        ("true", True),
+        ("null", None),
+        ("Infinity", float("inf")),
+        ('"(1, 2)"', "(1, 2)"),
         # Strings, as no literal of Python's looks like them.
-        *(("a b", "a b"), ("", ""), ("007", "007"), ("[a-z]+", "[a-z]+"), ("...", "...")),
-        *(("2024-10-15", "2024-10-15"), ("10:30", "10:30"), ("1/3", "1/3"), ("1.2.3", "1.2.3")),
-        *(("Smith, J", "Smith, J"), ("x=y", "x=y"), ("nano", "nano"), ("f(x)", "f(x)")),
+        ("a b", "a b"),
+        ("", ""),
+        ("007", "007"),
+        ("[a-z]+", "[a-z]+"),
+        ("...", "..."),
+        ("2024-10-15", "2024-10-15"),
+        ("10:30", "10:30"),
+        ("1/3", "1/3"),
+        ("1.2.3", "1.2.3"),
+        ("Smith, J", "Smith, J"),
+        ("x=y", "x=y"),
+        ("nano", "nano"),
+        ("f(x)", "f(x)"),
     ],
 )
 def test_a_value_is_json_else_a_string(text, value):
@@ -58,8 +75,9 @@ def test_what_is_python_and_no_json_is_refused_with_both_ways_to_say_it(text):
 
     told, as_string = str(caught.value).splitlines()
     assert repr(text) in told
-    meant, string = (parse_setting(shlex.split(line.rpartition("--set ")[2])[0])
-                     for line in (told, as_string))  # fmt: skip
+    meant, string = (
+        parse_setting(shlex.split(line.rpartition("--set ")[2])[0]) for line in (told, as_string)
+    )
     assert meant == parse_setting(f"x={PYTHON[text]}")
     assert string == ("x", text)
 

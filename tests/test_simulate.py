@@ -92,10 +92,13 @@ def test_the_load_is_that_of_the_requests(script):
 @pytest.mark.parametrize(
     ("spread", "n_ranks", "task_s"),
     [
-        ("constant", 1000, 0.1), ("exponential", 1000, 0.1), ("constant", 10_000, 1.0),
-        ("exponential", 10_000, 1.0), ("heavy", 100, 1.0),
+        ("constant", 1000, 0.1),
+        ("exponential", 1000, 0.1),
+        ("constant", 10_000, 1.0),
+        ("exponential", 10_000, 1.0),
+        ("heavy", 100, 1.0),
     ],
-)  # fmt: skip
+)
 def test_one_master_feeds_so_many_ranks(script, spread, n_ranks, task_s):
     cell = script.simulate(spread, n_ranks, task_s, 20 * n_ranks, REQUEST_S)
 

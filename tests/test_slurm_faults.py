@@ -85,10 +85,14 @@ class Job:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         self._output = open(folder / f"output{self.id}", "w+")  # noqa: SIM115
         self.process = subprocess.Popen(
-            slurm.command(*command), cwd=folder, stdin=subprocess.DEVNULL, stdout=self._output,
-            stderr=self._output, env={**start_environment(), "PATH": path, MARKER: self.id},
+            slurm.command(*command),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=self._output,
+            env={**start_environment(), "PATH": path, MARKER: self.id},
             start_new_session=True,
-        )  # fmt: skip
+        )
 
     def until(self, condition: Callable[[], Any], what: str = "") -> None:
         """Wait until something has happened; the job must not end before."""
@@ -263,9 +267,11 @@ class TestSignals:
         # By another number of ranks.
         again = [*program(), "--quiet"]
         assert_the_rest_is_done(
-            folder, lambda: slurm.srun("-n1", sys.executable, *again, cwd=folder), content_of,
+            folder,
+            lambda: slurm.srun("-n1", sys.executable, *again, cwd=folder),
+            content_of,
             undisturbed,
-        )  # fmt: skip
+        )
 
     def test_scancel_loses_nothing_that_is_recorded(
         self, slurm, folder, start, content_of, undisturbed
@@ -279,9 +285,11 @@ class TestSignals:
         job.end()
         assert "the run stops" in job.said()
         assert_the_rest_is_done(
-            folder, lambda: slurm.srun_acme("-n1", args=program()[2:], cwd=folder), content_of,
+            folder,
+            lambda: slurm.srun_acme("-n1", args=program()[2:], cwd=folder),
+            content_of,
             undisturbed,
-        )  # fmt: skip
+        )
 
     def test_a_script_is_ended_in_good_order_with_its_call(
         self, slurm, folder, start, content_of, undisturbed
@@ -352,9 +360,11 @@ class TestLostRanks:
         assert job.end(AT_ONCE_S) in (RANK_LOST, KILLED), job.said()
         assert "has died; the job ends" in job.said()
         assert_the_rest_is_done(
-            folder, lambda: slurm.srun_acme("-n1", args=program()[2:], cwd=folder), content_of,
+            folder,
+            lambda: slurm.srun_acme("-n1", args=program()[2:], cwd=folder),
+            content_of,
             undisturbed,
-        )  # fmt: skip
+        )
 
     def test_slurm_ends_it_where_it_is_told_to(self, slurm, folder, start, content_of, undisturbed):
         job = start(*srun(*PAIR, "--kill-on-bad-exit=1"))
@@ -363,9 +373,11 @@ class TestLostRanks:
 
         assert job.end(AT_ONCE_S) in (RANK_LOST, KILLED), job.said()
         assert_the_rest_is_done(
-            folder, lambda: slurm.srun_acme("-n1", args=program()[2:], cwd=folder), content_of,
+            folder,
+            lambda: slurm.srun_acme("-n1", args=program()[2:], cwd=folder),
+            content_of,
             undisturbed,
-        )  # fmt: skip
+        )
 
 
 class TestOtherLaunchers:

@@ -43,9 +43,14 @@ def unguarded(tmp_path):
 def run_python(folder, *words, **more):
     environment = {**os.environ, "PYTHONPATH": ROOT}
     return subprocess.run(
-        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True,
-        timeout=60, **more,
-    )  # fmt: skip
+        [sys.executable, *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        **more,
+    )
 
 
 @pytest.mark.once
@@ -160,9 +165,12 @@ def test_a_run_that_only_loads_ends_at_the_first_signal(tmp_path, number, line):
     (tmp_path / "hangs.py").write_text(HANGS)
     (tmp_path / "script.py").write_text("import acme_mpi, hangs\nacme_mpi.map(hangs.f, [1])\n")
     with subprocess.Popen(
-        [sys.executable, *line.split()], cwd=tmp_path, env={**os.environ, "PYTHONPATH": ROOT},
-        stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
+        [sys.executable, *line.split()],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": ROOT},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         try:
             assert any("loading" in text for text in process.stderr)
             process.send_signal(number)
@@ -230,7 +238,10 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     ("start", "how"),
     [
-        *(("plain", "isolated"), ("plain", "inline"), ("spmd", "isolated"), ("spmd", "inline")),
+        ("plain", "isolated"),
+        ("plain", "inline"),
+        ("spmd", "isolated"),
+        ("spmd", "inline"),
         ("script", "inline"),
     ],
 )
@@ -294,10 +305,7 @@ def in_processes(x: int) -> list[list[int]]:
 
 
 def pid_and_parent(x: int) -> list[bool]:
-    return [
-        pid == os.getpid()
-        for pid in acme_mpi.map(pid_of, [x], write_worker_results=False)
-    ]  # fmt: skip
+    return [pid == os.getpid() for pid in acme_mpi.map(pid_of, [x], write_worker_results=False)]
 
 
 def pid_of(x: int) -> int:
@@ -372,8 +380,17 @@ def test_a_task_can_launch_a_job_of_its_own(mpiexec, tmp_path):
     (tmp_path / "launches.py").write_text(LAUNCHES)
 
     done = mpiexec(
-        2, "-m", "acme_mpi", "launches.py:f", "--set", f"x={mpiexec.program}", "--n-inputs", "2",
-        "--no-write", "-q", cwd=tmp_path,
-    )  # fmt: skip
+        2,
+        "-m",
+        "acme_mpi",
+        "launches.py:f",
+        "--set",
+        f"x={mpiexec.program}",
+        "--n-inputs",
+        "2",
+        "--no-write",
+        "-q",
+        cwd=tmp_path,
+    )
 
     assert done.stdout.splitlines() == ["['1', '0']"] * 2, done.stderr

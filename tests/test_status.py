@@ -89,9 +89,14 @@ def failed(index: int, is_final: bool = True, start: float = 0.0, busy_s: float 
     said = {"type": "ValueError", "message": "no", "location": "f.py:3", **said}
     attempt = said.pop("attempt", 1)
     return pack_failure(
-        index, json.dumps({"traceback": "", "call": "", **said}), is_final,
-        attempt=attempt, start_s=START_S + start, busy_s=busy_s, host="node1",
-    )  # fmt: skip
+        index,
+        json.dumps({"traceback": "", "call": "", **said}),
+        is_final,
+        attempt=attempt,
+        start_s=START_S + start,
+        busy_s=busy_s,
+        host="node1",
+    )
 
 
 class TestRunsIn:
@@ -318,7 +323,11 @@ class TestCosts:
 
         assert peak is not None
         assert (peak.peak_bytes, peak.first, peak.stop, peak.host, peak.rank) == (
-            *(30, 2, 5, "node1", 2),
+            30,
+            2,
+            5,
+            "node1",
+            2,
         )
 
     def test_the_median_weighs_records_by_their_tasks(self, folder):
@@ -343,7 +352,8 @@ class TestSlowest:
         folder.write(done(0, 5, busy_s=9.0), done(5, 6, busy_s=2.0), done(6, 7, busy_s=3.0))
 
         assert [(each.first, each.busy_s) for each in folder.status().slowest] == [
-            *((6, 3.0), (5, 2.0)),
+            (6, 3.0),
+            (5, 2.0),
         ]
 
     def test_a_short_task_does_not_take_the_blame_for_one_that_failed(self, folder):
@@ -520,14 +530,28 @@ class TestForms:
         assert json.loads(json.dumps(content, allow_nan=False)) == content
         assert set(content) == {each.name for each in fields(Status)}
         assert content["peak"] == {
-            "peak_bytes": 2**30, "first": 0, "stop": 10, "host": "node1", "rank": 1
-        }  # fmt: skip
+            "peak_bytes": 2**30,
+            "first": 0,
+            "stop": 10,
+            "host": "node1",
+            "rank": 1,
+        }
         assert set(content["slowest"][0]) == {"first", "stop", "busy_s", "host", "rank"}
         assert set(content["stragglers"][0]) == {
-            *("index", "running_s", "n_medians", "host", "rank"),
+            "index",
+            "running_s",
+            "n_medians",
+            "host",
+            "rank",
         }
         assert set(content["failures"][0]) == {
-            *("type", "location", "message", "n_tasks", "first_indices", "reproduce", "traceback"),
+            "type",
+            "location",
+            "message",
+            "n_tasks",
+            "first_indices",
+            "reproduce",
+            "traceback",
         }
 
     def test_the_text_says_everything_in_25_lines(self, running):
@@ -628,9 +652,12 @@ class TestJoblog:
     def test_each_attempt_run_and_rank_has_its_own_times(self, folder):
         folder.describe(0)
         folder.write(
-            *(slow(1, 0, 1.0), failed(1, is_final=False)),
-            *(slow(1, 10, 2.0, attempt=2), done(1, 2, 10, 2.0, attempt=2)),
-            *(slow(5, 20, 3.0), failed(5)),
+            slow(1, 0, 1.0),
+            failed(1, is_final=False),
+            slow(1, 10, 2.0, attempt=2),
+            done(1, 2, 10, 2.0, attempt=2),
+            slow(5, 20, 3.0),
+            failed(5),
         )
         folder.write(slow(7, 25, 4.5), done(7, 8, 25, 4.5), rank=2)
         folder.describe(1)
@@ -711,7 +738,10 @@ def test_a_million_tasks_are_counted_and_listed(folder):
     )
     ended = subprocess.run(
         [sys.executable, "-c", script, folder.path],
-        capture_output=True, text=True, timeout=100, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
 
     assert ended.stdout.splitlines() == [f"{10**6} {10**6 + 1}", "[]"]

@@ -431,12 +431,16 @@ def test_sums_of_earlier_versions_are_still_compared(kind, name, tmp_path):
         b"".join(
             pack_record(
                 range(block["first"], block["first"] + block["count"]),
-                form=int(block["form"]), payload=int(block["payload"]), offset=int(block["offset"]),
-                n_bytes=digest.n_bytes, checksum=digest.number, digest=SUM,
+                form=int(block["form"]),
+                payload=int(block["payload"]),
+                offset=int(block["offset"]),
+                n_bytes=digest.n_bytes,
+                checksum=digest.number,
+                digest=SUM,
             )
             for block, digest in zip(blocks, digests, strict=True)
         )
-    )  # fmt: skip
+    )
 
     done = read_history(layout.dot_folder).done
     assert set(done["digest"]) == {SUM}
@@ -527,8 +531,10 @@ class TestContainer:
         for each in [path, *path.parent.rglob("*_payload/*.h5")]:
             done = subprocess.run(
                 ["h5dump", "--enable-error-stack", str(each)],
-                capture_output=True, text=True, timeout=60,
-            )  # fmt: skip
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
             assert done.returncode == 0, done.stderr
             assert "unable" not in done.stderr
             assert "result_" in done.stdout
@@ -1181,9 +1187,10 @@ class TestDurability:
             os, "fdatasync", lambda fd: calls.append(os.readlink(f"/proc/self/fd/{fd}"))
         )
         monkeypatch.setattr(
-            os, "write",
+            os,
+            "write",
             lambda fd, data: calls.append("record") or real_write(fd, data),
-        )  # fmt: skip
+        )
         committer = Committer(str(tmp_path / "journal"))
         with open(tmp_path / "results", "wb") as file:
             committer.commit([file.fileno()], [pack_record(range(3))])

@@ -153,9 +153,16 @@ class TestMarkers:
     @pytest.mark.parametrize(
         "items",
         [
-            *([1, 2], (1, 2), range(1, 3), collections.deque([1, 2]), collections.UserList([1, 2])),
-            *(array.array("q", [1, 2]), memoryview(array.array("q", [1, 2])), iter([1, 2])),
-            *(map(int, "12"), (x for x in (1, 2))),
+            [1, 2],
+            (1, 2),
+            range(1, 3),
+            collections.deque([1, 2]),
+            collections.UserList([1, 2]),
+            array.array("q", [1, 2]),
+            memoryview(array.array("q", [1, 2])),
+            iter([1, 2]),
+            map(int, "12"),
+            (x for x in (1, 2)),
         ],
         ids=lambda value: type(value).__name__,
     )
@@ -184,10 +191,16 @@ class TestMarkers:
 
     @pytest.mark.parametrize(
         "items",
-        [{"a": 1, "b": 2}, {"a": 1}.keys(), {"a": 1}.values(), {"a": 1}.items(), {1, 2},
-         frozenset({1})],
+        [
+            {"a": 1, "b": 2},
+            {"a": 1}.keys(),
+            {"a": 1}.values(),
+            {"a": 1}.items(),
+            {1, 2},
+            frozenset({1}),
+        ],
         ids=lambda value: type(value).__name__,
-    )  # fmt: skip
+    )
     def test_what_has_no_numbered_items_is_refused_with_the_way_to_give_it(self, items):
         text = error_of(lambda x: x, PerTask(items))
 
@@ -380,10 +393,10 @@ class TestNInputs:
 
 class TestErrors:
     @pytest.mark.parametrize(
-        "whole", [{"a": 1}.values(), {1, 2}, collections.deque([1, 2]), array.array("d", [1.0]),
-                  {"a": 1}],
+        "whole",
+        [{"a": 1}.values(), {1, 2}, collections.deque([1, 2]), array.array("d", [1.0]), {"a": 1}],
         ids=lambda value: type(value).__name__,
-    )  # fmt: skip
+    )
     def test_what_would_be_split_as_a_list_is_named_where_nothing_is_split(self, whole):
         text = error_of(f, 1, y=whole)
 

@@ -35,9 +35,15 @@ def type_in(monkeypatch) -> Iterator[Callable[[str], None]]:
 class TestAsk:
     @pytest.mark.parametrize(
         ("typed", "answer"),
-        [("y\n", True), ("Yes\n", True), ("\n", True), ("n\n", False), (" No \n", False),
-         ("\x04", None)],
-    )  # fmt: skip
+        [
+            ("y\n", True),
+            ("Yes\n", True),
+            ("\n", True),
+            ("n\n", False),
+            (" No \n", False),
+            ("\x04", None),
+        ],
+    )
     def test_the_answer_on_a_terminal(self, type_in, capsys, typed, answer):
         type_in(typed)
 

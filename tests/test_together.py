@@ -157,9 +157,10 @@ def test_a_rank_that_runs_what_users_wrote_ends_with_its_launcher():
     )
     launcher = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
     with subprocess.Popen(
-        [sys.executable, "-c", launcher, rank], stdout=subprocess.PIPE,
+        [sys.executable, "-c", launcher, rank],
+        stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": ROOT, "PMI_SIZE": "2"},
-    ) as process:  # fmt: skip
+    ) as process:
         assert process.stdout.readline() == b"\n"
         process.kill()
 

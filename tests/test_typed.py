@@ -58,8 +58,14 @@ def test_launcher_and_program_come_as_they_were_typed(typed_under, name):
     words = typed_under([name, "-n", "2", "--oversubscribe"], 3)
 
     assert words == [
-        name, "launcher.sh", "-n", "2", "--oversubscribe", sys.executable, "probe.py",
-    ]  # fmt: skip
+        name,
+        "launcher.sh",
+        "-n",
+        "2",
+        "--oversubscribe",
+        sys.executable,
+        "probe.py",
+    ]
 
 
 @once
@@ -100,13 +106,24 @@ def test_an_srun_on_this_node_comes_as_it_was_typed(typed_under):
 def test_of_an_srun_elsewhere_ranks_and_nodes_are_told(monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "acme_mpi", "no:such", "words"])
     told = {
-        "SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "0", "SLURM_STEP_NUM_NODES": "2",
+        "SLURM_STEP_NUM_TASKS": "8",
+        "SLURM_PROCID": "0",
+        "SLURM_STEP_NUM_NODES": "2",
         "SLURM_CPUS_PER_TASK": "4",
-    }  # fmt: skip
+    }
 
     assert typed_command(["no:such", "words"], told) == [
-        *("srun", "--kill-on-bad-exit=1", "-N", "2", "-n", "8", "-c", "4"),
-        *("python", "-m", "acme_mpi"),
+        "srun",
+        "--kill-on-bad-exit=1",
+        "-N",
+        "2",
+        "-n",
+        "8",
+        "-c",
+        "4",
+        "python",
+        "-m",
+        "acme_mpi",
     ]
 
 

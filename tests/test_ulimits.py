@@ -36,9 +36,13 @@ def run_limited(path: Path, name: str, n_bytes: int, *command: str) -> Any:
         resource.setrlimit(getattr(resource, name), (n_bytes, n_bytes))
 
     return subprocess.run(
-        [sys.executable, *command], cwd=path, preexec_fn=limit, capture_output=True, text=True,
+        [sys.executable, *command],
+        cwd=path,
+        preexec_fn=limit,
+        capture_output=True,
+        text=True,
         timeout=60,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(("name", "n_bytes", "words"), SMALL)
@@ -77,9 +81,18 @@ def f(x):
 def test_a_file_that_may_not_grow_is_the_mediums_fault(options, module_folder):
     (module_folder / "large.py").write_text(LARGE)
     ran = run_limited(
-        module_folder, "RLIMIT_FSIZE", 2 << 20,
-        *("-m", "acme_mpi", "large:f", "--set", "x=[1,2,3]", "--output-dir", "out", *options),
-    )  # fmt: skip
+        module_folder,
+        "RLIMIT_FSIZE",
+        2 << 20,
+        "-m",
+        "acme_mpi",
+        "large:f",
+        "--set",
+        "x=[1,2,3]",
+        "--output-dir",
+        "out",
+        *options,
+    )
 
     assert ran.returncode == 74, ran.stderr
     assert "File too large" in ran.stderr
@@ -91,9 +104,17 @@ def test_a_result_for_which_there_is_no_memory_fails_its_task_in_these_words(mod
         "import numpy as np\ndef f(x):\n    return np.zeros(x << 20, 'u1')\n"
     )
     ran = run_limited(
-        module_folder, "RLIMIT_AS", 600 << 20,
-        *("-m", "acme_mpi", "large:f", "--set", "x=[1,180,180,180]", "--no-write", "-q"),
-    )  # fmt: skip
+        module_folder,
+        "RLIMIT_AS",
+        600 << 20,
+        "-m",
+        "acme_mpi",
+        "large:f",
+        "--set",
+        "x=[1,180,180,180]",
+        "--no-write",
+        "-q",
+    )
 
     assert ran.returncode == 1, ran.stderr
     assert "returned more than its rank has memory for" in ran.stderr

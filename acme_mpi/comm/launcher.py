@@ -49,8 +49,21 @@ def _number(environ: Mapping[str, str], name: str, least: int) -> int:
 
 # Variables that launchers set for their ranks, also those that tell no number of ranks.
 LAUNCHER_PREFIXES = (
-    *("OMPI_COMM_WORLD_", "PMI_", "PMI2_", "PMIX_", "SLURM_PROCID", "MPI_LOCAL", "MV2_COMM_"),
-    *("PALS_", "FLUX_", "ALPS_", "JSM_", "MPIRUN_", "HYDRA_", "HYDI_", "I_MPI_HYDRA_"),
+    "OMPI_COMM_WORLD_",
+    "PMI_",
+    "PMI2_",
+    "PMIX_",
+    "SLURM_PROCID",
+    "MPI_LOCAL",
+    "MV2_COMM_",
+    "PALS_",
+    "FLUX_",
+    "ALPS_",
+    "JSM_",
+    "MPIRUN_",
+    "HYDRA_",
+    "HYDI_",
+    "I_MPI_HYDRA_",
 )
 
 

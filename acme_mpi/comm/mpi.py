@@ -118,7 +118,9 @@ class MpiWorld(World):
             self._has_told = True
             logger.warning(
                 "%s is stopped for %.0f s, by a signal or a debugger; `kill -CONT %d` wakes it",
-                *(neighbour, stopped_s, neighbour.pid),
+                neighbour,
+                stopped_s,
+                neighbour.pid,
             )
 
     @property
@@ -166,8 +168,10 @@ class MpiWorld(World):
         if self._left is not None:
             logger.error(
                 "the script has ended on rank %d, which rank %d still waits for in a call that "
-                "every rank has to make; the job ends", self._left.rank, self.rank,
-            )  # fmt: skip
+                "every rank has to make; the job ends",
+                self._left.rank,
+                self.rank,
+            )
             self.abort(self._left.status or 1)
         # The last message that makes a barrier complete may be on its way: once more.
         self._left = left_rank(self._comm)

@@ -112,8 +112,10 @@ class End:
         if not self._has_raised:
             logger.error(
                 "the script has ended on rank %d with status %d, and not on other ranks; the job "
-                "ends", self._comm.rank, status,
-            )  # fmt: skip
+                "ends",
+                self._comm.rank,
+                status,
+            )
         sys.stdout.flush()
         sys.stderr.flush()
         self._comm.Abort(status)

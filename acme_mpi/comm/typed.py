@@ -41,8 +41,12 @@ def typed_command(arguments: Sequence[str], environ: Mapping[str, str] = os.envi
     program = sys.orig_argv[: len(sys.orig_argv) - len(arguments)]
     _, size = launched_rank_and_size(environ)
     if is_launched_by_srun(environ):
-        told = [word for name, option in _OF_SRUN.items() if name in environ
-                for word in (option, environ[name])]  # fmt: skip
+        told = [
+            word
+            for name, option in _OF_SRUN.items()
+            if name in environ
+            for word in (option, environ[name])
+        ]
         return _typed_srun(tuple(arguments)) or ["srun", "--kill-on-bad-exit=1", *told, *program]
     if words := _typed_mpiexec(arguments, environ):
         return words

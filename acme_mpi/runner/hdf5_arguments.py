@@ -32,8 +32,9 @@ def reduce_hdf5(value: Any) -> tuple[Callable[..., Any], tuple[Any, ...]] | None
     h5py = sys.modules.get("h5py")
     if h5py is None:
         return None
-    if isinstance(value, (h5py.AttributeManager, h5py.h5f.FileID, h5py.h5g.GroupID,
-                          h5py.h5d.DatasetID)):  # fmt: skip
+    if isinstance(
+        value, (h5py.AttributeManager, h5py.h5f.FileID, h5py.h5g.GroupID, h5py.h5d.DatasetID)
+    ):
         raise InputError(
             f"an argument is an {type(value).__module__}.{type(value).__name__}, which other "
             "processes cannot open; give the h5py.File, Group or Dataset that it belongs to"

@@ -20,11 +20,26 @@ from acme_mpi.tasks import is_read_by_pieces
 
 _IMMUTABLE = (
     *PLAIN,
-    *(range, slice, type(...), np.dtype, np.generic, enum.Enum, re.Pattern, uuid.UUID),
-    *(datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo),
-    *(decimal.Decimal, fractions.Fraction, pathlib.PurePath),
+    range,
+    slice,
+    type(...),
+    np.dtype,
+    np.generic,
+    enum.Enum,
+    re.Pattern,
+    uuid.UUID,
+    datetime.date,
+    datetime.time,
+    datetime.timedelta,
+    datetime.tzinfo,
+    decimal.Decimal,
+    fractions.Fraction,
+    pathlib.PurePath,
     # What belongs to a function, its globals and defaults, lives as long as its process.
-    *(type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType),
+    type,
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.ModuleType,
 )
 
 

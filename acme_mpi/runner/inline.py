@@ -95,9 +95,14 @@ class InlineRunner(Runner):
         if self._running is None and self._chunks:
             self._left = self._chunks.popleft()
             self._running = run_chunk(
-                self._func, self._name, self._tasks, self._encoder, self._left, self._words,
+                self._func,
+                self._name,
+                self._tasks,
+                self._encoder,
+                self._left,
+                self._words,
                 swallow=self._swallow,
-            )  # fmt: skip
+            )
         if self._running is None:
             return []
         with calling():

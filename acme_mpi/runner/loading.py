@@ -204,10 +204,15 @@ def _mark(
 
 def _positional_names(func: Callable[..., Any], args: Sequence[Any]) -> list[str]:
     signature = signature_of(func)
-    names = [] if signature is None else [
-        p.name for p in signature.parameters.values()
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]  # fmt: skip
+    names = (
+        []
+        if signature is None
+        else [
+            p.name
+            for p in signature.parameters.values()
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+    )
     return [names[k] if k < len(names) else str(k) for k in range(len(args))]
 
 

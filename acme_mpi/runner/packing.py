@@ -294,8 +294,11 @@ class _Packer:
             for k, number in enumerate(numbers):
                 made[number] = replace(arguments[number], value=Anew(group, k))
         if self._pickles.tell() - begin > COSTLY_BYTES:
-            names = [before.label for before, after in zip(arguments, made, strict=True)
-                     if before is not after]  # fmt: skip
+            names = [
+                before.label
+                for before, after in zip(arguments, made, strict=True)
+                if before is not after
+            ]
             logger.warning(COSTLY, ", ".join(names), (self._pickles.tell() - begin) / 1e6)
         return tuple(made)
 

@@ -16,8 +16,21 @@ from acme_mpi.runner.scripts_main import set_main_file
 
 # What the interpreter, the C library, and libraries of numbers read when they start, and not again.
 _READ_AT_THE_START = (
-    *("PYTHON", "LD_", "LC_", "LANG", "TZ", "MALLOC_", "GLIBC_"),
-    *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "BLIS_", "NPY_", "CUDA_"),
+    "PYTHON",
+    "LD_",
+    "LC_",
+    "LANG",
+    "TZ",
+    "MALLOC_",
+    "GLIBC_",
+    "OMP_",
+    "GOMP_",
+    "KMP_",
+    "MKL_",
+    "OPENBLAS_",
+    "BLIS_",
+    "NPY_",
+    "CUDA_",
 )
 _READ_AT_THE_START_END = ("_NUM_THREADS", "_MAXIMUM_THREADS", "_MAX_THREADS")
 

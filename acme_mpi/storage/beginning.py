@@ -189,7 +189,9 @@ def _tell_of_mended(wanted: Wanted) -> None:
     lines = "".join(f"\n  {line}" for line in changes(earlier.fingerprint, described.fingerprint))
     logger.warning(
         "%s is not resumed, all tasks are called:%s%s",
-        *(found, lines, _way_to_mend(wanted, layout)),
+        found,
+        lines,
+        _way_to_mend(wanted, layout),
     )
 
 

@@ -138,8 +138,13 @@ def _corner(spec: RowSpec, first: int) -> tuple[int, ...]:
     return tuple(first if k == spec.axis else 0 for k in range(len(spec.shape) + 1))
 
 
-def _create_virtual(file: h5py.File, spec: RowSpec, shape: tuple[int, ...], plist: Any,
-                    limits: tuple[int | None, ...] | None = None) -> None:  # fmt: skip
+def _create_virtual(
+    file: h5py.File,
+    spec: RowSpec,
+    shape: tuple[int, ...],
+    plist: Any,
+    limits: tuple[int | None, ...] | None = None,
+) -> None:
     """Create ``result_0``; `limits` has None for an axis without one, as h5py's ``maxshape``."""
     if 0 in shape or plist.get_layout() != h5py.h5d.VIRTUAL:  # nothing was mapped
         data = np.full(shape, missing_value(spec.dtype), spec.dtype)
@@ -206,8 +211,9 @@ def link_unequal_rows(
     note_missing(file, records, n_tasks)
 
 
-def link_computations(file: h5py.File, records: Records, spec: RowSpec, layout: Layout,
-                      n_tasks: int) -> None:  # fmt: skip
+def link_computations(
+    file: h5py.File, records: Records, spec: RowSpec, layout: Layout, n_tasks: int
+) -> None:
     """Make the virtual dataset ``result_0`` over one payload file per task."""
     shape = spec.stacked_shape(n_tasks)
     plist = _padding(spec)

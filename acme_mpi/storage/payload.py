@@ -334,7 +334,9 @@ class PayloadStore(RecordedStore):
             raise
         records = [
             self.record(
-                *(outcome, each.tasks, each.digest),
+                outcome,
+                each.tasks,
+                each.digest,
                 form=each.form,
                 payload=self._n_files - 1,
                 offset=each.row,

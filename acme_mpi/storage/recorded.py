@@ -128,11 +128,15 @@ class RecordedStore(Store):
         """Record failures and slow tasks."""
         blocks = [
             pack_record(
-                range(first, first + count), Block.SLOW, attempt=outcome.attempt,
-                start_s=start_s, busy_s=busy_s, host=self.world.host,
+                range(first, first + count),
+                Block.SLOW,
+                attempt=outcome.attempt,
+                start_s=start_s,
+                busy_s=busy_s,
+                host=self.world.host,
             )
             for first, count, start_s, busy_s in outcome.slow
-        ]  # fmt: skip
+        ]
         blocks += [self._failure(outcome, fields) for fields in outcome.failures]
         self._append(blocks)
 

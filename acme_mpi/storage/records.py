@@ -36,7 +36,15 @@ TOLD_OF_FAILURES = ("type", "message", "location", "traceback", "call")
 # What `History` keeps of blocks, besides the run and the rank: of files, and of results.
 FILES = ("form", "attempt", "payload", "first", "checksum")
 PLACED = (
-    *("kind", "form", "first", "count", "payload", "offset", "n_bytes", "checksum", "digest"),
+    "kind",
+    "form",
+    "first",
+    "count",
+    "payload",
+    "offset",
+    "n_bytes",
+    "checksum",
+    "digest",
     "start_s",
 )
 

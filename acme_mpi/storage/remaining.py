@@ -161,7 +161,10 @@ def _warn_of_damage(found: Sequence[Damage]) -> None:
         logger.warning(
             "the results of %d tasks in %d file(s) are missing or damaged and are computed again; "
             "first: %s: %s",
-            *(sum(len(each.tasks) for each in found), len(files), found[0].path, found[0].why),
+            sum(len(each.tasks) for each in found),
+            len(files),
+            found[0].path,
+            found[0].why,
         )
 
 

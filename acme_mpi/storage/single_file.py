@@ -125,7 +125,11 @@ class SingleFileStore(PayloadStore):
             self._fill_slabs(records)
         elif self.spec is not None and self._shared is None:
             fill_rows(
-                *(self.world, self.layout, self.spec, self.n_tasks, records),
+                self.world,
+                self.layout,
+                self.spec,
+                self.n_tasks,
+                records,
                 lambda: payload_rows(self, records),
             )
         missing = is_missing(records, self.n_tasks)

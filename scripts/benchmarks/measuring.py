@@ -61,8 +61,9 @@ class Bench:
                 figures = self._measure_side(side, measured[side.name])
                 measured[side.name].repetitions.append(figures)
                 told = measured[side.name].trouble if figures is None else shown(figures)
-                print(f"{workload.key} {k + 1}/{n_repetitions}  {side.name}: {told}",
-                      file=sys.stderr)  # fmt: skip
+                print(
+                    f"{workload.key} {k + 1}/{n_repetitions}  {side.name}: {told}", file=sys.stderr
+                )
         return measured
 
     def _measure_side(self, side, so_far):
@@ -90,11 +91,15 @@ class Bench:
         os.sync()  # nobody pays for what others have left to be written
         start_s = time.monotonic()
         process = subprocess.Popen(
-            [*launcher, python, *self._program(side, options, start_s)], cwd=place, text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            [*launcher, python, *self._program(side, options, start_s)],
+            cwd=place,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             start_new_session=True,
             env={**os.environ, "PYTHONPATH": self._python_path, MARKER: uuid.uuid4().hex},
-        )  # fmt: skip
+        )
         try:
             errors = process.communicate(timeout=side.timeout_s)[1]
             elapsed_s = time.monotonic() - start_s

@@ -41,8 +41,15 @@ def draw(results, path):
     for k, (what, _, _) in enumerate(bars):
         if k == 0 or bars[k - 1][0] != what:
             axes.axhline(len(bars) - k + 0.5, color="0.8", linewidth=0.5)
-            axes.text(1.01, len(bars) - k, what, transform=axes.get_yaxis_transform(),
-                      va="center", fontsize=7, color=colors[what])  # fmt: skip
+            axes.text(
+                1.01,
+                len(bars) - k,
+                what,
+                transform=axes.get_yaxis_transform(),
+                va="center",
+                fontsize=7,
+                color=colors[what],
+            )
     axes.axvline(1, color="black", linewidth=0.8)
     values = [1, *(value for _, _, value in bars)]
     axes.set(xscale="log", xlim=(min(values) / 1.5, 1.5 * max(values)), ylim=(0.4, len(bars) + 0.6))

@@ -149,10 +149,14 @@ def scalars():
     )
     unit, what = "results/s", "5000 scalars to files, "
     target = Target(">=", 50, (ACME,))
-    return Workload("scalars", sides, (
-        Line(what + "payload per rank", "rate", unit, (target,), rank, RAW),
-        Line(what + "per computation", "rate", unit, (), computation, RAW),
-    ))  # fmt: skip
+    return Workload(
+        "scalars",
+        sides,
+        (
+            Line(what + "payload per rank", "rate", unit, (target,), rank, RAW),
+            Line(what + "per computation", "rate", unit, (), computation, RAW),
+        ),
+    )
 
 
 def rows():
@@ -162,16 +166,23 @@ def rows():
     calibrated, n_tasks = {"func": "scalar", "n_tasks": None}, 1_000_000
     sides = (
         *ours_in_files("scalar", n_tasks, 200_000, modes),
-        Side("ACME, single file", "peers.acme_files",
-             {**calibrated, "single_file": True, "result_shape": [None]}),
+        Side(
+            "ACME, single file",
+            "peers.acme_files",
+            {**calibrated, "single_file": True, "result_shape": [None]},
+        ),
         Side("Pool, written by the caller", "peers.rows_of_caller", calibrated),
         Side(RAW, "limits.raw_scalars", {"func": "scalar", "n_tasks": n_tasks}),
-    )  # fmt: skip
+    )
     unit, targets, what = "rows/s", (Target(">=", 1e6),), "1e6 scalar rows, result_shape, "
-    return Workload("rows", sides, (
-        Line(what + "payload per rank", "rate", unit, targets, payload, RAW),
-        Line(what + "single_file", "rate", unit, targets, single, RAW),
-    ))  # fmt: skip
+    return Workload(
+        "rows",
+        sides,
+        (
+            Line(what + "payload per rank", "rate", unit, targets, payload, RAW),
+            Line(what + "single_file", "rate", unit, targets, single, RAW),
+        ),
+    )
 
 
 def arrays():
@@ -190,10 +201,16 @@ def arrays():
         Side(RAW, "limits.raw", options, n_ranks=2, quick=quick),
     )
     lines = tuple(
-        Line(f"100 x 8 MB, {name[6:]}", "rate", "results/s", (Target(">=", bound, (RAW,)),), name,
-             RAW)
+        Line(
+            f"100 x 8 MB, {name[6:]}",
+            "rate",
+            "results/s",
+            (Target(">=", bound, (RAW,)),),
+            name,
+            RAW,
+        )
         for name, bound in least.items()
-    )  # fmt: skip
+    )
     return Workload("arrays", sides, lines)
 
 
@@ -234,10 +251,14 @@ def start_up():
         Side(bare, "import mpi4py.MPI, h5py", n_ranks=2),
     )
     targets, what = (Target("<=", 2, (bare,)),), "start-up, 4 trivial tasks, "
-    return Workload("startup", sides, (
-        Line(what + "in memory", "seconds", "s", targets, "ours, in memory", bare),
-        Line(what + "files", "seconds", "s", targets, "ours, files", bare),
-    ))  # fmt: skip
+    return Workload(
+        "startup",
+        sides,
+        (
+            Line(what + "in memory", "seconds", "s", targets, "ours, in memory", bare),
+            Line(what + "files", "seconds", "s", targets, "ours, files", bare),
+        ),
+    )
 
 
 def crowd(n_ranks, n_tasks):
@@ -249,14 +270,29 @@ def crowd(n_ranks, n_tasks):
         Side(LOOP, "limits.rate", {"func": "burn_5ms", "n_tasks": n_tasks}, quick=quick),
     )
     what, share = f"-n {n_ranks}: ", "% of a core"
-    return Workload("crowd", sides, (
-        Line(what + "start-up, until the first map is done", "startup_s", "s",
-             (Target("<=", 2, (bare,)),), limit=bare),
-        Line(what + f"{n_tasks} x 5 ms, first chunk to last result", "rate", "tasks/s",
-             (Target(">=", 1 / 1.2, (LOOP,)),), limit=LOOP),
-        Line(what + "a rank that waits", "idle", share, (Target("<", 1),)),
-        Line(what + "the master at 1000 requests/s", "master", share, (Target("<", 5),)),
-    ), n_repetitions=3)  # fmt: skip
+    return Workload(
+        "crowd",
+        sides,
+        (
+            Line(
+                what + "start-up, until the first map is done",
+                "startup_s",
+                "s",
+                (Target("<=", 2, (bare,)),),
+                limit=bare,
+            ),
+            Line(
+                what + f"{n_tasks} x 5 ms, first chunk to last result",
+                "rate",
+                "tasks/s",
+                (Target(">=", 1 / 1.2, (LOOP,)),),
+                limit=LOOP,
+            ),
+            Line(what + "a rank that waits", "idle", share, (Target("<", 1),)),
+            Line(what + "the master at 1000 requests/s", "master", share, (Target("<", 5),)),
+        ),
+        n_repetitions=3,
+    )
 
 
 def memory():
@@ -273,9 +309,14 @@ def with_chunks():
 NEAR = (Target(">=", 0.97, (POOL, JOBLIB)),)
 WORKLOADS = (
     start_up(),
-    dispatch("empty", "empty calls", "empty", "calls/s",
-             (Target(">=", 1, (POOL,)), Target(">=", 10, (*MPI_PEERS, CHUNKED))),
-             (with_chunks(),)),
+    dispatch(
+        "empty",
+        "empty calls",
+        "empty",
+        "calls/s",
+        (Target(">=", 1, (POOL,)), Target(">=", 10, (*MPI_PEERS, CHUNKED))),
+        (with_chunks(),),
+    ),
     dispatch("1ms", "tasks of 1 ms", "burn_1ms", "tasks/s", NEAR),
     dispatch("5ms", "tasks of 5 ms", "burn_5ms", "tasks/s", NEAR),
     dispatch("100ms", "tasks of 100 ms", "burn_100ms", "tasks/s"),
@@ -286,4 +327,4 @@ WORKLOADS = (
     *argument(),
     crowd(64, 2000),
     memory(),
-)  # fmt: skip
+)
