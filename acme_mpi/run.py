@@ -13,7 +13,7 @@ options`` > ``commands, api, cluster, dry_run, in_process, out_files`` > ``clien
 fingerprint, runner, journal, progress, protocol`` > ``comm, interrupts, deadline, messages,
 terminal, ulimits`` > ``segment, standing, acme_arguments, keywords, command_parser, meant`` >
 ``tasks, schedule, durations, rules, results, parsing, checksum, offsets, cgroup, cores, printing,
-errors`` > ``convert, spelling, uncaught, visible``.
+errors`` > ``convert, processes, spelling, uncaught, visible``.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from acme_mpi.comm import World, is_launched, pack_error, sleep_until, unpack_er
 from acme_mpi.errors import EXIT_DONE, EXIT_USAGE, AcmeMpiError, LaunchError
 from acme_mpi.interrupts import INTERRUPTS
 from acme_mpi.meant import function_meant
+from acme_mpi.processes import command_line
 from acme_mpi.run import run
 from acme_mpi.runner.channel import Channel, ChannelError, Kind
 from acme_mpi.runner.kept import stop_runner
@@ -68,10 +69,10 @@ def serve_script(world: World, command: Sequence[str], defaults: Options) -> int
     signal.signal(signal.SIGINT, lambda number, frame: None)
     try:
         _tell(child, Kind.HELLO, (ranks, defaults.level, is_launched()))
-        command_line = _command_line(child)
+        words = command_line(child.pid)
         n_requests = _converse(world, child, defaults)
         world.bcast("end")
-        if not child.has_ended(wait_s=ENDING_S) and _command_line(child) not in ("", command_line):
+        if not child.has_ended(wait_s=ENDING_S) and command_line(child.pid) not in ([], words):
             raise LaunchError(REPLACED)
     except BaseException:
         child.kill()  # it would wait for an answer for ever, or run on without its ranks
@@ -81,12 +82,6 @@ def serve_script(world: World, command: Sequence[str], defaults: Options) -> int
         logger.warning("%s", meant.text)
         return EXIT_USAGE if meant.is_certain else EXIT_DONE
     return status if status >= 0 else 128 - status
-
-
-def _command_line(child: Child) -> str:
-    with contextlib.suppress(OSError), open(f"/proc/{child.pid}/cmdline") as file:
-        return file.read()
-    return ""
 
 
 def _converse(world: World, child: Child, defaults: Options) -> int:

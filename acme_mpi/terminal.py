@@ -11,6 +11,7 @@ import os
 import sys
 from types import BuiltinFunctionType
 
+from acme_mpi.processes import stat_of
 from acme_mpi.visible import visible
 
 ANSWERS = {"": True, "y": True, "yes": True, "n": False, "no": False}
@@ -94,11 +95,10 @@ def _launcher(n_above: int) -> int:
 
 def _name_and_parent(pid: int) -> tuple[str, int]:
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            head, _, tail = file.read().rpartition(")")
-        return head.partition("(")[2], int(tail.split()[1])
-    except (OSError, ValueError):
+        told = stat_of(pid)
+    except OSError:
         return "", 0
+    return told.name, told.parent
 
 
 def _is_terminal(pid: int, descriptor: int) -> bool:

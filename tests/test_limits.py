@@ -355,7 +355,7 @@ def test_descendants_are_found_with_and_without_the_help_of_the_kernel(tmp_path,
     for pid, parent in parents.items():
         (tmp_path / f"{pid}/task/{pid}").mkdir(parents=True)
         (tmp_path / f"{pid}/task/{pid}0").mkdir()  # another thread
-        (tmp_path / f"{pid}/stat").write_text(f"{pid} (a ) 7 b) S {parent} 0 0")
+        (tmp_path / f"{pid}/stat").write_text(f"{pid} (a ) 7 b) S {parent}{' 0' * 48}")
         if is_told:
             (tmp_path / f"{pid}/task/{pid}/children").touch()
             (tmp_path / f"{pid}/task/{pid}0/children").touch()

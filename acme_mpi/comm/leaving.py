@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 from acme_mpi.comm.typed import is_quiet
+from acme_mpi.processes import children_of
 
 OUTLAST_S = 2.0
 RANK = b"OMPI_COMM_WORLD_RANK="
@@ -38,15 +39,10 @@ def how_to_silence(environ: Mapping[str, str] = os.environ) -> str:
 
 def _siblings() -> Iterator[int]:
     """Yield process descriptors of the other ranks that this one's launcher has started here."""
-    parent = os.getppid()
-    with contextlib.suppress(OSError):
-        for thread in os.listdir(f"/proc/{parent}/task"):
-            with open(f"/proc/{parent}/task/{thread}/children") as file:
-                pids = [int(word) for word in file.read().split()]
-            for pid in pids:
-                if pid != os.getpid() and _is_rank(pid):
-                    with contextlib.suppress(OSError):
-                        yield os.pidfd_open(pid)
+    for pid in children_of(os.getppid()):
+        if pid != os.getpid() and _is_rank(pid):
+            with contextlib.suppress(OSError):
+                yield os.pidfd_open(pid)
 
 
 def _is_rank(pid: int) -> bool:

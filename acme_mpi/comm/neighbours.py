@@ -18,6 +18,7 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 from acme_mpi.comm.background import start_thread
+from acme_mpi.processes import stat_of
 
 TRYING_S = 20.0  # to reach the next node; what cannot be reached is not watched
 # A node that has gone without a word is lost after five minutes, as for Slurm by default: shorter
@@ -84,8 +85,7 @@ class LocalNeighbour(Neighbour):
 
     def _is_stopped(self) -> bool:
         try:
-            with open(f"/proc/{self.pid}/stat") as file:
-                return file.read().rpartition(")")[2].split()[0] in ("T", "t")
+            return stat_of(self.pid).state in ("T", "t")
         except OSError:
             return False
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 from acme_mpi.comm.launcher import is_launched_by_srun, launched_rank_and_size
+from acme_mpi.processes import command_line, stat_of
 
 MPIEXECS = ("mpiexec", "mpirun", "orterun", "prterun", "mpiexec.hydra")
 N_GENERATIONS = 3  # from a rank up to its mpiexec: some have a proxy in between
@@ -70,7 +71,7 @@ def is_quiet(environ: Mapping[str, str] = os.environ) -> bool:
 def _typed_mpiexec(arguments: Sequence[str], environ: Mapping[str, str]) -> list[str]:
     pid = os.getppid()
     for _ in range(N_GENERATIONS):
-        words = _command_line(pid)
+        words = command_line(pid)
         if words and os.path.basename(words[0]) in MPIEXECS:
             # Open MPI 5's mpiexec becomes a prterun, and tells what it was.
             folder, name = os.path.split(words[0])
@@ -89,7 +90,7 @@ def _typed_srun(arguments: tuple[str, ...]) -> list[str]:
 
 def _sruns() -> Iterator[list[str]]:
     for name in filter(str.isdigit, os.listdir("/proc")):
-        words = _command_line(int(name))
+        words = command_line(int(name))
         if words and os.path.basename(words[0]) == "srun":
             yield words
 
@@ -100,17 +101,8 @@ def _before(words: Sequence[str], arguments: Sequence[str]) -> list[str]:
     return list(words[:n]) if n > 0 and list(words[n:]) == list(arguments) else []
 
 
-def _command_line(pid: int) -> list[str]:
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
-    except OSError:
-        return []
-
-
 def _parent_of(pid: int) -> int:
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            return int(file.read().rpartition(")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
+        return stat_of(pid).parent
+    except OSError:
         return 0

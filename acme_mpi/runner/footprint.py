@@ -7,9 +7,11 @@ import resource
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from acme_mpi.processes import children_of, stat_of
 from acme_mpi.runner.memory import kilobytes_field
 
 SHARE = 0.05  # of a core, at most, is spent on looks that may take long
@@ -88,29 +90,14 @@ def with_descendants(pid: int, proc: str = "/proc") -> list[int]:
     everybody = {} if is_told else _all_children(proc)
     family = [pid]
     for member in family:
-        family += _children(member, proc) if is_told else everybody.get(member, [])
+        family += children_of(member, proc) if is_told else everybody.get(member, [])
     return family
-
-
-def _children(pid: int, proc: str) -> list[int]:
-    """Return the children of all threads of a process."""
-    children: list[int] = []
-    try:
-        for path in Path(f"{proc}/{pid}/task").glob("*/children"):
-            children += map(int, path.read_bytes().split())
-    except OSError:
-        pass  # it has ended meanwhile
-    return children
 
 
 def _all_children(proc: str) -> dict[int, list[int]]:
     """Return the children of every process of this machine that has any."""
     children = defaultdict[int, list[int]](list)
     for name in filter(str.isdigit, os.listdir(proc)):
-        try:
-            stat = Path(f"{proc}/{name}/stat").read_bytes()
-        except OSError:
-            continue
-        # The name of the program stands before, in brackets, and may be anything.
-        children[int(stat.rpartition(b")")[2].split()[1])].append(int(name))
+        with suppress(OSError):
+            children[stat_of(int(name), proc).parent].append(int(name))
     return children

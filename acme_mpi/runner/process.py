@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
+from acme_mpi.processes import children_of
 from acme_mpi.runner.channel import Channel
 from acme_mpi.runner.descriptors import for_child
 from acme_mpi.runner.fork import Fork
@@ -209,12 +210,9 @@ os.register_at_fork(after_in_child=_let_go_of_all)
 def _open_children(pid: int) -> list[int]:
     """Return a descriptor for each child of a process."""
     found = []
-    with contextlib.suppress(OSError):  # it has ended
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/children") as file:
-                for child in map(int, file.read().split()):
-                    with contextlib.suppress(ProcessLookupError):
-                        found.append(os.pidfd_open(child))
+    for child in children_of(pid):
+        with contextlib.suppress(ProcessLookupError):
+            found.append(os.pidfd_open(child))
     return found
 
 

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from acme_mpi.errors import StoreError
 from acme_mpi.parsing import Damaged, open_file, parse_claim
+from acme_mpi.processes import stat_of
 
 LEASE = "lease"  # name of the file in the folder
 MOST_BYTES = 64 * 1024  # that are read of it
@@ -236,9 +237,7 @@ def _started(pid: int) -> int | None:
         It cannot be known.
     """
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            # The name, in parentheses, may hold anything.
-            fields = file.read().rpartition(b")")[2].split()
+        told = stat_of(pid)
     except (FileNotFoundError, ProcessLookupError):
         # Processes of other users may be hidden (mount option hidepid).
         try:
@@ -246,8 +245,7 @@ def _started(pid: int) -> int | None:
         except ProcessLookupError:
             return None
         raise
-    state, started = fields[0], int(fields[19])
-    return None if state in (b"Z", b"X") else started
+    return None if told.state in ("Z", "X") else told.started
 
 
 class _Seen(NamedTuple):
