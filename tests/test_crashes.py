@@ -210,7 +210,7 @@ def own_shared_memory() -> set[str]:
     scope="module",
     params=[
         pytest.param((0, ["memory"]), marks=pytest.mark.once, id="alone"),
-        pytest.param((3, STORES), id="3"),
+        pytest.param((2, STORES), id="2"),
     ],
 )
 def crashes(request, mpiexec, tmp_path_factory) -> Iterator[tuple[Path, dict[str, Any], Any]]:
