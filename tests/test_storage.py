@@ -264,10 +264,9 @@ def from_memory(case: Case) -> tuple[Any, list[Any]]:
         return None, values_of(store.commit(), Options("f", n_tasks, "memory"))[0]
     if spec.is_ragged:
         return pad(case), [further(value) for value in case.values]
-    fields = (spec.shape, spec.axis, spec.dtype)
     plain = [first(value) for value in case.values]
     store.write(encode(store, Case(plain, case.shape, case.dtype), range(n_tasks)))
-    rows, _ = values_of(store.commit(), Options("f", n_tasks, "memory", spec=fields))
+    rows, _ = values_of(store.commit(), Options("f", n_tasks, "memory", spec=spec))
     return rows, [further(value) for value in case.values]
 
 
