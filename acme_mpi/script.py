@@ -86,14 +86,14 @@ def serve_script(world: World, command: Sequence[str], defaults: Options) -> int
 
 def _converse(world: World, child: Child, defaults: Options) -> int:
     """Answer the script's requests until it ends; return their number. Collective with `_serve`."""
-    n_requests = 0
-    while (message := _next_message(child)) is not None:
+    n_requests, unread = 0, list[tuple[Kind, Any]]()
+    while (message := unread.pop() if unread else _next_message(child)) is not None:
         kind, content = message
         if kind == Kind.CANCEL:
             continue  # what it means has ended by itself
         number, wanted = content
         call, request = Call(surroundings=None), "release"
-        turn = _Turn(child, number)
+        turn = _Turn(child, number, unread)
         if kind == Kind.CALL:
             call, request = _to_call(wanted, defaults), "call"
             call.client = [child.pidfd, child.channel.fileno()]
@@ -113,10 +113,12 @@ class _Turn:
         The script.
     number : int
         Of the request that waits for an answer.
+    unread : list
+        Gets the next request, if that comes where something else was expected.
     """
 
-    def __init__(self, child: Child, number: int) -> None:
-        self._child, self._number = child, number
+    def __init__(self, child: Child, number: int, unread: list[tuple[Kind, Any]]) -> None:
+        self._child, self._number, self._unread = child, number, unread
 
     def answer(self, content: Any) -> None:
         """Send what the script waits for."""
@@ -130,6 +132,9 @@ class _Turn:
         reasons = None
         if message is not None and message[0] == Kind.TAKEN:
             self._number, reasons = message[1]
+        elif message is not None and message[0] != Kind.CANCEL:
+            # An exception, of a signal handler for example, came between answer and values.
+            self._unread.append(message)
         if reasons is None:
             result.storage_error = "the script has not taken the values"
         else:

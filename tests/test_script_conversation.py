@@ -174,6 +174,35 @@ def test_a_call_gets_its_own_answer_whatever_became_of_earlier_ones(serve, n):
     assert (ran.returncode, ran.stdout) == (0, "[2, 4, 6]\n" * 3), ran.stderr
 
 
+BETWEEN = """
+import acme_mpi
+from acme_mpi import script
+
+
+def ask(kind, wanted, real=script._ask):
+    answer = real(kind, wanted)
+    if kind == script.Kind.CALL:
+        script._ask = real
+        raise TimeoutError
+    return answer
+
+
+script._ask = ask
+try:
+    acme_mpi.map(abs, [-1], write_worker_results=False)
+except TimeoutError:
+    print(acme_mpi.map(abs, [-2], write_worker_results=False))
+"""
+
+
+@pytest.mark.once
+def test_an_exception_between_answer_and_values_spoils_no_later_call(serve):
+    """As a signal handler may raise it at any moment."""
+    ran = serve(0, BETWEEN)
+
+    assert (ran.returncode, ran.stdout) == (0, "[2]\n"), ran.stderr
+
+
 @pytest.mark.parametrize(
     "command",
     [
