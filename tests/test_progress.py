@@ -32,7 +32,8 @@ def show(monkeypatch, caplog):
 
     def show(bar, is_watched, whole_lines, n_seconds=100):
         # Another test's `ParallelMap` may have left one that writes to the console.
-        monkeypatch.setattr(logging.getLogger("acme_mpi"), "handlers", [])
+        for name in ("acme_mpi", "ACME"):
+            monkeypatch.setattr(logging.getLogger(name), "handlers", [])
         monkeypatch.setattr(progress, "is_watched", lambda: is_watched)
         monkeypatch.setattr(progress, "passes_on_whole_lines", lambda: whole_lines)
         clock = Clock()
