@@ -6,6 +6,7 @@ Signals, time limits, ranks and nodes that are lost, and the batch script that c
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import subprocess
@@ -129,6 +130,10 @@ class Job:
         left = end_all(self.id, ENDING_S)
         assert not left, left
         return status
+
+    def n_rounds(self) -> int:
+        """Return how often the ranks were started. Usually once, but MPI's own start may crash."""
+        return len(re.findall(r"^round \d+: ", self.said(), re.MULTILINE))
 
     def said(self) -> str:
         logs = sorted(self.folder.glob("*.log"))
@@ -439,13 +444,13 @@ class TestBatchScript:
     ):
         job = start(*submit())
         job.until_all_wait(4)
+        n_before = job.n_rounds()
         os.kill(job.agent(3), signal.SIGKILL)
         kept = done(folder)
         (folder / "allowed").touch()
 
         assert job.end() == DONE, job.said()
-        assert "round 2: " in job.said()
-        assert "round 3: " not in job.said()
+        assert job.n_rounds() == n_before + 1
         begun = names(folder, "begun")
         assert set(begun) == set(range(N_TASKS))
         assert all(begun.count(task) == 1 for task in kept)
@@ -454,14 +459,15 @@ class TestBatchScript:
     def test_a_job_that_is_asked_to_stop_is_not_run_again(self, slurm, folder, start):
         job = start(*submit())
         job.until_all_wait(2)
+        n_before = job.n_rounds()
         slurm.call("scancel", "--signal=USR2", "--name=acme")
         job.until_it_stops()
         (folder / "allowed").touch()
 
         assert job.end() == STOPPED, job.said()
-        assert "round 2: " not in job.said()
+        assert job.n_rounds() == n_before
 
-    def test_rounds_that_bring_nothing_end_it(self, folder, start):
+    def test_two_rounds_that_bring_nothing_end_it(self, folder, start):
         """Every rank dies before it has called anything."""
         (folder / "python").write_text(
             f'#!/bin/sh\n[ -n "$SLURM_STEP_NUM_TASKS" ] && kill -9 $$\nexec {sys.executable} "$@"\n'
@@ -472,8 +478,9 @@ class TestBatchScript:
         # Slurm ends the others, perhaps before they have killed themselves.
         status = job.end()
         assert status in (KILLED, TERMINATED), job.said()
-        assert f"round 1 has brought nothing and ended with status {status}" in job.said()
-        assert "round 2: " not in job.said()
+        assert "round 1 has brought nothing and ended with status" in job.said()
+        assert f"round 2 has brought nothing and ended with status {status}" in job.said()
+        assert job.n_rounds() == 2
 
     def test_a_lost_node_is_gone_on_without(self, tmp_path_factory, content_of, undisturbed):
         """In a Slurm of its own, as the node does not come back."""
