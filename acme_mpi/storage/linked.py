@@ -260,14 +260,14 @@ def joined(rows: Iterator[tuple[int, Any]], most: int) -> Iterator[tuple[int, An
     Where the tasks are not the first axis, what is written at once lies in as many places as there
     are elements before that axis, whether it has one task or many.
     """
-    first, held = 0, list[Any]()
+    held, first, stop, n_bytes = list[Any](), 0, 0, 0
     for start, some in rows:
-        n_held = sum(map(len, held))
-        if held and (start != first + n_held or (n_held + len(some)) * some[0].nbytes > most):
+        if held and (start != stop or n_bytes + some.nbytes > most):
             yield first, np.concatenate(held)
-            held = []
+            held, n_bytes = [], 0
         first = first if held else start
         held.append(some)
+        stop, n_bytes = start + len(some), n_bytes + some.nbytes
     if held:
         yield first, np.concatenate(held)
 
