@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 from collections.abc import Sequence
 from typing import Any
@@ -53,7 +54,7 @@ def wanted_files(given: Any, own: Sequence[str], kind: str, may_exist: bool) -> 
             f"`kwargv[{NAME!r}]` cannot be changed with payload='rank': the container needs the "
             "files beside it. Choose `output_dir` instead"
         )
-    there = [path for path in moved if os.path.isdir(path) or os.path.lexists(path)]
+    there = [path for path in moved if os.path.lexists(path)]
     if there and (not may_exist or os.path.isdir(there[0])):
         raise PlaceError(f"`kwargv[{NAME!r}]`: there is {there[0]} already")
     return wanted
@@ -85,11 +86,14 @@ def _hand_out(path: str, target: str) -> str:
 
 
 def _link_or_copy(path: str, target: str) -> None:
-    partial = f"{target}.partial"
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(partial)
+    partial = f"{target}.{secrets.token_hex(8)}"
     try:
-        os.link(path, partial)
-    except OSError:  # of another file system, or of one that has no links
-        shutil.copyfile(path, partial)
-    os.replace(partial, target)
+        try:
+            os.link(path, partial)
+        except OSError:  # of another file system, or of one that has no links
+            shutil.copyfile(path, partial)
+        os.replace(partial, target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(partial)
+        raise

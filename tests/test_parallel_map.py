@@ -589,6 +589,17 @@ def test_results_that_cannot_go_where_they_are_wanted_are_kept(folder):
 
 
 @pytest.mark.once
+def test_no_file_is_touched_beside_those_that_are_wanted(folder):
+    (folder / "mine.h5.partial").write_text("a download")
+    pmap = ParallelMap(*CALL, single_file=True)
+    pmap.kwargv["outFile"] = ["mine.h5"]
+
+    assert scalars(*pmap.compute()) == VALUES
+    assert (folder / "mine.h5.partial").read_text() == "a download"
+    assert visible(folder)[1:] == ["mine.h5", "mine.h5.partial"]
+
+
+@pytest.mark.once
 def test_results_on_another_file_system_are_copied(folder, tmp_path):
     with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
         pmap = ParallelMap(*CALL, single_file=True)
