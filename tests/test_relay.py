@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from test_comm import CHECKS, expected, run_check
 
-from acme_mpi.comm import mpi, relay
+from acme_mpi.comm import mpi, relay, start
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +56,7 @@ def main(nodes: str, folder: str) -> None:
     mpi.SLICE_BYTES = 100
     for name in CHECKS:
         seen[name] = comm.gather(run_check(name, world, Path(folder) / name), 0)
-    comm.Set_attr(mpi._keyval(MPI), world)
+    comm.Set_attr(start._keyval(MPI), world)
 
     for isolate in (True, False):
         marks = Path(folder) / f"marks-{isolate}"

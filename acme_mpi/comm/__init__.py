@@ -15,8 +15,9 @@ from acme_mpi.comm.launcher import (
     sleep_until,
 )
 from acme_mpi.comm.leaving import how_to_silence, outlast_other_ranks
-from acme_mpi.comm.mpi import MpiWorld, finalize, make_world
+from acme_mpi.comm.mpi import MpiWorld
 from acme_mpi.comm.sharing import share, share_bytes
+from acme_mpi.comm.start import finalize, make_world
 from acme_mpi.comm.twins import SerialWorld, ThreadWorld
 from acme_mpi.comm.typed import passes_on_whole_lines, typed_command
 

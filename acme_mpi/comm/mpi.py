@@ -1,4 +1,4 @@
-"""The world over an MPI communicator: the only module that imports mpi4py."""
+"""The world over an MPI communicator, each rank talking to each other one directly."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import pickle
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -24,20 +23,11 @@ from acme_mpi.comm.base import (
     Backoff,
     World,
 )
-from acme_mpi.comm.launcher import (
-    end_with_launcher,
-    is_launched,
-    is_launched_by_srun,
-    launched_rank_and_size,
-    leave_if_orphaned,
-    refuse_singletons,
-    refuse_srun_without_pmi,
-)
+from acme_mpi.comm.launcher import is_launched_by_srun, leave_if_orphaned
 from acme_mpi.comm.neighbours import LocalNeighbour, Neighbour, RemoteNeighbour, open_door
-from acme_mpi.comm.roll_call import ByGathering, ByMessages, RollCall
+from acme_mpi.comm.roll_call import ByMessages, RollCall
 from acme_mpi.comm.together import End, Left, left_rank
-from acme_mpi.comm.twins import SerialWorld
-from acme_mpi.errors import EXIT_RANK_LOST, LaunchError
+from acme_mpi.errors import EXIT_RANK_LOST
 
 T = TypeVar("T")
 
@@ -155,7 +145,7 @@ class MpiWorld(World):
         if self.size > 1:
             n_tellers = 1 if self._end is None else N_TELLERS
             roll_call = None if notify is None else ByMessages(self._comm, n_tellers)
-            _wait_for_all(
+            wait_for_all(
                 self._comm, self._comm.Ibarrier(), notify, self._look, self.forward, roll_call
             )
 
@@ -231,7 +221,7 @@ def _next(ranks: list[int], rank: int) -> int:
     return ranks[(ranks.index(rank) + 1) % len(ranks)]
 
 
-def _wait_for_all(
+def wait_for_all(
     comm: Any,
     request: Any,
     notify: Callable[[str], None] | None,
@@ -272,89 +262,3 @@ def _wait_for_all(
 def _rank_list(ranks: Sequence[int]) -> str:
     shown = ", ".join(str(rank) for rank in ranks[:8])
     return f"{shown}, ... ({len(ranks)} ranks)" if len(ranks) > 8 else shown
-
-
-def _load_mpi() -> Any:
-    # Wrong data was reported for OMPIO's data sieving (open-mpi/ompi#10546, #12718).
-    os.environ.setdefault("OMPI_MCA_fbtl_posix_read_datasieving", "0")
-    os.environ.setdefault("OMPI_MCA_fbtl_posix_write_datasieving", "0")
-    # `refuse_singletons` says once what mpi4py would warn of on every rank.
-    os.environ.setdefault("MPI4PY_CHECK_MPIEXEC", "0")
-    import mpi4py
-
-    # Matched probes fail on some fabrics (Libensemble/libensemble#28).
-    mpi4py.rc.recv_mprobe = False
-    from mpi4py import MPI
-
-    return MPI
-
-
-def make_world(comm: Any = None, notify: Callable[[str], None] | None = None) -> World:
-    """Return the World over a duplicate of `comm`. Collective over `comm`.
-
-    The duplicate is kept with the communicator, so later calls cost nothing.
-
-    Parameters
-    ----------
-    comm : mpi4py.MPI.Intracomm, optional
-        Default: MPI.COMM_WORLD, initialising MPI if need be. Without a launcher, and if nobody has
-        loaded MPI before, the world is a `SerialWorld`: MPI would take a second to start, and
-        Open MPI leave a daemon that keeps the caller's files open. What a rank has forked is alone,
-        too.
-    notify : callable, optional
-        Told on rank 0 which ranks do not come.
-
-    Raises
-    ------
-    LaunchError
-        Launcher and MPI do not belong together, or no MPI library is found under a launcher.
-    """
-    is_copy = bool(_PARENT) and _PARENT[0] != os.getpid()
-    if is_copy or (comm is None and not is_launched() and "mpi4py.MPI" not in sys.modules):
-        return SerialWorld()
-    refuse_srun_without_pmi()
-    try:
-        mpi = _load_mpi()
-    except (ImportError, RuntimeError) as error:
-        if launched_rank_and_size()[1] > 1:
-            raise LaunchError(f"mpi4py cannot load an MPI library: {error}") from None
-        return SerialWorld()
-    if comm is None:
-        comm = mpi.COMM_WORLD
-        refuse_singletons(comm.Get_size())
-    keyval = _keyval(mpi)
-    world: World | None = comm.Get_attr(keyval)
-    if world is None:
-        if not _PARENT:
-            end_with_launcher()
-        duplicate, request = comm.Idup()
-        roll_call = ByGathering(comm, N_TELLERS)
-        _wait_for_all(comm, request, notify, roll_call=roll_call)
-        from acme_mpi.comm.relay import RELAYED_FROM, RelayedWorld  # which is a MpiWorld
-
-        world = (RelayedWorld if comm.size >= RELAYED_FROM else MpiWorld)(duplicate)
-        comm.Set_attr(keyval, world)
-        _PARENT[:] = [os.getpid()]
-    return world
-
-
-# The process that has started MPI: what it forks is no rank, and no place for MPI calls.
-_PARENT: list[int] = []
-
-
-_KEYVALS: list[int] = []
-
-
-def _keyval(mpi: Any) -> int:
-    if not _KEYVALS:
-        _KEYVALS.append(mpi.Comm.Create_keyval())
-    return _KEYVALS[0]
-
-
-def finalize() -> None:
-    """Finalize MPI, asleep until every rank is here. Collective; nothing if MPI is not up."""
-    module = sys.modules.get("mpi4py.MPI")
-    if module is None or not module.Is_initialized() or module.Is_finalized():
-        return
-    _wait_for_all(module.COMM_WORLD, module.COMM_WORLD.Ibarrier(), None)
-    module.Finalize()
