@@ -32,8 +32,8 @@ from acme_mpi.status import (
 from acme_mpi.status_text import status_text
 from acme_mpi.storage import make_store
 from acme_mpi.storage.ballast import remove_left
-from acme_mpi.storage.base import Layout
 from acme_mpi.storage.description import Description, next_run
+from acme_mpi.storage.layout import Layout
 from acme_mpi.storage.lease import Lease, holder
 from acme_mpi.storage.recorded import RecordedStore
 from acme_mpi.storage.records import read_history

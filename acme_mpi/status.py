@@ -18,9 +18,9 @@ import numpy as np
 from acme_mpi.errors import AcmeMpiError, Failure, InputError, group_failures
 from acme_mpi.journal import FINAL, Block
 from acme_mpi.parsing import Damaged
-from acme_mpi.storage.base import DOT_FOLDER
 from acme_mpi.storage.description import Description, described_runs, read_description
 from acme_mpi.storage.folders import FINISHED as END_MARK
+from acme_mpi.storage.layout import DOT_FOLDER
 from acme_mpi.storage.lease import Holder, holder
 from acme_mpi.storage.records import History, Records, Table, read_history
 

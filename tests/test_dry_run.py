@@ -21,7 +21,7 @@ from acme_mpi.errors import InputError
 from acme_mpi.results import RowSpec, make_row_spec
 from acme_mpi.runner import measure
 from acme_mpi.runner.measure import Measured
-from acme_mpi.storage.base import DOT_FOLDER
+from acme_mpi.storage.layout import DOT_FOLDER
 
 FUNCTIONS = """\
 import os

@@ -18,8 +18,8 @@ from acme_mpi.journal import AS_GROUPS, AS_PICKLES, AS_ROWS, Journal, pack_recor
 from acme_mpi.results import Content
 from acme_mpi.runner.base import Outcome
 from acme_mpi.runner.pickling import pickle_result
-from acme_mpi.storage.base import Layout
 from acme_mpi.storage.folders import choose_layout, make_folders, mark_finished, remove_old_runs
+from acme_mpi.storage.layout import Layout
 from acme_mpi.storage.pickles import PickleStore, emergency_pickles
 from acme_mpi.storage.records import (
     indices_of,

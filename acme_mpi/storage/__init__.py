@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from acme_mpi.comm import World
-from acme_mpi.storage.base import Layout, MemoryStore, Store, Stored
+from acme_mpi.storage.base import MemoryStore, Store, Stored
+from acme_mpi.storage.layout import Layout
 from acme_mpi.storage.pickles import PickleStore
 
 

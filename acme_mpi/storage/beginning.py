@@ -15,7 +15,6 @@ from typing import NamedTuple
 from acme_mpi.errors import PlaceError, StoreError
 from acme_mpi.fingerprint import changes, version_changes, without_source
 from acme_mpi.parsing import Damaged
-from acme_mpi.storage.base import DOT_FOLDER, Layout
 from acme_mpi.storage.description import (
     Description,
     how_to_go_on,
@@ -31,6 +30,7 @@ from acme_mpi.storage.folders import (
     remove_results,
     unmark_finished,
 )
+from acme_mpi.storage.layout import DOT_FOLDER, Layout
 from acme_mpi.storage.lease import Lease
 from acme_mpi.storage.records import read_history
 

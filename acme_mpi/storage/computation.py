@@ -17,9 +17,10 @@ from acme_mpi.parsing import read_file
 from acme_mpi.results import Content, is_pickle, is_placed, parts_of
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
-from acme_mpi.storage.base import Layout, refusals
+from acme_mpi.storage.base import refusals
 from acme_mpi.storage.container import link_computations
 from acme_mpi.storage.forms import pieces_of
+from acme_mpi.storage.layout import Layout
 from acme_mpi.storage.linked import LinkedStore
 from acme_mpi.storage.pickles import write_pickle
 from acme_mpi.storage.recorded import digest_like

@@ -15,7 +15,8 @@ import numpy as np
 from acme_mpi.journal import AS_ROWS
 from acme_mpi.results import RowSpec
 from acme_mpi.storage import hdf5
-from acme_mpi.storage.base import Layout, missing_value
+from acme_mpi.storage.base import missing_value
+from acme_mpi.storage.layout import Layout
 from acme_mpi.storage.records import (
     Place,
     Records,

@@ -16,7 +16,7 @@ from acme_mpi.errors import PlaceError, StoreError
 from acme_mpi.journal import stamp_of
 from acme_mpi.offsets import reason
 from acme_mpi.parsing import read_file
-from acme_mpi.storage.base import DOT_FOLDER, Layout
+from acme_mpi.storage.layout import DOT_FOLDER, Layout
 from acme_mpi.storage.lease import LEASE
 
 FINISHED = "finished"

@@ -17,7 +17,7 @@ from acme_mpi.errors import StoreError
 from acme_mpi.journal import AS_PICKLES
 from acme_mpi.results import RowSpec
 from acme_mpi.storage import hdf5
-from acme_mpi.storage.base import Layout, Stored, missing_value, refusals, together
+from acme_mpi.storage.base import Stored, missing_value, refusals, together
 from acme_mpi.storage.container import (
     MAX_MAPPINGS,
     MAX_SOURCES,
@@ -28,6 +28,7 @@ from acme_mpi.storage.container import (
     longest_row,
 )
 from acme_mpi.storage.folders import note_linked
+from acme_mpi.storage.layout import Layout
 from acme_mpi.storage.payload import PayloadStore
 from acme_mpi.storage.pickles import emergency_pickles
 from acme_mpi.storage.recorded import RecordedStore

@@ -11,7 +11,8 @@ from acme_mpi.journal import AS_PICKLES, FileKey
 from acme_mpi.offsets import write_all
 from acme_mpi.parsing import read_file
 from acme_mpi.runner.base import Outcome
-from acme_mpi.storage.base import Layout, Stored, refusals
+from acme_mpi.storage.base import Stored, refusals
+from acme_mpi.storage.layout import Layout
 from acme_mpi.storage.recorded import RecordedStore, digest_like
 from acme_mpi.storage.records import Records, indices_of, share_records
 

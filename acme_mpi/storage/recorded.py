@@ -11,8 +11,9 @@ from typing import Any
 from acme_mpi.checksum import Digest, new_digest
 from acme_mpi.journal import AS_PICKLES, Block, FileKey, pack_failure, pack_record
 from acme_mpi.runner.base import Outcome
-from acme_mpi.storage.base import Layout, Store, Stored
+from acme_mpi.storage.base import Store, Stored
 from acme_mpi.storage.committer import Committer
+from acme_mpi.storage.layout import Layout
 from acme_mpi.storage.records import TOLD_OF_FAILURES, Records
 
 

@@ -28,8 +28,8 @@ from acme_mpi.journal import (
     read_journal,
 )
 from acme_mpi.parsing import Damaged, parse_failure
-from acme_mpi.storage.base import Layout
 from acme_mpi.storage.description import read_descriptions
+from acme_mpi.storage.layout import Layout
 
 Records = np.ndarray[Any, Any]
 TOLD_OF_FAILURES = ("type", "message", "location", "traceback", "call")

@@ -15,8 +15,9 @@ from acme_mpi.comm import World
 from acme_mpi.journal import AS_GROUPS, AS_RAGGED, AS_ROWS
 from acme_mpi.results import Content
 from acme_mpi.storage import hdf5
-from acme_mpi.storage.base import Layout, Stored, refusals, together
+from acme_mpi.storage.base import Stored, refusals, together
 from acme_mpi.storage.folders import note_linked
+from acme_mpi.storage.layout import Layout
 from acme_mpi.storage.linked import fill_rows, payload_rows, unpadded
 from acme_mpi.storage.merge import Merge
 from acme_mpi.storage.payload import PayloadStore, Written
