@@ -6,6 +6,7 @@ import logging
 import os
 import select
 import time
+from collections.abc import Callable, Sequence
 
 from acme_mpi.comm import Backoff, World, leave_if_orphaned
 from acme_mpi.interrupts import INTERRUPTS, signal_name
@@ -23,6 +24,11 @@ RESERVE_PAUSE_S = 1.0  # the master has nothing to say to a worker with a chunk 
 LOOK_EVERY_S = 1.0
 
 
+def wait_for_readable(descriptors: Sequence[int], longest_s: float) -> list[int]:
+    """Sleep until a descriptor is readable, or for `longest_s` seconds; return those that are."""
+    return select.select(descriptors, [], [], longest_s)[0]
+
+
 class Loop:
     """What one rank does during a run. Collective: all ranks play to the end together.
 
@@ -38,6 +44,8 @@ class Loop:
         The runner of `worker`.
     client : list of int
         Descriptors that become readable when nobody waits for the result any more.
+    sleep : callable
+        Sleeps as `wait_for_readable` does.
     """
 
     def __init__(
@@ -46,10 +54,11 @@ class Loop:
         worker: Worker | None,
         master: Master | None,
         runner: Runner | None,
-        client: list[int],
+        client: Sequence[int] = (),
+        sleep: Callable[[Sequence[int], float], list[int]] = wait_for_readable,
     ) -> None:
         self._world, self._worker, self._master = world, worker, master
-        self._runner, self._client = runner, list(client)
+        self._runner, self._client, self._sleep = runner, list(client), sleep
         self._backoff = Backoff(share=IDLE_SHARE)
         self._parent, self._looked_s = os.getppid(), time.monotonic()
         # In a task, signals are for the run that calls it.
@@ -71,7 +80,7 @@ class Loop:
             if progressed:
                 self._backoff.reset()
             elif not (isinstance(runner, InlineRunner) and runner.has_work):
-                self._sleep()
+                self._wait()
 
     def _stop_for(self, number: int) -> None:
         if self._master is not None:
@@ -88,8 +97,8 @@ class Loop:
         leave_if_orphaned(self._parent)
         self._world.abort_if_neighbour_is_gone()
 
-    def _sleep(self) -> None:
-        ready = select.select(self._descriptors(), [], [], self._pause_s())[0]
+    def _wait(self) -> None:
+        ready = self._sleep(self._descriptors(), self._pause_s())
         if self._master is not None and set(self._client) & set(ready):
             self._master.cut_short("nobody waits for the results any more")
             self._client.clear()

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -24,8 +24,9 @@ from hypothesis import strategies as st
 
 from acme_mpi import master as master_module
 from acme_mpi import worker as worker_module
-from acme_mpi.comm import TAG_CHUNK, TAG_REPORT, Backoff, SerialWorld, ThreadWorld
+from acme_mpi.comm import TAG_CHUNK, TAG_REPORT, SerialWorld, ThreadWorld
 from acme_mpi.errors import Failure, StoreError
+from acme_mpi.loop import Loop
 from acme_mpi.master import CREDIT, Master
 from acme_mpi.progress import Progress
 from acme_mpi.protocol import (
@@ -69,6 +70,7 @@ from acme_mpi.worker import Worker
 pytestmark = pytest.mark.once
 
 LIMIT_S = 20.0
+LONGEST_PAUSE_S = 0.001
 
 SCHEDULES = {
     "one at a time": FixedChunks,
@@ -306,15 +308,13 @@ def play(
             members = set(range(first_worker, size))
             schedule = make_schedule(n_tasks, len(members))
             master = Master(world, schedule, progress, members, rules, deadline_s, is_stop_asked)
-        backoff = Backoff(0.001)
-        while (worker and not worker.is_finished) or (master and not master.is_finished):
-            progressed = master.step() if master else False
-            progressed = (worker.step() if worker else False) or progressed
-            if progressed:
-                backoff.reset()
-                continue
+
+        def sleep(descriptors: Sequence[int], longest_s: float) -> list[int]:
             assert time.monotonic() < deadline, f"rank {world.rank} waits for ever"
-            backoff.sleep()
+            time.sleep(min(longest_s, LONGEST_PAUSE_S))
+            return []
+
+        Loop(world, worker, master, runners[world.rank] if worker else None, sleep=sleep).play()
         if worker:
             worker.close()
         failures = world.gather(worker.failures if worker else [])
