@@ -21,7 +21,7 @@ from acme_mpi.runner.threads import limited_threads
 with limited_threads():
     import numpy  # noqa: F401
 
-from acme_mpi.call import Call, Options, Result
+from acme_mpi.call import Call, Display, Options, Output, Result, Work
 from acme_mpi.comm import (
     World,
     finalize,
@@ -143,7 +143,7 @@ def _with_ranks(options: Any, scripts: Sequence[str], launched_rank: int) -> int
         if world.is_master and world.size == 1 and launched_rank == 0:
             _suggest_launcher()
         if options.script:
-            defaults = Options("", 0, bar=options.bar, level=_level_asked_for(options))
+            defaults = Display(bar=options.bar, level=_level_asked_for(options))
             status = serve_script(world, [*options.script, *scripts], defaults)
         else:
             _run_command(world, options)
@@ -233,8 +233,8 @@ def _run_command(world: World, options: Any) -> None:
 
 def _print_values(runner: ChildRunner, world: World, result: Result) -> None:
     """Print what the tasks have returned. Independent; rank 0 only."""
-    n_tasks, stored = result.options.n_tasks, result.stored
-    if result.options.spec is None:
+    n_tasks, stored = result.options.work.n_tasks, result.stored
+    if result.options.work.spec is None:
         pieces = [(runs, c.values, c.buffers) for runs, c in stored.pieces]
         texts, unloadable = _ask(runner, Kind.SHOW, (pieces, n_tasks))
         stored.pieces.clear()
@@ -278,19 +278,15 @@ def _load(runner: ChildRunner, options: Any) -> _Loaded:
 
 def _run_options(options: Any, name: str = "", n_tasks: int = 0) -> Options:
     return Options(
-        name,
-        n_tasks,
-        options.kind,
-        options.output_dir,
-        options.spec,
-        isolate=not options.no_isolate,
-        root=0 if options.kind == "memory" else None,
-        bar=options.bar,
-        reproduce=_reproduce(),
-        policy=options.policy,
-        retry_failed=options.retry_failed,
-        rules=options.rules,
-        go_on=_go_on(),
+        Work(name, n_tasks, options.spec, not options.no_isolate, rules=options.rules),
+        Output(
+            options.kind,
+            options.output_dir,
+            root=0 if options.kind == "memory" else None,
+            policy=options.policy,
+            retry_failed=options.retry_failed,
+        ),
+        Display(options.bar, reproduce=_reproduce(), resume_command=_resume_command()),
     )
 
 
@@ -298,7 +294,7 @@ def _try_one(world: World, loaded: _Loaded) -> bool:
     """Call one task, print what it took, and return whether to go on. Collective."""
     options = loaded.call.options
     if world.is_master and options is not None:
-        logger.info("%s", announce(options.name, loaded.task))
+        logger.info("%s", announce(options.work.name, loaded.task))
     result = run(world, loaded.trial)
     try:
         found = forecast(result, loaded.task, options or result.options, world.size)
@@ -322,12 +318,12 @@ def _reproduce() -> str:
     return command.replace("{", "{{").replace("}", "}}") + " --debug-task {index}"
 
 
-# What a command that goes on with a run says in another way, or not again.
+# What a command that resumes a run says in another way, or not again.
 _ONCE = ("--dry-run", "--resume", "--retry-failed", "--force-resume", "--overwrite")
 
 
-def _go_on() -> str:
-    """Return the command that goes on with this one's run, with ``{directory}`` in it."""
+def _resume_command() -> str:
+    """Return the command that resumes this one's run, with ``{directory}`` in it."""
     arguments = sys.argv[1:]
     kept: list[str] = []
     words = iter(arguments)

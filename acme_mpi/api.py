@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from acme_mpi.call import Call, Options
+from acme_mpi.call import Call, Display, Options, Output, Work
 from acme_mpi.errors import InputError
 from acme_mpi.keywords import (
     check_flag,
@@ -135,17 +135,21 @@ def map(
         pack(call, world, func if isolate or is_connected() else None, tasks)
         call.own_func = func
         call.options = Options(
-            function_name(func),
-            tasks.n_tasks,
-            kind,
-            output_dir,
-            spec,
-            isolate,
-            root,
-            bar=None if is_connected() else False,
-            policy=resume_policy(resume, kind),
-            retry_failed=resume == "failed",
-            rules=check_rules(rules, isolate),
+            Work(
+                function_name(func),
+                tasks.n_tasks,
+                spec,
+                isolate,
+                rules=check_rules(rules, isolate),
+            ),
+            Output(
+                kind,
+                output_dir,
+                root,
+                policy=resume_policy(resume, kind),
+                retry_failed=resume == "failed",
+            ),
+            Display(bar=None if is_connected() else False),
         )
         identify(call, world, func, tasks)
     except InputError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,94 +29,139 @@ from acme_mpi.tasks import TaskSet
 
 
 @dataclass(frozen=True)
-class Options:
-    """What every rank has to know of a run.
+class Work:
+    """What a run computes.
 
     Attributes
     ----------
     name : str
         The function's name.
     n_tasks : int
-        Number of calls.
-    kind : str
-        Kind of store: ``memory``, ``rank``, ``computation``, ``single_file`` or ``pickle``.
-    output_dir : str or None
-        Where files go; None: a new directory ``ACME_<time>`` in the working directory.
+        Number of calls, >= 0.
     spec : RowSpec or None
         The form of the results.
     isolate : bool
         Call the function in a child process.
-    root : int or None
-        In memory mode the only rank that gets the results.
-    bar : bool or None
-        Progress bar; None: if somebody watches.
-    reproduce : str
-        Command that runs one task, ``{index}`` in the task's place.
     workers : tuple of int or None
         The ranks that call tasks; None: all.
-    may_pickle : bool
-        Results that HDF5 cannot hold are pickled instead of failing their tasks.
-    dialect : str
-        Name of the interface that the run belongs to, said in its messages.
-    level : int or None
-        Least level of the messages; None: as it is.
-    log_file : str or None
-        Where they go, too; None: into the output directory; empty: nowhere.
-    said : tuple of Said
-        What that file has to begin with.
-    policy : str
-        What to do where there are results already, see `beginning.POLICIES`.
-    retry_failed : bool
-        Of an earlier run, call the tasks that have failed, and only those.
     rules : Rules
         How to deal with tasks that fail.
-    go_on : str
-        Command that goes on with the run, ``{directory}`` in the output directory's place; empty
-        if a script knows it.
     """
 
     name: str
     n_tasks: int
-    kind: str = "rank"
-    output_dir: str | None = None
     spec: RowSpec | None = None
     isolate: bool = True
-    root: int | None = None
-    bar: bool | None = None
-    reproduce: str = ""
     workers: tuple[int, ...] | None = None
-    may_pickle: bool = False
-    dialect: str = ""
-    level: int | None = None
-    log_file: str | None = None
-    policy: str = "refuse"
-    retry_failed: bool = False
     rules: Rules = field(default_factory=Rules)
-    go_on: str = ""
-    said: tuple[Said, ...] = ()
-
-    @property
-    def shaping(self) -> dict[str, str]:
-        """What of these options shapes the results, for the fingerprint."""
-        spec = self.spec
-        if spec is None:
-            return {"kind of files": self.kind}
-        shape = (*spec.shape[: spec.axis], None, *spec.shape[spec.axis :])
-        return {
-            "kind of files": self.kind,
-            "result_shape": str(shape),
-            "result_dtype": str(np.dtype(spec.dtype)),
-        }
-
-    def how_to_go_on(self, directory: str, only_failed: bool = False) -> str:
-        """Return a last line of text that says how to go on with a run in a directory."""
-        return f"\n  go on with: {how_to_go_on(self.go_on, directory, only_failed)}"
 
     def worker_ranks(self, size: int) -> set[int]:
         """Return the ranks that call tasks, of a world of `size`."""
         chosen = set(range(size) if self.workers is None else self.workers)
         # In its own process the function would keep rank 0 from handing out chunks.
         return chosen - {0} if not self.isolate and size > 1 else chosen
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the results of a run go.
+
+    Attributes
+    ----------
+    kind : str
+        Kind of store: ``memory``, ``rank``, ``computation``, ``single_file`` or ``pickle``.
+    output_dir : str or None
+        Directory of the files; None: a new ``ACME_<time>`` in the working directory.
+    root : int or None
+        In memory the only rank that gets the results; None: all.
+    may_pickle : bool
+        Results that HDF5 cannot hold are pickled instead of failing their tasks.
+    policy : str
+        What to do where there are results already, see `beginning.POLICIES`.
+    retry_failed : bool
+        Of an earlier run, call the tasks that have failed, and only those.
+    """
+
+    kind: str = "rank"
+    output_dir: str | None = None
+    root: int | None = None
+    may_pickle: bool = False
+    policy: str = "refuse"
+    retry_failed: bool = False
+
+
+@dataclass(frozen=True)
+class Display:
+    """What a run shows and says.
+
+    Attributes
+    ----------
+    bar : bool or None
+        Progress bar; None: if somebody watches.
+    dialect : str
+        Name of the interface that the run belongs to, said in its messages.
+    level : int or None
+        Lowest level of the messages; None: as it is.
+    log_file : str or None
+        Where they go, too; None: into the output directory; empty: nowhere.
+    said : tuple of Said
+        What that file has to begin with.
+    reproduce : str
+        Command that runs one task, ``{index}`` in the task's place.
+    resume_command : str
+        Command that resumes the run, ``{directory}`` in the output directory's place; empty if a
+        script knows it.
+    """
+
+    bar: bool | None = None
+    dialect: str = ""
+    level: int | None = None
+    log_file: str | None = None
+    said: tuple[Said, ...] = ()
+    reproduce: str = ""
+    resume_command: str = ""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every rank has to know of a run.
+
+    Attributes
+    ----------
+    work : Work
+        What is computed.
+    output : Output
+        Where the results go.
+    display : Display
+        What is shown and said.
+    """
+
+    work: Work
+    output: Output = field(default_factory=Output)
+    display: Display = field(default_factory=Display)
+
+    @property
+    def shaping(self) -> dict[str, str]:
+        """What of these options shapes the results, for the fingerprint."""
+        spec = self.work.spec
+        if spec is None:
+            return {"kind of files": self.output.kind}
+        shape = (*spec.shape[: spec.axis], None, *spec.shape[spec.axis :])
+        return {
+            "kind of files": self.output.kind,
+            "result_shape": str(shape),
+            "result_dtype": str(np.dtype(spec.dtype)),
+        }
+
+    def in_one_process(self) -> Options:
+        """Return the options of the same run in a process that calls all tasks itself."""
+        work = replace(self.work, isolate=False, workers=(0,))
+        return replace(self, work=work, display=replace(self.display, bar=False))
+
+    def how_to_go_on(self, directory: str, only_failed: bool = False) -> str:
+        """Return a last line of text that says how to go on with a run in a directory."""
+        command = how_to_go_on(self.display.resume_command, directory, only_failed)
+        return f"\n  go on with: {command}"
 
 
 @dataclass
@@ -229,7 +274,7 @@ class Result:
 
     def error(self, results: Any = None) -> AcmeMpiError | None:
         """Return the exception that this result calls for, None if all is well."""
-        n_tasks, where = self.options.n_tasks, self.stored.where
+        n_tasks, where = self.options.work.n_tasks, self.stored.where
         safe = f"; what is done is in {where}" if where else ""
         n_left = f"{self.n_unfinished} of {n_tasks} tasks were not run"
         if self.storage_error:
@@ -241,7 +286,7 @@ class Result:
             return TaskError(text, self.failures, results)
         if self.n_unfinished and not self.n_ready and not self.stopped_because:
             reasons = "\n  ".join(dict.fromkeys(self.unready))
-            return InputError(f"no rank could load {self.options.name}:\n  {reasons}")
+            return InputError(f"no rank could load {self.options.work.name}:\n  {reasons}")
         if self.n_unfinished and (self.stopped_because or not self.unready):
             why = f", because {self.stopped_because}" if self.stopped_because else ""
             return StoppedError(f"{n_left}{why}{safe}{self.go_on()}")
@@ -258,7 +303,7 @@ class Result:
     @property
     def has_halted(self) -> bool:
         """Whether so many tasks have failed that the run had to end."""
-        return self.options.rules.must_halt(len(self.failures), self.options.n_tasks)
+        return self.options.work.rules.must_halt(len(self.failures), self.options.work.n_tasks)
 
     def go_on(self) -> str:
         """Return a last line of text that says how to go on; empty where nothing can be done."""

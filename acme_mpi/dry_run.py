@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from acme_mpi.call import Call, Options, Result
+from acme_mpi.call import Call, Options, Output, Result
 from acme_mpi.comm import World
 from acme_mpi.errors import InputError, TaskError
 from acme_mpi.results import RowSpec
@@ -129,23 +129,16 @@ def measured(func: Callable[..., Any], options: Options) -> Measured:
 
 def circumstances(options: Options) -> tuple[Any, ...]:
     """Return what `Measured` needs besides the function, as plain values."""
-    form = options.kind if options.kind in ("memory", "pickle") else "hdf5"
-    return options.spec, form, options.may_pickle, options.isolate
+    form = options.output.kind if options.output.kind in ("memory", "pickle") else "hdf5"
+    return options.work.spec, form, options.output.may_pickle, options.work.isolate
 
 
 def measuring_options(options: Options) -> Options:
     """Return the options of the run of the one task: it leaves nothing behind and says nothing."""
-    return replace(
-        options,
-        n_tasks=1,
-        kind="memory",
-        output_dir=None,
-        spec=RowSpec((N_FIGURES,), 0, "<f8"),
-        root=None,
-        bar=False,
-        may_pickle=False,
-        level=logging.CRITICAL,
-        log_file="",
+    return Options(
+        replace(options.work, n_tasks=1, spec=RowSpec((N_FIGURES,), 0, "<f8")),
+        Output("memory"),
+        replace(options.display, bar=False, level=logging.CRITICAL, log_file=""),
     )
 
 
@@ -173,25 +166,25 @@ def forecast(result: Result, index: int, options: Options, size: int) -> Forecas
     if result.failures:
         failure = replace(result.failures[0], index=index)
         trace = f"\n{failure.traceback.rstrip()}" if failure.traceback else ""
-        raise TaskError(f"the dry-run of {options.name} failed: {failure}{trace}", [failure])
+        raise TaskError(f"the dry-run of {options.work.name} failed: {failure}{trace}", [failure])
     error = result.error()
     if error is not None:
         raise error
     rows = result.stored.pieces[0][1].rows
     assert isinstance(rows, np.ndarray)  # nothing is placed in memory
     elapsed_s, peak, agent, n_bytes = rows[0].tolist()
-    spec = options.spec
+    spec = options.work.spec
     is_stacked = spec is not None and not spec.is_ragged
-    n_workers = max(1, len(options.worker_ranks(size)))
+    n_workers = max(1, len(options.work.worker_ranks(size)))
     return Forecast(
         index,
         elapsed_s,
         int(peak),
         int(agent),
         int(n_bytes),
-        options.n_tasks,
+        options.work.n_tasks,
         n_workers,
-        options.kind,
+        options.output.kind,
         is_stacked,
     )
 
@@ -228,5 +221,5 @@ def dry_run(
         call.error = error
     index = world.bcast(index)
     if world.is_master and call.error is None:
-        logger.info("%s", announce(options.name, index))
+        logger.info("%s", announce(options.work.name, index))
     return forecast(submit(world, call), index, options, size)

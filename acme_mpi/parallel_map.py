@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from acme_mpi.acme_arguments import ArgumentShape, rough_bytes, takes
-from acme_mpi.call import Call, Options, Result
+from acme_mpi.call import Call, Display, Options, Output, Result, Work
 from acme_mpi.client import Client, begin_use, end_use, keep, kept_client
 from acme_mpi.cluster import tell_of_missing_ranks
 from acme_mpi.comm import settle
@@ -414,20 +414,26 @@ class ParallelMap(ACMEdaemon):
 
     def _options(self, output_dir: str | None) -> Options:
         return Options(
-            function_name(self.func),
-            self.n_inputs,
-            self._form.kind,
-            output_dir,
-            self._form.spec,
-            workers=self._workers(),
-            may_pickle=self._form.kind in PAYLOADS,
-            dialect="ParallelMap",
-            level=self._level,
-            log_file=self.logfile if isinstance(self.logfile, str) else "",
-            policy=self._policy,
-            retry_failed=self._is_retry,
-            rules=self._rules,
-            said=tuple(self._said),
+            Work(
+                function_name(self.func),
+                self.n_inputs,
+                self._form.spec,
+                workers=self._workers(),
+                rules=self._rules,
+            ),
+            Output(
+                self._form.kind,
+                output_dir,
+                may_pickle=self._form.kind in PAYLOADS,
+                policy=self._policy,
+                retry_failed=self._is_retry,
+            ),
+            Display(
+                dialect="ParallelMap",
+                level=self._level,
+                log_file=self.logfile if isinstance(self.logfile, str) else "",
+                said=tuple(self._said),
+            ),
         )
 
     def _workers(self) -> tuple[int, ...]:
@@ -531,7 +537,7 @@ class ParallelMap(ACMEdaemon):
             tasks, options = self._tasks(), self._options(self.output_dir)
             if is_debug:
                 call.own_tasks = tasks
-                options = replace(options, workers=(0,), isolate=False, bar=False)
+                options = options.in_one_process()
             else:
                 pack(call, self._world, self.func, tasks)
             call.options = options
@@ -552,7 +558,7 @@ class ParallelMap(ACMEdaemon):
             return finish(result)
         except TaskError as error:
             where, log = result.stored.where, str(self.logfile or "")
-            n_tasks, go_on = result.options.n_tasks, result.go_on()
+            n_tasks, go_on = result.options.work.n_tasks, result.go_on()
             text = report(error.failures, n_tasks, where, log, go_on, result.n_unfinished)
             raise TaskError(text, error.failures, error.results) from None
 

@@ -93,7 +93,7 @@ def run(world: World, call: Call) -> Result:
             sys.stderr.flush()
             world.abort(1)
         raise
-    if start.options.kind == "memory":
+    if start.options.output.kind == "memory":
         _deliver(world, call, start, result)
     return result
 
@@ -122,7 +122,7 @@ def _deliver(world: World, call: Call, start: _Start, result: Result) -> None:
     if world.is_master and not _has_come_to_nothing(result):
         options = start.options
         path = _log_path(options, start.layout)
-        with run_messages(path, options.dialect, options.level):
+        with run_messages(path, options.display.dialect, options.display.level):
             _log_end(result)
 
 
@@ -163,9 +163,9 @@ def _begin(call: Call, options: Options, n_ranks: int) -> Beginning:
     try:
         return begin(wanted(call, n_ranks), _warn)
     except StoreError as error:
-        if options.output_dir is None:
+        if options.output.output_dir is None:
             raise
-        path = os.path.join(call.directory, os.path.expanduser(options.output_dir))
+        path = os.path.join(call.directory, os.path.expanduser(options.output.output_dir))
         raise StoreError(f"{error}{options.how_to_go_on(path)}") from None
 
 
@@ -174,23 +174,23 @@ def wanted(call: Call, n_ranks: int) -> Wanted:
     options = call.options
     assert options is not None
     described = Description(
-        options.name,
-        options.n_tasks,
-        options.kind,
-        options.spec,
+        options.work.name,
+        options.work.n_tasks,
+        options.output.kind,
+        options.work.spec,
         n_ranks,
         time.time(),
-        options.go_on,
-        options.reproduce,
+        options.display.resume_command,
+        options.display.reproduce,
         call.fingerprint,
     )
     return Wanted(
         described,
-        options.output_dir,
+        options.output.output_dir,
         call.directory,
-        options.policy,
-        bool(options.go_on),
-        options.retry_failed,
+        options.output.policy,
+        bool(options.display.resume_command),
+        options.output.retry_failed,
     )
 
 
@@ -219,20 +219,24 @@ def _run_agreed(world: World, call: Call, start: _Start, said: list[Said]) -> Re
     path = _log_path(options, layout) if world.is_master else ""
     new_log = "" if os.path.lexists(path) else path
     try:
-        earlier = [*options.said, *said]
-        messages = run_messages(path, options.dialect, options.level, earlier)
+        earlier = [*options.display.said, *said]
+        messages = run_messages(path, options.display.dialect, options.display.level, earlier)
         with messages, ballast.held(world, layout):
-            store = make_store(options.kind, world, layout, options.spec, options.n_tasks)
-            remaining = all_remaining(options.n_tasks)
+            store = make_store(
+                options.output.kind, world, layout, options.work.spec, options.work.n_tasks
+            )
+            remaining = all_remaining(options.work.n_tasks)
             if start.is_resumed:
-                remaining = remaining_tasks(world, store, options.n_tasks, options.retry_failed)
+                remaining = remaining_tasks(
+                    world, store, options.work.n_tasks, options.output.retry_failed
+                )
             if remaining.failures and world.is_master:
                 _tell_old_failures(options, layout, len(remaining.failures))
             if remaining.stored is not None:
                 result = _nothing_left(options, layout, remaining)
             else:
                 result = _call_tasks(world, call, start, store, remaining)
-            if world.is_master and options.kind != "memory":
+            if world.is_master and options.output.kind != "memory":
                 _log_end(result)
     except StoreError as error:
         # Nothing has run: leave nothing that would be taken for an unfinished run.
@@ -254,7 +258,7 @@ def _call_tasks(
 ) -> Result:
     """Run what is left to do. Collective."""
     assignment = _share_assignment(world, call, start.options)
-    assignment.can_place = store.can_place and start.options.isolate
+    assignment.can_place = store.can_place and start.options.work.isolate
     store.open()
     if world.is_master:
         _log_start(world, start, remaining)
@@ -286,9 +290,9 @@ def _nothing_left(options: Options, layout: Layout, remaining: Remaining) -> Res
 
 
 def _log_path(options: Options, layout: Layout) -> str:
-    if options.log_file is not None:
-        return options.log_file
-    return log_path(layout.directory, options.name) if layout.directory else ""
+    if options.display.log_file is not None:
+        return options.display.log_file
+    return log_path(layout.directory, options.work.name) if layout.directory else ""
 
 
 def _forget(world: World, start: _Start, log_file: str) -> None:
@@ -308,10 +312,10 @@ def _share_assignment(world: World, call: Call, options: Options) -> Assignment:
         call.func,
         packed,
         _share_surroundings(world, call),
-        options.spec,
-        in_memory=options.kind == "memory",
-        as_pickles=options.kind == "pickle",
-        may_pickle=options.may_pickle,
+        options.work.spec,
+        in_memory=options.output.kind == "memory",
+        as_pickles=options.output.kind == "pickle",
+        may_pickle=options.output.may_pickle,
     )
 
 
@@ -330,10 +334,10 @@ def _share_surroundings(world: World, call: Call) -> Surroundings:
 
 
 def _take_runner(world: World, call: Call, options: Options) -> Runner | None:
-    is_worker = world.rank in options.worker_ranks(world.size)
+    is_worker = world.rank in options.work.worker_ranks(world.size)
     if call.own_tasks is not None:
         return InlineRunner(call.own_func, call.own_tasks, swallow=())
-    if options.isolate:
+    if options.work.isolate:
         return take_child_runner(world, is_worker)
     return InlineRunner(call.own_func) if is_worker else None
 
@@ -349,13 +353,13 @@ def _work(
 ) -> Result:
     """Play master and worker to the end, close the store, and gather what happened. Collective."""
     options = start.options
-    world.is_relaying = options.isolate
+    world.is_relaying = options.work.isolate
     worker = master = progress = None
     if runner is not None:
         runner.prepare(assignment)
-        worker = Worker(world, runner, store, options.rules)
+        worker = Worker(world, runner, store, options.work.rules)
     if world.is_master:
-        progress = Progress(options.n_tasks, options.bar, remaining.n_kept)
+        progress = Progress(options.work.n_tasks, options.display.bar, remaining.n_kept)
         master = _make_master(world, call, start, progress, remaining)
     raised: BaseException | None = None
     try:
@@ -378,7 +382,7 @@ def _work(
     lost = world.bcast(start.lease.lost if start.lease is not None else "")
     stored = Stored()
     try:
-        stored = Stored() if lost else store.commit(options.root)
+        stored = Stored() if lost else store.commit(options.output.root)
     except StoreError as error:
         storage_error = storage_error or str(error)
     if raised is not None:
@@ -403,14 +407,14 @@ def _work(
 def _make_master(
     world: World, call: Call, start: _Start, progress: Progress, remaining: Remaining
 ) -> Master:
-    options, rules = start.options, start.options.rules
-    workers = options.worker_ranks(world.size)
+    options, rules = start.options, start.options.work.rules
+    workers = options.work.worker_ranks(world.size)
     schedule: Schedule = Factoring(remaining.ranges, len(workers))
     if call.own_tasks is not None:
         schedule = FixedChunks(remaining.ranges, 1)  # what was done before an exception is kept
     # The end of the batch job is seen to by the run that a task belongs to.
     environ = {} if is_in_task() else os.environ
-    deadline = deadline_s(rules.time_limit_s, options.n_tasks, environ)
+    deadline = deadline_s(rules.time_limit_s, options.work.n_tasks, environ)
     is_stop_asked = StopFile(start.layout, start.lease).look if start.lease is not None else str
     return Master(world, schedule, progress, workers, rules, deadline, is_stop_asked)
 
@@ -471,25 +475,25 @@ def _brought(worker: Worker | None) -> _Brought:
 
 def _log_start(world: World, start: _Start, remaining: Remaining) -> None:
     options, layout = start.options, start.layout
-    n_left = options.n_tasks - remaining.n_kept - remaining.n_open
+    n_left = options.work.n_tasks - remaining.n_kept - remaining.n_open
     logger.info(
         "Preparing %d parallel calls of `%s` using %d workers",
         n_left,
-        options.name,
-        len(options.worker_ranks(world.size)),
+        options.work.name,
+        len(options.work.worker_ranks(world.size)),
     )
     if start.is_resumed:
         logger.info(
             "Going on with an earlier run: %d of %d tasks have ended",
             remaining.n_kept,
-            options.n_tasks,
+            options.work.n_tasks,
         )
     if layout.directory:
         logger.info("Results go to %s", _place_of(options, layout))
 
 
 def _place_of(options: Options, layout: Layout) -> str:
-    return layout.directory if options.kind == "pickle" else layout.container
+    return layout.directory if options.output.kind == "pickle" else layout.container
 
 
 def _log_end(result: Result) -> None:
@@ -509,14 +513,17 @@ def _log_end(result: Result) -> None:
         )
     if result.failures:
         text = summarize(
-            *(result.failures, options.n_tasks, container, options.reproduce), result.n_unfinished
+            *(result.failures, options.work.n_tasks, container, options.display.reproduce),
+            result.n_unfinished,
         )
         if result.n_unfinished and result.has_halted:
             text += (
                 f"\n  {result.n_unfinished} tasks were not run, because {result.stopped_because}"
             )
         # Who raises this as an exception says it there.
-        is_last = options.go_on and not (result.n_unfinished and not result.has_halted)
+        is_last = options.display.resume_command and not (
+            result.n_unfinished and not result.has_halted
+        )
         logger.error("%s", text + (result.go_on() if is_last and not result.storage_error else ""))
         _log_tracebacks(result.failures)
     elif result.is_complete:
@@ -524,7 +531,7 @@ def _log_end(result: Result) -> None:
         end = f"Results have been saved to {where}" if where else "Finished parallel computation"
         if pickles:
             end += f", {len(pickles)} of them as pickles to {os.path.dirname(pickles[0])}"
-        logger.log(ANNOUNCE, "SUCCESS! %d tasks done. %s", options.n_tasks, end)
+        logger.log(ANNOUNCE, "SUCCESS! %d tasks done. %s", options.work.n_tasks, end)
 
 
 def _log_tracebacks(failures: Sequence[Failure]) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from acme_mpi.call import Call, Options, Result
+from acme_mpi.call import Call, Display, Result
 from acme_mpi.comm import World, is_launched, pack_error, sleep_until, unpack_error
 from acme_mpi.errors import EXIT_DONE, EXIT_USAGE, AcmeMpiError, LaunchError
 from acme_mpi.interrupts import INTERRUPTS
@@ -39,7 +39,7 @@ REPLACED = (
 )
 
 
-def serve_script(world: World, command: Sequence[str], defaults: Options) -> int:
+def serve_script(world: World, command: Sequence[str], defaults: Display) -> int:
     """Run a script on rank 0 and serve its calls on all ranks. Collective.
 
     Parameters
@@ -48,7 +48,7 @@ def serve_script(world: World, command: Sequence[str], defaults: Options) -> int
         The ranks that serve.
     command : sequence of str
         The script's path, or ``-m`` and a module's name, then its own arguments.
-    defaults : Options
+    defaults : Display
         The command line's `bar` and `level` for every call that has none of its own.
 
     Returns
@@ -84,7 +84,7 @@ def serve_script(world: World, command: Sequence[str], defaults: Options) -> int
     return status if status >= 0 else 128 - status
 
 
-def _converse(world: World, child: Child, defaults: Options) -> int:
+def _converse(world: World, child: Child, defaults: Display) -> int:
     """Answer the script's requests until it ends; return their number. Collective with `_serve`."""
     n_requests, unread = 0, list[tuple[Kind, Any]]()
     while (message := unread.pop() if unread else _next_message(child)) is not None:
@@ -171,15 +171,19 @@ def _next_message(child: Child) -> tuple[Kind, Any] | None:
         sleep_until([child.channel.fileno(), child.pidfd])
 
 
-def _to_call(content: Any, defaults: Options) -> Call:
+def _to_call(content: Any, defaults: Display) -> Call:
     options, packed, surroundings, fingerprint, error = content
     if error is not None:
         return Call(surroundings=None, error=unpack_error(error))
     # Values go to the script alone, not to all ranks.
-    root = 0 if options.kind == "memory" else None
-    level = defaults.level if options.level is None else options.level
-    bar = defaults.bar if options.bar is None else options.bar
-    merged = replace(options, root=root, bar=bar, level=level)
+    root = 0 if options.output.kind == "memory" else None
+    level = defaults.level if options.display.level is None else options.display.level
+    bar = defaults.bar if options.display.bar is None else options.display.bar
+    merged = replace(
+        options,
+        output=replace(options.output, root=root),
+        display=replace(options.display, bar=bar, level=level),
+    )
     os.umask(surroundings.umask)  # of the files that this run makes
     return Call(merged, packed=packed, surroundings=surroundings, fingerprint=fingerprint)
 
@@ -313,7 +317,7 @@ def request(call: Call, load: Callable[[Result], Mapping[int, str]]) -> Result:
         if kind == "error":
             raise unpack_error(answer)
         result: Result = answer
-        if result.options.kind == "memory":
+        if result.options.output.kind == "memory":
             reasons = None
             try:
                 reasons = load(result)

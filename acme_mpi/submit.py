@@ -6,7 +6,6 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -144,7 +143,7 @@ def identify(call: Call, world: World, func: Callable[..., Any], tasks: TaskSet)
 
     Only where it counts: on rank 0, of runs that write files.
     """
-    if world.is_master and call.options is not None and call.options.kind != "memory":
+    if world.is_master and call.options is not None and call.options.output.kind != "memory":
         with loading():
             found = fingerprint_of(func, tasks, call.options.shaping)
         call.fingerprint = {**found, **versions()}
@@ -179,10 +178,10 @@ def submit(world: World, call: Call, wants_values: bool = True) -> Result:
 def _run_in_task(call: Call) -> Result:
     """Run a task's own call right here, one of its tasks after the other. Independent."""
     if call.options is not None:
-        rules = call.options.rules
+        rules = call.options.work.rules
         if rules.timeout is not None or rules.memory is not None:
             _warn_of_limits()
-        call.options = replace(call.options, isolate=False, workers=(0,), bar=False)
+        call.options = call.options.in_one_process()
     return run(SerialWorld(), call)
 
 
@@ -219,7 +218,7 @@ def deliver(world: World, result: Result, wants_values: bool = True) -> dict[int
 
 def finish(result: Result) -> Any:
     """Return what the caller gets for a result, or raise what it calls for. Independent."""
-    results = result.values if result.options.kind == "memory" else result.stored.paths
+    results = result.values if result.options.output.kind == "memory" else result.stored.paths
     error = result.error(results)
     if error is not None:
         try:
@@ -232,7 +231,7 @@ def finish(result: Result) -> Any:
 
 def values_of(stored: Stored, options: Options) -> tuple[Any, dict[int, str]]:
     """Return the values of a run in memory, in task order, and those that do not load; why."""
-    n_tasks, spec = options.n_tasks, options.spec
+    n_tasks, spec = options.work.n_tasks, options.work.spec
     pieces = [(runs, c.values, c.buffers) for runs, c in stored.pieces if c.values is not None]
     values, unloadable = join_values(pieces, n_tasks)
     if spec is None:

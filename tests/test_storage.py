@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 import pytest
 
-from acme_mpi.call import Options
+from acme_mpi.call import Options, Output, Work
 from acme_mpi.checksum import SUM
 from acme_mpi.comm import SerialWorld, ThreadWorld, World, finalize, make_world
 from acme_mpi.errors import InputError, StoreError
@@ -261,12 +261,12 @@ def from_memory(case: Case) -> tuple[Any, list[Any]]:
     store = MemoryStore(world, Layout("", "f"), spec, n_tasks)
     if spec is None:
         store.write(encode(store, case, range(n_tasks), in_memory=True))
-        return None, values_of(store.commit(), Options("f", n_tasks, "memory"))[0]
+        return None, values_of(store.commit(), Options(Work("f", n_tasks), Output("memory")))[0]
     if spec.is_ragged:
         return pad(case), [further(value) for value in case.values]
     plain = [first(value) for value in case.values]
     store.write(encode(store, Case(plain, case.shape, case.dtype), range(n_tasks)))
-    rows, _ = values_of(store.commit(), Options("f", n_tasks, "memory", spec=spec))
+    rows, _ = values_of(store.commit(), Options(Work("f", n_tasks, spec), Output("memory")))
     return rows, [further(value) for value in case.values]
 
 
@@ -634,7 +634,7 @@ class TestReturned:
             return
         for rank, stored in enumerate(run_world(size, write)):
             if root in (None, rank):
-                values, _ = values_of(stored, Options("f", 4, "memory"))
+                values, _ = values_of(stored, Options(Work("f", 4), Output("memory")))
                 assert repr(values) == repr([1, "a", None, np.ones(2)])
             else:
                 assert stored.pieces == []

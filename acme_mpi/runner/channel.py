@@ -66,7 +66,10 @@ class Kind(IntEnum):
 
 # Classes whose objects are what their fields say, and no more.
 PLAIN_CLASSES = {
+    ("acme_mpi.call", "Display"),
     ("acme_mpi.call", "Options"),
+    ("acme_mpi.call", "Output"),
+    ("acme_mpi.call", "Work"),
     ("acme_mpi.call", "Result"),
     ("acme_mpi.errors", "Failure"),
     ("acme_mpi.messages", "Said"),
