@@ -7,14 +7,7 @@ from typing import Any
 
 from acme_mpi.call import Call, Display, Options, Output, Work
 from acme_mpi.errors import InputError
-from acme_mpi.keywords import (
-    check_flag,
-    check_output_dir,
-    check_payload,
-    check_rules,
-    refuse_unlimited,
-    resume_policy,
-)
+from acme_mpi.keywords import check, check_rules, refuse_unlimited, resume_policy
 from acme_mpi.results import RowSpec, make_row_spec
 from acme_mpi.rules import Rules
 from acme_mpi.script import is_connected
@@ -129,8 +122,8 @@ def map(
         kind = store_kind(write_worker_results, single_file, payload)
         spec = make_row_spec(result_shape, result_dtype)
         _check_in_memory(kind, spec, root, world.size)
-        check_flag("isolate", isolate)
-        check_output_dir(output_dir)
+        check("isolate", isolate)
+        check("output_dir", output_dir)
         tasks = distribute(func, args, named, n_inputs, caller=map)
         pack(call, world, func if isolate or is_connected() else None, tasks)
         call.own_func = func
@@ -174,9 +167,9 @@ def store_kind(write_worker_results: bool, single_file: bool, payload: str) -> s
     InputError
         They contradict each other, or one has a wrong value.
     """
-    check_flag("write_worker_results", write_worker_results)
-    check_flag("single_file", single_file)
-    check_payload(payload)
+    check("write_worker_results", write_worker_results)
+    check("single_file", single_file)
+    check("payload", payload)
     if not write_worker_results:
         if single_file:
             raise InputError(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from acme_mpi.errors import InputError, StoppedError
-from acme_mpi.keywords import check_count
+from acme_mpi.keywords import NATURAL
 from acme_mpi.segment import memory_bytes
 from acme_mpi.standing import is_in_task
 from acme_mpi.submit import is_speaker, release
@@ -105,7 +105,7 @@ class Client:
         known = self.scheduler_info()["workers"]
         addresses = {entry["rank"]: address for address, entry in known.items()}
         if workers is None:
-            n_retired = min(len(known), check_count("n", 0 if n is None else n, 0))
+            n_retired = min(len(known), NATURAL.check("n", 0 if n is None else n))
             wanted = list(known)[len(known) - n_retired :]
         else:
             given = [workers] if isinstance(workers, (str, int)) else workers
@@ -127,7 +127,7 @@ class Client:
         TimeoutError
             There are fewer than `n_workers`, and there will be no more.
         """
-        if n_workers is not None and check_count("n_workers", n_workers, 0) > self.n_workers:
+        if n_workers is not None and NATURAL.check("n_workers", n_workers) > self.n_workers:
             raise TimeoutError(
                 f"only {self.n_workers}/{n_workers} workers are there, and their number is the "
                 f"launcher's: mpiexec -n {n_workers}"

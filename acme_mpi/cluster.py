@@ -6,13 +6,21 @@ What a launcher has decided, such as partition and memory, is checked and change
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from acme_mpi.client import Client, Cluster, keep, kept_client, tell_of_the_end
 from acme_mpi.errors import InputError, InputTypeError
-from acme_mpi.keywords import check_count, check_flag, check_memory, check_partition
+from acme_mpi.keywords import (
+    FLAG,
+    MEMORY,
+    NATURAL,
+    PARTITION,
+    POSITIVE,
+    Kind,
+    check_all,
+    instance_of,
+)
 from acme_mpi.messages import add_console_handler, tell_once
 from acme_mpi.standing import is_in_task
 from acme_mpi.submit import callers, is_speaker, job_ranks
@@ -28,8 +36,8 @@ def tell_of_missing_ranks(
         return
     if n_wanted > n_there:
         tell_once(
-            "`n_workers` is %d, but the job has %d rank(s): all are used. Their number is said to "
-            "the launcher: srun -n %d, or mpiexec -n %d",
+            "`n_workers` is %d, but the job has %d rank(s): all are used. The launcher sets their "
+            "number: srun -n %d, or mpiexec -n %d",
             n_wanted,
             n_there,
             n_wanted,
@@ -39,8 +47,8 @@ def tell_of_missing_ranks(
         )
     elif client is not None and n_wanted > client.n_workers:
         tell_once(
-            "`n_workers` is %d, but %s was set up with %d: all are used. cluster_cleanup() gives "
-            "way to all ranks of the job",
+            "`n_workers` is %d, but %s was set up with %d: all are used; after "
+            "cluster_cleanup() later runs use all ranks of the job",
             n_wanted,
             client,
             client.n_workers,
@@ -49,14 +57,49 @@ def tell_of_missing_ranks(
         )
 
 
-def _set_up(name: str, check: Callable[[], int | None]) -> Client:
-    """Check keywords and return a client on the ranks that they ask for. Collective."""
+# What the functions below accept; all but `n_workers` and `start_client` is only checked, as the
+# launcher has decided it already.
+KEYWORDS = {
+    "start_client": FLAG,
+    "partition": PARTITION,
+    "mem_per_worker": MEMORY,
+    "interactive": Kind((instance_of(bool, words="Boolean, not {type}"),)),
+    "n_cores": POSITIVE,
+    "cores_per_worker": POSITIVE.optional(),
+    "processes_per_worker": POSITIVE,
+    "n_workers_startup": NATURAL,
+    "timeout": NATURAL,
+    "interactive_wait": NATURAL,
+    "mem_cushion": NATURAL,
+    **dict.fromkeys(
+        ("job_extra", "worker_extra_args", "avail_partitions", "invalid_partitions"),
+        Kind((instance_of(list, tuple, words="a list, not {type}"),), (None,)),
+    ),
+    "n_workers": POSITIVE.optional(),
+}
+
+
+def _set_up(name: str, given: dict[str, Any]) -> Client:
+    """Check keywords and return a client on the ranks that they ask for. Collective.
+
+    Parameters
+    ----------
+    name : str
+        The function that was called.
+    given : dict
+        Its arguments by name; those that nobody knows under ``kwargs``.
+    """
     world = callers()
     if world.is_master:
         add_console_handler()
     n_workers, error = None, None
     try:
-        n_workers = check()
+        check_all(KEYWORDS, given)
+        _check_available(**given)
+        if (unknown := given.get("kwargs")) and is_speaker():
+            text = "these keywords are not known and change nothing: %s"
+            tell_once(text, ", ".join(unknown), dialect=name, level=logging.WARNING)
+        n_workers = KEYWORDS["n_workers"].check("n_workers", given["n_workers"])
     except InputError as caught:
         error = type(caught)(f"<{name}> {caught}")
     ranks = job_ranks(world, error)
@@ -74,84 +117,16 @@ def _set_up(name: str, check: Callable[[], int | None]) -> Client:
     return client
 
 
-def _check_n_workers(value: Any) -> int | None:
-    return None if value is None else check_count("n_workers", value, 1)
-
-
-OF_ONE_AT_LEAST = {"n_cores", "cores_per_worker", "processes_per_worker"}
-
-
-@dataclass(frozen=True)
-class _Launched:
-    """Keywords for Slurm that the launcher has decided already: they are checked only.
-
-    Attributes
-    ----------
-    partition, memory, interactive : object
-        As the user gave them.
-    counts, lists, unknown : dict
-        The other keywords by what they have to be.
-    """
-
-    partition: Any
-    memory: Any
-    interactive: Any
-    counts: dict[str, Any]
-    lists: dict[str, Any]
-    unknown: dict[str, Any]
-
-    @classmethod
-    def on_site(
-        cls,
-        partition: Any,
-        memory: Any,
-        interactive: Any,
-        job_extra: Any,
-        unknown: dict[str, Any],
-        **counts: Any,
-    ) -> _Launched:
-        """Return the keywords that ESI's and CoBIC's functions share."""
-        if counts["cores_per_worker"] is None:
-            del counts["cores_per_worker"]
-        return cls(partition, memory, interactive, counts, {"job_extra": job_extra}, unknown)
-
-    def check(self) -> None:
-        """Raise InputError for the first wrong value."""
-        check_partition(self.partition)
-        check_memory(self.memory)
-        _check_interactive(self.interactive)
-        for name, value in self.counts.items():
-            check_count(name, value, 1 if name in OF_ONE_AT_LEAST else 0)
-        for name, value in self.lists.items():
-            if value is not None and not isinstance(value, (list, tuple)):
-                raise InputTypeError(f"`{name}` has to be a list, not {type(value)}")
-        invalid = self.lists.get("invalid_partitions") or []
-        available = self.lists.get("avail_partitions") or [self.partition]
-        if self.partition in invalid or self.partition not in available:
-            allowed = ", ".join(each for each in available if each not in invalid)
-            raise InputError(
-                f"Invalid partition {self.partition!r}; available are: {allowed or 'others'}"
-            )
-
-
-def _set_up_slurm(
-    name: str, n_workers: Any, start_client: Any, launched: _Launched
-) -> Client | Cluster:
-    def check() -> int | None:
-        check_flag("start_client", start_client)
-        launched.check()
-        if launched.unknown and is_speaker():
-            text = "these keywords are not known and change nothing: %s"
-            tell_once(text, ", ".join(launched.unknown), dialect=name, level=logging.WARNING)
-        return _check_n_workers(n_workers)
-
-    client = _set_up(name, check)
-    return client if start_client else client.cluster
-
-
-def _check_interactive(value: Any) -> None:
-    if not isinstance(value, bool):
-        raise InputTypeError(f"`interactive` has to be Boolean, not {type(value)}")
+def _check_available(
+    partition: str = "auto",
+    avail_partitions: Sequence[str] | None = None,
+    invalid_partitions: Sequence[str] | None = None,
+    **_: Any,
+) -> None:
+    invalid, available = invalid_partitions or [], avail_partitions or [partition]
+    if partition in invalid or partition not in available:
+        allowed = ", ".join(each for each in available if each not in invalid)
+        raise InputError(f"Invalid partition {partition!r}; available are: {allowed or 'others'}")
 
 
 def local_cluster_setup(
@@ -173,14 +148,10 @@ def local_cluster_setup(
     InputError
         A keyword has a wrong value.
     """
-
-    def check() -> int | None:
-        _check_interactive(interactive)
-        if mem_per_worker is not None:
-            check_memory(mem_per_worker)
-        return _check_n_workers(n_workers)
-
-    return _set_up("local_cluster_setup", check)
+    given = locals()
+    if mem_per_worker is None:
+        del given["mem_per_worker"]
+    return _set_up("local_cluster_setup", given)
 
 
 def slurm_cluster_setup(
@@ -225,27 +196,8 @@ def slurm_cluster_setup(
     InputError
         A keyword has a wrong value.
     """
-    launched = _Launched(
-        partition,
-        mem_per_worker,
-        interactive,
-        {
-            "n_cores": n_cores,
-            "processes_per_worker": processes_per_worker,
-            "n_workers_startup": n_workers_startup,
-            "timeout": timeout,
-            "interactive_wait": interactive_wait,
-            "mem_cushion": mem_cushion,
-        },
-        {
-            "job_extra": job_extra,
-            "worker_extra_args": worker_extra_args,
-            "avail_partitions": avail_partitions,
-            "invalid_partitions": invalid_partitions,
-        },
-        kwargs,
-    )
-    return _set_up_slurm("slurm_cluster_setup", n_workers, start_client, launched)
+    client = _set_up("slurm_cluster_setup", locals())
+    return client if start_client else client.cluster
 
 
 def esi_cluster_setup(
@@ -272,19 +224,8 @@ def esi_cluster_setup(
     InputError
         A keyword has a wrong value.
     """
-    launched = _Launched.on_site(
-        partition,
-        mem_per_worker,
-        interactive,
-        job_extra,
-        kwargs,
-        cores_per_worker=cores_per_worker,
-        n_workers_startup=n_workers_startup,
-        timeout=timeout,
-        interactive_wait=interactive_wait,
-        mem_cushion=mem_cushion,
-    )
-    return _set_up_slurm("esi_cluster_setup", n_workers, start_client, launched)
+    client = _set_up("esi_cluster_setup", locals())
+    return client if start_client else client.cluster
 
 
 def bic_cluster_setup(
@@ -310,19 +251,8 @@ def bic_cluster_setup(
     InputError
         A keyword has a wrong value.
     """
-    launched = _Launched.on_site(
-        partition,
-        mem_per_worker,
-        interactive,
-        job_extra,
-        kwargs,
-        cores_per_worker=cores_per_worker,
-        n_workers_startup=n_workers_startup,
-        timeout=timeout,
-        interactive_wait=interactive_wait,
-        mem_cushion=mem_cushion,
-    )
-    return _set_up_slurm("bic_cluster_setup", n_workers, start_client, launched)
+    client = _set_up("bic_cluster_setup", locals())
+    return client if start_client else client.cluster
 
 
 def cluster_cleanup(client: Client | Cluster | None = None) -> None:

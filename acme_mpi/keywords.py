@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import numbers
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import NoneType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,172 +18,132 @@ from acme_mpi.rules import Rules
 
 PAYLOADS = ("rank", "computation")
 
-
-def check_flag(name: str, value: Any) -> bool:
-    """Return True or False.
-
-    Raises
-    ------
-    InputTypeError
-        It is neither.
-    """
-    if not isinstance(value, bool):
-        raise InputTypeError(f"`{name}` has to be `True` or `False`, not {value!r}")
-    return value
+# A test, the class of the error for a value that fails it, and ACME's words for that, where {name}
+# is the keyword, {value} and {type} are the value's.
+Test = tuple[Callable[[Any], bool], type[InputError], str]
 
 
-def check_count(name: str, value: Any, lowest: int) -> int:
-    """Return a whole number >= `lowest`; 3.0 is one, True is not.
+class Kind(NamedTuple):
+    """What a keyword accepts: what passes the tests, and some values untested, as None."""
 
-    Raises
-    ------
-    InputTypeError
-        It is not a number.
-    InputError
-        It is fractional or too small.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise InputTypeError(f"`{name}` has to be a scalar, not {type(value)}")
-    number = float(value)
-    if not lowest <= number < math.inf or number % 1:
-        raise InputError(f"`{name}` has to be an integer between {lowest} and inf, not {value}")
-    return int(number)
+    tests: tuple[Test, ...]
+    untested: tuple[str | None, ...] = ()
 
+    def check(self, name: str, value: Any) -> Any:
+        """Return the value of a keyword, numbers as int.
 
-def check_count_or_auto(name: str, value: Any) -> int | None:
-    """Return a whole number >= 1, None for "auto".
-
-    Raises
-    ------
-    InputTypeError, InputError
-        It is something else.
-    """
-    if isinstance(value, str):
-        if value == "auto":
+        Raises
+        ------
+        InputTypeError, InputError
+            It is not accepted.
+        """
+        if isinstance(value, (str, NoneType)) and value in self.untested:
             return None
-        raise InputError(f"`{name}` has to be 'auto' or an integer >= 1, not {value!r}")
-    return check_count(name, value, 1)
+        for passes, error, words in self.tests:
+            if not passes(value):
+                raise error(words.format(name=name, value=value, type=type(value)))
+        return int(value) if _is_number(value) else value
+
+    def optional(self) -> Kind:
+        """Return the kind that accepts None, too."""
+        return Kind(self.tests, (*self.untested, None))
+
+    def or_auto(self, other: str) -> Kind:
+        """Return the kind that accepts "auto", too, and no other text."""
+        words = f"`{{name}}` has to be 'auto' or {other}, not {{value!r}}"
+        no_text: Test = (lambda value: not isinstance(value, str), InputError, words)
+        return Kind((no_text, *self.tests), ("auto",))
 
 
-def check_memory(value: Any) -> None:
-    """Accept "auto", or an amount such as "8GB" or "1500MB".
-
-    Raises
-    ------
-    InputTypeError, InputError
-        It is something else.
-    """
-    if not isinstance(value, str):
-        raise InputTypeError(
-            f"Memory specification `mem_per_worker` has to be a string, not {value!r}"
-        )
-    amount = re.fullmatch(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*[MG]B\s*", value)
-    if value != "auto" and not (amount and float(amount[1])):
-        raise InputError(
-            "`mem_per_worker` has to be a valid memory specifier (e.g., '8GB', '12000MB'), "
-            f"not {value!r}"
-        )
-
-
-def check_partition(value: Any) -> None:
-    """Accept the name of a Slurm partition, or "auto".
-
-    Raises
-    ------
-    InputTypeError
-        It is not a string.
-    """
-    if not isinstance(value, str):
-        raise InputTypeError(
-            f"`partition` has to be 'auto' or a valid SLURM partition name, not {type(value)}"
-        )
-
-
-def check_stop_client(value: Any) -> bool | None:
-    """Return True or False, None for "auto".
+def check_all(kinds: Mapping[str, Kind], given: Mapping[str, Any]) -> None:
+    """Check those of the keywords that have a kind.
 
     Raises
     ------
     InputTypeError, InputError
-        It is something else.
+        One of them has a wrong value.
     """
-    if isinstance(value, str):
-        if value == "auto":
-            return None
-        raise InputError(f"`stop_client` has to be 'auto' or Boolean, not {value!r}")
-    return check_flag("stop_client", value)
+    for name in filter(kinds.__contains__, given):
+        kinds[name].check(name, given[name])
 
 
-def check_output_dir(value: Any) -> str | None:
-    """Return a directory's name, None for none.
+def instance_of(*types: type, words: str) -> Test:
+    """Return the test whether a value is an instance of one of the types."""
+    return lambda value: isinstance(value, types), InputTypeError, f"`{{name}}` has to be {words}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _count_from(lowest: int) -> Kind:
+    """Return the kind of whole numbers >= `lowest`; 3.0 is one, True is not."""
+    words = f"`{{name}}` has to be an integer between {lowest} and inf, not {{value}}"
+    number: Test = (_is_number, InputTypeError, "`{name}` has to be a scalar, not {type}")
+    whole: Test = (lambda n: lowest <= n < math.inf and n % 1 == 0, InputError, words)
+    return Kind((number, whole))
+
+
+def _is_memory(text: str) -> bool:
+    amount = re.fullmatch(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*[MG]B\s*", text)
+    return amount is not None and float(amount[1]) > 0
+
+
+_NO_NUL: Test = (
+    lambda path: "\0" not in str(path),
+    InputError,
+    "`{name}` holds a NUL character, which no path can: {value!r}",
+)
+_MEMORY = "`{name}` has to be a valid memory specifier (e.g., '8GB', '12000MB'), not {value!r}"
+_TEXT = (
+    lambda value: isinstance(value, str),
+    InputTypeError,
+    "Memory specification `{name}` has to be a string, not {value!r}",
+)
+_PAYLOAD = "`{name}` has to be 'rank' or 'computation', not {value!r}"
+_LOG_FILE = "`None`, `True`, `False` or a valid file-name, not {type}"
+
+NATURAL, POSITIVE = _count_from(0), _count_from(1)
+FLAG = Kind((instance_of(bool, words="`True` or `False`, not {value!r}"),))
+PATH = Kind((instance_of(str, words="either `None` or str, not {type}"), _NO_NUL), (None,))
+PARTITION = Kind((instance_of(str, words="'auto' or a valid SLURM partition name, not {type}"),))
+MEMORY = Kind((_TEXT, (_is_memory, InputError, _MEMORY)), ("auto",))
+
+# What `ParallelMap` and `map` accept.
+KEYWORDS = {
+    "n_inputs": POSITIVE.or_auto("an integer >= 1"),
+    "n_workers": POSITIVE.or_auto("an integer >= 1"),
+    "write_worker_results": FLAG,
+    "single_file": FLAG,
+    "write_pickle": FLAG,
+    "output_dir": PATH,
+    "result_dtype": Kind((instance_of(str, type, np.dtype, words="a string, not {type}"),)),
+    "payload": Kind(((lambda value: value in PAYLOADS, InputError, _PAYLOAD),)),
+    "partition": PARTITION,
+    "mem_per_worker": MEMORY,
+    "setup_timeout": NATURAL,
+    "setup_interactive": FLAG,
+    "stop_client": FLAG.or_auto("Boolean"),
+    "verbose": Kind(
+        (instance_of(bool, words="`True`, `False` or `None`, not {value!r}"),), (None,)
+    ),
+    "dryrun": FLAG,
+    "debug": FLAG,
+    "isolate": FLAG,
+    "logfile": Kind((instance_of(bool, str, words=_LOG_FILE), _NO_NUL), (None,)),
+    "cleanup_threshold_days": NATURAL.optional(),
+}
+
+
+def check(name: str, value: Any) -> Any:
+    """Return the value of a keyword of `ParallelMap` or `map`; None for "auto".
 
     Raises
     ------
-    InputTypeError
-        It is neither.
+    InputTypeError, InputError
+        It is not accepted.
     """
-    if value is not None and not isinstance(value, str):
-        raise InputTypeError(f"`output_dir` has to be either `None` or str, not {type(value)}")
-    return _without_nul("output_dir", value)
-
-
-def _without_nul(name: str, path: str | None) -> str | None:
-    if path is not None and "\0" in path:
-        raise InputError(f"`{name}` holds a NUL character, which no path can: {path!r}")
-    return path
-
-
-def check_verbose(value: Any) -> bool | None:
-    """Return True, False or None.
-
-    Raises
-    ------
-    InputTypeError
-        It is something else.
-    """
-    if value is not None and not isinstance(value, bool):
-        raise InputTypeError(f"`verbose` has to be `True`, `False` or `None`, not {value!r}")
-    return value
-
-
-def check_log_file(value: Any) -> bool | str | None:
-    """Return True, False, None or a file name.
-
-    Raises
-    ------
-    InputTypeError
-        It is something else.
-    """
-    if value is not None and not isinstance(value, (bool, str)):
-        raise InputTypeError(
-            f"`logfile` has to be `None`, `True`, `False` or a valid file-name, not {type(value)}"
-        )
-    return _without_nul("logfile", value) if isinstance(value, str) else value
-
-
-def check_dtype(value: Any) -> Any:
-    """Return what may be a NumPy dtype: its name, the dtype itself, or a scalar type.
-
-    Raises
-    ------
-    InputTypeError
-        It is something else.
-    """
-    if not isinstance(value, (str, type, np.dtype)):
-        raise InputTypeError(f"`result_dtype` has to be a string, not {type(value)}")
-    return value
-
-
-def check_payload(value: Any) -> None:
-    """Accept the name of a kind of payload files.
-
-    Raises
-    ------
-    InputError
-        It is something else.
-    """
-    if value not in PAYLOADS:
-        raise InputError(f"`payload` has to be 'rank' or 'computation', not {value!r}")
+    return KEYWORDS[name].check(name, value)
 
 
 def refuse_unlimited(spec: RowSpec | None) -> None:
@@ -284,36 +246,27 @@ def check_results(
     InputTypeError, InputError
         One of them has a wrong value, or two contradict each other.
     """
-    check_flag("write_worker_results", write)
-    check_flag("single_file", single_file)
-    check_flag("write_pickle", write_pickle)
-    check_output_dir(output_dir)
-    check_payload(payload)
+    check("write_worker_results", write)
+    check("single_file", single_file)
+    check("write_pickle", write_pickle)
+    check("output_dir", output_dir)
+    check("payload", payload)
     if write_pickle and single_file:
         raise InputError("Pickling of results does not support single output file creation.")
-    warnings = _useless_keywords(write, output_dir, shape, single_file, write_pickle)
-    spec = make_row_spec(None if write and write_pickle else shape, check_dtype(dtype))
+    spec = make_row_spec(None if write and write_pickle else shape, check("result_dtype", dtype))
     if not write:
         refuse_unlimited(spec)
     kinds = (("memory", not write), ("pickle", write_pickle), ("single_file", single_file))
     kind = next((kind for kind, is_meant in kinds if is_meant), payload)
-    return ResultForm(kind, spec, output_dir, warnings)
-
-
-def _useless_keywords(
-    write: bool, output_dir: str | None, shape: Any, single_file: bool, write_pickle: bool
-) -> list[str]:
-    condition = "only possible if `write_worker_results` is `True`."
     cases = (
-        (
-            not write and output_dir is not None,
-            "Output directory specification has no effect if `write_worker_results` is `False`.",
-        ),
-        (not write and single_file, f"Generating a single output file {condition}"),
-        (not write and write_pickle, f"Pickling of results {condition}"),
-        (
-            write and write_pickle and shape is not None,
-            "Pickling of results does not support output array shape specification.",
-        ),
+        (not write and output_dir is not None, NO_OUTPUT_DIR),
+        (not write and single_file, f"Generating a single output file {ONLY_IF_WRITTEN}"),
+        (not write and write_pickle, f"Pickling of results {ONLY_IF_WRITTEN}"),
+        (write and write_pickle and shape is not None, NO_SHAPE),
     )
-    return [text for is_case, text in cases if is_case]
+    return ResultForm(kind, spec, output_dir, [text for is_case, text in cases if is_case])
+
+
+NO_OUTPUT_DIR = "Output directory specification has no effect if `write_worker_results` is `False`."
+ONLY_IF_WRITTEN = "only possible if `write_worker_results` is `True`."
+NO_SHAPE = "Pickling of results does not support output array shape specification."

@@ -28,16 +28,9 @@ from acme_mpi.in_process import run_here
 from acme_mpi.keywords import (
     PAYLOADS,
     ResultForm,
-    check_count,
-    check_count_or_auto,
-    check_flag,
-    check_log_file,
-    check_memory,
-    check_partition,
+    check,
     check_results,
     check_rules,
-    check_stop_client,
-    check_verbose,
     resume_policy,
 )
 from acme_mpi.messages import (
@@ -257,10 +250,9 @@ class ParallelMap(ACMEdaemon):
                 self._rules = check_rules(rules)
                 self._set_workers(n_workers, stop_client)
                 self._check_launched(partition, mem_per_worker, setup_timeout)
-                check_flag("dryrun", dryrun)
-                check_flag("setup_interactive", setup_interactive)
-                if cleanup_threshold_days is not None:
-                    check_count("cleanup_threshold_days", cleanup_threshold_days, 0)
+                check("dryrun", dryrun)
+                check("setup_interactive", setup_interactive)
+                check("cleanup_threshold_days", cleanup_threshold_days)
             except InputError as caught:
                 error = self._prefixed(caught)
             ranks = job_ranks(self._world, error)
@@ -280,17 +272,17 @@ class ParallelMap(ACMEdaemon):
 
     def _set_messages(self, verbose: Any, logfile: Any) -> None:
         served = None if is_in_task() else connection()
-        self._level = LEVELS[check_verbose(verbose)]
+        self._level = LEVELS[check("verbose", verbose)]
         if served is not None and served.level is not None:
             self._level = served.level
         if self._world.is_master and not is_in_task():
             acme_logger.setLevel(self._level)
-        self.logfile = check_log_file(logfile)
+        self.logfile = check("logfile", logfile)
 
     def _set_arguments(self, func: Any, args: Any, kwargs: dict[str, Any], n_inputs: Any) -> None:
         if not callable(func):
             raise InputTypeError(f"first input has to be a callable function, not {type(func)}")
-        n_wanted = check_count_or_auto("n_inputs", n_inputs)
+        n_wanted = check("n_inputs", n_inputs)
         tasks = distribute(func, args, kwargs, n_wanted or "auto", columns=True, caller=type(self))
         self.n_inputs = tasks.n_tasks
         self._shape = ArgumentShape.of(func, tasks)
@@ -318,15 +310,15 @@ class ParallelMap(ACMEdaemon):
         self.single_file, self.write_pickle = form.kind == "single_file", form.kind == "pickle"
 
     def _set_workers(self, n_workers: Any, stop_client: Any) -> None:
-        self._n_wanted = check_count_or_auto("n_workers", n_workers)
-        self._is_stopping = check_stop_client(stop_client)
+        self._n_wanted = check("n_workers", n_workers)
+        self._is_stopping = check("stop_client", stop_client)
         self.stop_client = stop_client
 
     def _check_launched(self, partition: Any, memory: Any, timeout: Any) -> None:
         """Check what the launcher has decided already."""
-        check_partition(partition)
-        check_memory(memory)
-        check_count("setup_timeout", timeout, 0)
+        check("partition", partition)
+        check("mem_per_worker", memory)
+        check("setup_timeout", timeout)
         given = {"partition": partition != "auto", "mem_per_worker": memory != "auto"}
         if any(given.values()) and self._world.is_master:
             names = " and ".join(f"`{name}`" for name, is_given in given.items() if is_given)
@@ -511,7 +503,7 @@ class ParallelMap(ACMEdaemon):
         That is whether to debug, whether to call nothing, and changed names of files.
         """
         try:
-            check_flag("debug", debug)
+            check("debug", debug)
         except InputError as error:
             raise self._prefixed(error) from None
         if self.client is None:  # who takes the client away wants nothing to be called

@@ -9,98 +9,99 @@ from typing import Any
 import numpy as np
 import pytest
 
-from acme_mpi import keywords
+from acme_mpi import cluster, keywords
 from acme_mpi.errors import InputError, InputTypeError
 
 pytestmark = pytest.mark.once
 
-ACCEPTED: list[tuple[Any, tuple[Any, ...], Any]] = [
-    (keywords.check_flag, ("dryrun", False), False),
-    (keywords.check_count, ("timeout", 0, 0), 0),
-    (keywords.check_count, ("n_workers", 3.0, 1), 3),
-    (keywords.check_count, ("n_workers", np.int32(3), 1), 3),
-    (keywords.check_count_or_auto, ("n_inputs", "auto"), None),
-    (keywords.check_count_or_auto, ("n_inputs", 7), 7),
-    (keywords.check_memory, ("auto",), None),
-    (keywords.check_memory, ("8GB",), None),
-    (keywords.check_memory, ("0.5GB",), None),
-    (keywords.check_memory, ("1500 MB",), None),
-    (keywords.check_partition, ("8GBXS",), None),
-    (keywords.check_stop_client, ("auto",), None),
-    (keywords.check_stop_client, (True,), True),
-    (keywords.check_output_dir, (None,), None),
-    (keywords.check_output_dir, ("out",), "out"),
-    (keywords.check_verbose, (None,), None),
-    (keywords.check_log_file, ("my.log",), "my.log"),
-    (keywords.check_dtype, ("float32",), "float32"),
-    (keywords.check_dtype, (np.dtype("f4"),), np.dtype("f4")),
-    (keywords.check_dtype, (np.float32,), np.float32),
+KINDS = cluster.KEYWORDS | keywords.KEYWORDS
+ACCEPTED: list[tuple[str, Any, Any]] = [
+    ("dryrun", False, False),
+    ("timeout", 0, 0),
+    ("n_workers", 3.0, 3),
+    ("n_workers", np.int32(3), 3),
+    ("n_inputs", "auto", None),
+    ("n_inputs", 7, 7),
+    ("mem_per_worker", "auto", None),
+    ("mem_per_worker", "8GB", "8GB"),
+    ("mem_per_worker", "0.5GB", "0.5GB"),
+    ("mem_per_worker", "1500 MB", "1500 MB"),
+    ("partition", "8GBXS", "8GBXS"),
+    ("stop_client", "auto", None),
+    ("stop_client", True, True),
+    ("output_dir", None, None),
+    ("output_dir", "out", "out"),
+    ("verbose", None, None),
+    ("logfile", "my.log", "my.log"),
+    ("result_dtype", "float32", "float32"),
+    ("result_dtype", np.dtype("f4"), np.dtype("f4")),
+    ("result_dtype", np.float32, np.float32),
 ]
-REFUSED: list[tuple[Any, tuple[Any, ...], type[InputError], str]] = [
+REFUSED: list[tuple[str, Any, type[InputError], str]] = [
     (
-        keywords.check_flag,
-        ("dryrun", 1),
+        "dryrun",
+        1,
         InputTypeError,
         "`dryrun` has to be `True` or `False`, not 1",
     ),
     (
-        keywords.check_count,
-        ("timeout", True, 0),
+        "timeout",
+        True,
         InputTypeError,
         "`timeout` has to be a scalar, not <class 'bool'>",
     ),
     (
-        keywords.check_count,
-        ("timeout", [3], 0),
+        "timeout",
+        [3],
         InputTypeError,
         "`timeout` has to be a scalar, not <class 'list'>",
     ),
     (
-        keywords.check_count,
-        ("timeout", -1, 0),
+        "timeout",
+        -1,
         InputError,
         "`timeout` has to be an integer between 0 and inf, not -1",
     ),
     (
-        keywords.check_count,
-        ("timeout", 3.6, 0),
+        "timeout",
+        3.6,
         InputError,
         "`timeout` has to be an integer between 0 and inf, not 3.6",
     ),
     (
-        keywords.check_count,
-        ("timeout", np.inf, 0),
+        "timeout",
+        np.inf,
         InputError,
         "`timeout` has to be an integer between 0 and inf, not inf",
     ),
     (
-        keywords.check_count,
-        ("timeout", np.nan, 0),
+        "timeout",
+        np.nan,
         InputError,
         "`timeout` has to be an integer between 0 and inf, not nan",
     ),
     (
-        keywords.check_count_or_auto,
-        ("n_workers", "all"),
+        "n_workers",
+        "all",
         InputError,
         "`n_workers` has to be 'auto' or an integer >= 1, not 'all'",
     ),
     (
-        keywords.check_count_or_auto,
-        ("n_workers", 0),
+        "n_workers",
+        0,
         InputError,
         "`n_workers` has to be an integer between 1 and inf, not 0",
     ),
     (
-        keywords.check_memory,
-        (8,),
+        "mem_per_worker",
+        8,
         InputTypeError,
         "Memory specification `mem_per_worker` has to be a string, not 8",
     ),
     *(
         (
-            keywords.check_memory,
-            (text,),
+            "mem_per_worker",
+            text,
             InputError,
             "`mem_per_worker` has to be a valid memory specifier (e.g., '8GB', '12000MB'), "
             f"not {text!r}",
@@ -108,56 +109,56 @@ REFUSED: list[tuple[Any, tuple[Any, ...], type[InputError], str]] = [
         for text in ("", "8", "GB", "0GB", "-8GB", "8TB", "8GB/task", "8GB\n9GB")
     ),
     (
-        keywords.check_partition,
-        (None,),
+        "partition",
+        None,
         InputTypeError,
         "`partition` has to be 'auto' or a valid SLURM partition name, not <class 'NoneType'>",
     ),
     (
-        keywords.check_stop_client,
-        ("never",),
+        "stop_client",
+        "never",
         InputError,
         "`stop_client` has to be 'auto' or Boolean, not 'never'",
     ),
     (
-        keywords.check_stop_client,
-        (1,),
+        "stop_client",
+        1,
         InputTypeError,
         "`stop_client` has to be `True` or `False`, not 1",
     ),
     (
-        keywords.check_output_dir,
-        (Path("out"),),
+        "output_dir",
+        Path("out"),
         InputTypeError,
         f"`output_dir` has to be either `None` or str, not {type(Path())}",
     ),
     (
-        keywords.check_output_dir,
-        ("a\0b",),
+        "output_dir",
+        "a\0b",
         InputError,
         r"`output_dir` holds a NUL character, which no path can: 'a\x00b'",
     ),
     (
-        keywords.check_log_file,
-        ("a\0b",),
+        "logfile",
+        "a\0b",
         InputError,
         r"`logfile` holds a NUL character, which no path can: 'a\x00b'",
     ),
     (
-        keywords.check_verbose,
-        ("yes",),
+        "verbose",
+        "yes",
         InputTypeError,
         "`verbose` has to be `True`, `False` or `None`, not 'yes'",
     ),
     (
-        keywords.check_log_file,
-        (3,),
+        "logfile",
+        3,
         InputTypeError,
         "`logfile` has to be `None`, `True`, `False` or a valid file-name, not <class 'int'>",
     ),
     (
-        keywords.check_dtype,
-        (3,),
+        "result_dtype",
+        3,
         InputTypeError,
         "`result_dtype` has to be a string, not <class 'int'>",
     ),
@@ -174,14 +175,14 @@ RESULTS = {
 
 
 class TestKeywords:
-    @pytest.mark.parametrize(("check", "args", "expected"), ACCEPTED)
-    def test_what_is_meant_is_returned(self, check, args, expected):
-        assert check(*args) == expected
+    @pytest.mark.parametrize(("name", "value", "expected"), ACCEPTED)
+    def test_what_is_meant_is_returned(self, name, value, expected):
+        assert KINDS[name].check(name, value) == expected
 
-    @pytest.mark.parametrize(("check", "args", "kind", "text"), REFUSED)
-    def test_what_cannot_be_meant_is_refused_in_acmes_words(self, check, args, kind, text):
+    @pytest.mark.parametrize(("name", "value", "kind", "text"), REFUSED)
+    def test_all_else_is_refused_in_acmes_words(self, name, value, kind, text):
         with pytest.raises(InputError) as caught:
-            check(*args)
+            KINDS[name].check(name, value)
 
         assert (type(caught.value), str(caught.value)) == (kind, text)
 
