@@ -1,8 +1,10 @@
-"""What the kernel tells of processes, see proc(5)."""
+"""Which process is which, and what it was started by: what proc(5) tells of processes."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 from typing import NamedTuple
 
 
@@ -50,6 +52,60 @@ def stat_of(pid: int, proc: str = "/proc") -> Stat:
     return Stat(name, fields[0].decode(), int(fields[1]), int(fields[19]))
 
 
+def parent_of(pid: int) -> int:
+    """Return the parent of a process, 0 if that cannot be known."""
+    try:
+        return stat_of(pid).parent
+    except OSError:
+        return 0
+
+
+def start_of(pid: int) -> int | None:
+    """Return when a process was started, in clock ticks after the boot; None if it has ended.
+
+    Raises
+    ------
+    OSError
+        It cannot be known.
+    """
+    try:
+        stat = stat_of(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        # Processes of other users may be hidden (mount option hidepid).
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return None
+        raise
+    return None if stat.state in ("Z", "X") else stat.started
+
+
+class Machine(NamedTuple):
+    """What processes have in common that see each other by their ids.
+
+    Attributes
+    ----------
+    host, boot_id : str
+        Name of the node, and what differs each time it boots; empty if unknown.
+    pid_namespace : int
+        Inode of the namespace of process ids, 0 if unknown.
+    """
+
+    host: str
+    boot_id: str
+    pid_namespace: int
+
+
+def this_machine() -> Machine:
+    """Return where this process runs."""
+    boot_id, pid_namespace = "", 0
+    with contextlib.suppress(OSError):
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            boot_id = file.read().strip()
+        pid_namespace = os.stat("/proc/self/ns/pid").st_ino
+    return Machine(socket.gethostname(), boot_id, pid_namespace)
+
+
 def children_of(pid: int, proc: str = "/proc") -> list[int]:
     """Return the children of all threads of a process; none if it has ended."""
     children: list[int] = []
@@ -64,8 +120,30 @@ def children_of(pid: int, proc: str = "/proc") -> list[int]:
 
 def command_line(pid: int) -> list[str]:
     """Return the words that have started a program; none if it has ended."""
+    return [os.fsdecode(word) for word in _strings(pid, "cmdline")]
+
+
+def environment_of(pid: int) -> list[bytes]:
+    """Return the ``name=value`` that a program was started with; none if they cannot be seen."""
+    return _strings(pid, "environ")
+
+
+def _strings(pid: int, name: str) -> list[bytes]:
     try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
+        with open(f"/proc/{pid}/{name}", "rb") as file:
+            return file.read().split(b"\0")[:-1]
     except OSError:
         return []
+
+
+def file_of(pid: int, descriptor: int) -> str:
+    """Return the path of what a process has open; empty if it cannot be seen."""
+    try:
+        return os.readlink(f"/proc/{pid}/fd/{descriptor}")
+    except OSError:
+        return ""
+
+
+def process_ids(proc: str = "/proc") -> list[int]:
+    """Return the ids of all processes of this machine."""
+    return [int(name) for name in os.listdir(proc) if name.isdigit()]

@@ -7,11 +7,12 @@ through `input`, which notebooks and tests replace by their own way to ask.
 from __future__ import annotations
 
 import builtins
+import contextlib
 import os
 import sys
 from types import BuiltinFunctionType
 
-from acme_mpi.processes import stat_of
+from acme_mpi.processes import file_of, parent_of, stat_of
 from acme_mpi.visible import visible
 
 ANSWERS = {"": True, "y": True, "yes": True, "n": False, "no": False}
@@ -85,24 +86,12 @@ def _launcher(n_above: int) -> int:
     """Return the process id of the ancestor in that generation, proxies not counted."""
     pid = os.getpid()
     for _ in range(n_above):
-        _, pid = _name_and_parent(pid)
-    name, parent = _name_and_parent(pid)
-    while name.startswith(_PROXY):
-        pid = parent
-        name, parent = _name_and_parent(pid)
+        pid = parent_of(pid)
+    with contextlib.suppress(OSError):  # it is hidden
+        while (stat := stat_of(pid)).name.startswith(_PROXY):
+            pid = stat.parent
     return pid
 
 
-def _name_and_parent(pid: int) -> tuple[str, int]:
-    try:
-        told = stat_of(pid)
-    except OSError:
-        return "", 0
-    return told.name, told.parent
-
-
 def _is_terminal(pid: int, descriptor: int) -> bool:
-    try:
-        return os.readlink(f"/proc/{pid}/fd/{descriptor}").startswith(_TERMINALS)
-    except OSError:
-        return False
+    return file_of(pid, descriptor).startswith(_TERMINALS)

@@ -527,7 +527,7 @@ class TestContest:
             return None
 
         write_lease(tmp_path)
-        sleep = FakeSleep(GOING_S / 2, lambda: monkeypatch.setattr(lease_module, "_started", gone))
+        sleep = FakeSleep(GOING_S / 2, lambda: monkeypatch.setattr(lease_module, "start_of", gone))
 
         with pytest.raises(StoreError, match="is being written by"):
             take(sleep=no_time)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 from acme_mpi.comm.typed import is_quiet
-from acme_mpi.processes import children_of
+from acme_mpi.processes import children_of, environment_of
 
 OUTLAST_S = 2.0
 RANK = b"OMPI_COMM_WORLD_RANK="
@@ -40,14 +40,6 @@ def how_to_silence(environ: Mapping[str, str] = os.environ) -> str:
 def _siblings() -> Iterator[int]:
     """Yield process descriptors of the other ranks that this one's launcher has started here."""
     for pid in children_of(os.getppid()):
-        if pid != os.getpid() and _is_rank(pid):
+        if pid != os.getpid() and any(each.startswith(RANK) for each in environment_of(pid)):
             with contextlib.suppress(OSError):
                 yield os.pidfd_open(pid)
-
-
-def _is_rank(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return RANK in file.read()
-    except OSError:
-        return False

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 from acme_mpi.comm.launcher import is_launched_by_srun, launched_rank_and_size
-from acme_mpi.processes import command_line, stat_of
+from acme_mpi.processes import command_line, parent_of, process_ids
 
 MPIEXECS = ("mpiexec", "mpirun", "orterun", "prterun", "mpiexec.hydra")
 N_GENERATIONS = 3  # from a rank up to its mpiexec: some have a proxy in between
@@ -77,7 +77,7 @@ def _typed_mpiexec(arguments: Sequence[str], environ: Mapping[str, str]) -> list
             folder, name = os.path.split(words[0])
             words[0] = os.path.join(folder, environ.get("OMPI_TOOL_NAME", name))
             return _before(words, arguments)
-        pid = _parent_of(pid)
+        pid = parent_of(pid)
     return []
 
 
@@ -89,8 +89,8 @@ def _typed_srun(arguments: tuple[str, ...]) -> list[str]:
 
 
 def _sruns() -> Iterator[list[str]]:
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        words = command_line(int(name))
+    for pid in process_ids():
+        words = command_line(pid)
         if words and os.path.basename(words[0]) == "srun":
             yield words
 
@@ -99,10 +99,3 @@ def _before(words: Sequence[str], arguments: Sequence[str]) -> list[str]:
     """Return the words before the arguments that stand at the end; empty if others do."""
     n = len(words) - len(arguments)
     return list(words[:n]) if n > 0 and list(words[n:]) == list(arguments) else []
-
-
-def _parent_of(pid: int) -> int:
-    try:
-        return stat_of(pid).parent
-    except OSError:
-        return 0

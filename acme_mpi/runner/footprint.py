@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from acme_mpi.processes import children_of, stat_of
+from acme_mpi.processes import children_of, process_ids, stat_of
 from acme_mpi.runner.memory import kilobytes_field
 
 SHARE = 0.05  # of a core, at most, is spent on looks that may take long
@@ -97,7 +97,7 @@ def with_descendants(pid: int, proc: str = "/proc") -> list[int]:
 def _all_children(proc: str) -> dict[int, list[int]]:
     """Return the children of every process of this machine that has any."""
     children = defaultdict[int, list[int]](list)
-    for name in filter(str.isdigit, os.listdir(proc)):
+    for pid in process_ids(proc):
         with suppress(OSError):
-            children[stat_of(int(name), proc).parent].append(int(name))
+            children[stat_of(pid, proc).parent].append(pid)
     return children

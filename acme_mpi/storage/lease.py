@@ -12,7 +12,6 @@ import errno
 import json
 import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from typing import NamedTuple
 
 from acme_mpi.errors import StoreError
 from acme_mpi.parsing import Damaged, open_file, parse_claim
-from acme_mpi.processes import stat_of
+from acme_mpi.processes import start_of, this_machine
 
 LEASE = "lease"  # name of the file in the folder
 MOST_BYTES = 64 * 1024  # that are read of it
@@ -211,41 +210,11 @@ class _Claim:
 
 def _claim() -> _Claim:
     """Return a new claim of this process."""
-    host, boot_id, pid_namespace = _place()
+    machine = this_machine()
     pid, started, token = os.getpid(), 0, secrets.token_hex(16)
     with contextlib.suppress(OSError):
-        started = _started(pid) or 0
-    return _Claim(host, boot_id, pid_namespace, pid, started, token, time.time())
-
-
-def _place() -> tuple[str, str, int]:
-    """Return what processes have to have in common to see each other by their ids."""
-    boot_id, pid_namespace = "", 0
-    with contextlib.suppress(OSError):
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            boot_id = file.read().strip()
-        pid_namespace = os.stat("/proc/self/ns/pid").st_ino
-    return socket.gethostname(), boot_id, pid_namespace
-
-
-def _started(pid: int) -> int | None:
-    """Return when a process was started, in clock ticks after the boot; None if it has ended.
-
-    Raises
-    ------
-    OSError
-        It cannot be known.
-    """
-    try:
-        told = stat_of(pid)
-    except (FileNotFoundError, ProcessLookupError):
-        # Processes of other users may be hidden (mount option hidepid).
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return None
-        raise
-    return None if told.state in ("Z", "X") else told.started
+        started = start_of(pid) or 0
+    return _Claim(*machine, pid, started, token, time.time())
 
 
 class _Seen(NamedTuple):
@@ -314,10 +283,10 @@ def _is_there(seen: _Seen) -> bool | None:
     claim = seen.claim
     if claim is None or not claim.boot_id or not claim.started:
         return None
-    if (claim.host, claim.boot_id, claim.pid_namespace) != _place():
+    if (claim.host, claim.boot_id, claim.pid_namespace) != this_machine():
         return None
     try:
-        return _started(claim.pid) == claim.started
+        return start_of(claim.pid) == claim.started
     except OSError:
         return None
 
