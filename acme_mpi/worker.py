@@ -31,10 +31,10 @@ from acme_mpi.runner.base import (
     DIED,
     MEDIUM,
     FailureFields,
+    NotCalled,
     Outcome,
     PlaceRequest,
     Ready,
-    Returned,
     Runner,
     Unready,
 )
@@ -178,7 +178,7 @@ class Worker:
             self._place(event)
         elif isinstance(event, Outcome):
             self._finish(event)
-        elif isinstance(event, Returned):
+        elif isinstance(event, NotCalled):
             chunk = self._chunk_of(event.start)
             is_last = self._end(chunk, event.start, event.stop)
             self._return(chunk, range(event.start, event.stop), is_last)

@@ -27,7 +27,7 @@ from test_runner import (
 
 import acme_mpi
 from acme_mpi.runner import footprint, guard, stack
-from acme_mpi.runner.base import Outcome, Ready, Returned, Runner
+from acme_mpi.runner.base import NotCalled, Outcome, Ready, Runner
 from acme_mpi.runner.child import ChildRunner
 from acme_mpi.runner.footprint import Footprint
 from acme_mpi.runner.guard import Guard
@@ -219,7 +219,7 @@ class TestTime:
             select.select(runner.descriptors(), [], [], runner.look_s)
 
         assert [failure["type"] for failure in events[0].failures] == ["timeout"]
-        assert events[1:] == [Returned(1, 3)]
+        assert events[1:] == [NotCalled(1, 3)]
 
     def test_the_next_run_has_no_limits(self, runner):
         runner.limit(1.0, 0)

@@ -52,10 +52,10 @@ from acme_mpi.runner.base import (
     DIED,
     MEDIUM,
     Assignment,
+    NotCalled,
     Outcome,
     PlaceRequest,
     Ready,
-    Returned,
     Runner,
     Unready,
 )
@@ -174,7 +174,7 @@ class ScriptedRunner(Runner):
             return [Unready("again and again")]
         chunk = self.chunks.popleft()
         if self.is_draining:
-            return [Returned(chunk.start, chunk.stop)]
+            return [NotCalled(chunk.start, chunk.stop)]
         crashed = [index for index in chunk if index in script.crashing or self._dies(index)]
         if crashed:
             return [self._crash(chunk, crashed[0])]
@@ -600,7 +600,7 @@ class TestPlacing:
                 Again,
             ),
             (Outcome(0, 1, [{"index": 0, "type": "ValueError"}]), Again),
-            (Returned(0, 1), GivenBack),
+            (NotCalled(0, 1), GivenBack),
             (Unready("again and again"), GivenBack),
         ],
         ids=["dies", "raises", "drained", "retires"],

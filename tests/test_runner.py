@@ -28,10 +28,10 @@ from acme_mpi.runner import base
 from acme_mpi.runner.base import (
     MEDIUM,
     Assignment,
+    NotCalled,
     Outcome,
     PlaceRequest,
     Ready,
-    Returned,
     Runner,
     Unready,
     describe_failure,
@@ -496,11 +496,11 @@ class TestSlowTasks:
         ]
 
 
-def events_of_tasks(runner: Runner, chunks: list[range]) -> list[Outcome | Returned]:
+def events_of_tasks(runner: Runner, chunks: list[range]) -> list[Outcome | NotCalled]:
     """Return what becomes of the tasks of `chunks`, which were submitted before."""
     events, n_left = list[Any](), sum(map(len, chunks))
     for event in events_of(runner):
-        if isinstance(event, (Outcome, Returned)):
+        if isinstance(event, (Outcome, NotCalled)):
             events.append(event)
             n_left -= event.stop - event.start
             if n_left <= 0:
@@ -509,7 +509,7 @@ def events_of_tasks(runner: Runner, chunks: list[range]) -> list[Outcome | Retur
 
 
 CHUNKS = [range(4), range(4, 6), range(6, 7)]
-REST = [Returned(1, 4), Returned(4, 6), Returned(6, 7)]  # after task 0 has run
+REST = [NotCalled(1, 4), NotCalled(4, 6), NotCalled(6, 7)]  # after task 0 has run
 
 
 class TestDrain:
@@ -565,13 +565,13 @@ class TestDrain:
         for chunk in CHUNKS:
             runner.submit(chunk)
 
-        assert events_of_tasks(runner, CHUNKS) == [Returned(0, 4), *REST[1:]]
+        assert events_of_tasks(runner, CHUNKS) == [NotCalled(0, 4), *REST[1:]]
 
     def test_the_next_run_calls_its_tasks(self, runner):
         runner.prepare(make_assignment(lambda x: x, [1, 2]))
         runner.drain()
         runner.submit(range(2))
-        assert events_of_tasks(runner, [range(2)]) == [Returned(0, 2)]
+        assert events_of_tasks(runner, [range(2)]) == [NotCalled(0, 2)]
 
         runner.prepare(make_assignment(lambda x: -x, [1, 2]))
 
@@ -591,7 +591,7 @@ class TestDrain:
         assert rest == REST
         assert runner.pid == 0
         runner.submit(range(5, 7))
-        assert runner.poll() == [Returned(5, 7)]
+        assert runner.poll() == [NotCalled(5, 7)]
 
     def test_a_child_that_dies_before_it_has_started_a_task_costs_nothing(self, start_runner):
         runner = start_runner()
@@ -602,7 +602,7 @@ class TestDrain:
         runner.submit(range(1))
         os.kill(runner.pid, signal.SIGKILL)
 
-        assert events_of_tasks(runner, [range(1)]) == [Returned(0, 1)]
+        assert events_of_tasks(runner, [range(1)]) == [NotCalled(0, 1)]
 
 
 class NastyError(Exception):

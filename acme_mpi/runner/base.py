@@ -131,7 +131,7 @@ class Assignment:
     habits: list[str] = field(default_factory=list)
 
 
-def load_assignment(assignment: Assignment) -> tuple[Any, TaskSet]:
+def load_assignment(assignment: Assignment) -> tuple[Callable[..., Any], TaskSet]:
     """Return function and tasks, loaded where the caller is.
 
     Raises
@@ -142,7 +142,10 @@ def load_assignment(assignment: Assignment) -> tuple[Any, TaskSet]:
     assignment.surroundings.take_on()
     assert assignment.packed is not None
     func, tasks = unpack(assignment.packed)
-    return pickle.loads(assignment.func) if assignment.func is not None else func, tasks
+    if assignment.func is not None:
+        func = pickle.loads(assignment.func)
+    assert func is not None
+    return func, tasks
 
 
 def load_tasks(assignment: Assignment) -> TaskSet:
@@ -202,7 +205,7 @@ class Runner(ABC):
         """Start no further task until the next `prepare`; never waits.
 
         What runs goes on to its end. What was submitted and is not started, or is submitted from
-        now on, comes back as `Returned`, in order with the outcomes.
+        now on, comes back as `NotCalled`, in order with the outcomes.
         """
 
     def limit(self, seconds: float, n_bytes: int) -> None:
@@ -238,11 +241,8 @@ class Runner(ABC):
         return None
 
     @abstractmethod
-    def poll(self) -> list[Any]:
-        """Return what has happened.
-
-        That is `Ready`, `Unready`, `PlaceRequest`, `Outcome` and `Returned` objects.
-        """
+    def poll(self) -> list[Event]:
+        """Return what has happened."""
 
     @abstractmethod
     def descriptors(self) -> list[int]:
@@ -283,8 +283,8 @@ class Unready:
 
 
 @dataclass
-class Returned:
-    """Tasks that come back, as the runner is drained: they have not been called.
+class NotCalled:
+    """Tasks that have not been called, as the runner is drained.
 
     Attributes
     ----------
@@ -317,13 +317,19 @@ class PlaceRequest:
     dtype: str
 
 
+Event = Ready | Unready | PlaceRequest | Outcome | NotCalled
+
+# `N_WORDS` signed 64-bit words that runner and agent share.
+Words = memoryview | list[int]
+
+
 def run_chunk(
     func: Callable[..., Any],
     name: str,
     tasks: TaskSet,
     encoder: Encoder,
     chunk: range,
-    words: Any,
+    words: Words,
     swallow: tuple[type[BaseException], ...] = (BaseException,),
     is_changed: Callable[[], bool] = bool,
 ) -> Iterator[Outcome]:
@@ -342,8 +348,8 @@ def run_chunk(
         Takes the return values.
     chunk : range
         Indices of the tasks.
-    words : memoryview
-        `N_WORDS` signed 64-bit words that the agent sees: the index of the running task (-1:
+    words : memoryview or list of int
+        What the agent sees: the index of the running task (-1:
         none); its start in nanoseconds of `time.monotonic_ns`, or that of the tasks that share a
         look at the clock with it; and, written by the agent, whether no further task is to be
         started (`DRAIN`).

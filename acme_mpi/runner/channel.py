@@ -59,7 +59,7 @@ class Kind(IntEnum):
     CALL = 24  # a script has a call: (number, what it brings of a `Call`)
     RELEASE = 25  # a script needs no runners for now: (number, None)
     CANCEL = 26  # the script no longer waits for its answer
-    RETURNED = 27  # the rest of a chunk, which was not started: (start, stop)
+    NOT_CALLED = 27  # the rest of a chunk, which was not started: (start, stop)
     CHANGED = 28  # what tasks have changed, and whether that may be their habit: (list, bool)
     TAKEN = 29  # a script has loaded its values: (number, why some do not load, None: it has not)
 

@@ -15,10 +15,11 @@ from acme_mpi.runner.base import (
     DIED,
     DRAIN,
     Assignment,
+    Event,
+    NotCalled,
     Outcome,
     PlaceRequest,
     Ready,
-    Returned,
     Runner,
     Unready,
 )
@@ -29,7 +30,7 @@ from acme_mpi.runner.process import Child, Ending, child_environment
 from acme_mpi.runner.surroundings import changes, need_a_new_process
 
 MAX_IDLE_DEATHS = 3
-OF_A_RUN = {Kind.READY, Kind.UNREADY, Kind.PLACE, Kind.OUTCOME, Kind.RETURNED}
+OF_A_RUN = {Kind.READY, Kind.UNREADY, Kind.PLACE, Kind.OUTCOME, Kind.NOT_CALLED}
 DYING_S = 0.5
 FORGETTING_S = 5.0
 
@@ -54,7 +55,7 @@ class ChildRunner(Runner):
         self._limits = Limits()
         self._assignment: Assignment | None = None
         self._pending: deque[range] = deque()  # submitted, not yet reported; oldest first
-        self._events: deque[Any] = deque()
+        self._events: deque[Event] = deque()
         self._is_prepared = False
         self._is_draining = False
         self._holds_files = False  # arguments that the child has opened
@@ -169,15 +170,15 @@ class ChildRunner(Runner):
         child = self._child
         if child is None:
             return []
-        return [child.pidfd] if self._guard.sentence else [child.channel.fileno(), child.pidfd]
+        return [child.pidfd] if self._guard.over_limit else [child.channel.fileno(), child.pidfd]
 
-    def poll(self) -> list[Any]:
+    def poll(self) -> list[Event]:
         """Return what the child has said of the current run since the last call."""
         while self._child is not None:
             ended = self._child.has_ended()
-            if self._guard.sentence is not None:
+            if self._guard.over_limit is not None:
                 if ended:
-                    self._bury(None)
+                    self._replace_dead(None)
                 break
             try:
                 message = self._child.channel.receive(wait=False)
@@ -187,14 +188,14 @@ class ChildRunner(Runner):
             except EOFError:
                 # A process on its way out closes its channel first, and is gone soon after.
                 ended = self._child.has_ended(wait_s=DYING_S)
-                self._bury(None if ended else "closed its channel")
+                self._replace_dead(None if ended else "closed its channel")
                 break
             except (ChannelError, TypeError, ValueError, OSError, MemoryError) as error:
-                self._bury(_misdeed(error))
+                self._replace_dead(_misdeed(error))
                 break
             # Ended before the last look, and nothing is left to read.
             if ended:
-                self._bury(None)
+                self._replace_dead(None)
             break
         events, self._events = list(self._events), deque()
         return events
@@ -218,7 +219,7 @@ class ChildRunner(Runner):
             if not isinstance(content, Outcome):
                 raise TypeError(f"no outcome: {type(content).__name__}")
             self._finish(content)
-        elif kind == Kind.RETURNED:
+        elif kind == Kind.NOT_CALLED:
             self._take_back(*content)
         elif kind == Kind.CHANGED:
             names, may_be_habits = content
@@ -230,7 +231,7 @@ class ChildRunner(Runner):
         if not self._pending or self._pending[0] != range(start, stop):
             raise ValueError(f"tasks come back that are not left: {start}")
         self._pending.popleft()
-        self._events.append(Returned(start, stop))
+        self._events.append(NotCalled(start, stop))
 
     def _finish(self, outcome: Outcome) -> None:
         chunk = self._pending[0] if self._pending else range(0)
@@ -244,7 +245,7 @@ class ChildRunner(Runner):
         self._guard.note_memory(outcome.peak_bytes)
         self._events.append(outcome)
 
-    def _bury(self, misdeed: str | None) -> None:
+    def _replace_dead(self, misdeed: str | None) -> None:
         """Replace the dead (or misbehaving) child and fail the task it was running."""
         assert self._child is not None
         child, self._child = self._child, None
@@ -253,7 +254,7 @@ class ChildRunner(Runner):
         index, ending = self._guard.ending(child.kill(), misdeed)
         if not self._is_prepared:
             self._prepare_again(ending)
-        elif self._fail(index, ending):
+        elif self._fail_running(index, ending):
             self._restart()
         else:
             self._events.append(Unready(f"{ending.message}, again and again, between two tasks"))
@@ -283,20 +284,20 @@ class ChildRunner(Runner):
         else:
             self._events.append(Unready(f"{ending.message} while the function was loaded"))
 
-    def _fail(self, index: int, ending: Ending) -> bool:
-        """Fail the task that a dead child was running; return whether to go on."""
+    def _fail_running(self, index: int, ending: Ending) -> bool:
+        """Fail the task that a dead child was running; return whether to start another."""
         running = self._pending.popleft() if self._pending else range(0)
         if not running:
             self._n_idle_deaths += 1
         elif index in running:
-            self._charge(running, index, ending)
+            self._fail_one(running, index, ending)
         elif self._is_draining:
             self._pending.appendleft(running)  # nothing is tried again now
         elif self._has_reported:
             # Earlier tasks may have made this process unfit: none of these is to blame yet.
             self._pending.appendleft(running)
         elif len(running) == 1:
-            self._charge(running, running.start, ending)
+            self._fail_one(running, running.start, ending)
         else:
             # Which task of the chunk it was is not known: what a task has done to its process
             # may show only later. Halving the chunk finds it.
@@ -304,14 +305,14 @@ class ChildRunner(Runner):
             self._pending.extendleft([range(middle, running.stop), range(running.start, middle)])
         return self._n_idle_deaths <= MAX_IDLE_DEATHS
 
-    def _charge(self, running: range, index: int, ending: Ending) -> None:
+    def _fail_one(self, running: range, index: int, ending: Ending) -> None:
         """Fail one task of the oldest chunk and put the others back."""
         if index + 1 < running.stop:
             self._pending.appendleft(range(index + 1, running.stop))
         # The tasks before it had returned, but their results died with the child.
         if running.start < index:
             self._pending.appendleft(range(running.start, index))
-        died = self._guard.sentence is None  # otherwise it was killed for its task
+        died = self._guard.over_limit is None  # otherwise it was killed for its task
         outcome = Outcome(index, index + 1, [{"index": index, DIED: died, **ending._asdict()}])
         outcome.start_s = self._guard.task_start_s
         outcome.peak_bytes = self._guard.task_peak_bytes
@@ -326,7 +327,7 @@ class ChildRunner(Runner):
 
     def _return_all(self) -> None:
         """Give back what no child has any more."""
-        self._events.extend(Returned(chunk.start, chunk.stop) for chunk in self._pending)
+        self._events.extend(NotCalled(chunk.start, chunk.stop) for chunk in self._pending)
         self._pending.clear()
 
     def _send_again(self) -> None:

@@ -15,6 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from socket import gethostname
+from types import FrameType
 from typing import Any
 
 from acme_mpi.convert import ResultError
@@ -26,6 +27,7 @@ from acme_mpi.runner.base import (
     DRAIN,
     Assignment,
     MediumError,
+    Words,
     load_assignment,
     make_encoder,
     reason_unready,
@@ -85,7 +87,7 @@ def leave_signals_to_the_agent() -> None:
     Handlers and not SIG_IGN, because programs started by the user's function would inherit that.
     """
 
-    def nothing(number: int, frame: Any) -> None:
+    def nothing(number: int, frame: FrameType | None) -> None:
         pass
 
     for number in IGNORED_SIGNALS:
@@ -156,11 +158,11 @@ class Server:
         Shared page, see `run_chunk`.
     """
 
-    def __init__(self, channel: Channel, words: Any) -> None:
+    def __init__(self, channel: Channel, words: Words) -> None:
         self._channel, self._words = channel, words
         self._process = forked.this_process
         self._waiting: deque[tuple[Kind, Any]] = deque()
-        self._run: tuple[Any, str, TaskSet, Encoder] | None = None
+        self._run: tuple[Callable[..., Any], str, TaskSet, Encoder] | None = None
         self._baseline = Baseline()
         self._habits: set[str] = set()  # to be accepted if they show at once
         # Of the tasks of the latest outcome: is one left out, see `run_chunk`; has one failed?
@@ -227,7 +229,7 @@ class Server:
                 if self._is_changed():
                     return
         if done < chunk.stop:
-            self._channel.send(Kind.RETURNED, (done, chunk.stop))
+            self._channel.send(Kind.NOT_CALLED, (done, chunk.stop))
 
     def _outcomes(self, chunk: range) -> Iterator[int]:
         """Call the tasks of a chunk and send their outcomes; yield where each ends."""

@@ -16,8 +16,8 @@ from acme_mpi.runner.watch import Watch
 
 
 @dataclass(frozen=True)
-class Sentence:
-    """Why a child is being killed.
+class OverLimit:
+    """A task over a limit, for which its child is being killed.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Guard:
 
     Attributes
     ----------
-    sentence : Sentence or None
+    over_limit : OverLimit or None
         Why the child is being killed. What it has said since counts no more: the signal that asks
         for its stack may have ended what the task was waiting for.
     """
@@ -54,7 +54,7 @@ class Guard:
         self._watch = Watch(child.words)
         self._footprint = Footprint(child.pid)
         self._oom_kills = oom_kills()
-        self.sentence: Sentence | None = None
+        self.over_limit: OverLimit | None = None
         self._seen_bytes = 0
 
     def running(self) -> tuple[int, float] | None:
@@ -68,18 +68,18 @@ class Guard:
     def look(self, limits: Limits) -> None:
         """Kill the child if its task is over a limit; does not wait for its end."""
         task = self._watch.look()
-        if task is None or self.sentence is not None:
+        if task is None or self.over_limit is not None:
             return
         found = limits.breach(task[1], self._footprint)
         self.note_memory(self._footprint.last_bytes)
         # What it has said comes first: it may wait for an answer, or have ended.
         if found is not None and not self._child.has_news():
-            self._condemn(task[0], *found)
+            self._kill_for_limit(task[0], *found)
 
-    def _condemn(self, index: int, kind: str, message: str) -> None:
+    def _kill_for_limit(self, index: int, kind: str, message: str) -> None:
         text, location = read_stack(self._child.stack())
         ending = Ending(kind, message, text, location)
-        self.sentence = Sentence(index, ending, status_bytes(self._child.pid, "VmHWM"))
+        self.over_limit = OverLimit(index, ending, status_bytes(self._child.pid, "VmHWM"))
         self._child.send_kill()
 
     def note_memory(self, n_bytes: int) -> None:
@@ -98,7 +98,7 @@ class Guard:
         status : int
             As of `Child.kill`.
         misdeed : str or None
-            What it was killed for if not for a limit.
+            What the child did wrong, if it was killed for that.
 
         Returns
         -------
@@ -106,8 +106,8 @@ class Guard:
             -1: none, as far as is known.
         ending : Ending
         """
-        if self.sentence is not None:
-            return self.sentence.index, self.sentence.ending
+        if self.over_limit is not None:
+            return self.over_limit.index, self.over_limit.ending
         index: int = self._child.words[0]
         if misdeed is None and index < 0:
             misdeed = {
@@ -132,4 +132,4 @@ class Guard:
     @property
     def task_peak_bytes(self) -> int:
         """Peak memory of the child while its last task ran; 0 if it was not killed for that."""
-        return self.sentence.peak_bytes if self.sentence is not None else 0
+        return self.over_limit.peak_bytes if self.over_limit is not None else 0

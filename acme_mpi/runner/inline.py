@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from acme_mpi.runner.base import (
     DRAIN,
     N_WORDS,
     Assignment,
+    Event,
+    NotCalled,
     Outcome,
     PlaceRequest,
     Ready,
-    Returned,
     Runner,
     Unready,
     load_assignment,
@@ -45,12 +46,13 @@ class InlineRunner(Runner):
 
     def __init__(
         self,
-        func: Any = None,
+        func: Callable[..., Any] | None = None,
         tasks: TaskSet | None = None,
         swallow: tuple[type[BaseException], ...] = (Exception, SystemExit),
     ) -> None:
         self._own, self._own_tasks, self._swallow = func, tasks, swallow
         self._chunks: deque[range] = deque()
+        self._loaded: tuple[Callable[..., Any], str, TaskSet] | None = None
         self._running: Iterator[Outcome] | None = None
         self._left = range(0)  # of the chunk that runs
         self._start: Ready | Unready | None = None
@@ -64,20 +66,18 @@ class InlineRunner(Runner):
         self._words[DRAIN] = 0
         try:
             with loading():
-                self._load(assignment)
-            self._name = function_name(self._func)
+                func, tasks = self._load(assignment)
+            self._loaded = func, function_name(func), tasks
         except Exception as error:
             self._start = Unready(reason_unready(error))
 
-    def _load(self, assignment: Assignment) -> None:
-        if self._own is None:
-            variables = assignment.surroundings.variables
-            self._undo = {name: os.environ.get(name) for name in variables}
-            change_environment(variables)
-            self._func, self._tasks = load_assignment(assignment)
-        else:
-            self._func = self._own
-            self._tasks = self._own_tasks or load_tasks(assignment)
+    def _load(self, assignment: Assignment) -> tuple[Callable[..., Any], TaskSet]:
+        if self._own is not None:
+            return self._own, self._own_tasks or load_tasks(assignment)
+        variables = assignment.surroundings.variables
+        self._undo = {name: os.environ.get(name) for name in variables}
+        change_environment(variables)
+        return load_assignment(assignment)
 
     def submit(self, chunk: range) -> None:
         """Queue a chunk."""
@@ -87,21 +87,16 @@ class InlineRunner(Runner):
         """Call no further task; a task may ask for that, too."""
         self._words[DRAIN] = 1
 
-    def poll(self) -> list[Any]:
+    def poll(self) -> list[Event]:
         """Call tasks for about 50 ms and return their outcome."""
         if self._start is not None:
             start, self._start = self._start, None
             return [start]
         if self._running is None and self._chunks:
+            assert self._loaded is not None
             self._left = self._chunks.popleft()
             self._running = run_chunk(
-                self._func,
-                self._name,
-                self._tasks,
-                self._encoder,
-                self._left,
-                self._words,
-                swallow=self._swallow,
+                *self._loaded, self._encoder, self._left, self._words, self._swallow
             )
         if self._running is None:
             return []
@@ -111,7 +106,7 @@ class InlineRunner(Runner):
             self._left = range(outcome.stop, self._left.stop)
             return [outcome]
         self._running = None
-        return [Returned(self._left.start, self._left.stop)] if self._left else self.poll()
+        return [NotCalled(self._left.start, self._left.stop)] if self._left else self.poll()
 
     def descriptors(self) -> list[int]:
         """Return nothing to select on."""
@@ -124,13 +119,12 @@ class InlineRunner(Runner):
 
     def answer(self, request: PlaceRequest, site: tuple[str, int] | None) -> None:
         """Never asked: the values are in this process already."""
-        raise AssertionError("an inline runner asks for no place")
+        raise AssertionError("an inline runner asks for no offset")
 
     def forget(self) -> None:
         """Drop what `prepare` has loaded."""
         change_environment(self._undo)
-        self._func = self._own = self._own_tasks = None
-        self._tasks = TaskSet((), 0)
+        self._loaded = self._own = self._own_tasks = None
 
     def stop(self) -> None:
         """Forget what is queued."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 STOPPED_S = 5.0
 
@@ -23,7 +22,9 @@ class Watch:
         Returns seconds.
     """
 
-    def __init__(self, words: Any, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, words: memoryview | list[int], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._words, self._clock = words, clock
         self._seen = (-1, 0)
         self._since_s = self._looked_s = clock()
