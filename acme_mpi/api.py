@@ -72,11 +72,11 @@ def map(
         task. False: in the rank itself, for functions that need its state; with several ranks
         rank 0 then only hands out tasks.
     resume : bool or {"failed", "force"}
-        What to do where an earlier call has left results. False: refuse. True: go on, if it was the
-        same call: of the same function, by its source, with the same arguments; only the tasks
+        What to do where an earlier call has left results. False: refuse. True: resume it, if it was
+        the same call: of the same function, by its source, with the same arguments; only the tasks
         that have not ended are called, and `output_dir` may be left out: the newest unfinished run
         of this call in the working directory is meant. ``"failed"``: call the tasks that have
-        failed, and only those. ``"force"``: go on with results of a call that was not the same.
+        failed, and only those. ``"force"``: resume a call that was not the same.
     rules : Rules, optional
         When to call a task again, to give it up, and to end the run.
     comm : mpi4py.MPI.Intracomm, optional

@@ -24,7 +24,7 @@ from acme_mpi.rules import Rules
 from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.segment import Segment
 from acme_mpi.storage import Stored
-from acme_mpi.storage.description import how_to_go_on
+from acme_mpi.storage.description import how_to_resume
 from acme_mpi.tasks import TaskSet
 
 
@@ -158,10 +158,10 @@ class Options:
         work = replace(self.work, isolate=False, workers=(0,))
         return replace(self, work=work, display=replace(self.display, bar=False))
 
-    def how_to_go_on(self, directory: str, only_failed: bool = False) -> str:
-        """Return a last line of text that says how to go on with a run in a directory."""
-        command = how_to_go_on(self.display.resume_command, directory, only_failed)
-        return f"\n  go on with: {command}"
+    def how_to_resume(self, directory: str, only_failed: bool = False) -> str:
+        """Return a last line of text that says how to resume a run in a directory."""
+        command = how_to_resume(self.display.resume_command, directory, only_failed)
+        return f"\n  resume with: {command}"
 
 
 @dataclass
@@ -280,16 +280,16 @@ class Result:
         if self.storage_error:
             if not self.n_unfinished and not self.output_dir:
                 return StoreError(self.storage_error)
-            return StoreError(f"{self.storage_error}\n  {n_left}{safe}{self.go_on()}")
+            return StoreError(f"{self.storage_error}\n  {n_left}{safe}{self.how_to_resume()}")
         if self.n_unfinished and self.has_halted:
-            text = f"{self.stopped_because}\n  {n_left}{safe}{self.go_on()}"
+            text = f"{self.stopped_because}\n  {n_left}{safe}{self.how_to_resume()}"
             return TaskError(text, self.failures, results)
         if self.n_unfinished and not self.n_ready and not self.stopped_because:
             reasons = "\n  ".join(dict.fromkeys(self.unready))
             return InputError(f"no rank could load {self.options.work.name}:\n  {reasons}")
         if self.n_unfinished and (self.stopped_because or not self.unready):
             why = f", because {self.stopped_because}" if self.stopped_because else ""
-            return StoppedError(f"{n_left}{why}{safe}{self.go_on()}")
+            return StoppedError(f"{n_left}{why}{safe}{self.how_to_resume()}")
         if self.n_unfinished:
             reasons = "\n  ".join(dict.fromkeys(self.unready))
             return LaunchError(
@@ -297,7 +297,7 @@ class Result:
             )
         if self.failures:
             text = f"{len(self.failures)} of {n_tasks} tasks failed, first: {self.failures[0]}"
-            return TaskError(text + self.go_on(), self.failures, results)
+            return TaskError(text + self.how_to_resume(), self.failures, results)
         return None
 
     @property
@@ -305,8 +305,8 @@ class Result:
         """Whether so many tasks have failed that the run had to end."""
         return self.options.work.rules.must_halt(len(self.failures), self.options.work.n_tasks)
 
-    def go_on(self) -> str:
-        """Return a last line of text that says how to go on; empty where nothing can be done."""
+    def how_to_resume(self) -> str:
+        """Return a last line of text that says how to resume; empty where nothing can be done."""
         if not self.output_dir or (self.is_complete and not self.failures):
             return ""
-        return self.options.how_to_go_on(self.output_dir, only_failed=not self.n_unfinished)
+        return self.options.how_to_resume(self.output_dir, only_failed=not self.n_unfinished)

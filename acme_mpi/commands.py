@@ -148,7 +148,7 @@ def _status(run: _Run, options: argparse.Namespace) -> int:
 def _stop(run: _Run, options: argparse.Namespace) -> int:
     found = holder(run.layout.dot_folder)
     if found is None or not found.is_alive:
-        say(f"{run.layout.name}: no run is going on")
+        say(f"{run.layout.name}: no run is active")
         return EXIT_DONE
     try:
         with open(run.layout.stop_file, "a"):
@@ -192,7 +192,7 @@ def _recover(run: _Run, options: argparse.Namespace) -> int:
     if history.failed:
         say(f"  {len(history.failed)} tasks have failed")
     if n_done < described.n_tasks and described.command:
-        say(f"  go on with: {described.command}")
+        say(f"  resume with: {described.command}")
     return EXIT_DONE
 
 

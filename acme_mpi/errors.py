@@ -199,7 +199,7 @@ def report(
     n_tasks: int,
     where: str = "",
     log: str = "",
-    go_on: str = "",
+    how_to_resume: str = "",
     n_unfinished: int = 0,
 ) -> str:
     """Return the text with which a failed run of ACME's dialect ends, with the first tracebacks.
@@ -212,8 +212,8 @@ def report(
         Size of the run.
     where, log : str
         Where the other results and the messages are; left out if empty.
-    go_on : str
-        How to go on, as `Result.go_on` says it.
+    how_to_resume : str
+        As `Result.how_to_resume` says it.
     n_unfinished : int
         Tasks that have not been run to their end.
     """
@@ -225,8 +225,8 @@ def report(
         lines.append(f"  {group[0]}")
         lines += [f"    {line}" for line in group[0].traceback.rstrip().splitlines()]
     lines += _where_others_are(n_tasks - len(failures) - n_unfinished, n_unfinished, where)
-    if go_on:
-        lines.append(go_on.lstrip("\n"))
+    if how_to_resume:
+        lines.append(how_to_resume.lstrip("\n"))
     if log:
         lines.append(f"  Log file: {log}")
     return "\n".join(lines)

@@ -1,6 +1,6 @@
 """The record of what has become of tasks: append-only files, one per run and rank.
 
-A run that goes on with an earlier one's work writes files of its own, so the number of ranks may
+A run that resumes an earlier one writes files of its own, so the number of ranks may
 change. Nothing else says which tasks are done: the container, a resumed run, and all views are
 derived from these files. They consist of blocks of one size, each with a checksum of its own; a
 block torn by a kill is ignored, and what cannot be true is told and ignored.

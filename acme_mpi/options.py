@@ -301,10 +301,10 @@ def _rules_of(options: Any) -> Rules:
 
 def _policy_of(options: Any) -> str:
     """Return what to do where there are results already: see `beginning.POLICIES`."""
-    going_on = ("resume", "retry_failed", "force_resume")
-    given = [f"--{name.replace('_', '-')}" for name in going_on if getattr(options, name)]
+    resuming = ("resume", "retry_failed", "force_resume")
+    given = [f"--{name.replace('_', '-')}" for name in resuming if getattr(options, name)]
     if options.overwrite and given:
-        raise InputError(f"--overwrite begins anew, and {given[0]} goes on: give one of them")
+        raise InputError(f"--overwrite begins anew, and {given[0]} resumes: give one of them")
     if options.kind == "memory" and (given or options.overwrite):
         raise InputError(
             f"{(given or ['--overwrite'])[0]} needs results in files; leave out --no-write"

@@ -550,8 +550,8 @@ class ParallelMap(ACMEdaemon):
             return finish(result)
         except TaskError as error:
             where, log = result.stored.where, str(self.logfile or "")
-            n_tasks, go_on = result.options.work.n_tasks, result.go_on()
-            text = report(error.failures, n_tasks, where, log, go_on, result.n_unfinished)
+            n_tasks, how_to_resume = result.options.work.n_tasks, result.how_to_resume()
+            text = report(error.failures, n_tasks, where, log, how_to_resume, result.n_unfinished)
             raise TaskError(text, error.failures, error.results) from None
 
     def cleanup(self) -> None:

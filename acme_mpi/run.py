@@ -166,7 +166,7 @@ def _begin(call: Call, options: Options, n_ranks: int) -> Beginning:
         if options.output.output_dir is None:
             raise
         path = os.path.join(call.directory, os.path.expanduser(options.output.output_dir))
-        raise StoreError(f"{error}{options.how_to_go_on(path)}") from None
+        raise StoreError(f"{error}{options.how_to_resume(path)}") from None
 
 
 def wanted(call: Call, n_ranks: int) -> Wanted:
@@ -241,7 +241,7 @@ def _run_agreed(world: World, call: Call, start: _Start, said: list[Said]) -> Re
     except StoreError as error:
         # Nothing has run: leave nothing that would be taken for an unfinished run.
         _forget(world, start, new_log)
-        raise StoreError(f"{error}{options.how_to_go_on(layout.directory)}") from None
+        raise StoreError(f"{error}{options.how_to_resume(layout.directory)}") from None
     except BaseException:
         if call.own_tasks is not None and not os.path.exists(layout.journal(0)):
             _forget(world, start, new_log)
@@ -270,8 +270,8 @@ def _tell_old_failures(options: Options, layout: Layout, n_failed: int) -> None:
     logger.warning(
         "%d failure(s) are of an earlier run, and these tasks are not called again%s",
         n_failed,
-        options.how_to_go_on(layout.directory, only_failed=True).replace(
-            "go on with:", "to call them again, also after the function was mended:"
+        options.how_to_resume(layout.directory, only_failed=True).replace(
+            "resume with:", "to call them again, also after the function was mended:"
         ),
     )
 
@@ -484,7 +484,7 @@ def _log_start(world: World, start: _Start, remaining: Remaining) -> None:
     )
     if start.is_resumed:
         logger.info(
-            "Going on with an earlier run: %d of %d tasks have ended",
+            "Resuming an earlier run: %d of %d tasks have ended",
             remaining.n_kept,
             options.work.n_tasks,
         )
@@ -524,7 +524,9 @@ def _log_end(result: Result) -> None:
         is_last = options.display.resume_command and not (
             result.n_unfinished and not result.has_halted
         )
-        logger.error("%s", text + (result.go_on() if is_last and not result.storage_error else ""))
+        logger.error(
+            "%s", text + (result.how_to_resume() if is_last and not result.storage_error else "")
+        )
         _log_tracebacks(result.failures)
     elif result.is_complete:
         where = stored.where

@@ -44,7 +44,7 @@ def main() -> None:
             sys.argv[:] = command
             _run_path(command[0])
     except StoppedError as error:
-        # As Python ends, but with the status that says that the same command goes on.
+        # As Python ends, but with the status that says that the same command resumes the run.
         sys.excepthook(type(error), error, error.__traceback__)
         sys.exit(error.exit_code)
 

@@ -171,7 +171,7 @@ class Status:
     failures : list of FailureGroup
         The tasks that were given up, the largest group first.
     command : str
-        What goes on with the run, or calls the failed tasks again if no other is left; empty if
+        What resumes the run, or calls the failed tasks again if no other is left; empty if
         there is nothing to do, or no command line has started it.
     damages : list of str
         What is damaged of the records, and was not used; at most five.
@@ -271,7 +271,7 @@ def read_status(folder: str, now_s: float | None = None) -> Status:
         slowest=_slowest(blocks),
         stragglers=_stragglers(told, is_done, median_s, now_s) if told.is_running else [],
         failures=_groups(failures, description.debug),
-        command=_go_on(description.command, n_open, n_failed, reached_end),
+        command=_resume_command(description.command, n_open, n_failed, reached_end),
         damages=damages_text(history.damages),
     )
 
@@ -370,7 +370,7 @@ def _speed(told: Told, now_s: float) -> _Speed:
     return _Speed(started_s, elapsed_s, n_ended / elapsed_s if n_ended and elapsed_s else None)
 
 
-def _go_on(command: str, n_open: int, n_failed: int, reached_end: bool) -> str:
+def _resume_command(command: str, n_open: int, n_failed: int, reached_end: bool) -> str:
     if n_open or not reached_end:
         return command
     return f"{command} --retry-failed" if command and n_failed else ""

@@ -38,7 +38,7 @@ def status_text(status: Status) -> str:
         lines.append(f"  traceback of task {status.failures[0].first_indices[0]}:")
         lines += [f"    {line}" for line in status.failures[0].traceback.splitlines()]
     if status.state != RUNNING and (way := status.command or _way(status)):
-        lines.append(f"  go on with: {way}")
+        lines.append(f"  resume with: {way}")
     return "\n".join(visible(line, kept="\t") for line in lines)
 
 
@@ -54,7 +54,7 @@ def _counts_text(status: Status) -> str:
 
 
 def _way(status: Status) -> str:
-    """Return how a script goes on, which has no command line that could be told."""
+    """Return how a script resumes its run: it has no command line that could be named."""
     place = f"output_dir={status.directory!r}"
     if status.n_open or not status.reached_end:
         return f"resume=True, {place}"

@@ -758,7 +758,7 @@ def test_an_output_directory_that_is_none_is_a_mistake(acme, folder, kind):
     ran = acme(0, "mymod:f", "args.npz", "--output-dir", "out")
 
     assert_is_told(ran, 2, f"acme_mpi: {folder / 'out'} is there and is no directory")
-    assert "go on with" not in ran.stderr
+    assert "resume with" not in ran.stderr
 
 
 @pytest.mark.every
@@ -780,7 +780,7 @@ def test_a_directory_that_cannot_be_made_is_a_storage_error(acme, folder):
     ran = acme(3, "mymod:f", "args.npz", "--output-dir", "file/out")
 
     assert_is_told(
-        ran, 74, f"cannot create {folder / 'file' / 'out'}: Not a directory", "go on with:"
+        ran, 74, f"cannot create {folder / 'file' / 'out'}: Not a directory", "resume with:"
     )
 
 

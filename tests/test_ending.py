@@ -242,9 +242,9 @@ def assert_drained(place: Place, run: Started, func: str = "wait") -> None:
     said = run.said()
     assert f"{N_TASKS - len(begun)} of {N_TASKS} tasks were not run" in said
     assert "Traceback" not in said
-    (line,) = [line for line in said.splitlines() if "go on with: " in line]
+    (line,) = [line for line in said.splitlines() if "resume with: " in line]
     again = subprocess.run(
-        shlex.split(line.split("go on with: ")[1]),
+        shlex.split(line.split("resume with: ")[1]),
         cwd=place.path,
         env=start_environment(),
         timeout=60,
@@ -345,7 +345,7 @@ class TestStop:
         place.allow()
         assert place.run(0, "wait").returncode == 0
 
-        assert "no run is going on" in place.tell("stop").stdout
+        assert "no run is active" in place.tell("stop").stdout
         assert place.run(0, "wait").returncode == 0
 
     def test_status_says_what_goes_on(self, place, start):

@@ -228,7 +228,7 @@ MOMENTS = {
 @pytest.mark.parametrize("killed", CONTAINERS, indirect=True)
 @pytest.mark.once
 def test_a_commit_that_is_killed_is_repeated(killed, moment, undisturbed):
-    """In a run that goes on with one that was stopped, whose container has holes."""
+    """In a run that resumes one that was stopped, whose container has holes."""
     hang = dict.fromkeys((f"_{index}" for index in range(10, killed.n_tasks)), "fail")
     killed.place.order(_5="fail", **hang)
     ran = killed.run(0)

@@ -39,7 +39,7 @@ def test_what_failed_is_called_again_with_the_mended_function(tmp_path, caplog):
 
     with pytest.raises(acme_mpi.PlaceError, match="the source of `f` has changed") as refused:
         acme_mpi.map(load(tmp_path, MENDED), [0, 1, 2], resume=True, **options)
-    how = f"go on with: resume='failed', output_dir={options['output_dir']!r}\n"
+    how = f"resume with: resume='failed', output_dir={options['output_dir']!r}\n"
     assert how in str(refused.value)
     with pytest.raises(acme_mpi.PlaceError, match="argument"):
         acme_mpi.map(load(tmp_path, MENDED), [0, 1, 3], resume="failed", **options)
@@ -69,7 +69,7 @@ def test_the_printed_command_calls_what_failed_with_the_mended_helper(mpiexec, t
     (tmp_path / "helpers.py").write_text(HELPER.format("((x or 1) + 1)"))
 
     refused = mpiexec(0, *line, cwd=tmp_path)
-    (printed,) = re.findall("go on with: (.*)", refused.stderr)
+    (printed,) = re.findall("resume with: (.*)", refused.stderr)
     _, *command = shlex.split(printed)
     ran = mpiexec(0, *command, cwd=tmp_path)
 
@@ -94,7 +94,7 @@ def test_nothing_failed_so_nothing_is_to_be_mended(tmp_path):
 
 
 @pytest.mark.parametrize("call", [acme_mpi.map, in_parallel_map])
-def test_a_run_that_is_not_gone_on_with_is_named(tmp_path, monkeypatch, caplog, call):
+def test_a_run_that_is_not_resumed_is_named(tmp_path, monkeypatch, caplog, call):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(acme_mpi.TaskError):
         call(load(tmp_path, BROKEN), [0, 1, 2])
@@ -107,5 +107,5 @@ def test_a_run_that_is_not_gone_on_with_is_named(tmp_path, monkeypatch, caplog, 
         each.getMessage() for each in caplog.records if "is not resumed" in each.getMessage()
     ]
     assert "the source of `f` has changed" in said
-    assert f"go on with: resume='failed', output_dir={str(first)!r}" in said
+    assert f"resume with: resume='failed', output_dir={str(first)!r}" in said
     assert len([*tmp_path.glob("ACME_*")]) == 2

@@ -1,4 +1,4 @@
-"""Runs that go on with what earlier ones have left: only the rest is done, and all is there."""
+"""Runs that resume what earlier ones have left: only the rest is done, and all is there."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_tasks_that_had_ended_are_not_called_again(place):
 
 
 def printed_command(ran: Any) -> str:
-    (command,) = re.findall(r"go on with: (.*)", ran.stderr)
+    (command,) = re.findall(r"resume with: (.*)", ran.stderr)
     return command
 
 
@@ -192,7 +192,7 @@ class TestOtherComputations:
         path = place.path / "mymod.py"
         path.write_text(path.read_text().replace("* scale", "* scale * 2"))
 
-    def test_a_changed_function_is_refused_with_the_ways_to_go_on(self, stopped):
+    def test_a_changed_function_is_refused_with_the_ways_to_resume(self, stopped):
         self.change_source(stopped)
 
         ran = self.run(stopped)
@@ -220,13 +220,13 @@ class TestOtherComputations:
         assert "in another form" in ran.stderr
         assert "--overwrite" in ran.stderr
 
-    def test_it_goes_on_regardless_where_that_is_asked_for(self, stopped):
+    def test_it_resumes_regardless_where_that_is_asked_for(self, stopped):
         self.change_source(stopped)
 
         ran = self.run(stopped, "--force-resume")
 
         assert ran.returncode == FAILED
-        assert "going on all the same: the source of `g` has changed" in ran.stderr
+        assert "resuming regardless: the source of `g` has changed" in ran.stderr
         called = stopped.take_calls()
         assert 0 < len(called) < N_TASKS
         with h5py.File(stopped.path / "out" / "g.h5") as file:

@@ -1043,7 +1043,7 @@ class TestForks:
         return run_tasks(runner, [range(n_tasks - 1), range(n_tasks - 1, n_tasks)])
 
     @pytest.mark.parametrize(("end", "status"), FORKED.values(), ids=FORKED)
-    def test_it_ends_as_those_of_multiprocessing_and_the_tasks_go_on(
+    def test_it_ends_as_those_of_multiprocessing_and_the_tasks_resume_command(
         self, runner, tmp_path, end, status
     ):
         calls = tmp_path / "calls"

@@ -1,4 +1,4 @@
-"""Jobs that end early under a real Slurm, and what goes on with them: see `scripts/slurm_sandbox`.
+"""Jobs that end early under a real Slurm, and what resumes them: see `scripts/slurm_sandbox`.
 
 Signals, time limits, ranks and nodes that are lost, and the batch script that copes with them.
 """
@@ -242,7 +242,7 @@ def srun(*options: str, func: str = "f") -> list[str]:
 def assert_the_rest_is_done(
     folder: Path, run: Callable[[], Any], content_of: Any, undisturbed: Any
 ) -> None:
-    """Check that a run goes on with what is recorded, and ends with what it would have been."""
+    """Check that a run resumes with what is recorded, and ends with what it would have been."""
     kept, calls = done(folder), names(folder, "begun")
     (folder / "allowed").touch()
 

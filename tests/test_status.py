@@ -207,7 +207,7 @@ class TestState:
         assert running.status().state == "stopped"
         assert f"left by process {os.getpid()} on" in status_text(running.status())
 
-    def test_a_run_that_was_killed_while_it_made_the_container_has_to_go_on(self, folder):
+    def test_a_run_killed_while_it_made_the_container_is_to_be_resumed(self, folder):
         folder.describe(command="run it")
         folder.write(done(0, 10))
 
@@ -227,13 +227,13 @@ class TestCommand:
             ([done(0, 10)], ""),
         ],
     )
-    def test_it_goes_on_with_what_is_left(self, folder, blocks, command):
+    def test_it_resumes_what_is_left(self, folder, blocks, command):
         folder.describe(command="run it")
         folder.write(*blocks)
         folder.end()
 
         assert folder.status().command == command
-        assert ("go on with: " in status_text(folder.status())) == bool(command)
+        assert ("resume with: " in status_text(folder.status())) == bool(command)
 
     @pytest.mark.parametrize(("n_done", "resume"), [(8, True), (9, "failed")])
     def test_a_script_is_told_the_option(self, folder, n_done, resume):
@@ -241,7 +241,7 @@ class TestCommand:
         folder.write(done(0, n_done), failed(9))
         folder.end()
 
-        way = f"go on with: resume={resume!r}, output_dir={folder.status().directory!r}"
+        way = f"resume with: resume={resume!r}, output_dir={folder.status().directory!r}"
         assert way in status_text(folder.status())
         assert folder.status().command == ""
 

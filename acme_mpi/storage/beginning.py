@@ -17,7 +17,7 @@ from acme_mpi.fingerprint import changes, version_changes, without_source
 from acme_mpi.parsing import Damaged
 from acme_mpi.storage.description import (
     Description,
-    how_to_go_on,
+    how_to_resume,
     next_run,
     read_description,
 )
@@ -36,8 +36,8 @@ from acme_mpi.storage.records import read_history
 
 logger = logging.getLogger("acme_mpi")
 
-# What to do where the results of the same function are already: refuse; go on if it is the same
-# computation; go on with whatever it is; begin anew.
+# What to do where the results of the same function are already: refuse; resume if it is the same
+# computation; resume whatever it is; begin anew.
 POLICIES = ("refuse", "resume", "force", "overwrite")
 
 
@@ -51,7 +51,7 @@ class Wanted:
         Of the run.
     output_dir : str or None
         As the user gave it; None: a new directory, or that of the newest unfinished run of the
-        same computation if the policy is to go on.
+        same computation if the policy is to resume.
     base : str
         Directory to which relative paths refer.
     policy : str
@@ -91,7 +91,7 @@ def begin(wanted: Wanted, notify: Callable[[str], None]) -> Beginning:
     Raises
     ------
     PlaceError
-        There are results, or remains, with which this run may not go on.
+        There are results, or remains, that this run may not resume.
     StoreError
         The medium refused, or another job uses the folder.
     """
@@ -203,10 +203,10 @@ def _way_to_mend(wanted: Wanted, layout: Layout) -> str:
         return ""
     if not n_failed:
         return ""
-    command = how_to_go_on(wanted.description.command, layout.directory, only_failed=True)
+    command = how_to_resume(wanted.description.command, layout.directory, only_failed=True)
     return (
         f"\n  if that mends the {n_failed} task(s) that failed: what is done stays and they alone "
-        f"are called again; go on with: {command}"
+        f"are called again; resume with: {command}"
     )
 
 
@@ -220,7 +220,7 @@ def _look(wanted: Wanted, layout: Layout) -> Description | None:
     except (OSError, Damaged) as error:
         if wanted.policy == "force" and isinstance(error, Damaged):
             # Results in another form are found to be damaged.
-            logger.warning("going on all the same: %s", error)
+            logger.warning("resuming regardless: %s", error)
             return wanted.description
         raise PlaceError(
             f"{layout.dot_folder} holds no description of a run that can be read ({error}); {ways}"
@@ -265,7 +265,7 @@ def _refuse_changes(wanted: Wanted, earlier: Description, layout: Layout) -> Non
         how = (
             "what failed is called again, what is done stays"
             if is_mended
-            else "going on all the same"
+            else "resuming regardless"
         )
         logger.warning("%s: %s", how, line)
     for line in version_changes(earlier.fingerprint, described.fingerprint):
@@ -275,12 +275,12 @@ def _refuse_changes(wanted: Wanted, earlier: Description, layout: Layout) -> Non
 def _ways(wanted: Wanted) -> str:
     if not wanted.command_line:
         return (
-            "choose another output directory (output_dir=...) or move it away; resume=True goes on "
-            "with results of the same computation, resume='force' with any"
+            "choose another output directory (output_dir=...) or move it away; resume=True resumes "
+            "a run of the same computation, resume='force' any run"
         )
     if wanted.policy == "refuse":
         return "choose another output directory (--output-dir), or --overwrite it"
     return (
-        "choose another output directory (--output-dir), go on regardless with --force-resume "
+        "choose another output directory (--output-dir), resume regardless with --force-resume "
         "(what is done stays as it is), or begin anew with --overwrite (what is done is removed)"
     )

@@ -39,7 +39,7 @@ class Description:
     start_s : float
         Unix time.
     command : str
-        Command that goes on with the run; empty if a script knows it.
+        Command that resumes the run; empty if a script knows it.
     debug : str
         Command that runs one task, ``{index}`` in the task's place; empty likewise.
     fingerprint : mapping of str to str
@@ -79,8 +79,8 @@ class Description:
         return {**asdict(self), "spec": listed}
 
 
-def how_to_go_on(command: str, directory: str, only_failed: bool = False) -> str:
-    """Return how to go on with a run: the command itself, or what a script has to say.
+def how_to_resume(command: str, directory: str, only_failed: bool = False) -> str:
+    """Return how to resume a run: the command itself, or what a script has to say.
 
     Parameters
     ----------

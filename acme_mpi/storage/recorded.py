@@ -31,7 +31,7 @@ class RecordedStore(Store):
         self._tracebacks: dict[str, int] = {}  # and the first task that had it
 
     def restore(self) -> None:
-        """Make ready to go on with what earlier runs have left. Rank 0 only, before `open`.
+        """Make ready to resume what earlier runs have left. Rank 0 only, before `open`.
 
         Raises
         ------

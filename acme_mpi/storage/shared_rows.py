@@ -90,7 +90,7 @@ class SharedRows:
         return offset
 
     def restore(self) -> None:
-        """Make a file that an earlier run has left fit to go on with. Rank 0 only, before `open`.
+        """Make a file that an earlier run has left fit to be resumed. Rank 0 only, before `open`.
 
         The rows lie where they lay. All else in the file may be half done, as the run may have
         been killed while it completed the file; so if it cannot be read, it is made anew around

@@ -185,7 +185,7 @@ class SingleFileStore(PayloadStore):
         with refusals(self.layout.container):
             os.replace(self.layout.partial, self.layout.container)
         note_linked(self.layout)
-        # A run that goes on with this one's work merges the groups again.
+        # A run that resumes this one merges the groups again.
         if is_complete:
             self.tidy()
 

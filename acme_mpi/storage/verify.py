@@ -31,7 +31,7 @@ class Damage(NamedTuple):
 
 
 def look(store: RecordedStore, history: History) -> tuple[list[Damage], list[bytes]]:
-    """Return what is not there, or not whole, of files that a run is to go on with. Independent.
+    """Return what is not there, or not whole, of files that a run is to resume with. Independent.
 
     A file that is as it was when it was complete is not opened. Of all others every result is read.
 
