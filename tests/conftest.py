@@ -202,7 +202,10 @@ def command_line(pid: int) -> str:
 
 
 def by_stacks(
-    values: Iterable[Any], twice: Collection[Any] = (), every: Collection[Any] = ()
+    values: Iterable[Any],
+    twice: Collection[Any] = (),
+    every: Collection[Any] = (),
+    many: Collection[Any] = (),
 ) -> list[Any]:
     """Return values as parameters of tests, marked by the stacks on which they run.
 
@@ -214,12 +217,15 @@ def by_stacks(
         Which run on the second, too, as everything does that has no mark.
     every : collection
         Which run on every stack (the mark `every`).
+    many : collection
+        Which run only where the mark `many` is asked for.
     """
     marks = {
         value: pytest.mark.every if value in every else pytest.mark.once
         for value in values
         if value not in twice or value in every
     }
+    marks |= dict.fromkeys(many, pytest.mark.many)
     return [pytest.param(value, marks=marks.get(value, ())) for value in values]
 
 

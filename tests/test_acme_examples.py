@@ -82,7 +82,10 @@ class Start:
         return seen
 
 
-@pytest.fixture(scope="module", params=by_stacks(MODES, twice=["spmd-3"], every=["script-2"]))
+@pytest.fixture(
+    scope="module",
+    params=by_stacks(MODES, every=["script-2"], many=["script-1", "script-4", "spmd-2"]),
+)
 def start(request, mpiexec, tmp_path_factory) -> Start:
     """Run all examples once, in one mode."""
     mode = request.param

@@ -338,7 +338,7 @@ class Life(NamedTuple):
         return first
 
 
-@pytest.fixture(scope="module", params=by_stacks(MODES, twice=MODES[1:]))
+@pytest.fixture(scope="module", params=by_stacks(MODES, twice=["served"]))
 def life(request, mpiexec, tmp_path_factory) -> Life:
     """Run the program in one mode."""
     folder = tmp_path_factory.mktemp("life")

@@ -120,8 +120,8 @@ def numbers(content: dict[str, Any], dtype: str = "<i8") -> list[Any]:
     [
         (1, ["--single-file"]),
         (2, ["--payload", "computation"]),
-        (3, ["--payload", "rank"]),
-        (5, ["--no-isolate"]),
+        (2, ["--payload", "rank"]),
+        (3, ["--no-isolate"]),
     ],
 )
 @pytest.mark.every
@@ -834,6 +834,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(disk)], check=True, timeout=10)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_a_full_disk_is_a_storage_error(acme, folder, small_disk, output):
     (folder / "large.py").write_text(

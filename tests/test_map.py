@@ -24,7 +24,7 @@ from map_modes import ROW_DTYPES, STORES, VALUES, canonical, content_bytes
 pytestmark = pytest.mark.slow
 
 SIZES = [0, 2, 3, 5]  # 0: without a launcher
-EACH_SIZE = by_stacks(SIZES, twice=[0, 3], every=[2])
+EACH_SIZE = by_stacks(SIZES, every=[2], many=[3])
 FILES = [store for store in STORES if store != "memory"]
 CASES = map_modes.make_cases()
 COMPLETE = [name for name in CASES if "fail" not in name and "wrong" not in name]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import read_content
+from conftest import by_stacks, read_content
 from resume_runs import N_TASKS, PLACING, Place
 from watching import Watch
 
@@ -40,6 +40,7 @@ SMALL: dict[str, tuple[str, ...]] = {
     "single file": ("f", "--single-file"),
     "single file, rows": ("g", "--single-file", "--result-shape", "None,2"),
 }
+OFTEN_ALIKE = ("rank, rows", "single file")  # their files are those of others, in another order
 
 
 class Faulty:
@@ -247,7 +248,7 @@ class TestMeanwhile:
         assert read_content(faulty.layout.container) == expected
         assert run_command(["check", str(faulty.out)]) == 0
 
-    @pytest.mark.parametrize("store", SMALL)
+    @pytest.mark.parametrize("store", by_stacks(SMALL, many=OFTEN_ALIKE))
     def test_a_folder_that_is_removed(self, store, tmp_path, mpiexec, undisturbed):
         faulty = Faulty(tmp_path, mpiexec, SMALL[store])
 
@@ -257,7 +258,7 @@ class TestMeanwhile:
         self.go_on(faulty, undisturbed[SMALL[store]])
 
     @pytest.mark.parametrize("choose", [newest_payload, a_journal])
-    @pytest.mark.parametrize("store", SMALL)
+    @pytest.mark.parametrize("store", by_stacks(SMALL, many=OFTEN_ALIKE))
     def test_a_file_that_is_removed(self, store, choose, tmp_path, mpiexec, undisturbed):
         faulty, gone = Faulty(tmp_path, mpiexec, SMALL[store]), []
 

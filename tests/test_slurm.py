@@ -57,6 +57,7 @@ def test_two_nodes_form_one_mpi_world(slurm: Slurm, work_dir: Path) -> None:
     assert set(ran.stdout.splitlines()) == {"4 node1", "4 node2"}
 
 
+@pytest.mark.once
 def test_64_ranks(slurm: Slurm, work_dir: Path) -> None:
     args = ["mymod:f", "args.npz", "--output-dir", "out"]
     ran = slurm.srun_acme("-n", "64", args=args, cwd=work_dir, timeout_s=120)
