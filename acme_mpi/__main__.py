@@ -33,7 +33,6 @@ from acme_mpi.comm import (
     typed_command,
 )
 from acme_mpi.cores import n_cores
-from acme_mpi.dry_run import announce, circumstances, forecast, measuring_options
 from acme_mpi.errors import (
     EXIT_DONE,
     EXIT_INTERNAL,
@@ -56,10 +55,11 @@ from acme_mpi.runner.descriptors import occupy_standard_descriptors
 from acme_mpi.runner.kept import fork_child_runner, stop_runner, take_child_runner
 from acme_mpi.runner.streams import flush_standard_streams
 from acme_mpi.runner.surroundings import Surroundings
-from acme_mpi.script import serve_script
+from acme_mpi.session import current
+from acme_mpi.session.serving import serve_script
+from acme_mpi.session.trial import announce, circumstances, forecast, measuring_options
+from acme_mpi.session.values import values_of
 from acme_mpi.standing import leave_task
-from acme_mpi.submit import generations_below_launcher, values_of
-from acme_mpi.terminal import ask
 from acme_mpi.ulimits import fault_of_limits
 from acme_mpi.visible import say
 
@@ -306,7 +306,7 @@ def _try_one(world: World, loaded: _Loaded) -> bool:
     if world.is_master:
         say("\n".join(found.lines()))
         sys.stdout.flush()
-        answer = ask(f"Do you want to run all {found.n_tasks} tasks?", generations_below_launcher())
+        answer = current().ask(f"Do you want to run all {found.n_tasks} tasks?")
         if answer is None:
             print("Only tried, as nobody is here to answer; without --dry-run all tasks are run.")
     return bool(world.bcast(answer))

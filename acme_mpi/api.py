@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from acme_mpi.call import Call, Display, Options, Output, Work
-from acme_mpi.errors import InputError
+from acme_mpi.errors import InputError, StoreError
 from acme_mpi.keywords import check, check_rules, refuse_unlimited, resume_policy
 from acme_mpi.results import RowSpec, make_row_spec
 from acme_mpi.rules import Rules
-from acme_mpi.script import is_connected
-from acme_mpi.submit import callers, finish, identify, pack, submit
+from acme_mpi.session import current
+from acme_mpi.session.request import Request
+from acme_mpi.session.values import finish
 from acme_mpi.tasks import distribute, function_name
 
 
@@ -115,8 +116,8 @@ def map(
     >>> acme_mpi.map(f, [2, 4, 6, 8], 4, write_worker_results=False)
     [18, 24, 30, 36]
     """
-    world = callers(comm)
-    call = Call()
+    session = current()
+    world = session.callers(comm)
     try:
         named = _merge(kwargs, arguments)
         kind = store_kind(write_worker_results, single_file, payload)
@@ -125,9 +126,7 @@ def map(
         check("isolate", isolate)
         check("output_dir", output_dir)
         tasks = distribute(func, args, named, n_inputs, caller=map)
-        pack(call, world, func if isolate or is_connected() else None, tasks)
-        call.own_func = func
-        call.options = Options(
+        options = Options(
             Work(
                 function_name(func),
                 tasks.n_tasks,
@@ -142,12 +141,12 @@ def map(
                 policy=resume_policy(resume, kind),
                 retry_failed=resume == "failed",
             ),
-            Display(bar=None if is_connected() else False),
+            Display(session.bar),
         )
-        identify(call, world, func, tasks)
-    except InputError as error:
-        call.error = error
-    return finish(submit(world, call, wants_values=root is None or world.rank == root))
+        call = Request(func, tasks, options).to_call(session, world)
+    except (InputError, StoreError) as error:
+        call = Call(error=error)
+    return finish(session.run(world, call, wants_values=root is None or world.rank == root))
 
 
 def _merge(kwargs: Mapping[str, Any], arguments: Mapping[str, Any] | None) -> dict[str, Any]:

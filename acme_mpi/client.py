@@ -11,8 +11,7 @@ from typing import Any, Protocol
 from acme_mpi.errors import InputError, StoppedError
 from acme_mpi.keywords import NATURAL
 from acme_mpi.segment import memory_bytes
-from acme_mpi.standing import is_in_task
-from acme_mpi.submit import is_speaker, release
+from acme_mpi.session import current
 from acme_mpi.uncaught import before_uncaught
 
 logger = logging.getLogger("acme_mpi")
@@ -137,8 +136,7 @@ class Client:
         """End the runners and forget this handle; later runs use all ranks of the job again."""
         if self.status == "running":
             self.status = "closed"
-            release()
-        _KEPT[:] = [each for each in _KEPT if each is not self]
+            current().release()
 
     shutdown = close
 
@@ -185,13 +183,10 @@ class Cluster:
         self.client.close()
 
 
-# The client that the next ParallelMap attaches to, if any.
-_KEPT: list[Client] = []
-
-
 def kept_client() -> Client | None:
     """Return the client that was set up and not closed, None if there is none."""
-    return _KEPT[-1] if _KEPT and not is_in_task() else None
+    kept = current().client
+    return kept if isinstance(kept, Client) and kept.status == "running" else None
 
 
 class Holder(Protocol):
@@ -200,19 +195,16 @@ class Holder(Protocol):
     client: Client | None
 
 
-# What has begun to use a client, and not ended it; the last one that began comes last.
-_IN_USE: list[weakref.ref[Holder]] = []
-
-
 def begin_use(holder: Holder) -> None:
     """Let `get_client` return the client of `holder`, as long as that lives."""
     end_use(holder)
-    _IN_USE.append(weakref.ref(holder))
+    current().users.append(weakref.ref(holder))
 
 
 def end_use(holder: Holder) -> None:
     """Let it return the one before again."""
-    _IN_USE[:] = [each for each in _IN_USE if each() not in (None, holder)]
+    users = current().users
+    users[:] = [each for each in users if each() not in (None, holder)]
 
 
 def get_client() -> Client:
@@ -224,21 +216,22 @@ def get_client() -> Client:
     Raises
     ------
     InputError
-        There is none; also a ValueError, as in dask.
+        There is none, as in tasks; also a ValueError, as in dask.
     """
-    holders = [] if is_in_task() else [each() for each in _IN_USE]
-    clients = [kept_client(), *(each.client for each in reversed(holders) if each is not None)]
-    for client in clients:
-        if client is not None and client.status == "running":
+    session = current()
+    holders = [] if session.is_nested else [each() for each in reversed(session.users)]
+    for client in (kept_client(), *(getattr(each, "client", None) for each in holders)):
+        if isinstance(client, Client) and client.status == "running":
             return client
     raise InputError("No global client found; local_cluster_setup() makes one")
 
 
 def keep(client: Client) -> None:
     """Have later runs attach to a client; those of tasks need none."""
-    if is_in_task():
+    session = current()
+    if session.is_nested:
         return
-    _KEPT[:] = [client]
+    session.client = client
     before_uncaught(_close_at_an_interrupt)
 
 
@@ -254,5 +247,5 @@ def _close_at_an_interrupt(error: BaseException) -> None:
     if client is None or not isinstance(error, (KeyboardInterrupt, StoppedError)):
         return
     client.close()
-    if is_speaker():
+    if current().is_speaker:
         tell_of_the_end(client)

@@ -22,8 +22,7 @@ from acme_mpi.keywords import (
     instance_of,
 )
 from acme_mpi.messages import add_console_handler, tell_once
-from acme_mpi.standing import is_in_task
-from acme_mpi.submit import callers, is_speaker, job_ranks
+from acme_mpi.session import current
 
 logger = logging.getLogger("acme_mpi")
 
@@ -32,7 +31,7 @@ def tell_of_missing_ranks(
     n_wanted: int, n_there: int, dialect: str, client: Client | None = None
 ) -> None:
     """Warn, once, that the job, or the client in use, has fewer ranks than were asked for."""
-    if is_in_task():
+    if current().is_nested:
         return
     if n_wanted > n_there:
         tell_once(
@@ -89,20 +88,21 @@ def _set_up(name: str, given: dict[str, Any]) -> Client:
     given : dict
         Its arguments by name; those that nobody knows under ``kwargs``.
     """
-    world = callers()
+    session = current()
+    world = session.callers()
     if world.is_master:
         add_console_handler()
     n_workers, error = None, None
     try:
         check_all(KEYWORDS, given)
         _check_available(**given)
-        if (unknown := given.get("kwargs")) and is_speaker():
+        if (unknown := given.get("kwargs")) and session.is_speaker:
             text = "these keywords are not known and change nothing: %s"
             tell_once(text, ", ".join(unknown), dialect=name, level=logging.WARNING)
         n_workers = KEYWORDS["n_workers"].check("n_workers", given["n_workers"])
     except InputError as caught:
         error = type(caught)(f"<{name}> {caught}")
-    ranks = job_ranks(world, error)
+    ranks = session.job_ranks(world, error)
     client = Client(ranks, n_workers)
     keep(client)
     if world.is_master:
@@ -264,13 +264,13 @@ def cluster_cleanup(client: Client | Cluster | None = None) -> None:
         It is no client.
     """
     name = "cluster_cleanup"
-    if is_speaker():
+    if current().is_speaker:
         add_console_handler()
     if isinstance(client, Cluster):
         client = client.client
     client = client or kept_client()
     if client is None:
-        if is_speaker():
+        if current().is_speaker:
             text = "No dangling clients or clusters found."
             logger.warning(text, extra={"dialect": name})
         return
@@ -281,5 +281,5 @@ def cluster_cleanup(client: Client | Cluster | None = None) -> None:
         )
     was_running = client.status == "running"
     client.close()
-    if was_running and is_speaker():
+    if was_running and current().is_speaker:
         tell_of_the_end(client)

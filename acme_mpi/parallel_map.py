@@ -14,17 +14,16 @@ from acme_mpi.call import Call, Display, Options, Output, Result, Work
 from acme_mpi.client import Client, begin_use, end_use, keep, kept_client
 from acme_mpi.cluster import tell_of_missing_ranks
 from acme_mpi.comm import settle
-from acme_mpi.dry_run import dry_run
 from acme_mpi.errors import (
     AcmeMpiError,
     InputError,
     InputTypeError,
     LaunchError,
     PlaceError,
+    StoreError,
     TaskError,
     report,
 )
-from acme_mpi.in_process import run_here
 from acme_mpi.keywords import (
     PAYLOADS,
     ResultForm,
@@ -45,26 +44,19 @@ from acme_mpi.out_files import NAME, hand_out, own_files, wanted_files
 from acme_mpi.results import RowSpec
 from acme_mpi.rules import Rules
 from acme_mpi.run import wanted
-from acme_mpi.script import connection
-from acme_mpi.standing import is_in_task
+from acme_mpi.session import current
+from acme_mpi.session.debug import run_here
+from acme_mpi.session.request import Request
+from acme_mpi.session.trial import dry_run
+from acme_mpi.session.values import finish
 from acme_mpi.storage import Layout
 from acme_mpi.storage.beginning import Wanted, choose_place
 from acme_mpi.storage.folders import refuse_unmakeable, remove_old_runs
-from acme_mpi.submit import (
-    callers,
-    finish,
-    generations_below_launcher,
-    identify,
-    job_ranks,
-    pack,
-    submit,
-)
 from acme_mpi.tasks import (
     TaskSet,
     distribute,
     function_name,
 )
-from acme_mpi.terminal import ask
 
 logger = logging.getLogger("acme_mpi")
 
@@ -222,7 +214,8 @@ class ParallelMap(ACMEdaemon):
         cleanup_threshold_days: int | None = None,
         **kwargs: Any,
     ) -> None:
-        self._world = callers()
+        session = current()
+        self._world = session.callers()
         self.func = func
         if self._world.is_master:
             add_console_handler()
@@ -255,7 +248,7 @@ class ParallelMap(ACMEdaemon):
                 check("cleanup_threshold_days", cleanup_threshold_days)
             except InputError as caught:
                 error = self._prefixed(caught)
-            ranks = job_ranks(self._world, error)
+            ranks = session.job_ranks(self._world, error)
             self._take_client(ranks)
             self._is_declined = False
             if self._settle_place(cleanup_threshold_days, dryrun):
@@ -271,11 +264,10 @@ class ParallelMap(ACMEdaemon):
             logger.log(level, text, *values)
 
     def _set_messages(self, verbose: Any, logfile: Any) -> None:
-        served = None if is_in_task() else connection()
-        self._level = LEVELS[check("verbose", verbose)]
-        if served is not None and served.level is not None:
-            self._level = served.level
-        if self._world.is_master and not is_in_task():
+        session = current()
+        level = LEVELS[check("verbose", verbose)]
+        self._level = level if session.level is None else session.level
+        if self._world.is_master and not session.is_nested:
             acme_logger.setLevel(self._level)
         self.logfile = check("logfile", logfile)
 
@@ -378,10 +370,11 @@ class ParallelMap(ACMEdaemon):
 
     def _wanted(self) -> Wanted:
         """Return what the run will ask for."""
-        call = Call(self._options(self._form.output_dir))
+        options = self._options(self._form.output_dir)
+        fingerprint = {}
         if self._policy != "refuse":
-            identify(call, self._world, self.func, self._tasks())
-        return wanted(call, 1)
+            fingerprint = Request(self.func, self._tasks(), options).fingerprint()
+        return wanted(Call(options, fingerprint=fingerprint), 1)
 
     def _log_file(self, layout: Layout) -> str | None:
         """Return the path of the log file, None for none."""
@@ -434,20 +427,17 @@ class ParallelMap(ACMEdaemon):
     def _try_one(self, size: int, may_ask: bool) -> bool:
         """Call one task, say what it took, and return whether to go on. Collective."""
         try:
-            found = dry_run(
-                self._world, self.func, self._tasks(), self._options(self.output_dir), size
-            )
+            found = dry_run(self._world, self._request(), size)
         except InputError as error:
             raise self._prefixed(error) from None
         answer: bool | None = None
         if self._world.is_master:
             for line in found.lines():
                 logger.info("%s", line)
-            if may_ask and not is_in_task():
+            if may_ask:
                 name = function_name(self.func)
-                answer = ask(
-                    f"Do you want to continue executing {name} with the provided arguments?",
-                    generations_below_launcher(),
+                answer = current().ask(
+                    f"Do you want to continue executing {name} with the provided arguments?"
                 )
         return self._world.bcast(answer) is not False
 
@@ -524,19 +514,16 @@ class ParallelMap(ACMEdaemon):
 
     def _run(self, is_debug: bool) -> Result | BaseException:
         """Run all tasks; return what the exception is that ends a run in this process."""
-        call = Call(own_func=self.func)
+        world, session = self._world, current()
         try:
-            tasks, options = self._tasks(), self._options(self.output_dir)
-            if is_debug:
-                call.own_tasks = tasks
-                options = options.in_one_process()
-            else:
-                pack(call, self._world, self.func, tasks)
-            call.options = options
-            identify(call, self._world, self.func, tasks)
-        except InputError as error:
-            call.error = self._prefixed(error)
-        return run_here(self._world, call) if is_debug else submit(self._world, call)
+            request = self._request()
+            call = request.to_debug_call(world) if is_debug else request.to_call(session, world)
+        except (InputError, StoreError) as error:
+            call = Call(error=self._prefixed(error))
+        return run_here(world, call) if is_debug else session.run(world, call)
+
+    def _request(self) -> Request:
+        return Request(self.func, self._tasks(), self._options(self.output_dir))
 
     def _refuse_without_workers(self) -> None:
         if not self._workers():

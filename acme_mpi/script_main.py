@@ -20,7 +20,8 @@ from acme_mpi.runner.channel import Channel
 from acme_mpi.runner.frames import is_own
 from acme_mpi.runner.process import arm_lifeline
 from acme_mpi.runner.trace import keep_frames
-from acme_mpi.script import connect, is_waiting
+from acme_mpi.session.current import enter, outside
+from acme_mpi.session.script import ScriptSession
 
 AGENTS_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
 
@@ -33,7 +34,7 @@ def main() -> None:
     os.close(page)
     os.close(stack)
     os.set_inheritable(channel_fd, False)
-    connect(Channel.from_descriptor(channel_fd))
+    enter(ScriptSession(Channel.from_descriptor(channel_fd)))
     command = sys.argv[5:]
     sys.excepthook = print_without_own_frames
     try:
@@ -68,7 +69,8 @@ def _leave_to_the_agent(number: int, frame: FrameType | None) -> None:
 
 def _end_with_the_call(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_DFL)  # the second one ends this process at once
-    if is_waiting():
+    session = outside()
+    if isinstance(session, ScriptSession) and session.is_waiting:
         os.kill(os.getppid(), PASSED_ON)  # this process may be the only one that has got it
     else:
         os.kill(os.getpid(), number)

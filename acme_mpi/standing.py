@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from types import FrameType
+from typing import NoReturn
 
 from acme_mpi.errors import LoadingError
 
@@ -127,16 +128,15 @@ def is_in_task() -> bool:
     return standing() is Standing.IN_TASK
 
 
-def refuse_while_loading() -> None:
-    """Raise if user code is being loaded, at whose end nobody waits for a run.
+def refuse_while_loading() -> NoReturn:
+    """Refuse a call that is made while user code is loaded: nobody waits for its run.
 
     Raises
     ------
     LoadingError
         With file and line of the user's call.
     """
-    if standing() is Standing.LOADING:
-        raise LoadingError(_text(sys._getframe(1)))
+    raise LoadingError(_text(sys._getframe(1)))
 
 
 def _is_spawning() -> bool:

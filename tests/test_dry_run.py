@@ -16,11 +16,11 @@ from conftest import by_stacks
 
 import acme_mpi
 from acme_mpi.convert import ResultError
-from acme_mpi.dry_run import Forecast, pick
 from acme_mpi.errors import InputError
 from acme_mpi.results import RowSpec, make_row_spec
 from acme_mpi.runner import measure
 from acme_mpi.runner.measure import Measured
+from acme_mpi.session.trial import Forecast, pick
 from acme_mpi.storage.layout import DOT_FOLDER
 
 FUNCTIONS = """\

@@ -192,7 +192,7 @@ def test_a_runner_imports_only_its_own_part_of_the_package():
     code = "import sys, acme_mpi.runner.child_main; print(*sys.modules)"
 
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
-    assert not {"acme_mpi.run", "acme_mpi.submit", "acme_mpi.storage"} & set(loaded.split())
+    assert not {"acme_mpi.run", "acme_mpi.session", "acme_mpi.storage"} & set(loaded.split())
 
 
 @pytest.mark.parametrize("module", ["acme_mpi.runner.child_main", "acme_mpi.script_main"])

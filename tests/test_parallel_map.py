@@ -39,6 +39,7 @@ from acme_mpi import (
     get_client,
     local_cluster_setup,
 )
+from acme_mpi.session import current
 
 pytestmark = pytest.mark.slow
 
@@ -1324,7 +1325,7 @@ def test_an_array_is_no_dtype():
 @pytest.fixture
 def no_map(monkeypatch) -> None:
     """Forget the objects of other tests, which tracebacks of parametrized errors still hold."""
-    monkeypatch.setattr("acme_mpi.client._IN_USE", [])
+    monkeypatch.setattr(current(), "users", [])
 
 
 @pytest.mark.once

@@ -78,14 +78,15 @@ with ThreadPoolExecutor(8) as threads:
 print(results == [[100 * i, 100 * i + 1, 100 * i + 2] for i in range(64)])
 """
 BROKEN_AGENT = """
-from acme_mpi import __main__, script
+from acme_mpi import __main__
+from acme_mpi.session import serving
 
 
 def fail(*args):
     raise RuntimeError("a mistake of ours")
 
 
-script.run = fail
+serving.run = fail
 __main__.main()
 """
 INTERRUPTED = """
@@ -176,18 +177,21 @@ def test_a_call_gets_its_own_answer_whatever_became_of_earlier_ones(serve, n):
 
 BETWEEN = """
 import acme_mpi
-from acme_mpi import script
+from acme_mpi.runner.channel import Kind
+from acme_mpi.session import current
+
+session = current()
 
 
-def ask(kind, wanted, real=script._ask):
+def ask(kind, wanted, real=session._ask_agent):
     answer = real(kind, wanted)
-    if kind == script.Kind.CALL:
-        script._ask = real
+    if kind == Kind.CALL:
+        session._ask_agent = real
         raise TimeoutError
     return answer
 
 
-script._ask = ask
+session._ask_agent = ask
 try:
     acme_mpi.map(abs, [-1], write_worker_results=False)
 except TimeoutError:

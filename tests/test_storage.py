@@ -31,6 +31,7 @@ from acme_mpi.journal import Block, pack_record, read_journal
 from acme_mpi.results import PLACED_BYTES, Encoder, RowSpec, make_row_spec, to_parts
 from acme_mpi.runner.base import Outcome
 from acme_mpi.runner.pickling import Frozen, dump_values
+from acme_mpi.session.values import values_of
 from acme_mpi.storage import (
     Layout,
     MemoryStore,
@@ -48,7 +49,6 @@ from acme_mpi.storage.faults import faults
 from acme_mpi.storage.folders import choose_layout, make_folders
 from acme_mpi.storage.records import read_history
 from acme_mpi.storage.verify import look
-from acme_mpi.submit import values_of
 
 FAILED = object()  # in the place of the value of a task that has no result
 KINDS = ["rank", "computation", "single_file"]

@@ -11,7 +11,7 @@ from acme_mpi.comm import SerialWorld, World
 from acme_mpi.errors import TaskError
 from acme_mpi.run import run
 from acme_mpi.runner.frames import users_part
-from acme_mpi.submit import deliver
+from acme_mpi.session.values import deliver
 
 
 def run_here(world: World, call: Call) -> Result | BaseException:

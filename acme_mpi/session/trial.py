@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,12 +12,12 @@ import numpy as np
 
 from acme_mpi.call import Call, Options, Output, Result
 from acme_mpi.comm import World
-from acme_mpi.errors import InputError, TaskError
+from acme_mpi.errors import InputError, StoreError, TaskError
 from acme_mpi.results import RowSpec
 from acme_mpi.runner.measure import N_FIGURES, Measured
 from acme_mpi.runner.memory import size_text
-from acme_mpi.submit import pack, submit
-from acme_mpi.tasks import TaskSet
+from acme_mpi.session.current import current
+from acme_mpi.session.request import Request
 
 logger = logging.getLogger("acme_mpi")
 
@@ -122,9 +121,11 @@ def pick(n_tasks: int) -> int:
     return random.randrange(n_tasks)
 
 
-def measured(func: Callable[..., Any], options: Options) -> Measured:
-    """Return the function that calls `func` and returns figures."""
-    return Measured(func, *circumstances(options))
+def trial_of(request: Request, index: int) -> Request:
+    """Return the request for one of its tasks, which is measured."""
+    options = request.options
+    measured = Measured(request.func, *circumstances(options))
+    return Request(measured, request.tasks.only(index), measuring_options(options))
 
 
 def circumstances(options: Options) -> tuple[Any, ...]:
@@ -189,19 +190,15 @@ def forecast(result: Result, index: int, options: Options, size: int) -> Forecas
     )
 
 
-def dry_run(
-    world: World, func: Callable[..., Any], tasks: TaskSet, options: Options, size: int
-) -> Forecast:
+def dry_run(world: World, request: Request, size: int) -> Forecast:
     """Call one random task on a rank and return what that says of all. Collective.
 
     Parameters
     ----------
     world : World
         The callers.
-    func, tasks : callable, TaskSet
-        What would be called; the tasks of rank 0 are used.
-    options : Options
-        Of the run to come.
+    request : Request
+        What would be run; that of rank 0 is used.
     size : int
         Ranks of the job.
 
@@ -210,16 +207,14 @@ def dry_run(
     TaskError, InputError, LaunchError
         On every rank alike.
     """
-    call, index = Call(), 0
+    session, call, index = current(), Call(), 0
     try:
-        index = pick(tasks.n_tasks)
-        pack(call, world, measured(func, options), tasks.only(index))
+        index = pick(request.tasks.n_tasks)
+        call = trial_of(request, index).to_call(session, world)
         call.digests = {}  # each rank has picked a task of its own
-        call.options = measuring_options(options)
-        call.own_func = measured(func, options)
-    except InputError as error:
+    except (InputError, StoreError) as error:
         call.error = error
-    index = world.bcast(index)
+    index, options = world.bcast(index), request.options
     if world.is_master and call.error is None:
         logger.info("%s", announce(options.work.name, index))
-    return forecast(submit(world, call), index, options, size)
+    return forecast(session.run(world, call), index, options, size)

@@ -1,19 +1,17 @@
-"""Script mode: a user's script runs in a child of rank 0, and all ranks serve its calls.
+"""Script mode on the ranks: rank 0 runs the script as its child, and all ranks serve its calls.
 
-The script is a client. Its calls of `map` travel to rank 0's agent as one message each, and so do
-their answers; the script's end is the end of the channel.
+Each call travels from the script's `ScriptSession` to rank 0's agent as one message, and so does
+its answer; the script's end is the end of the channel.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import os
 import signal
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from acme_mpi.call import Call, Display, Result
@@ -23,11 +21,10 @@ from acme_mpi.interrupts import INTERRUPTS
 from acme_mpi.meant import function_meant
 from acme_mpi.processes import command_line
 from acme_mpi.run import run
-from acme_mpi.runner.channel import Channel, ChannelError, Kind
+from acme_mpi.runner.channel import ChannelError, Kind
 from acme_mpi.runner.kept import stop_runner
 from acme_mpi.runner.launched import without_launcher
 from acme_mpi.runner.process import Child
-from acme_mpi.runner.surroundings import Surroundings
 
 logger = logging.getLogger("acme_mpi")
 
@@ -205,134 +202,3 @@ def _tell(child: Child, kind: Kind, content: Any) -> None:
     # The script may have gone meanwhile; the next look sees that.
     with contextlib.suppress(BrokenPipeError, ConnectionError):
         child.channel.send(kind, content)
-
-
-@dataclass(frozen=True)
-class Connection:
-    """What a script knows of the ranks that serve it.
-
-    Attributes
-    ----------
-    channel : Channel
-        To rank 0's agent.
-    ranks : list of (str, int)
-        Host and process id of every rank.
-    level : int or None
-        Least level of the messages that the command line asks for.
-    is_launched : bool
-        Whether a launcher has started the ranks.
-    """
-
-    channel: Channel
-    ranks: list[tuple[str, int]]
-    level: int | None
-    is_launched: bool
-
-
-_CONNECTION: list[Connection] = []
-_START: dict[str, str] = {}  # the script's environment at its start
-
-
-def connect(channel: Channel) -> None:
-    """Let this process's calls go to an agent. For the process that runs a script."""
-    message = channel.receive()
-    assert message is not None
-    _CONNECTION[:] = [Connection(channel, *message[1])]
-    _START.update(os.environ)
-    # A process that the script forks has no part in the conversation.
-    os.register_at_fork(after_in_child=_CONNECTION.clear)
-
-
-def connection() -> Connection | None:
-    """Return the connection of a script whose calls are served by ranks, else None."""
-    return _CONNECTION[0] if _CONNECTION else None
-
-
-def is_connected() -> bool:
-    """Tell whether this process is a script whose calls are served by ranks."""
-    return bool(_CONNECTION)
-
-
-def release() -> None:
-    """Have the ranks end their runners. For the process that runs a script."""
-    _ask(Kind.RELEASE, None)
-
-
-_LOCK = threading.RLock()
-_NUMBERS = itertools.count(1)
-_WAITING: set[int] = set()  # numbers of the requests that are not answered
-
-
-def is_waiting() -> bool:
-    """Tell whether a call of this process is being served."""
-    return bool(_WAITING)
-
-
-def _ask(kind: Kind, wanted: Any) -> Any:
-    """Send one request and return its answer; one thread at a time.
-
-    An exception while this waits, a timeout or an interrupt, cancels the request. Its answer may
-    still come: it is known by its number, and dropped.
-    """
-    channel = _CONNECTION[0].channel
-    with _LOCK:
-        number = next(_NUMBERS)
-        channel.send(kind, (number, wanted))
-        try:
-            _WAITING.add(number)
-            while True:
-                message = channel.receive()
-                assert message is not None
-                answered, answer = message[1]
-                if answered == number:
-                    return answer
-        except EOFError:
-            raise LaunchError("the ranks that served this script have gone") from None
-        except BaseException:
-            channel.send(Kind.CANCEL)
-            raise
-        finally:
-            _WAITING.discard(number)
-
-
-def request(call: Call, load: Callable[[Result], Mapping[int, str]]) -> Result:
-    """Have the ranks run a call and return its result. For the process that runs a script.
-
-    Parameters
-    ----------
-    call : Call
-        The script's.
-    load : callable
-        Loads the values of a run in memory; returns of which tasks they do not load, and why.
-
-    Raises
-    ------
-    InputError, LaunchError, StoreError
-        As `run`.
-    """
-    surroundings, error = Surroundings.here(_START), pack_error(call.error)
-    wanted = call.options, call.packed, surroundings, dict(call.fingerprint), error
-    with _LOCK:
-        kind, answer = _ask(Kind.CALL, wanted)
-        if kind == "error":
-            raise unpack_error(answer)
-        result: Result = answer
-        if result.options.output.kind == "memory":
-            reasons = None
-            try:
-                reasons = load(result)
-            finally:
-                _ask(Kind.TAKEN, reasons)
-    return result
-
-
-__all__ = [
-    "Connection",
-    "connect",
-    "connection",
-    "is_connected",
-    "is_waiting",
-    "release",
-    "request",
-    "serve_script",
-]

@@ -1,0 +1,94 @@
+"""A call as the dialects ask for it, and how it is made ready for the ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from acme_mpi.call import Call, Options
+from acme_mpi.comm import World
+from acme_mpi.errors import InputError, StoreError
+from acme_mpi.fingerprint import digest, fingerprint_of, versions
+from acme_mpi.runner import packing
+from acme_mpi.runner.classes import name_classes
+from acme_mpi.runner.pickling import pickle_given
+from acme_mpi.session.base import Session
+from acme_mpi.standing import loading
+from acme_mpi.tasks import TaskSet
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is called, for which tasks, and how.
+
+    Attributes
+    ----------
+    func : callable
+        The user's function.
+    tasks : TaskSet
+        Its arguments; those of rank 0 are used.
+    options : Options
+        Of the run.
+    """
+
+    func: Callable[..., Any]
+    tasks: TaskSet
+    options: Options
+
+    def to_call(self, session: Session, world: World) -> Call:
+        """Return what this rank brings into the run. Independent.
+
+        Raises
+        ------
+        InputError
+            Function or arguments cannot be pickled.
+        StoreError
+            There is no room for the arguments.
+        """
+        call = Call(self.options, own_func=self.func)
+        # A function that is called in this very process need not be picklable.
+        func = self.func if session.needs_pickles(self.options.work.isolate) else None
+        try:
+            with loading():
+                self._pack(call, world, func)
+        except (InputError, StoreError):
+            raise
+        except Exception as error:
+            raise InputError(
+                f"the function or an argument cannot be pickled: {error}; make open files, locks "
+                "and connections inside the function"
+            ) from None
+        if world.size > 1:
+            # A rank that pickles an open file flushes it, too, and so changes its time of change.
+            call.digests = {each.label: digest(each.value, False) for each in self.tasks.arguments}
+        if world.is_master:
+            call.fingerprint = self.fingerprint()
+        return call
+
+    def to_debug_call(self, world: World) -> Call:
+        """Return what this rank brings into a run in rank 0's own process. Independent."""
+        fingerprint = self.fingerprint() if world.is_master else {}
+        return Call(
+            self.options.in_one_process(),
+            own_func=self.func,
+            own_tasks=self.tasks,
+            fingerprint=fingerprint,
+        )
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return what makes it the same computation as an earlier one; empty in memory."""
+        if self.options.output.kind == "memory":
+            return {}
+        with loading():
+            return {**fingerprint_of(self.func, self.tasks, self.options.shaping), **versions()}
+
+    def _pack(self, call: Call, world: World, func: Callable[..., Any] | None) -> None:
+        """Put function and arguments into `call`, pickled; only rank 0's arguments travel."""
+        if world.size == 1:
+            call.packed = packing.pack(func, self.tasks)
+            return
+        name_classes(world.name)
+        call.func = pickle_given(func)  # every rank calls a function of its own
+        if world.is_master:
+            call.packed = packing.pack(None, self.tasks)

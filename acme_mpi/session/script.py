@@ -1,0 +1,115 @@
+"""A script whose calls are served by ranks: its process is a client of rank 0's agent."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from typing import Any
+
+from acme_mpi.call import Call, Result
+from acme_mpi.comm import SerialWorld, World, pack_error, unpack_error
+from acme_mpi.errors import AcmeMpiError, LaunchError
+from acme_mpi.runner.channel import Channel, Kind
+from acme_mpi.runner.surroundings import Surroundings
+from acme_mpi.session.base import Session
+from acme_mpi.session.values import deliver
+from acme_mpi.terminal import ask
+
+
+class ScriptSession(Session):
+    """The script's end of the channel.
+
+    Parameters
+    ----------
+    channel : Channel
+        To rank 0's agent, which says first of all what there is.
+    """
+
+    bar = None
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        message = channel.receive()
+        assert message is not None
+        self._ranks: list[tuple[str, int]]
+        self._ranks, self.level, self._is_launched = message[1]
+        self._channel = channel
+        self._environment_at_start = dict(os.environ)
+        self._lock = threading.RLock()
+        self._numbers = itertools.count(1)
+        self._waiting: set[int] = set()  # numbers of the requests that are not answered
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a call of this process is being served."""
+        return bool(self._waiting)
+
+    def callers(self, comm: Any = None) -> World:
+        """Return the script alone."""
+        return SerialWorld()
+
+    def job_ranks(self, world: World, error: AcmeMpiError | None = None) -> list[tuple[str, int]]:
+        """Return host and process id of every rank that serves. Independent."""
+        super().job_ranks(world, error)
+        return self._ranks
+
+    @property
+    def is_speaker(self) -> bool:
+        """Whether this process speaks for the job: no other runs the script."""
+        return True
+
+    def ask(self, question: str) -> bool | None:
+        """Ask on the terminal of the launcher, which is the parent of this process's agent."""
+        return ask(question, 2 if self._is_launched else 0)
+
+    def needs_pickles(self, isolate: bool) -> bool:
+        """Tell that the function is called in other processes whatever happens."""
+        return True
+
+    def run(self, world: World, call: Call, wants_values: bool = True) -> Result:
+        """Have the ranks run the call, and load its values here. Independent."""
+        surroundings = Surroundings.here(self._environment_at_start)
+        error = pack_error(call.error)
+        wanted = call.options, call.packed, surroundings, dict(call.fingerprint), error
+        with self._lock:
+            kind, answer = self._ask_agent(Kind.CALL, wanted)
+            if kind == "error":
+                raise unpack_error(answer)
+            result: Result = answer
+            if result.options.output.kind == "memory":
+                reasons = None
+                try:
+                    reasons = deliver(world, result)
+                finally:
+                    self._ask_agent(Kind.TAKEN, reasons)
+        return result
+
+    def release(self) -> None:
+        """Have the ranks end their runners. Independent."""
+        self._ask_agent(Kind.RELEASE, None)
+
+    def _ask_agent(self, kind: Kind, wanted: Any) -> Any:
+        """Send one request and return its answer; one thread at a time.
+
+        An exception while this waits, a timeout or an interrupt, cancels the request. Its answer
+        may still come: it is known by its number, and dropped.
+        """
+        with self._lock:
+            number = next(self._numbers)
+            self._channel.send(kind, (number, wanted))
+            try:
+                self._waiting.add(number)
+                while True:
+                    message = self._channel.receive()
+                    assert message is not None
+                    answered, answer = message[1]
+                    if answered == number:
+                        return answer
+            except EOFError:
+                raise LaunchError("the ranks that served this script have gone") from None
+            except BaseException:
+                self._channel.send(Kind.CANCEL)
+                raise
+            finally:
+                self._waiting.discard(number)

@@ -1,0 +1,64 @@
+"""Bring the values of a run in memory to whoever wants them, and its end to its caller."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from acme_mpi.call import Options, Result
+from acme_mpi.comm import World
+from acme_mpi.runner.loading import join_values
+from acme_mpi.standing import loading
+from acme_mpi.storage.base import Stored, missing_value
+
+
+def deliver(world: World, result: Result, wants_values: bool = True) -> dict[int, str]:
+    """Load the values of a run in memory where they are wanted. Collective.
+
+    Returns
+    -------
+    dict of int to str
+        Tasks whose value does not load on this rank, and why.
+    """
+    reasons: dict[int, str] = {}
+    if wants_values:
+        with loading():
+            result.values, reasons = values_of(result.stored, result.options)
+    # It may be one rank alone that has the values, or cannot load them: all raise alike.
+    for rank, (host, each) in enumerate(world.allgather((world.host, reasons))):
+        result.fail_unloadable(each, host, rank)
+    return reasons
+
+
+def finish(result: Result) -> Any:
+    """Return what the caller gets for a result, or raise what it calls for. Independent."""
+    results = result.values if result.options.output.kind == "memory" else result.stored.paths
+    error = result.error(results)
+    if error is not None:
+        try:
+            raise error
+        finally:
+            # Its traceback holds this frame: what the callers have would live on in that circle.
+            del error
+    return results
+
+
+def values_of(stored: Stored, options: Options) -> tuple[Any, dict[int, str]]:
+    """Return the values of a run in memory, in task order, and those that do not load; why."""
+    n_tasks, spec = options.work.n_tasks, options.work.spec
+    pieces = [(runs, c.values, c.buffers) for runs, c in stored.pieces if c.values is not None]
+    values, unloadable = join_values(pieces, n_tasks)
+    if spec is None:
+        return values, unloadable
+    rows = np.full((n_tasks, *spec.row_shape), missing_value(spec.dtype), spec.dtype)
+    for runs, content in stored.pieces:
+        assert content.rows is not None
+        done = 0
+        for start, stop in runs:
+            rows[start:stop] = content.rows[done : done + stop - start]
+            done += stop - start
+    stacked = np.moveaxis(rows, 0, spec.axis)
+    rest = [value for more in values if more for value in more]
+    whole = np.ascontiguousarray(stacked)
+    return [whole, *rest] if rest else whole, unloadable
