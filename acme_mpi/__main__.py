@@ -60,6 +60,7 @@ from acme_mpi.session.serving import serve_script
 from acme_mpi.session.trial import announce, circumstances, forecast, measuring_options
 from acme_mpi.session.values import values_of
 from acme_mpi.standing import leave_task
+from acme_mpi.storage import find_store
 from acme_mpi.ulimits import fault_of_limits
 from acme_mpi.visible import say
 
@@ -199,6 +200,7 @@ def _request(options: Any) -> dict[str, Any]:
     path = list(sys.path)
     if os.getcwd() not in path:
         path.insert(0, os.getcwd())
+    writes_files = find_store(options.kind).writes_files
     return {
         "target": options.target,
         "arguments": options.arguments,
@@ -209,7 +211,7 @@ def _request(options: Any) -> dict[str, Any]:
         "n_inputs": "auto" if options.n_inputs is None else options.n_inputs,
         "sys_path": path,
         "directory": os.getcwd(),
-        "shaping": _run_options(options).shaping if options.kind != "memory" else None,
+        "shaping": _run_options(options).shaping if writes_files else None,
         "trial": circumstances(_run_options(options)) if options.dry_run else None,
     }
 
@@ -282,7 +284,7 @@ def _run_options(options: Any, name: str = "", n_tasks: int = 0) -> Options:
         Output(
             options.kind,
             options.output_dir,
-            root=0 if options.kind == "memory" else None,
+            root=None if find_store(options.kind).writes_files else 0,
             policy=options.policy,
             retry_failed=options.retry_failed,
         ),

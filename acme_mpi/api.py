@@ -13,6 +13,7 @@ from acme_mpi.rules import Rules
 from acme_mpi.session import current
 from acme_mpi.session.request import Request
 from acme_mpi.session.values import finish
+from acme_mpi.storage.stores import RANK, chosen_kind, find_store
 from acme_mpi.tasks import distribute, function_name
 
 
@@ -175,20 +176,18 @@ def store_kind(write_worker_results: bool, single_file: bool, payload: str) -> s
                 "`single_file` needs results in files; leave it out, or write_worker_results=False "
                 "(--no-write)"
             )
-        return "memory"
-    if single_file and payload != "rank":
-        raise InputError("`single_file` has no payload files; leave out payload='computation'")
-    return "single_file" if single_file else payload
+    elif single_file and payload != RANK.name:  # which is the default
+        raise InputError(f"`single_file` has no payload files; leave out payload={payload!r}")
+    return chosen_kind(payload, write_worker_results, single_file)
 
 
 def _check_in_memory(kind: str, spec: RowSpec | None, root: int | None, size: int) -> None:
-    if kind == "memory":
-        refuse_unlimited(spec)
+    refuse_unlimited(spec, kind)
     if root is None:
         return
     if isinstance(root, bool) or not isinstance(root, int) or not 0 <= root < size:
         raise InputError(f"`root` has to be None or a rank in [0, {size}), not {root!r}")
-    if kind != "memory":
+    if find_store(kind).writes_files:
         raise InputError(
             "`root` says who gets results in memory; it needs write_worker_results=False"
         )

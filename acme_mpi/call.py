@@ -23,7 +23,7 @@ from acme_mpi.results import RowSpec
 from acme_mpi.rules import Rules
 from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.segment import Segment
-from acme_mpi.storage import Stored
+from acme_mpi.storage import Stored, StoreKind, find_store
 from acme_mpi.storage.description import how_to_resume
 from acme_mpi.tasks import TaskSet
 
@@ -69,7 +69,7 @@ class Output:
     Attributes
     ----------
     kind : str
-        Kind of store: ``memory``, ``rank``, ``computation``, ``single_file`` or ``pickle``.
+        Name of a store, of the table in `storage.stores`.
     output_dir : str or None
         Directory of the files; None: a new ``ACME_<time>`` in the working directory.
     root : int or None
@@ -88,6 +88,11 @@ class Output:
     may_pickle: bool = False
     policy: str = "refuse"
     retry_failed: bool = False
+
+    @property
+    def store(self) -> StoreKind:
+        """What is known of the store."""
+        return find_store(self.kind)
 
 
 @dataclass(frozen=True)

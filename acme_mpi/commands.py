@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from acme_mpi.comm import SerialWorld
@@ -30,7 +31,7 @@ from acme_mpi.status import (
     status_json,
 )
 from acme_mpi.status_text import status_text
-from acme_mpi.storage import make_store
+from acme_mpi.storage import find_store, make_store
 from acme_mpi.storage.ballast import remove_left
 from acme_mpi.storage.description import Description, next_run
 from acme_mpi.storage.layout import Layout
@@ -107,6 +108,7 @@ def _act_on(layout: Layout, act: _Act, options: argparse.Namespace) -> int:
     try:
         with readable(layout.dot_folder):
             description = described(layout.dot_folder)
+        layout = replace(layout, suffix=find_store(description.kind).suffix)
         return act(_Run(description, layout), options)
     except AcmeMpiError as error:
         return _say_error(error)
@@ -160,8 +162,7 @@ def _stop(run: _Run, options: argparse.Namespace) -> int:
 
 
 def _store_of(run: _Run, number: int = 0) -> RecordedStore:
-    layout = Layout(run.layout.directory, run.layout.name, number)
-    described = run.description
+    layout, described = replace(run.layout, run=number), run.description
     store = make_store(described.kind, SerialWorld(), layout, described.spec, described.n_tasks)
     assert isinstance(store, RecordedStore)
     return store

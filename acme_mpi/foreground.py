@@ -11,6 +11,7 @@ from acme_mpi.errors import EXIT_DONE, InputError, TaskError
 from acme_mpi.printing import print_lines
 from acme_mpi.runner.forked import children_leave
 from acme_mpi.standing import calling
+from acme_mpi.storage import find_store
 from acme_mpi.tasks import TaskSet, function_name, signature_of
 
 
@@ -29,12 +30,7 @@ def plan_text(func: Any, tasks: TaskSet, options: Any, size: int) -> str:
     name, spec = function_name(func), options.spec
     signature = signature_of(func)
     directory = options.output_dir or "a new ACME_YYYYMMDD-hhmmss-ffffff"
-    layouts = {
-        "memory": "nothing is written; results are printed",
-        "rank": f"{directory}/{name}.h5, links to {name}_payload/{name}_rank<r>_<k>.h5",
-        "computation": f"{directory}/{name}.h5, links to {name}_payload/{name}_<i>.h5",
-        "single_file": f"{directory}/{name}.h5, one file",
-    }
+    store = find_store(options.kind)
     lines = [
         f"function:  {options.target}  {name}{signature or '(no signature)'}",
         *(f"argument:  {line}" for line in tasks.describe()),
@@ -44,7 +40,7 @@ def plan_text(func: Any, tasks: TaskSet, options: Any, size: int) -> str:
         lines.append(f"first:     {tasks.call_text(name, 0)}")
         lines.append(f"last:      {tasks.call_text(name, tasks.n_tasks - 1)}")
     lines.append(f"ranks:     {size}" + ("" if size > 1 else " (start it with mpiexec -n N)"))
-    lines.append(f"output:    {layouts[options.kind]}")
+    lines.append(f"output:    {store.plan_text(store.layout(directory, name))}")
     if spec is None:
         lines.append("bytes:     as large as the results; unknown without --result-shape")
     elif spec.is_ragged:

@@ -15,8 +15,7 @@ import numpy as np
 from acme_mpi.errors import InputError, InputTypeError
 from acme_mpi.results import RowSpec, make_row_spec
 from acme_mpi.rules import Rules
-
-PAYLOADS = ("rank", "computation")
+from acme_mpi.storage.stores import StoreKind, chosen_kind, find_store, payload_names
 
 # A test, the class of the error for a value that fails it, and ACME's words for that, where {name}
 # is the keyword, {value} and {type} are the value's.
@@ -100,7 +99,7 @@ _TEXT = (
     InputTypeError,
     "Memory specification `{name}` has to be a string, not {value!r}",
 )
-_PAYLOAD = "`{name}` has to be 'rank' or 'computation', not {value!r}"
+_PAYLOAD = f"`{{name}}` has to be {' or '.join(map(repr, payload_names()))}, not {{value!r}}"
 _LOG_FILE = "`None`, `True`, `False` or a valid file-name, not {type}"
 
 NATURAL, POSITIVE = _count_from(0), _count_from(1)
@@ -118,7 +117,7 @@ KEYWORDS = {
     "write_pickle": FLAG,
     "output_dir": PATH,
     "result_dtype": Kind((instance_of(str, type, np.dtype, words="a string, not {type}"),)),
-    "payload": Kind(((lambda value: value in PAYLOADS, InputError, _PAYLOAD),)),
+    "payload": Kind(((lambda value: value in payload_names(), InputError, _PAYLOAD),)),
     "partition": PARTITION,
     "mem_per_worker": MEMORY,
     "setup_timeout": NATURAL,
@@ -146,18 +145,22 @@ def check(name: str, value: Any) -> Any:
     return KEYWORDS[name].check(name, value)
 
 
-def refuse_unlimited(spec: RowSpec | None) -> None:
-    """Refuse results of differing lengths where they stay in memory.
+def refuse_unlimited(spec: RowSpec | None, kind: str) -> None:
+    """Refuse results of differing lengths where the store cannot hold them, as in memory.
 
     Raises
     ------
     InputError
         An axis is unlimited.
     """
-    if spec is not None and spec.is_ragged:
-        raise InputError(
-            "using `np.inf` in `result_shape` is only valid if `write_worker_results` is `True`"
-        )
+    store = find_store(kind)
+    if spec is None or not spec.is_ragged or store.holds_ragged:
+        return
+    if store.writes_files:
+        raise InputError(f"`result_shape` has `np.inf`, but the store {kind!r} holds no such rows")
+    raise InputError(
+        "using `np.inf` in `result_shape` is only valid if `write_worker_results` is `True`"
+    )
 
 
 def resume_policy(resume: Any, kind: str) -> str:
@@ -172,7 +175,7 @@ def resume_policy(resume: Any, kind: str) -> str:
         raise InputTypeError(f"`resume` has to be `True`, `False`, or a string, not {resume!r}")
     if resume not in (False, True, "failed", "force"):
         raise InputError(f"`resume` has to be True, False, 'failed' or 'force', not {resume!r}")
-    if resume and kind == "memory":
+    if resume and not find_store(kind).writes_files:
         raise InputError("`resume` needs results in files; leave out write_worker_results=False")
     if not resume:
         return "refuse"
@@ -229,6 +232,11 @@ class ResultForm:
     output_dir: str | None
     warnings: list[str]
 
+    @property
+    def store(self) -> StoreKind:
+        """What is known of the store."""
+        return find_store(self.kind)
+
 
 def check_results(
     write: Any,
@@ -254,10 +262,8 @@ def check_results(
     if write_pickle and single_file:
         raise InputError("Pickling of results does not support single output file creation.")
     spec = make_row_spec(None if write and write_pickle else shape, check("result_dtype", dtype))
-    if not write:
-        refuse_unlimited(spec)
-    kinds = (("memory", not write), ("pickle", write_pickle), ("single_file", single_file))
-    kind = next((kind for kind, is_meant in kinds if is_meant), payload)
+    kind = chosen_kind(payload, write, single_file, write_pickle)
+    refuse_unlimited(spec, kind)
     cases = (
         (not write and output_dir is not None, NO_OUTPUT_DIR),
         (not write and single_file, f"Generating a single output file {ONLY_IF_WRITTEN}"),

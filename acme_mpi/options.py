@@ -11,10 +11,11 @@ from acme_mpi import __version__
 from acme_mpi.api import store_kind
 from acme_mpi.command_parser import CommandParser, whole
 from acme_mpi.errors import InputError
-from acme_mpi.keywords import PAYLOADS, check_rules
+from acme_mpi.keywords import check_rules
 from acme_mpi.results import make_row_spec
 from acme_mpi.rules import Rules
 from acme_mpi.spelling import did_you_mean, file_did_you_mean, whole_number
+from acme_mpi.storage.stores import find_store, payload_names
 
 SCRIPT_SUFFIXES = (".py", ".pyw", ".pyz")
 ARGUMENT_SUFFIXES = (".npz", ".npy", ".h5", ".hdf5", ".json")
@@ -123,7 +124,7 @@ def _add_output_options(group: Any) -> None:
     group.add_argument("--single-file", action="store_true", help="one file for everything")
     group.add_argument(
         "--payload",
-        choices=PAYLOADS,
+        choices=payload_names(),
         default="rank",
         help="payload files per rank (default) or per computation",
     )
@@ -273,7 +274,8 @@ def check_options(options: Any) -> None:
     options.kind = store_kind(not options.no_write, options.single_file, options.payload)
     shape = parse_shape(options.result_shape)
     options.spec = make_row_spec(shape, options.result_dtype)
-    if options.kind == "memory" and options.spec is not None and options.spec.is_ragged:
+    is_ragged = options.spec is not None and options.spec.is_ragged
+    if is_ragged and not find_store(options.kind).holds_ragged:
         raise InputError("an axis `inf` in --result-shape needs files; leave out --no-write")
     options.rules = _rules_of(options)
     options.policy = _policy_of(options)
@@ -305,7 +307,7 @@ def _policy_of(options: Any) -> str:
     given = [f"--{name.replace('_', '-')}" for name in resuming if getattr(options, name)]
     if options.overwrite and given:
         raise InputError(f"--overwrite begins anew, and {given[0]} resumes: give one of them")
-    if options.kind == "memory" and (given or options.overwrite):
+    if (given or options.overwrite) and not find_store(options.kind).writes_files:
         raise InputError(
             f"{(given or ['--overwrite'])[0]} needs results in files; leave out --no-write"
         )

@@ -14,23 +14,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from acme_mpi.errors import InputError, PlaceError
-from acme_mpi.storage import Layout
+from acme_mpi.storage import StoreKind
 from acme_mpi.storage.base import refusals
 from acme_mpi.tasks import shape_text
 
 NAME = "outFile"
 
 
-def own_files(layout: Layout, kind: str, n_tasks: int) -> list[str]:
-    """Return the files that a run returns, of a kind of store that writes files."""
-    if kind == "pickle":
-        return [layout.pickle(index) for index in range(n_tasks)]
-    if kind == "computation":
-        return [layout.computation(index) for index in range(n_tasks)]
-    return [layout.container]
-
-
-def wanted_files(given: Any, own: Sequence[str], kind: str, may_exist: bool) -> list[str]:
+def wanted_files(given: Any, own: Sequence[str], store: StoreKind, may_exist: bool) -> list[str]:
     """Return the absolute paths that a user wants in the place of `own`.
 
     Raises
@@ -49,10 +40,10 @@ def wanted_files(given: Any, own: Sequence[str], kind: str, may_exist: bool) -> 
     if len(set(wanted)) < len(wanted):
         raise InputError(f"`kwargv[{NAME!r}]` has a path twice, but every file needs its own")
     moved = [path for path, usual in zip(wanted, own, strict=True) if path != usual]
-    if moved and kind == "rank":
+    if moved and not store.is_movable:
         raise InputError(
-            f"`kwargv[{NAME!r}]` cannot be changed with payload='rank': the container needs the "
-            "files beside it. Choose `output_dir` instead"
+            f"`kwargv[{NAME!r}]` cannot be changed with payload={store.name!r}: the container "
+            "needs the files beside it. Choose `output_dir` instead"
         )
     there = [path for path in moved if os.path.lexists(path)]
     if there and (not may_exist or os.path.isdir(there[0])):

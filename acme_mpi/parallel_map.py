@@ -25,7 +25,6 @@ from acme_mpi.errors import (
     report,
 )
 from acme_mpi.keywords import (
-    PAYLOADS,
     ResultForm,
     check,
     check_results,
@@ -40,7 +39,7 @@ from acme_mpi.messages import (
     log_path,
     tell_once,
 )
-from acme_mpi.out_files import NAME, hand_out, own_files, wanted_files
+from acme_mpi.out_files import NAME, hand_out, wanted_files
 from acme_mpi.results import RowSpec
 from acme_mpi.rules import Rules
 from acme_mpi.run import wanted
@@ -298,8 +297,9 @@ class ParallelMap(ACMEdaemon):
         for text in form.warnings:
             self._say(logging.WARNING, text)
         self._form = form
-        self.collect_results = form.kind == "memory"
-        self.single_file, self.write_pickle = form.kind == "single_file", form.kind == "pickle"
+        store = form.store
+        self.collect_results, self.write_pickle = not store.writes_files, store.is_pickled
+        self.single_file = store.has_container and not store.has_payloads
 
     def _set_workers(self, n_workers: Any, stop_client: Any) -> None:
         self._n_wanted = check("n_workers", n_workers)
@@ -351,12 +351,10 @@ class ParallelMap(ACMEdaemon):
 
     def _set_files(self, layout: Layout) -> None:
         """Tell where files go, unless ``outFile`` is a parameter of the function."""
-        kind = self._form.kind
         self.output_dir = layout.directory or None
-        has_container = self.output_dir and kind != "pickle"
-        self.results_container = layout.container if has_container else None
+        self.results_container = layout.container if self._form.store.has_container else None
         if self.output_dir and not takes(self.func, NAME) and NAME not in self.kwargv:
-            self._own_files = own_files(layout, kind, self.n_inputs)
+            self._own_files = self._form.store.own_files(layout, self.n_inputs)
             self.kwargv[NAME] = list(self._own_files)
 
     def _free_layout(self) -> Layout:
@@ -409,7 +407,7 @@ class ParallelMap(ACMEdaemon):
             Output(
                 self._form.kind,
                 output_dir,
-                may_pickle=self._form.kind in PAYLOADS,
+                may_pickle=self._form.store.may_pickle,
                 policy=self._policy,
                 retry_failed=self._is_retry,
             ),
@@ -507,7 +505,7 @@ class ParallelMap(ACMEdaemon):
             return None
         given, may_exist = self.kwargv[NAME], self._policy != "refuse"
         try:
-            wanted = wanted_files(given, self._own_files, self._form.kind, may_exist)
+            wanted = wanted_files(given, self._own_files, self._form.store, may_exist)
         except AcmeMpiError as error:
             raise self._prefixed(error) from None
         return None if wanted == self._own_files else wanted

@@ -210,7 +210,7 @@ def _is_fingerprint(value: Any) -> bool:
 DESCRIPTION: Mapping[str, Check] = {
     "name": is_text,
     "n_tasks": is_count(0, MOST_TASKS),
-    "kind": lambda value: value in ("rank", "computation", "single_file", "pickle", "memory"),
+    "kind": is_text,
     "spec": _is_spec,
     "n_ranks": is_count(1, MOST_RANKS),
     "start_s": is_time,

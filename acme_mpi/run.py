@@ -9,9 +9,9 @@ make one container together, and every rank leaves with the same result or the s
 
 Imports go downwards only: ``__main__, __init__, script_main`` > ``parallel_map, foreground,
 options`` > ``commands, api, cluster, out_files`` > ``client`` > ``session`` >
-``run`` > ``loop, joblog, status_text`` > ``call, master, worker, status`` > ``storage,
+``run`` > ``loop, joblog, status_text`` > ``call, keywords, master, worker, status`` > ``storage,
 fingerprint, runner, journal, progress, protocol`` > ``comm, interrupts, deadline, messages,
-terminal, ulimits`` > ``segment, standing, acme_arguments, keywords, command_parser, meant`` >
+terminal, ulimits`` > ``segment, standing, acme_arguments, command_parser, meant`` >
 ``tasks, schedule, durations, rules, results, parsing, checksum, offsets, cgroup, cores, printing,
 errors`` > ``convert, processes, spelling, uncaught, visible``.
 """
@@ -93,7 +93,7 @@ def run(world: World, call: Call) -> Result:
             sys.stderr.flush()
             world.abort(1)
         raise
-    if start.options.output.kind == "memory":
+    if not start.options.output.store.writes_files:
         _deliver(world, call, start, result)
     return result
 
@@ -236,7 +236,7 @@ def _run_agreed(world: World, call: Call, start: _Start, said: list[Said]) -> Re
                 result = _nothing_left(options, layout, remaining)
             else:
                 result = _call_tasks(world, call, start, store, remaining)
-            if world.is_master and options.output.kind != "memory":
+            if world.is_master and options.output.store.writes_files:
                 _log_end(result)
     except StoreError as error:
         # Nothing has run: leave nothing that would be taken for an unfinished run.
@@ -313,8 +313,8 @@ def _share_assignment(world: World, call: Call, options: Options) -> Assignment:
         packed,
         _share_surroundings(world, call),
         options.work.spec,
-        in_memory=options.output.kind == "memory",
-        as_pickles=options.output.kind == "pickle",
+        in_memory=not options.output.store.writes_files,
+        as_pickles=options.output.store.is_pickled,
         may_pickle=options.output.may_pickle,
     )
 
@@ -489,11 +489,7 @@ def _log_start(world: World, start: _Start, remaining: Remaining) -> None:
             options.work.n_tasks,
         )
     if layout.directory:
-        logger.info("Results go to %s", _place_of(options, layout))
-
-
-def _place_of(options: Options, layout: Layout) -> str:
-    return layout.directory if options.output.kind == "pickle" else layout.container
+        logger.info("Results go to %s", options.output.store.what_to_open(layout))
 
 
 def _log_end(result: Result) -> None:

@@ -15,12 +15,13 @@ import pytest
 from conftest import by_stacks
 
 import acme_mpi
+from acme_mpi.call import Options, Output, Work
 from acme_mpi.convert import ResultError
 from acme_mpi.errors import InputError
 from acme_mpi.results import RowSpec, make_row_spec
 from acme_mpi.runner import measure
 from acme_mpi.runner.measure import Measured
-from acme_mpi.session.trial import Forecast, pick
+from acme_mpi.session.trial import Forecast, circumstances, pick
 from acme_mpi.storage.layout import DOT_FOLDER
 
 FUNCTIONS = """\
@@ -298,13 +299,13 @@ def test_nothing_can_be_picked_of_nothing():
 
 def make_measured(func: Any, **fields: Any) -> Measured:
     """Return what measures `func` in a runner, by default in memory."""
-    defaults = {"spec": None, "form": "memory", "may_pickle": False, "has_agent": True}
+    defaults = {"spec": None, "as_pickles": True, "may_pickle": False, "has_agent": True}
     return Measured(func, **{**defaults, **fields})
 
 
-def result_bytes(value: Any, spec: RowSpec | None = None, form: str = "hdf5") -> int:
+def result_bytes(value: Any, spec: RowSpec | None = None, as_pickles: bool = False) -> int:
     """Return the bytes of a result, as a dry-run measures them."""
-    return int(make_measured(lambda: value, spec=spec, form=form)()[3])
+    return int(make_measured(lambda: value, spec=spec, as_pickles=as_pickles)()[3])
 
 
 @pytest.mark.once
@@ -342,16 +343,18 @@ class TestMeasured:
     def test_a_row_has_the_bytes_of_the_results_dtype(self, value, spec, n_bytes):
         assert result_bytes(value, spec) == n_bytes
 
-    @pytest.mark.parametrize("form", ["memory", "pickle"])
-    def test_in_memory_and_as_a_pickle_a_result_is_pickled(self, form):
-        assert 8000 < result_bytes({"x": np.ones(1000)}, form=form) < 8500
+    @pytest.mark.parametrize("kind", ["memory", "pickle"])
+    def test_in_memory_and_as_a_pickle_a_result_is_pickled(self, kind):
+        _, as_pickles, _, _ = circumstances(Options(Work("f", 1), Output(kind)))
+
+        assert 8000 < result_bytes({"x": np.ones(1000)}, as_pickles=as_pickles) < 8500
 
     def test_what_hdf5_cannot_hold_is_measured_as_its_pickle_if_it_may_be_one(self):
         value = {"x": "y" * 1000}
 
         with pytest.raises(ResultError, match="dict"):
             result_bytes(value)
-        task = make_measured(lambda: value, form="hdf5", may_pickle=True)
+        task = make_measured(lambda: value, as_pickles=False, may_pickle=True)
         assert 1000 < task()[3] < 1100
 
 

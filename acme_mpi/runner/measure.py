@@ -29,17 +29,17 @@ class Measured:
         The user's function.
     spec : RowSpec or None
         The form of the run's results.
-    form : str
-        What becomes of results: ``"memory"``, ``"pickle"``, or ``"hdf5"``.
+    as_pickles : bool
+        Results are pickled, as they are on their way to memory, too.
     may_pickle : bool
-        What HDF5 cannot hold is pickled.
+        What the store cannot hold is pickled.
     has_agent : bool
         The parent of this process is its agent; otherwise this process is.
     """
 
     func: Callable[..., Any]
     spec: RowSpec | None
-    form: str
+    as_pickles: bool
     may_pickle: bool
     has_agent: bool = True
 
@@ -59,7 +59,7 @@ class Measured:
             self.spec,
             in_memory=False,
             to_pickle=pickle_result,
-            as_pickles=self.form != "hdf5",
+            as_pickles=self.as_pickles,
             may_pickle=self.may_pickle,
         )
         encoder.add(0, value)

@@ -34,7 +34,7 @@ def run_here(world: World, call: Call) -> Result | BaseException:
     if packed is not None:
         return pickle.loads(packed) if raised is None else raised
     shared: Result = world.bcast(result)
-    if shared.options.output.kind == "memory":
+    if not shared.options.output.store.writes_files:
         deliver(world, shared)
     return shared
 

@@ -78,7 +78,7 @@ class Request:
 
     def fingerprint(self) -> dict[str, str]:
         """Return what makes it the same computation as an earlier one; empty in memory."""
-        if self.options.output.kind == "memory":
+        if not self.options.output.store.writes_files:
             return {}
         with loading():
             return {**fingerprint_of(self.func, self.tasks, self.options.shaping), **versions()}

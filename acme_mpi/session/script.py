@@ -77,7 +77,7 @@ class ScriptSession(Session):
             if kind == "error":
                 raise unpack_error(answer)
             result: Result = answer
-            if result.options.output.kind == "memory":
+            if not result.options.output.store.writes_files:
                 reasons = None
                 try:
                     reasons = deliver(world, result)

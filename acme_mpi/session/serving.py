@@ -173,7 +173,7 @@ def _to_call(content: Any, defaults: Display) -> Call:
     if error is not None:
         return Call(surroundings=None, error=unpack_error(error))
     # Values go to the script alone, not to all ranks.
-    root = 0 if options.output.kind == "memory" else None
+    root = None if options.output.store.writes_files else 0
     level = defaults.level if options.display.level is None else options.display.level
     bar = defaults.bar if options.display.bar is None else options.display.bar
     merged = replace(

@@ -18,12 +18,10 @@ from acme_mpi.runner.measure import N_FIGURES, Measured
 from acme_mpi.runner.memory import size_text
 from acme_mpi.session.current import current
 from acme_mpi.session.request import Request
+from acme_mpi.storage.stores import MEMORY, find_store
 
 logger = logging.getLogger("acme_mpi")
 
-# Bytes of HDF5's own per result, measured with results of one scalar: a file with its link; a group
-# with its link; a group.
-OVERHEAD = {"computation": 500, "rank": 700, "single_file": 500, "pickle": 0, "memory": 0}
 LEAST_S = 0.1  # a run takes some time to begin and to end
 
 
@@ -69,8 +67,7 @@ class Forecast:
     @property
     def stored_bytes(self) -> int:
         """Bytes of all results, in files or in the caller's memory."""
-        has_overhead = not self.is_stacked or self.kind == "computation"
-        overhead = OVERHEAD[self.kind] if has_overhead else 0
+        overhead = find_store(self.kind).overhead_bytes(self.is_stacked)
         return self.n_tasks * (self.result_bytes + overhead)
 
     @property
@@ -80,7 +77,7 @@ class Forecast:
 
     def lines(self) -> list[str]:
         """Return what a person wants to know, two lines."""
-        where = "in memory" if self.kind == "memory" else "in files"
+        where = "in files" if find_store(self.kind).writes_files else "in memory"
         return [
             f"Dry-run completed. Elapsed time is {self.elapsed_s:f} seconds, estimated memory "
             f"consumption was {self.peak_bytes / 1e6:3.2f} MB.",
@@ -130,15 +127,16 @@ def trial_of(request: Request, index: int) -> Request:
 
 def circumstances(options: Options) -> tuple[Any, ...]:
     """Return what `Measured` needs besides the function, as plain values."""
-    form = options.output.kind if options.output.kind in ("memory", "pickle") else "hdf5"
-    return options.work.spec, form, options.output.may_pickle, options.work.isolate
+    store = options.output.store
+    as_pickles = store.is_pickled or not store.writes_files
+    return options.work.spec, as_pickles, options.output.may_pickle, options.work.isolate
 
 
 def measuring_options(options: Options) -> Options:
     """Return the options of the run of the one task: it leaves nothing behind and says nothing."""
     return Options(
         replace(options.work, n_tasks=1, spec=RowSpec((N_FIGURES,), 0, "<f8")),
-        Output("memory"),
+        Output(MEMORY.name),
         replace(options.display, bar=False, level=logging.CRITICAL, log_file=""),
     )
 

@@ -33,7 +33,7 @@ def deliver(world: World, result: Result, wants_values: bool = True) -> dict[int
 
 def finish(result: Result) -> Any:
     """Return what the caller gets for a result, or raise what it calls for. Independent."""
-    results = result.values if result.options.output.kind == "memory" else result.stored.paths
+    results = result.stored.paths if result.options.output.store.writes_files else result.values
     error = result.error(results)
     if error is not None:
         try:

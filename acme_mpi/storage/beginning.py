@@ -33,6 +33,7 @@ from acme_mpi.storage.folders import (
 from acme_mpi.storage.layout import DOT_FOLDER, Layout
 from acme_mpi.storage.lease import Lease
 from acme_mpi.storage.records import read_history
+from acme_mpi.storage.stores import find_store
 
 logger = logging.getLogger("acme_mpi")
 
@@ -139,7 +140,7 @@ def choose_place(wanted: Wanted) -> Layout:
     """
     described = wanted.description
     output_dir = wanted.output_dir
-    if described.kind != "memory":
+    if find_store(described.kind).writes_files:
         refuse_unnameable(described.name, output_dir or "")
     if output_dir is None and wanted.policy in ("resume", "force"):
         output_dir = newest_run(wanted.base, described, wanted.only_failed)

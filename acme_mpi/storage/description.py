@@ -18,6 +18,7 @@ from typing import Any
 from acme_mpi.journal import Tell, ignore, journal_files, sync_folder
 from acme_mpi.parsing import MOST_RUNS, Damaged, parse_description, read_file, sealed
 from acme_mpi.results import RowSpec
+from acme_mpi.storage.stores import STORES
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,8 @@ def read_descriptions(folder: str, tell: Tell = ignore) -> list[Description]:
             said = parse_description(read_file(path), path)
             if said["name"] != os.path.basename(folder):
                 raise Damaged(path, f"it describes runs of {said['name']}")
+            if said["kind"] not in STORES:
+                raise Damaged(path, f"`kind` is {said['kind']!r:.60}")
             found.append(Description(**{**said, "spec": _spec_of(said)}))
         except Damaged as damage:
             tell(damage)

@@ -10,6 +10,7 @@ import re
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from acme_mpi.errors import PlaceError, StoreError
@@ -18,6 +19,7 @@ from acme_mpi.offsets import reason
 from acme_mpi.parsing import read_file
 from acme_mpi.storage.layout import DOT_FOLDER, Layout
 from acme_mpi.storage.lease import LEASE
+from acme_mpi.storage.stores import STORES, find_store
 
 FINISHED = "finished"
 LINKED = "linked"
@@ -38,11 +40,9 @@ def choose_layout(kind: str, name: str, output_dir: str | None, base: str) -> La
     base : str
         Directory to which relative paths refer.
     """
-    if kind == "memory":
-        return Layout("", name)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
     directory = os.path.join(base, os.path.expanduser(output_dir or f"ACME_{stamp}"))
-    return Layout(os.path.abspath(directory), name)
+    return find_store(kind).layout(os.path.abspath(directory), name)
 
 
 def refuse_unnameable(*names: str) -> None:
@@ -79,9 +79,7 @@ def make_folders(kind: str, layout: Layout) -> None:
             f"{layout.directory} is there and is no directory; results need one of their own: name "
             "another output directory"
         )
-    payload = os.path.join(layout.directory, layout.payload_folder)
-    spool = os.path.join(layout.directory, layout.spool_folder)
-    inner = {"rank": [payload], "computation": [payload], "single_file": [spool]}.get(kind, [])
+    inner = find_store(kind).folders(layout) if kind else []
     for path in (layout.directory, layout.dot_folder, *inner):
         try:
             os.makedirs(path, exist_ok=True)
@@ -204,7 +202,8 @@ def remove_results(layout: Layout, also: Sequence[str] = ()) -> None:
         os.path.join(glob.escape(layout.directory), f"{glob.escape(layout.name)}_*.pickle")
     )
     own = [path for path in pickles if path[len(layout.pickle(0)) - 8 : -7].isdigit()]
-    for path in (payload, layout.container, *own, *also):
+    containers = {replace(layout, suffix=each.suffix).container for each in STORES.values()}
+    for path in (payload, *containers, *own, *also):
         _remove(path)
     # The directories go only if nothing else is in them.
     for path in (os.path.dirname(layout.dot_folder), layout.directory):

@@ -22,16 +22,19 @@ class Layout:
         The function's name, after which everything is called.
     run : int
         0, or how many runs have worked on the same results before.
+    suffix : str
+        Of the container.
     """
 
     directory: str
     name: str
     run: int = 0
+    suffix: str = ".h5"
 
     @property
     def container(self) -> str:
         """The file that users open."""
-        return os.path.join(self.directory, f"{self.name}.h5")
+        return os.path.join(self.directory, self.name + self.suffix)
 
     @property
     def payload_folder(self) -> str:
@@ -51,7 +54,7 @@ class Layout:
     @property
     def partial(self) -> str:
         """The container while it is being made."""
-        return os.path.join(self.dot_folder, f"{self.name}.h5.partial")
+        return os.path.join(self.dot_folder, f"{self.name}{self.suffix}.partial")
 
     @property
     def stop_file(self) -> str:
