@@ -178,7 +178,7 @@ def _recover(run: _Run, options: argparse.Namespace) -> int:
         with readable(folder):
             history = read_history(folder)
         lost = note_lost(store, history, described.n_tasks)
-        stored = None if lost else newest_container(store, history, described.n_tasks)
+        stored = None if lost else newest_container(store, history)
         if stored is not None:
             store.close()
         else:
@@ -207,7 +207,7 @@ def _check(run: _Run, options: argparse.Namespace) -> int:
     is_running = found is not None and found.is_alive
     store = _store_of(run)
     n_faults = 0
-    found_faults = faults(store, history.done, described.n_tasks, is_running)
+    found_faults = faults(store, history.done, is_running)
     for fault in (*damages_text(history.damages), *found_faults):
         n_faults += 1
         if n_faults <= MAX_FAULTS:

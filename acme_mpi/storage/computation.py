@@ -14,15 +14,15 @@ from acme_mpi.checksum import Digest, new_digest
 from acme_mpi.convert import Part
 from acme_mpi.journal import AS_PICKLES, FileKey
 from acme_mpi.parsing import read_file
-from acme_mpi.results import Content, is_pickle, is_placed, parts_of
+from acme_mpi.results import Content, is_pickle, is_placed
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import refusals
 from acme_mpi.storage.container import link_computations
-from acme_mpi.storage.forms import pieces_of
+from acme_mpi.storage.forms import parts_at, pieces_of
 from acme_mpi.storage.layout import Layout
 from acme_mpi.storage.linked import LinkedStore
-from acme_mpi.storage.pickles import write_pickle
+from acme_mpi.storage.pickles import write_file
 from acme_mpi.storage.recorded import digest_like
 from acme_mpi.storage.records import Place, Records, indices_of, share_of
 
@@ -89,10 +89,10 @@ class ComputationStore(LinkedStore):
         if content.parts and is_pickle(data := content.parts[position]):
             if index in self._open:
                 self._drop(index)  # begun by an attempt that died
-            descriptor = write_pickle(self.layout.emergency_pickle(index), data)
+            descriptor = write_file(self.layout.emergency_pickle(index), data)
             digest.add(index, data)
             return descriptor, digest
-        parts = _parts_at(content, position)
+        parts = parts_at(content, position)
         descriptor = self._write_parts(index, parts)
         digest.add_parts(index, parts)
         return descriptor, digest
@@ -116,7 +116,7 @@ class ComputationStore(LinkedStore):
         """Remove files that no outcome has completed and wait until all others are recorded."""
         for index in list(self._open):
             self._drop(index)
-        self._committer.close()
+        super().close()
 
     def path_of(self, key: FileKey) -> str:
         """Return the path of a task's file."""
@@ -172,12 +172,3 @@ class ComputationStore(LinkedStore):
             path = self.layout.computation(index)
             with hdf5.open_to_read(path) as file:
                 yield index, np.asarray(file["result_0"][()])[np.newaxis]
-
-
-def _parts_at(content: Content, position: int) -> list[Part]:
-    """Return all parts of one task, its row first."""
-    parts = parts_of(content.parts[position]) if content.parts else []
-    if content.rows is None:
-        return parts
-    row = content.rows[position]
-    return [row if is_placed(row) else np.asarray(row), *parts]

@@ -19,15 +19,14 @@ from acme_mpi.errors import StoreError
 from acme_mpi.parsing import Damaged
 from acme_mpi.results import RowSpec
 from acme_mpi.storage import hdf5
+from acme_mpi.storage.contained import ContainedStore
 from acme_mpi.storage.linked import padded
 from acme_mpi.storage.recorded import RecordedStore
 from acme_mpi.storage.records import Records, missing_tasks, without_pickles
 from acme_mpi.storage.verify import Damage, damaged_bytes, reason_text
 
 
-def faults(
-    store: RecordedStore, done: Records, n_tasks: int, is_running: bool = False
-) -> Iterator[str]:
+def faults(store: RecordedStore, done: Records, is_running: bool = False) -> Iterator[str]:
     """Yield all that is wrong with what runs have left, as sentences. Independent.
 
     Parameters
@@ -36,17 +35,14 @@ def faults(
         Over the files; need not be open.
     done : ndarray
         Records of results.
-    n_tasks : int
-        Size of the run.
     is_running : bool
         The container is still to come.
     """
     try:
         for each in damaged_bytes(store, done):
             yield _damage_text(each)
-        container = store.stored(done).container
-        if container is not None and not is_running:
-            yield from container_faults(store, container, done, n_tasks)
+        if not is_running:
+            yield from store.container_faults(done)
     except StoreError as error:
         yield str(error)
 
@@ -56,15 +52,14 @@ def _damage_text(damage: Damage) -> str:
     return f"tasks {tasks.start} to {tasks.stop - 1}: {damage.path}: {damage.why}"
 
 
-def container_faults(
-    store: RecordedStore, container: str, done: Records, n_tasks: int
-) -> Iterator[str]:
+def container_faults(store: ContainedStore, done: Records) -> Iterator[str]:
     """Yield what is wrong with the container alone, as `faults`. Independent."""
+    container = store.layout.container
     try:
         with hdf5.open_to_read(container) as file:
             yield from _wrong_links(store, file, done)
             if store.spec is not None:
-                yield from _wrong_rows(store, store.spec, file, done, n_tasks)
+                yield from _wrong_rows(store, store.spec, file, done)
     except Damaged as damage:
         yield f"{damage.path}: {damage.what}"
         return
@@ -79,7 +74,7 @@ def container_faults(
             yield _damage_text(each)
 
 
-def _wrong_links(store: RecordedStore, file: h5py.File, done: Records) -> Iterator[str]:
+def _wrong_links(store: ContainedStore, file: h5py.File, done: Records) -> Iterator[str]:
     """Yield what the container has otherwise than it would be made now."""
     path = store.layout.container
     # What HDF5 has read from a file looks otherwise than what it is about to write.
@@ -146,10 +141,10 @@ def _selected(space: Any) -> Any:
 
 
 def _wrong_rows(
-    store: RecordedStore, spec: RowSpec, file: h5py.File, done: Records, n_tasks: int
+    store: ContainedStore, spec: RowSpec, file: h5py.File, done: Records
 ) -> Iterator[str]:
     """Yield what is wrong with the common dataset: form, sources, rows, what is missing."""
-    path, folder = store.layout.container, store.layout.directory
+    path, folder, n_tasks = store.layout.container, store.layout.directory, store.n_tasks
     if "result_0" not in file:
         yield f"{path}: there is no result_0"
         return

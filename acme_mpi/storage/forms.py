@@ -1,12 +1,15 @@
-"""Which tasks of an outcome are stored alike: runs of consecutive tasks of one form."""
+"""What an outcome has for the store: runs of tasks of one form, and the parts of one task."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+import numpy as np
+
+from acme_mpi.convert import Part
 from acme_mpi.journal import AS_GROUPS, AS_PICKLES, AS_RAGGED, AS_ROWS
-from acme_mpi.results import Content, Parts, RowSpec, is_pickle, parts_of
+from acme_mpi.results import Content, Parts, RowSpec, is_pickle, is_placed, parts_of
 
 
 def pieces_of(
@@ -44,3 +47,12 @@ def _form(spec: RowSpec | None, parts: Parts) -> int:
     n_in_rows = 1 if spec.is_ragged else 0
     more = AS_GROUPS if len(parts_of(parts)) > n_in_rows else 0
     return more | (AS_RAGGED if spec.is_ragged else AS_ROWS)
+
+
+def parts_at(content: Content, position: int) -> list[Part]:
+    """Return all parts of one task, its row first."""
+    parts = parts_of(content.parts[position]) if content.parts else []
+    if content.rows is None:
+        return parts
+    row = content.rows[position]
+    return [row if is_placed(row) else np.asarray(row), *parts]

@@ -18,6 +18,7 @@ from acme_mpi.journal import AS_PICKLES
 from acme_mpi.results import RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import Stored, missing_value, refusals, together
+from acme_mpi.storage.contained import ContainedStore
 from acme_mpi.storage.container import (
     MAX_MAPPINGS,
     MAX_SOURCES,
@@ -31,7 +32,6 @@ from acme_mpi.storage.folders import note_linked
 from acme_mpi.storage.layout import Layout
 from acme_mpi.storage.payload import PayloadStore
 from acme_mpi.storage.pickles import emergency_pickles
-from acme_mpi.storage.recorded import RecordedStore
 from acme_mpi.storage.records import (
     Place,
     Records,
@@ -47,7 +47,7 @@ from acme_mpi.storage.shared_rows import SharedRows
 from acme_mpi.storage.slabs import SLAB_BYTES
 
 
-class LinkedStore(RecordedStore):
+class LinkedStore(ContainedStore):
     """Stores whose container only points to payload files."""
 
     @abstractmethod

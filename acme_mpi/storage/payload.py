@@ -30,7 +30,7 @@ from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import refusals
 from acme_mpi.storage.forms import pieces_of
-from acme_mpi.storage.pickles import write_pickle
+from acme_mpi.storage.pickles import write_file
 from acme_mpi.storage.recorded import RecordedStore, digest_like
 from acme_mpi.storage.redo import AtomicFile, Change, redo
 
@@ -400,7 +400,7 @@ class PayloadStore(RecordedStore):
                 payload.write_part(index, k, part)
 
     def _write_pickle(self, index: int, data: bytes) -> None:
-        descriptor = write_pickle(self.layout.emergency_pickle(index), data)
+        descriptor = write_file(self.layout.emergency_pickle(index), data)
         try:
             os.fdatasync(descriptor)  # rare, so here and not by the committer
         finally:
@@ -487,4 +487,4 @@ class PayloadStore(RecordedStore):
         try:
             self._close_payload()
         finally:
-            self._committer.close()
+            super().close()

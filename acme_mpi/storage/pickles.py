@@ -17,8 +17,8 @@ from acme_mpi.storage.recorded import RecordedStore, digest_like
 from acme_mpi.storage.records import Records, indices_of, share_records
 
 
-def write_pickle(path: str, data: bytes) -> int:
-    """Write one pickle; return a descriptor of the file that is still open.
+def write_file(path: str, data: bytes) -> int:
+    """Write a whole file; return a descriptor of it that is still open.
 
     Raises
     ------
@@ -53,7 +53,7 @@ class PickleStore(RecordedStore):
         pickles: Iterator[bytes] = iter(outcome.content.parts or [])
         for tasks in outcome.succeeded():
             for index, data in zip(tasks, pickles, strict=False):
-                descriptor = write_pickle(self.layout.pickle(index), data)
+                descriptor = write_file(self.layout.pickle(index), data)
                 digest = new_digest()
                 digest.add(index, data)
                 record = self.record(outcome, range(index, index + 1), digest, form=AS_PICKLES)
@@ -69,10 +69,6 @@ class PickleStore(RecordedStore):
         digest = digest_like(record)
         digest.add(int(record["first"]), read_file(self.source(record), int(record["n_bytes"])))
         return digest
-
-    def close(self) -> None:
-        """Wait until everything is recorded."""
-        self._committer.close()
 
     def commit(self, root: int | None = None) -> Stored:
         """Return the paths of all pickles. Collective."""

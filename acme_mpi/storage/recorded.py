@@ -75,24 +75,9 @@ class RecordedStore(Store):
         """Return the paths of all files with results that a record speaks of."""
         return [self.source(record)]
 
-    def link(self, file: Any, done: Records) -> None:
-        """Make in an HDF5 file what the container has of its own, besides copies. Independent."""
-
-    def copied_rows(self, done: Records, is_virtual: bool) -> Iterator[tuple[int, Any]]:
-        """Yield (first task, rows) of what the container has a copy of. Independent.
-
-        Parameters
-        ----------
-        done : ndarray
-            Records of results.
-        is_virtual : bool
-            The common dataset that was found in the container is virtual.
-        """
+    def container_faults(self, done: Records) -> Iterator[str]:
+        """Yield what is wrong with the container itself, as sentences. Independent."""
         return iter(())
-
-    def over_container(self) -> RecordedStore | None:
-        """Return the store that measures the container's own copies; None if there are none."""
-        return None
 
     def release(self) -> None:
         """Close what `measure` has opened."""
@@ -172,6 +157,10 @@ class RecordedStore(Store):
     def note_files(self, blocks: Sequence[bytes]) -> None:
         """Record how files of earlier runs look that have been found to be whole."""
         self._append(blocks)
+
+    def close(self) -> None:
+        """Wait until everything is recorded."""
+        self._committer.close()
 
     def _append(self, blocks: Sequence[bytes]) -> None:
         if blocks:

@@ -102,7 +102,7 @@ def _find(store: RecordedStore, n_tasks: int, retry_failed: bool) -> Remaining:
     is_failed &= ~is_done
     is_open = ~(is_done | is_failed)
     is_wanted = is_failed if retry_failed else is_open
-    stored = None if is_wanted.any() or lost else newest_container(store, history, n_tasks)
+    stored = None if is_wanted.any() or lost else newest_container(store, history)
     if stored is not None:
         store.close()  # nothing more will be recorded
         if is_done.all():
@@ -117,7 +117,7 @@ def _find(store: RecordedStore, n_tasks: int, retry_failed: bool) -> Remaining:
     )
 
 
-def newest_container(store: RecordedStore, history: History, n_tasks: int) -> Stored | None:
+def newest_container(store: RecordedStore, history: History) -> Stored | None:
     """Return where the results are; None if the container has still to be made. Independent.
 
     That of an earlier run may be there yet, if the last one was killed before it made its own.
@@ -130,9 +130,7 @@ def newest_container(store: RecordedStore, history: History, n_tasks: int) -> St
     if run < history.last_run:
         return None
     if not is_as_made:
-        from acme_mpi.storage.faults import container_faults
-
-        if any(container_faults(store, stored.container, history.done, n_tasks)):
+        if any(store.container_faults(history.done)):
             return None
         note_linked(store.layout)
     return stored

@@ -16,6 +16,7 @@ from acme_mpi.journal import AS_GROUPS, AS_RAGGED, AS_ROWS
 from acme_mpi.results import Content
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import Stored, refusals, together
+from acme_mpi.storage.contained import ContainedStore
 from acme_mpi.storage.folders import note_linked
 from acme_mpi.storage.layout import Layout
 from acme_mpi.storage.linked import fill_rows, payload_rows, unpadded
@@ -27,7 +28,7 @@ from acme_mpi.storage.shared_rows import SharedRows
 from acme_mpi.storage.slabs import Slabs
 
 
-class SingleFileStore(PayloadStore):
+class SingleFileStore(PayloadStore, ContainedStore):
     """Groups are spooled per rank and merged; rows of one form go straight into the file."""
 
     def __init__(self, world: World, layout: Layout, spec: Any, n_tasks: int) -> None:
