@@ -33,11 +33,14 @@ from acme_mpi.runner.base import Outcome
 from acme_mpi.runner.pickling import Frozen, dump_values
 from acme_mpi.session.values import values_of
 from acme_mpi.storage import (
+    STORES,
     Layout,
     MemoryStore,
     Store,
     Stored,
+    StoreKind,
     container,
+    find_store,
     linked,
     make_store,
     payload,
@@ -51,7 +54,7 @@ from acme_mpi.storage.records import read_history
 from acme_mpi.storage.verify import look
 
 FAILED = object()  # in the place of the value of a task that has no result
-KINDS = ["rank", "computation", "single_file"]
+KINDS = [each.name for each in STORES.values() if each.has_container]
 N_LARGE = PLACED_BYTES // 8  # float64 values that are just enough to be placed
 POINT = np.dtype([("x", "<f8"), ("n", ">i2"), ("v", "<f4", (2,))])
 
@@ -172,7 +175,6 @@ CASES = {
     **{f"rows-{name}": case for name, case in ROWS.items()},
     **{f"ragged-{name}": case for name, case in RAGGED.items()},
 }
-every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
 def encode(
@@ -251,7 +253,7 @@ def store_case(kind: str, size: int, directory: Path, case: Case, **options: Any
 
     stored = run_world(size, write)
     paths = {each.container for each in stored}
-    assert paths == {str(directory / "f.h5")}
+    assert paths == {find_store(kind).layout(str(directory), "f").container}
     return Path(paths.pop())
 
 
@@ -321,31 +323,44 @@ def expected_content(case: Case) -> dict[str, tuple[Any, ...]]:
     return content
 
 
-@every_case
+def every_case_of(*stores: StoreKind) -> pytest.MarkDecorator:
+    """Have a test called for each of some stores, with all cases that it can hold."""
+    pairs = [
+        pytest.param(store.name, case, id=f"{store.name}-{name}")
+        for store in stores
+        for name, case in CASES.items()
+        if store.holds_ragged or case.spec is None or not case.spec.is_ragged
+    ]
+    return pytest.mark.parametrize(("kind", "case"), pairs)
+
+
 @every_size
-@every_kind
-class TestConformance:
+class Conformance:
+    """What every store of the table does that makes a container.
+
+    Subclasses say which `kind`, and the fixture `content_of` how its container is read.
+    """
+
     def test_the_container_holds_what_memory_holds(self, kind, size, case, tmp_path, content_of):
         path = store_case(kind, size, tmp_path / "out", case)
 
         assert content_of(path) == expected_content(case)
 
+    def test_what_is_recorded_is_found_again_in_the_files(self, kind, size, case, tmp_path):
+        """And only that: `check` finds no fault in what was not touched."""
+        store_case(kind, size, tmp_path / "out", case)
+        layout, n_tasks = find_store(kind).layout(str(tmp_path / "out"), "f"), len(case.values)
+        store = make_store(kind, SerialWorld(), layout, case.spec, n_tasks)
+        history = read_history(layout.dot_folder)
 
-@every_case
-@pytest.mark.parametrize("size", [1, 3])
-@every_kind
-def test_what_is_recorded_is_found_again_in_the_files(kind, size, case, tmp_path):
-    """And only that: `check` finds no fault in what was not touched."""
-    path = store_case(kind, size, tmp_path / "out", case)
-    layout, n_tasks = Layout(str(path.parent), "f"), len(case.values)
-    store = make_store(kind, SerialWorld(), layout, case.spec, n_tasks)
-    done = read_history(layout.dot_folder).done
+        assert np.flatnonzero(~history.is_done(n_tasks)).tolist() == case.missing
+        assert list(faults(store, history.done)) == []
+        assert look(store, history)[0] == []
 
-    assert [int(i) for i in np.flatnonzero(~read_history(layout.dot_folder).is_done(n_tasks))] == [
-        i for i, value in enumerate(case.values) if value is FAILED
-    ]
-    assert list(faults(store, done, n_tasks)) == []
-    assert look(store, read_history(layout.dot_folder))[0] == []
+
+@every_case_of(*(STORES[kind] for kind in KINDS))
+class TestConformance(Conformance):
+    """Of the stores whose container is HDF5."""
 
 
 def test_a_rank_that_lets_go_of_a_task_leaves_the_files_of_others_alone(tmp_path, content_of):
@@ -381,7 +396,7 @@ def test_some_large_arrays_may_be_refused_a_place(kind, name, tmp_path, content_
     assert content_of(path) == expected_content(case)
     layout, n_tasks = Layout(str(path.parent), "f"), len(case.values)
     store = make_store(kind, SerialWorld(), layout, case.spec, n_tasks)
-    assert list(faults(store, read_history(layout.dot_folder).done, n_tasks)) == []
+    assert list(faults(store, read_history(layout.dot_folder).done)) == []
 
 
 # Results whose 64-bit words add up to zero, or to the same in another order.
@@ -403,12 +418,12 @@ def test_zeroed_and_exchanged_words_are_found(kind, as_rows, name, tmp_path):
     path = store_case(kind, 1, tmp_path / "out", case, n_chunk=1)
     store = make_store(kind, SerialWorld(), Layout(str(path.parent), "f"), case.spec, 3)
     done = read_history(store.layout.dot_folder).done
-    assert list(faults(store, done, 3)) == []
+    assert list(faults(store, done)) == []
 
     (file,) = {each for each in path.parent.rglob("*.h5") if value.tobytes() in each.read_bytes()}
     file.write_bytes(file.read_bytes().replace(value.tobytes(), other.tobytes()))
 
-    found = list(faults(store, done, 3))
+    found = list(faults(store, done))
     assert found
     assert found[0].startswith("tasks 0 to 0: ")
 
@@ -443,9 +458,9 @@ def test_sums_of_earlier_versions_are_still_compared(kind, name, tmp_path):
 
     done = read_history(layout.dot_folder).done
     assert set(done["digest"]) == {SUM}
-    assert list(faults(store, done, n_tasks)) == []
+    assert list(faults(store, done)) == []
     done["checksum"][-1] ^= 1
-    assert f"tasks {done['first'][-1]} to" in next(faults(store, done, n_tasks))
+    assert f"tasks {done['first'][-1]} to" in next(faults(store, done))
 
 
 class SumOf(dict[str, Any]):
@@ -669,7 +684,7 @@ class TestUnequalRows:
     def found(self, kind: str, path: Path, case: Case) -> list[str]:
         """Return what `check` says."""
         store = make_store(kind, SerialWorld(), Layout(str(path.parent), "f"), case.spec, 4)
-        return list(faults(store, read_history(store.layout.dot_folder).done, 4))
+        return list(faults(store, read_history(store.layout.dot_folder).done))
 
     def test_copies_of_an_earlier_version_are_compared(self, kind, tmp_path, monkeypatch):
         case = RAGGED["one axis"]
