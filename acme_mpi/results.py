@@ -70,6 +70,10 @@ class RowSpec:
         """The size of one row in bytes."""
         return math.prod(self.row_shape) * np.dtype(self.dtype).itemsize
 
+    def rows(self, first: int, count: int) -> tuple[slice, ...]:
+        """Return the index of the rows of some tasks in the array that stacks those of all."""
+        return (*[slice(None)] * self.axis, slice(first, first + count))
+
     def stacked_shape(self, n_tasks: int, row_shape: tuple[int, ...] | None = None) -> Any:
         """Return the shape of all rows stacked, `row_shape` replacing unlimited axes."""
         row = self.row_shape if row_shape is None else row_shape

@@ -14,8 +14,8 @@ from test_storage import FAILED, Case, encode, store_case
 
 from acme_mpi.comm import SerialWorld
 from acme_mpi.storage import Layout, make_store
+from acme_mpi.storage.contained import joined
 from acme_mpi.storage.folders import make_folders
-from acme_mpi.storage.linked import joined
 from acme_mpi.storage.records import read_history
 from acme_mpi.storage.slabs import slabs
 from acme_mpi.storage.verify import look

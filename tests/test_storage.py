@@ -681,6 +681,23 @@ class TestUnequalRows:
             assert not file["result_0"].is_virtual
         assert content_of(path) == expected_content(case)
 
+    def test_each_is_read_once_to_be_copied(self, kind, tmp_path, monkeypatch):
+        """How long it is shows without that."""
+        monkeypatch.setattr(linked, "MAX_MAPPINGS", 0)
+        store = open_store(SerialWorld(), kind, tmp_path / "out", RAGGED["one axis"])
+        store.write(encode(store, RAGGED["one axis"], range(4)))
+        store.close()
+        n_read, read = [0], h5py.Dataset.__getitem__
+
+        def count(dataset, *where):
+            n_read[0] += 1
+            return read(dataset, *where)
+
+        monkeypatch.setattr(h5py.Dataset, "__getitem__", count)
+        store.commit()
+
+        assert n_read == [4]
+
     def found(self, kind: str, path: Path, case: Case) -> list[str]:
         """Return what `check` says."""
         store = make_store(kind, SerialWorld(), Layout(str(path.parent), "f"), case.spec, 4)

@@ -190,7 +190,12 @@ def agree(world: World, error: StoreError | None) -> None:
         raise StoreError(f"{errors[0]}{others}")
 
 
-def together(world: World, action: Callable[[], None]) -> None:
+def on_master(world: World, action: Callable[[], object]) -> None:
+    """Do something on rank 0, then raise on every rank if it failed there. Collective."""
+    together(world, action if world.is_master else lambda: None)
+
+
+def together(world: World, action: Callable[[], object]) -> None:
     """Do something on this rank, then raise on every rank if it failed on any. Collective."""
     error: StoreError | None = None
     try:

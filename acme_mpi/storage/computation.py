@@ -168,7 +168,14 @@ class ComputationStore(LinkedStore):
 
     def own_rows(self, records: Records) -> Iterator[tuple[int, Any]]:
         """Yield (first task, rows) of this rank's results."""
+        for index, row in self._own_datasets(records):
+            yield index, np.asarray(row[()])[np.newaxis]
+
+    def own_shapes(self, records: Records) -> Iterator[tuple[int, ...]]:
+        """Yield the shapes of this rank's rows."""
+        return (row.shape for _, row in self._own_datasets(records))
+
+    def _own_datasets(self, records: Records) -> Iterator[tuple[int, h5py.Dataset]]:
         for index in indices_of(share_of(records, self.world)):
-            path = self.layout.computation(index)
-            with hdf5.open_to_read(path) as file:
-                yield index, np.asarray(file["result_0"][()])[np.newaxis]
+            with hdf5.open_to_read(self.layout.computation(index)) as file:
+                yield index, file["result_0"]

@@ -1,14 +1,22 @@
-"""What stores share whose container is an HDF5 file: it can be compared with what was recorded."""
+"""What stores share whose container is an HDF5 file: copies of rows in it, and a look at it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import h5py
+import numpy as np
 
+from acme_mpi.results import RowSpec
+from acme_mpi.storage import hdf5
+from acme_mpi.storage.base import on_master, refusals, together
+from acme_mpi.storage.ragged import longest_row, padded
 from acme_mpi.storage.recorded import RecordedStore
-from acme_mpi.storage.records import Records
+from acme_mpi.storage.records import Records, is_missing
+from acme_mpi.storage.shared_rows import SharedRows
+from acme_mpi.storage.slabs import SLAB_BYTES
 
 
 class ContainedStore(RecordedStore):
@@ -36,8 +44,114 @@ class ContainedStore(RecordedStore):
         """Return the store that measures the container's own copies; None if there are none."""
         return None
 
+    @abstractmethod
+    def own_rows(self, records: Records) -> Iterator[tuple[int, Any]]:
+        """Yield (first task, rows) of what this rank has, or takes care of. Independent."""
+
+    @abstractmethod
+    def own_shapes(self, records: Records) -> Iterator[tuple[int, ...]]:
+        """Yield the shapes of those rows if they differ, without reading them. Independent."""
+
+    def fill_rows(self, records: Records) -> None:
+        """Make the partial container with an ordinary dataset that all ranks fill. Collective.
+
+        Where a virtual dataset would join too many files, or too many rows of differing length.
+
+        Raises
+        ------
+        StoreError
+            On every rank alike.
+        """
+        spec = self.spec
+        assert spec is not None
+        row_shape = self._longest(records, spec) if spec.is_ragged else spec.row_shape
+
+        def write(shared: SharedRows) -> None:
+            alike = (
+                (first, padded(rows, row_shape, spec) if spec.is_ragged else rows)
+                for first, rows in self.own_rows(records)
+            )
+            for first, rows in joined(alike, SLAB_BYTES):
+                shared.write(first, rows)
+
+        self.make_partial(records, spec.stacked_shape(self.n_tasks, row_shape), write)
+
+    def make_partial(
+        self,
+        records: Records,
+        shape: tuple[int, ...],
+        write: Callable[[SharedRows], None],
+        in_slabs: bool = False,
+    ) -> None:
+        """Make the partial container with the common dataset. Collective.
+
+        Parameters
+        ----------
+        records : ndarray
+            Of all rows that there are.
+        shape : tuple of int
+            Of the dataset.
+        write : callable
+            Writes this rank's part.
+        in_slabs : bool
+            It writes slabs, those of missing tasks, too.
+
+        Raises
+        ------
+        StoreError
+            On every rank alike.
+        """
+        world, path, spec = self.world, self.layout.partial, self.spec
+        assert spec is not None
+        on_master(world, lambda: hdf5.remove(path))
+        shared = SharedRows(world, path, spec, shape)
+        shared.open(in_slabs)
+
+        def fill() -> None:
+            with refusals(path):
+                write(shared)
+                shared.sync()
+
+        together(world, fill)
+        shared.close()
+
+        def complete() -> None:
+            with refusals(path):
+                shared.fill_missing(is_missing(records, self.n_tasks), is_blank=in_slabs)
+
+        on_master(world, complete)
+
+    def _longest(self, records: Records, spec: RowSpec) -> tuple[int, ...]:
+        """Return the row shape with the greatest length of any rank in the unlimited axis."""
+        longest: list[tuple[int, ...]] = []
+
+        def measure() -> None:
+            with refusals("the payload files"):
+                longest.append(longest_row(spec, self.own_shapes(records)))
+
+        together(self.world, measure)
+        return longest_row(spec, self.world.allgather(longest[0]))
+
     def container_faults(self, done: Records) -> Iterator[str]:
         """Compare it with what would be made now, link by link, and its copies bit by bit."""
         from acme_mpi.storage.faults import container_faults
 
         return container_faults(self, done)
+
+
+def joined(rows: Iterator[tuple[int, Any]], most: int) -> Iterator[tuple[int, Any]]:
+    """Yield (first task, rows) with consecutive tasks joined, up to `most` bytes of them.
+
+    Where the tasks are not the first axis, what is written at once lies in as many places as there
+    are elements before that axis, whether it has one task or many.
+    """
+    held, first, stop, n_bytes = list[Any](), 0, 0, 0
+    for start, some in rows:
+        if held and (start != stop or n_bytes + some.nbytes > most):
+            yield first, np.concatenate(held)
+            held, n_bytes = [], 0
+        first = first if held else start
+        held.append(some)
+        stop, n_bytes = start + len(some), n_bytes + some.nbytes
+    if held:
+        yield first, np.concatenate(held)

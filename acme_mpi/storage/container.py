@@ -17,6 +17,7 @@ from acme_mpi.results import RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import missing_value
 from acme_mpi.storage.layout import Layout
+from acme_mpi.storage.ragged import longest_row
 from acme_mpi.storage.records import (
     Place,
     Records,
@@ -179,15 +180,6 @@ class Row(NamedTuple):
     path: str
     name: str
     shape: tuple[int, ...]
-
-
-def longest_row(spec: RowSpec, shapes: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
-    """Return the shape of rows, in an unlimited axis the greatest length, 0 without any."""
-    known = list(shapes) or [(0,) * len(spec.shape)]
-    return tuple(
-        int(max(lengths) if n == np.inf else n)
-        for n, lengths in zip(spec.shape, zip(*known, strict=True), strict=True)
-    )
 
 
 def link_unequal_rows(

@@ -20,9 +20,9 @@ from acme_mpi.parsing import Damaged
 from acme_mpi.results import RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.contained import ContainedStore
-from acme_mpi.storage.linked import padded
+from acme_mpi.storage.ragged import padded
 from acme_mpi.storage.recorded import RecordedStore
-from acme_mpi.storage.records import Records, missing_tasks, without_pickles
+from acme_mpi.storage.records import Records, indices_of, missing_tasks, without_pickles
 from acme_mpi.storage.verify import Damage, damaged_bytes, reason_text
 
 
@@ -89,7 +89,7 @@ def _wrong_links(store: ContainedStore, file: h5py.File, done: Records) -> Itera
             yield f"{path}: there is no {name}"
         elif found[name] != what and not _is_copy(store.spec, found[name], what):
             yield f"{path}: {name} is not what journals say"
-    own = {name.split("/")[0] for name in expected} or set(map(_group_name, _tasks_of(done)))
+    own = {name.split("/")[0] for name in expected} or set(map(_group_name, indices_of(done)))
     for name in found:
         if re.fullmatch(r"comp_\d+", name) and name not in own:
             yield f"{path}: journals do not speak of {name}"
@@ -99,11 +99,6 @@ def _is_copy(spec: RowSpec | None, found: Any, expected: Any) -> bool:
     """Tell whether an earlier version has copied rows of differing length, now mapped."""
     is_mapped = spec is not None and spec.is_ragged and expected[0] == "virtual"
     return is_mapped and found == ("dataset", *expected[1:3])
-
-
-def _tasks_of(done: Records) -> Iterator[int]:
-    for first, count in zip(done["first"].tolist(), done["count"].tolist(), strict=True):
-        yield from range(first, first + count)
 
 
 def _group_name(index: int) -> str:
@@ -161,8 +156,7 @@ def _wrong_rows(
     if not np.array_equal(dataset.attrs.get("missing", ()), missing):
         yield f"{path}: the attribute `missing` of result_0 is not what journals say"
     for first, rows in store.copied_rows(done, dataset.is_virtual):
-        where = (slice(None),) * spec.axis + (slice(first, first + len(rows)),)
-        copy = np.moveaxis(dataset[where], spec.axis, 0)
+        copy = np.moveaxis(dataset[spec.rows(first, len(rows))], spec.axis, 0)
         if spec.is_ragged:
             rows = padded(rows, copy.shape[1:], spec)
         if copy.tobytes() != np.asarray(rows, dataset.dtype).tobytes():

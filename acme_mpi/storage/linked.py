@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -15,9 +15,8 @@ import numpy as np
 from acme_mpi.comm import World
 from acme_mpi.errors import StoreError
 from acme_mpi.journal import AS_PICKLES
-from acme_mpi.results import RowSpec
 from acme_mpi.storage import hdf5
-from acme_mpi.storage.base import Stored, missing_value, refusals, together
+from acme_mpi.storage.base import Stored, on_master, refusals
 from acme_mpi.storage.contained import ContainedStore
 from acme_mpi.storage.container import (
     MAX_MAPPINGS,
@@ -26,7 +25,6 @@ from acme_mpi.storage.container import (
     link_groups,
     link_rows,
     link_unequal_rows,
-    longest_row,
 )
 from acme_mpi.storage.folders import note_linked
 from acme_mpi.storage.layout import Layout
@@ -35,16 +33,13 @@ from acme_mpi.storage.pickles import emergency_pickles
 from acme_mpi.storage.records import (
     Place,
     Records,
-    is_missing,
     n_sources,
     places,
-    share_of,
     share_records,
+    tasks_of,
     tasks_with_groups,
     without_pickles,
 )
-from acme_mpi.storage.shared_rows import SharedRows
-from acme_mpi.storage.slabs import SLAB_BYTES
 
 
 class LinkedStore(ContainedStore):
@@ -66,19 +61,13 @@ class LinkedStore(ContainedStore):
     def group_target(self, place: Place, index: int) -> tuple[str, str]:
         """Return (file relative to the container, object) that ``comp_<index>`` links to."""
 
-    @abstractmethod
-    def own_rows(self, records: Records) -> Iterator[tuple[int, Any]]:
-        """Yield (first task, rows) of this rank's results, for an ordinary dataset."""
-
     def commit(self, root: int | None = None) -> Stored:
         """Make the container. Collective."""
         records = share_records(self.world, self.layout)
         rows = without_pickles(records)
-        spec, is_filled = self.spec, self._is_filled(rows)
-        if spec is not None and is_filled:
-            fill_rows(
-                self.world, self.layout, spec, self.n_tasks, rows, lambda: self.own_rows(rows)
-            )
+        is_filled = self._is_filled(rows)
+        if is_filled:
+            self.fill_rows(rows)
 
         def link() -> None:
             self._refuse_deleted(records)
@@ -90,7 +79,7 @@ class LinkedStore(ContainedStore):
                 os.replace(self.layout.partial, self.layout.container)
             note_linked(self.layout)
 
-        together(self.world, link if self.world.is_master else lambda: None)
+        on_master(self.world, link)
         return self.stored(records)
 
     def _is_filled(self, rows: Records) -> bool:
@@ -116,7 +105,7 @@ class LinkedStore(ContainedStore):
         targets = (
             (index, *self.group_target(Place(int(each["rank"]), int(each["payload"])), index))
             for each in ordered
-            for index in range(int(each["first"]), int(each["first"] + each["count"]))
+            for index in tasks_of(each)
         )
         for path, members in groupby(targets, key=itemgetter(1)):
             with hdf5.open_to_read(os.path.join(self.layout.directory, path)) as payload:
@@ -197,109 +186,3 @@ class RankStore(PayloadStore, LinkedStore):
     def group_target(self, place: Place, index: int) -> tuple[str, str]:
         """Return the group of the same name in the payload."""
         return self._relative(place.rank, place.payload), f"comp_{index}"
-
-    def own_rows(self, records: Records) -> Iterator[tuple[int, Any]]:
-        """Yield this rank's rows."""
-        yield from payload_rows(self, records)
-
-
-def payload_rows(store: PayloadStore, records: Records) -> Iterator[tuple[int, Any]]:
-    """Yield (first task, rows) of what this rank has, or takes care of, in payload files."""
-    spec = store.spec
-    assert spec is not None
-    mine = share_of(records, store.world)
-    for record in mine[np.lexsort([mine["payload"], mine["rank"]])]:
-        first, count = int(record["first"]), int(record["count"])
-        if spec.is_ragged:
-            for index in range(first, first + count):
-                yield index, store.read_part(record, index)[np.newaxis]
-        else:
-            yield first, store.read_rows(record)
-    store.release()
-
-
-def fill_rows(
-    world: World,
-    layout: Layout,
-    spec: RowSpec,
-    n_tasks: int,
-    records: Records,
-    own_rows: Callable[[], Iterator[tuple[int, Any]]],
-) -> None:
-    """Make the partial container with an ordinary dataset that all ranks fill. Collective.
-
-    Where a virtual dataset would join too many files, or too many rows of differing length.
-    """
-    together(world, lambda: hdf5.remove(layout.partial) if world.is_master else None)
-    row_shape = _longest(world, spec, own_rows) if spec.is_ragged else spec.row_shape
-    shared = SharedRows(world, layout.partial, spec, spec.stacked_shape(n_tasks, row_shape))
-    shared.open()
-
-    def fill() -> None:
-        with refusals(layout.partial):
-            alike = (
-                (first, padded(rows, row_shape, spec) if spec.is_ragged else rows)
-                for first, rows in own_rows()
-            )
-            for first, rows in joined(alike, SLAB_BYTES):
-                shared.write(first, rows)
-            shared.sync()
-
-    together(world, fill)
-    shared.close()
-
-    def blank() -> None:
-        with refusals(layout.partial):
-            shared.fill_missing(is_missing(records, n_tasks))
-
-    together(world, blank if world.is_master else lambda: None)
-
-
-def joined(rows: Iterator[tuple[int, Any]], most: int) -> Iterator[tuple[int, Any]]:
-    """Yield (first task, rows) with consecutive tasks joined, up to `most` bytes of them.
-
-    Where the tasks are not the first axis, what is written at once lies in as many places as there
-    are elements before that axis, whether it has one task or many.
-    """
-    held, first, stop, n_bytes = list[Any](), 0, 0, 0
-    for start, some in rows:
-        if held and (start != stop or n_bytes + some.nbytes > most):
-            yield first, np.concatenate(held)
-            held, n_bytes = [], 0
-        first = first if held else start
-        held.append(some)
-        stop, n_bytes = start + len(some), n_bytes + some.nbytes
-    if held:
-        yield first, np.concatenate(held)
-
-
-def _longest(
-    world: World, spec: RowSpec, own_rows: Callable[[], Iterator[tuple[int, Any]]]
-) -> tuple[int, ...]:
-    """Return the row shape with the greatest length of any rank in the unlimited axis."""
-    longest: tuple[int, ...] = ()
-
-    def measure() -> None:
-        nonlocal longest
-        with refusals("the payload files"):
-            longest = longest_row(spec, (rows.shape[1:] for _, rows in own_rows()))
-
-    together(world, measure)
-    return longest_row(spec, world.allgather(longest))
-
-
-def padded(rows: Any, row_shape: tuple[int, ...], spec: RowSpec) -> Any:
-    """Return the rows extended to `row_shape` with the missing value."""
-    full = np.full((len(rows), *row_shape), missing_value(spec.dtype), spec.dtype)
-    full[tuple(slice(0, n) for n in rows.shape)] = rows
-    return full
-
-
-def unpadded(row: Any, spec: RowSpec) -> Any:
-    """Return a padded row, (*row_shape), without the missing values at its end."""
-    axis, missing = spec.shape.index(np.inf), missing_value(spec.dtype)
-    is_padding = np.isnan(row) if row.dtype.kind in "fc" else row == missing
-    others = tuple(k for k in range(row.ndim) if k != axis)
-    kept = np.flatnonzero(~is_padding.all(axis=others))
-    n_kept = int(kept[-1]) + 1 if len(kept) else 0
-    return row[(slice(None),) * axis + (slice(n_kept),)]

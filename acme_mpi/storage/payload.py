@@ -32,6 +32,7 @@ from acme_mpi.storage.base import refusals
 from acme_mpi.storage.forms import pieces_of
 from acme_mpi.storage.pickles import write_file
 from acme_mpi.storage.recorded import RecordedStore, digest_like
+from acme_mpi.storage.records import Records, share_of, tasks_of
 from acme_mpi.storage.redo import AtomicFile, Change, redo
 
 logger = logging.getLogger("acme_mpi")
@@ -138,11 +139,9 @@ class PayloadFile:
     def append_rows(self, rows: Any) -> int:
         """Append rows, (n, *row_shape); return the number of the first."""
         first = self._grow(len(rows))
-        axis = self._spec.axis
         assert self._rows is not None
-        if len(rows) and rows.size:
-            where = (slice(None),) * axis + (slice(first, first + len(rows)),)
-            self._rows[where] = np.moveaxis(rows, 0, axis)
+        if rows.size:
+            self._rows[self._spec.rows(first, len(rows))] = np.moveaxis(rows, 0, self._spec.axis)
         self.n_bytes += rows.nbytes
         return first
 
@@ -420,18 +419,17 @@ class PayloadStore(RecordedStore):
 
     def measure(self, record: Any) -> Digest | None:
         """Return the digest of what lies in the payload."""
-        first, count = int(record["first"]), int(record["count"])
-        digest = digest_like(record)
+        tasks, digest = tasks_of(record), digest_like(record)
         if record["form"] & AS_PICKLES:
-            for index in range(first, first + count):
+            for index in tasks:
                 path = self.layout.emergency_pickle(index)
                 digest.add(index, read_file(path, int(record["n_bytes"])))
         if record["form"] & AS_ROWS:
-            digest.add(first, self.read_rows(record))
+            digest.add(tasks.start, self.read_rows(record))
         if record["form"] & (AS_GROUPS | AS_RAGGED):
             first_part = 0 if self._row_spec is None else 1
             file = self._reader(self.source(record))
-            for index in range(first, first + count):
+            for index in tasks:
                 parts = hdf5.read_parts(file[f"comp_{index}"], first_part)
                 digest.add_parts(index, parts, first_part)
         return digest
@@ -445,10 +443,36 @@ class PayloadStore(RecordedStore):
         """Return one part of one of the tasks that a record speaks of."""
         return np.asarray(self._reader(self.source(record))[f"comp_{index}/result_{k}"][()])
 
+    def row_shape(self, record: Any, index: int) -> tuple[int, ...]:
+        """Return the shape of the row of a task, if it has one of its own."""
+        shape: tuple[int, ...] = self._reader(self.source(record))[f"comp_{index}/result_0"].shape
+        return shape
+
+    def own_rows(self, records: Records) -> Iterator[tuple[int, Any]]:
+        """Yield (first task, rows) of what this rank has, or takes care of."""
+        for record in self._own_records(records):
+            if self._row_spec is not None:
+                yield int(record["first"]), self.read_rows(record)
+            else:
+                for index in tasks_of(record):
+                    yield index, self.read_part(record, index)[np.newaxis]
+        self.release()
+
+    def own_shapes(self, records: Records) -> Iterator[tuple[int, ...]]:
+        """Yield the shapes of those rows if they differ, without reading them."""
+        for record in self._own_records(records):
+            for index in tasks_of(record):
+                yield self.row_shape(record, index)
+        self.release()
+
+    def _own_records(self, records: Records) -> Records:
+        mine = share_of(records, self.world)
+        ordered: Records = mine[np.lexsort([mine["payload"], mine["rank"]])]
+        return ordered
+
     def _rows_of(self, file: h5py.File, start: int, count: int) -> Any:
         assert self.spec is not None
-        where = (slice(None),) * self.spec.axis + (slice(start, start + count),)
-        return np.moveaxis(file["result_0"][where], self.spec.axis, 0)
+        return np.moveaxis(file["result_0"][self.spec.rows(start, count)], self.spec.axis, 0)
 
     def _reader(self, path: str) -> h5py.File:
         """Return a file open for reading, the last one of all."""

@@ -341,6 +341,12 @@ def indices_of(records: Records) -> Iterator[int]:
         yield from range(first, first + count)
 
 
+def tasks_of(record: Any) -> range:
+    """Return the tasks that one record speaks of."""
+    first = int(record["first"])
+    return range(first, first + int(record["count"]))
+
+
 def missing_tasks(records: Records, n_tasks: int) -> Any:
     """Return the indices of tasks without a record, (n,) ndarray of int64."""
     return np.flatnonzero(is_missing(records, n_tasks))

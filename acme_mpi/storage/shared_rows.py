@@ -255,8 +255,7 @@ class SharedRows:
             n_most = max(1, BLANK_BYTES // max(1, row_bytes))
             for start, stop in [] if is_blank else ranges_of(is_missing).tolist():
                 for first in range(start, stop, n_most):
-                    some = slice(first, min(first + n_most, stop))
-                    rows[(slice(None),) * self._spec.axis + (some,)] = blank
+                    rows[self._spec.rows(first, min(n_most, stop - first))] = blank
             rows.attrs.create("missing", np.flatnonzero(is_missing))
 
 

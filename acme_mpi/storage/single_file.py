@@ -15,13 +15,13 @@ from acme_mpi.comm import World
 from acme_mpi.journal import AS_GROUPS, AS_RAGGED, AS_ROWS
 from acme_mpi.results import Content
 from acme_mpi.storage import hdf5
-from acme_mpi.storage.base import Stored, refusals, together
+from acme_mpi.storage.base import Stored, on_master, refusals
 from acme_mpi.storage.contained import ContainedStore
 from acme_mpi.storage.folders import note_linked
 from acme_mpi.storage.layout import Layout
-from acme_mpi.storage.linked import fill_rows, payload_rows, unpadded
 from acme_mpi.storage.merge import Merge
 from acme_mpi.storage.payload import PayloadStore, Written
+from acme_mpi.storage.ragged import unpadded
 from acme_mpi.storage.recorded import digest_like
 from acme_mpi.storage.records import Records, is_missing, places, read_history, share_records
 from acme_mpi.storage.shared_rows import SharedRows
@@ -47,7 +47,7 @@ class SingleFileStore(PayloadStore, ContainedStore):
             used = self.world.bcast(self._numbers_used() if self.world.is_master else None)
             self._n_files = used.get(self.world.rank, -1) + 1
         if self._shared is not None:
-            together(self.world, self._take_back if self.world.is_master else lambda: None)
+            on_master(self.world, self._take_back)
             self._shared.open()
 
     def _numbers_used(self) -> dict[int, int]:
@@ -126,53 +126,31 @@ class SingleFileStore(PayloadStore, ContainedStore):
         if self._are_rows_spooled:
             self._fill_slabs(records)
         elif self.spec is not None and self._shared is None:
-            fill_rows(
-                self.world,
-                self.layout,
-                self.spec,
-                self.n_tasks,
-                records,
-                lambda: payload_rows(self, records),
-            )
+            self.fill_rows(records)
         missing = is_missing(records, self.n_tasks)
-        together(self.world, lambda: self._begin(missing))
+        on_master(self.world, lambda: self._begin(missing))
         if self.spec is None or (records["form"] & AS_GROUPS).any():
             skip_first = self.spec is not None
             Merge(self.world, self.layout.partial, records, self.merge_source, skip_first).run()
-        together(self.world, lambda: self._finish(is_complete=not missing.any()))
+        on_master(self.world, lambda: self._finish(is_complete=not missing.any()))
         return self.stored(records)
 
     def _fill_slabs(self, records: Records) -> None:
         """Make the partial container with the rows of all ranks. Collective."""
         assert self.spec is not None
-        world, path, spec = self.world, self.layout.partial, self.spec
-        together(world, lambda: hdf5.remove(path) if world.is_master else None)
-        shape = spec.stacked_shape(self.n_tasks)
-        shared = SharedRows(world, path, spec, shape)
-        shared.open(in_slabs=True)
+        world, spec, shape = self.world, self.spec, self.spec.stacked_shape(self.n_tasks)
 
-        def fill() -> None:
-            with refusals(path):
-                Slabs(world, spec, shape, records, self._place_of_rows).write(shared)
-                self.release()
-                shared.sync()
+        def write(shared: SharedRows) -> None:
+            Slabs(world, spec, shape, records, self._place_of_rows).write(shared)
+            self.release()
 
-        together(world, fill)
-        shared.close()
-
-        def blank() -> None:
-            with refusals(path):
-                shared.fill_missing(is_missing(records, self.n_tasks), is_blank=True)
-
-        together(world, blank if world.is_master else lambda: None)
+        self.make_partial(records, shape, write, in_slabs=True)
 
     def stored(self, done: Records) -> Stored:
         """Return the one file."""
         return Stored(self.layout.container, [self.layout.container])
 
     def _begin(self, missing: Any) -> None:
-        if not self.world.is_master:
-            return
         with refusals(self.layout.partial):
             if self.spec is None:
                 hdf5.remove(self.layout.partial)  # left by a run that was killed
@@ -181,8 +159,6 @@ class SingleFileStore(PayloadStore, ContainedStore):
                 self._shared.fill_missing(missing)
 
     def _finish(self, is_complete: bool) -> None:
-        if not self.world.is_master:
-            return
         with refusals(self.layout.container):
             os.replace(self.layout.partial, self.layout.container)
         note_linked(self.layout)
@@ -289,6 +265,14 @@ class SingleFileStore(PayloadStore, ContainedStore):
         if k == 0 and self.source(record) == self.layout.container:
             return self._rows_of(self._reader(self.layout.container), index, 1)[0]
         return super().read_part(record, index, k)
+
+    def row_shape(self, record: Any, index: int) -> tuple[int, ...]:
+        """Return the shape of the row of a task; one that was merged is as long as the longest."""
+        if self.source(record) == self.layout.container:
+            assert self.spec is not None
+            shape = self._reader(self.layout.container)["result_0"].shape
+            return tuple(n for axis, n in enumerate(shape) if axis != self.spec.axis)
+        return super().row_shape(record, index)
 
     def read_rows(self, record: Any) -> Any:
         """Return rows of the spool, or of the shared file."""

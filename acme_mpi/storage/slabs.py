@@ -19,7 +19,7 @@ from acme_mpi.journal import AS_ROWS
 from acme_mpi.results import RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import missing_value
-from acme_mpi.storage.records import Records
+from acme_mpi.storage.records import Records, tasks_of
 from acme_mpi.storage.shared_rows import SharedRows
 
 SLAB_BYTES = 32 * 1024**2  # three such are in memory at once
@@ -60,8 +60,7 @@ class Slabs:
         rows = records[records["form"] & AS_ROWS != 0]
         for record in rows[np.lexsort([rows["payload"], rows["rank"]])]:
             path, row = find(record)
-            first = int(record["first"])
-            tasks = slice(first, first + int(record["count"]))
+            tasks = slice(tasks_of(record).start, tasks_of(record).stop)
             self._sources[tasks] = numbers.setdefault(path, len(numbers))
             self._rows[tasks] = np.arange(row, row + len(self._rows[tasks]))
         self._paths = list(numbers)

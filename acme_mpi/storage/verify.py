@@ -13,7 +13,7 @@ from acme_mpi.journal import AS_PICKLES, key_of, pack_file, stamp_of
 from acme_mpi.parsing import Damaged
 from acme_mpi.storage.folders import last_linked
 from acme_mpi.storage.recorded import RecordedStore
-from acme_mpi.storage.records import History, Records, by_payload
+from acme_mpi.storage.records import History, Records, by_payload, tasks_of
 
 
 class Damage(NamedTuple):
@@ -26,8 +26,7 @@ class Damage(NamedTuple):
     @property
     def tasks(self) -> range:
         """The tasks whose results they are."""
-        first = int(self.record["first"])
-        return range(first, first + int(self.record["count"]))
+        return tasks_of(self.record)
 
 
 def look(store: RecordedStore, history: History) -> tuple[list[Damage], list[bytes]]:
