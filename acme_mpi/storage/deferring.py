@@ -12,12 +12,14 @@ import os
 from typing import Any
 
 from acme_mpi.offsets import write_all
+from acme_mpi.parsing import Piece
+from acme_mpi.storage.driven import DrivenFile
 
-JOINED_BYTES = 1024**2  # of writes that go on where the last one ended
+JOINED_BYTES = 1024**2  # of writes that each begin where the last one ended
 
 
-class DeferringFile:
-    """A file in the form that h5py's driver for Python objects wants.
+class DeferringFile(DrivenFile):
+    """A file that HDF5 changes at once, as far as the medium takes it.
 
     Parameters
     ----------
@@ -31,52 +33,26 @@ class DeferringFile:
     """
 
     def __init__(self, path: str) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        self._end = os.fstat(self._descriptor).st_size
-        self._position = self._start = 0
+        super().__init__(path)
+        self._start = 0
         self._joined = bytearray()  # what belongs at `_start`
-        self._kept: list[tuple[int, bytes]] = []  # what the medium has not taken, in order
+        self._kept: list[Piece] = []  # what the medium has not taken, in order
         self._error: OSError | None = None
 
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to an offset."""
-        self._position = offset + (self._end if whence == os.SEEK_END else 0)
-        return self._position
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._position
+    def _in_memory(self) -> list[Piece]:
+        self.flush()
+        return self._kept
 
     def write(self, data: Any) -> int:
         """Take bytes."""
-        goes_on = self._position == self._start + len(self._joined)
-        if not goes_on or len(self._joined) > JOINED_BYTES:
+        is_adjacent = self._offset == self._start + len(self._joined)
+        if not is_adjacent or len(self._joined) > JOINED_BYTES:
             self.flush()
-            self._start = self._position
+            self._start = self._offset
         self._joined += data
-        self._position += len(data)
-        self._end = max(self._end, self._position)
+        self._offset += len(data)
+        self._end = max(self._end, self._offset)
         return len(data)
-
-    def readinto(self, buffer: Any) -> int:
-        """Read what was written, wherever it is."""
-        self.flush()
-        view, start = memoryview(buffer).cast("B"), self._position
-        n_read = os.preadv(self._descriptor, [view], start)
-        view[n_read:] = bytes(len(view) - n_read)
-        stop = start + len(view)
-        for offset, data in self._kept:
-            first, last = max(offset, start), min(offset + len(data), stop)
-            if first < last:
-                view[first - start : last - start] = data[first - offset : last - offset]
-        self._position = stop
-        return len(view)
-
-    def read(self, n_bytes: int) -> bytes:
-        """Read what was written, wherever it is."""
-        buffer = bytearray(n_bytes)
-        self.readinto(buffer)
-        return bytes(buffer)
 
     def truncate(self, n_bytes: int) -> int:
         """Give the file a length."""
@@ -112,11 +88,3 @@ class DeferringFile:
         self.flush()
         if self._error is not None:
             raise self._error
-
-    def fileno(self) -> int:
-        """Return the descriptor."""
-        return self._descriptor
-
-    def close(self) -> None:
-        """Close the descriptor."""
-        os.close(self._descriptor)

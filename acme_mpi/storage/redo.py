@@ -34,6 +34,7 @@ from acme_mpi.parsing import (
     parse_redo,
     read_file,
 )
+from acme_mpi.storage.driven import DrivenFile
 
 
 class Change(NamedTuple):
@@ -57,7 +58,7 @@ class Change(NamedTuple):
     is_last: bool = False
 
 
-class AtomicFile:
+class AtomicFile(DrivenFile):
     """A new file that HDF5 reads and writes, and that changes only by `make_changes`.
 
     HDF5 and `take_change` belong to one thread; `make_changes` may be called in another.
@@ -73,10 +74,8 @@ class AtomicFile:
     """
 
     def __init__(self, path: str, log_path: str, key: FileKey) -> None:
-        self.path, self._log_path, self.key = path, log_path, key
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._descriptor = os.open(path, flags, 0o666)
-        self._position = self._end = 0
+        super().__init__(path, os.O_EXCL)
+        self._log_path, self.key = log_path, key
         self._settled_end = 0  # what is recorded lies before it
         self._new: list[Piece] = []
         self._under_way: list[Piece] = []
@@ -86,45 +85,17 @@ class AtomicFile:
         self._stops: list[int] = []
         self._is_abandoned = False
 
-    # The methods that h5py's driver calls.
+    # The methods that h5py's driver calls, besides those of every `DrivenFile`.
 
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to an offset; from the end is what h5py asks for at first."""
-        self._position = offset + (self._end if whence == os.SEEK_END else 0)
-        return self._position
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._position
+    def _in_memory(self) -> list[Piece]:
+        with self._lock:
+            return [*self._under_way, *self._new]
 
     def write(self, data: Any) -> int:
         """Keep what HDF5 writes."""
-        self.put(self._position, bytes(data))
-        self._position += len(data)
+        self.put(self._offset, bytes(data))
+        self._offset += len(data)
         return len(data)
-
-    def readinto(self, buffer: Any) -> int:
-        """Read as if everything were in the file."""
-        view = memoryview(buffer).cast("B")
-        start, n_bytes = self._position, len(view)
-        with self._lock:  # what is taken out of here is in the file already
-            pieces = [*self._under_way]
-        found = os.pread(self._descriptor, n_bytes, start)
-        view[: len(found)] = found
-        view[len(found) :] = bytes(n_bytes - len(found))
-        stop = start + n_bytes
-        pieces += self._new
-        for offset, data in [p for p in pieces if p[0] < stop and p[0] + len(p[1]) > start]:
-            first, last = max(offset, start), min(offset + len(data), stop)
-            view[first - start : last - start] = data[first - offset : last - offset]
-        self._position += n_bytes
-        return n_bytes
-
-    def read(self, n_bytes: int) -> bytes:
-        """Read as if everything were in the file."""
-        buffer = bytearray(n_bytes)
-        self.readinto(buffer)
-        return bytes(buffer)
 
     def truncate(self, n_bytes: int) -> int:
         """Note how long the file has to be."""
@@ -154,10 +125,6 @@ class AtomicFile:
         if self.is_free(offset) and (not self._stops or offset >= self._stops[-1]):
             self._starts.append(offset)
             self._stops.append(offset + n_bytes)
-
-    def fileno(self) -> int:
-        """Return the descriptor."""
-        return self._descriptor
 
     def take_change(self) -> Change:
         """Write what replaces nothing, and return the rest, to be handed to `make_changes`.
@@ -246,12 +213,6 @@ class AtomicFile:
         os.fdatasync(self._descriptor)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._log_path)
-
-    def close(self) -> None:
-        """Close the descriptor; a log stays if there is one. Twice is once."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._descriptor = -1
 
 
 def merged(pieces: Sequence[Piece]) -> list[Piece]:
