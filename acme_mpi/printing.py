@@ -1,4 +1,7 @@
-"""Data on standard output: on the descriptor, as user code may have replaced `sys.stdout`."""
+"""What the command line prints: errors on stderr, and data on standard output's descriptor.
+
+User code may have replaced `sys.stdout`.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,18 @@ import select
 import sys
 from collections.abc import Iterable, Iterator
 
-from acme_mpi.errors import StoreError
+from acme_mpi.errors import AcmeMpiError, StoreError
+from acme_mpi.visible import say
 
 _STDOUT = 1
 _NOBODY_READS = (errno.EPIPE, errno.EBADF, errno.EIO)
+
+
+def say_error(error: AcmeMpiError) -> int:
+    """Print what an error says on stderr, and return the exit status that it calls for."""
+    say(f"acme_mpi: {error}", sys.stderr)
+    sys.stderr.flush()
+    return error.exit_code
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ rank's `Journal`, and reported; the report is the request for the next chunk. At
 make one container together, and every rank leaves with the same result or the same exception.
 
 Imports go downwards only: ``__main__, __init__, script_main`` > ``parallel_map, foreground,
-options`` > ``commands, api, cluster, out_files`` > ``client`` > ``session`` >
+options`` > ``commands, command_call, api, cluster, out_files`` > ``client`` > ``session`` >
 ``run`` > ``loop, joblog, status_text`` > ``call, keywords, master, worker, status`` > ``storage,
 fingerprint, runner, journal, progress, protocol`` > ``comm, interrupts, deadline, messages,
 terminal, ulimits`` > ``segment, standing, acme_arguments, command_parser, meant`` >

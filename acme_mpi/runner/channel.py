@@ -40,7 +40,7 @@ class ChannelError(Exception):
 class Kind(IntEnum):
     """What a message is. Agent to child above the line, child to agent below; contents behind."""
 
-    LOAD = 1  # load target and arguments of the command line: dict for `load_command`
+    LOAD = 1  # load target and arguments of the command line: Command
     TASKS = 2  # function, arguments and options of a run: an `Assignment`
     CHUNK = 3  # call the tasks in [start, stop): (start, stop)
     SITE = 4  # where to write a placed array: (path, offset), or None to send it
@@ -51,7 +51,7 @@ class Kind(IntEnum):
     # ----
     READY = 17  # the function is loaded: (number of the assignment, has it opened files?)
     UNREADY = 18  # it cannot be loaded: (number of the assignment, reason)
-    LOADED = 19  # result of LOAD: dict of `prepare_command`
+    LOADED = 19  # result of LOAD: Loaded, or what is wrong: str
     PLACE = 20  # where shall this array go: (index, k, shape, dtype)
     OUTCOME = 21  # results of some tasks: an `Outcome`
     SHOWN = 22  # the texts, and tasks whose value does not load: (list, dict)
@@ -69,8 +69,8 @@ PLAIN_CLASSES = {
     ("acme_mpi.call", "Display"),
     ("acme_mpi.call", "Options"),
     ("acme_mpi.call", "Output"),
-    ("acme_mpi.call", "Work"),
     ("acme_mpi.call", "Result"),
+    ("acme_mpi.call", "Work"),
     ("acme_mpi.errors", "Failure"),
     ("acme_mpi.messages", "Said"),
     ("acme_mpi.results", "Content"),
@@ -78,6 +78,8 @@ PLAIN_CLASSES = {
     ("acme_mpi.rules", "Rules"),
     ("acme_mpi.runner.base", "Assignment"),
     ("acme_mpi.runner.base", "Outcome"),
+    ("acme_mpi.runner.command", "Command"),
+    ("acme_mpi.runner.command", "Loaded"),
     ("acme_mpi.runner.surroundings", "Surroundings"),
     ("acme_mpi.storage.base", "Stored"),
 }

@@ -13,13 +13,14 @@ import os
 import random
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from acme_mpi.errors import InputError, LoadingError
 from acme_mpi.fingerprint import fingerprint_of, versions
 from acme_mpi.runner.argument_files import load_arguments
+from acme_mpi.runner.command import Command, Loaded
 from acme_mpi.runner.forked import children_leave
 from acme_mpi.runner.frames import user_frames
 from acme_mpi.runner.measure import Measured
@@ -27,6 +28,7 @@ from acme_mpi.runner.packing import pack
 from acme_mpi.runner.pickling import load_values
 from acme_mpi.runner.settings import as_utf8, parse_setting
 from acme_mpi.runner.shown import texts_of
+from acme_mpi.segment import Segment
 from acme_mpi.spelling import did_you_mean, file_did_you_mean, whole_number
 from acme_mpi.standing import loading
 from acme_mpi.tasks import (
@@ -138,15 +140,8 @@ def _user_traceback(error: BaseException) -> str:
     return "\n" + "".join(lines).rstrip()
 
 
-def load_command(request: Mapping[str, Any]) -> tuple[Callable[..., Any], TaskSet]:
+def load_command(command: Command) -> tuple[Callable[..., Any], TaskSet]:
     """Return the function and the tasks that a command line describes.
-
-    Parameters
-    ----------
-    request : mapping
-        ``target, arguments, allow_pickle, settings, split, share, n_inputs, sys_path, directory,
-        shaping, trial``; `shaping` is what of the options shapes the results, None in memory;
-        `trial` is None, or what `Measured` needs besides the function.
 
     Raises
     ------
@@ -154,27 +149,27 @@ def load_command(request: Mapping[str, Any]) -> tuple[Callable[..., Any], TaskSe
         Anything about them is wrong.
     """
     with loading():
-        return _load_command(request)
+        return _load_command(command)
 
 
-def _load_command(request: Mapping[str, Any]) -> tuple[Callable[..., Any], TaskSet]:
-    sys.path[:] = request["sys_path"]
-    os.chdir(request["directory"])
-    func = load_target(request["target"])
+def _load_command(command: Command) -> tuple[Callable[..., Any], TaskSet]:
+    sys.path[:] = command.sys_path
+    os.chdir(command.directory)
+    func = load_target(command.target)
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
-    if request["arguments"] is not None:
-        args, kwargs = load_arguments(request["arguments"], request["allow_pickle"])
-    kwargs.update(parse_setting(text) for text in request["settings"])
-    for text in map(as_utf8, request["split"]):
+    if command.arguments is not None:
+        args, kwargs = load_arguments(command.arguments, command.allow_pickle)
+    kwargs.update(parse_setting(text) for text in command.settings)
+    for text in map(as_utf8, command.split):
         name, colon, given = text.partition(":")
         axis = whole_number(given) if colon else 0
         if axis is None:
             raise InputError(f"--split needs NAME or NAME:AXIS with an integer axis, not {text!r}")
         _mark(func, args, kwargs, name, "--split", partial(PerTask, axis=axis))
-    for name in map(as_utf8, request["share"]):
+    for name in map(as_utf8, command.share):
         _mark(func, args, kwargs, name, "--share", Shared)
-    return func, distribute(func, args, kwargs, request["n_inputs"])
+    return func, distribute(func, args, kwargs, command.n_inputs)
 
 
 def _mark(
@@ -224,43 +219,32 @@ def _position(func: Callable[..., Any], args: Sequence[Any], name: str) -> int |
     return number if number is not None and 0 <= number < len(args) else None
 
 
-def prepare_command(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Load a command's function and arguments and return them as plain values.
-
-    Returns
-    -------
-    dict
-        ``name, n_tasks, packed, sys_path, fingerprint``, or ``error`` with the text. If the request
-        has a `trial`, also ``trial``: the index, and function and task packed, of a dry-run.
-    """
+def prepare_command(command: Command) -> Loaded | str:
+    """Load a command's function and arguments; return them packed, or what is wrong with them."""
     try:
-        func, tasks = load_command(request)
-        packed = pack(_ByTarget(request["target"]), tasks)  # type: ignore[arg-type]
-        trial = _prepare_trial(request, tasks)
+        func, tasks = load_command(command)
         fingerprint = {}
-        if request["shaping"] is not None:
-            fingerprint = {**fingerprint_of(func, tasks, request["shaping"]), **versions()}
+        if command.shaping is not None:
+            fingerprint = {**fingerprint_of(func, tasks, command.shaping), **versions()}
+        target: Any = _ByTarget(command.target)
+        return Loaded(
+            function_name(func),
+            tasks.n_tasks,
+            pack(target, tasks),
+            list(sys.path),
+            fingerprint,
+            None if command.trial is None else _pack_trial(Measured(target, *command.trial), tasks),
+        )
     except InputError as error:
-        return {"error": str(error)}
+        return str(error)
     except Exception as error:
-        return {"error": f"{type(error).__name__}: {error}"}
-    return {
-        "name": function_name(func),
-        "n_tasks": tasks.n_tasks,
-        "packed": packed,
-        "sys_path": list(sys.path),
-        "fingerprint": fingerprint,
-        "trial": trial,
-    }
+        return f"{type(error).__name__}: {error}"
 
 
-def _prepare_trial(request: Mapping[str, Any], tasks: TaskSet) -> tuple[Any, ...] | None:
-    if request["trial"] is None:
-        return None
+def _pack_trial(measured: Measured, tasks: TaskSet) -> tuple[int, Segment]:
     if tasks.n_tasks == 0:
         raise InputError("--dry-run needs a task, and there are none")
     index = random.randrange(tasks.n_tasks)
-    measured = Measured(_ByTarget(request["target"]), *request["trial"])  # type: ignore[arg-type]
     return index, pack(measured, tasks.only(index))
 
 

@@ -6,7 +6,6 @@ import logging
 import math
 import random
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -125,8 +124,8 @@ def trial_of(request: Request, index: int) -> Request:
     return Request(measured, request.tasks.only(index), measuring_options(options))
 
 
-def circumstances(options: Options) -> tuple[Any, ...]:
-    """Return what `Measured` needs besides the function, as plain values."""
+def circumstances(options: Options) -> tuple[RowSpec | None, bool, bool, bool]:
+    """Return what `Measured` needs besides the function."""
     store = options.output.store
     as_pickles = store.is_pickled or not store.writes_files
     return options.work.spec, as_pickles, options.output.may_pickle, options.work.isolate
