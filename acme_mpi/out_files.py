@@ -1,4 +1,4 @@
-"""ACME's ``kwargv["outFile"]``: the files that `compute` returns; changes before a run count.
+"""The files that ACME's users may name: the log, and ``kwargv["outFile"]``, what `compute` returns.
 
 The run itself writes its files where they always lie, so that it can be resumed and checked; what
 is wanted elsewhere gets a second name there (a hard link), and on another file system a copy.
@@ -7,6 +7,7 @@ is wanted elsewhere gets a second name there (a hard link), and on another file 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import shutil
@@ -14,9 +15,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from acme_mpi.errors import InputError, PlaceError
-from acme_mpi.storage import StoreKind
+from acme_mpi.messages import log_path
+from acme_mpi.storage import Layout, StoreKind
 from acme_mpi.storage.base import refusals
 from acme_mpi.tasks import shape_text
+
+logger = logging.getLogger("acme_mpi")
 
 NAME = "outFile"
 
@@ -88,3 +92,24 @@ def _link_or_copy(path: str, target: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(partial)
         raise
+
+
+def chosen_log(given: bool | str | None, layout: Layout) -> str | None:
+    """Return the path of the log file that `logfile` asks for, None for none.
+
+    Raises
+    ------
+    PlaceError
+        It is a directory, or in none.
+    """
+    if given is True or (given is None and layout.directory):
+        return log_path(layout.directory or os.getcwd(), layout.name)
+    if not isinstance(given, str):
+        return None
+    path = os.path.abspath(os.path.expanduser(given))
+    if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path)):
+        wrong = "is a directory" if os.path.isdir(path) else "is in no directory"
+        raise PlaceError(f"`logfile` {path} {wrong}; give the name of a file")
+    if os.path.exists(path):
+        logger.warning("log-file %s already exists, appending to it", path)
+    return path

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -36,21 +37,17 @@ from acme_mpi.messages import (
     acme_logger,
     add_console_handler,
     collected,
-    log_path,
     tell_once,
 )
-from acme_mpi.out_files import NAME, hand_out, wanted_files
-from acme_mpi.results import RowSpec
+from acme_mpi.out_files import NAME, chosen_log, hand_out, wanted_files
 from acme_mpi.rules import Rules
-from acme_mpi.run import wanted
 from acme_mpi.session import current
 from acme_mpi.session.debug import run_here
 from acme_mpi.session.request import Request
 from acme_mpi.session.trial import dry_run
 from acme_mpi.session.values import finish
 from acme_mpi.storage import Layout
-from acme_mpi.storage.beginning import Wanted, choose_place
-from acme_mpi.storage.folders import refuse_unmakeable, remove_old_runs
+from acme_mpi.storage.folders import remove_old_runs
 from acme_mpi.tasks import (
     TaskSet,
     distribute,
@@ -72,8 +69,7 @@ class _Settled(NamedTuple):
 
     layout: Layout
     log_file: str | None
-    n_inputs: int
-    spec: RowSpec | None
+    work: Work
     is_tried: bool  # one task, before all of them
 
 
@@ -224,22 +220,19 @@ class ParallelMap(ACMEdaemon):
             try:
                 self._set_messages(verbose, logfile)
                 self._set_arguments(func, args, kwargs, n_inputs)
-                self._set_results(
-                    check_results(
-                        write_worker_results,
-                        output_dir,
-                        result_shape,
-                        result_dtype,
-                        single_file,
-                        write_pickle,
-                        payload,
-                    )
+                form = check_results(
+                    write_worker_results,
+                    output_dir,
+                    result_shape,
+                    result_dtype,
+                    single_file,
+                    write_pickle,
+                    payload,
                 )
-                self._policy, self._is_retry = (
-                    resume_policy(resume, self._form.kind),
-                    resume == "failed",
+                self._set_results(form, resume)
+                self._work = Work(
+                    function_name(func), self.n_inputs, form.spec, rules=check_rules(rules)
                 )
-                self._rules = check_rules(rules)
                 self._set_workers(n_workers, stop_client)
                 self._check_launched(partition, mem_per_worker, setup_timeout)
                 check("dryrun", dryrun)
@@ -256,6 +249,14 @@ class ParallelMap(ACMEdaemon):
 
     def _prefixed(self, error: AcmeMpiError) -> AcmeMpiError:
         return type(error)(f"{self.objName} {error}")
+
+    @contextlib.contextmanager
+    def _prefixing(self) -> Iterator[None]:
+        """Context whose errors say that they are this object's."""
+        try:
+            yield
+        except AcmeMpiError as error:
+            raise self._prefixed(error) from None
 
     def _say(self, level: int, text: str, *values: object) -> None:
         """Say something once per job."""
@@ -282,10 +283,9 @@ class ParallelMap(ACMEdaemon):
         for line in tasks.describe():
             self._say(logging.DEBUG, "argument %s", line)
         for each in tasks.arguments:
-            if (megabytes := rough_bytes(each.value) / 1024**2) > self._maxArgSize:
-                self._say(
-                    *(logging.WARNING, LARGE_ARGUMENT, megabytes, self._maxArgSize, each.label)
-                )
+            megabytes, limit = rough_bytes(each.value) / 1024**2, self._maxArgSize
+            if megabytes > limit:
+                self._say(logging.WARNING, LARGE_ARGUMENT, megabytes, limit, each.label)
 
     def _tasks(self) -> TaskSet:
         given = self.kwargv
@@ -293,10 +293,16 @@ class ParallelMap(ACMEdaemon):
             given = {name: value for name, value in given.items() if name != NAME}
         return self._shape.join(self.func, self.argv, given)
 
-    def _set_results(self, form: ResultForm) -> None:
+    def _set_results(self, form: ResultForm, resume: Any) -> None:
         for text in form.warnings:
             self._say(logging.WARNING, text)
-        self._form = form
+        self._output = Output(
+            form.kind,
+            form.output_dir,
+            may_pickle=form.store.may_pickle,
+            policy=resume_policy(resume, form.kind),
+            retry_failed=resume == "failed",
+        )
         store = form.store
         self.collect_results, self.write_pickle = not store.writes_files, store.is_pickled
         self.single_file = store.has_container and not store.has_payloads
@@ -308,12 +314,12 @@ class ParallelMap(ACMEdaemon):
 
     def _check_launched(self, partition: Any, memory: Any, timeout: Any) -> None:
         """Check what the launcher has decided already."""
-        check("partition", partition)
-        check("mem_per_worker", memory)
         check("setup_timeout", timeout)
-        given = {"partition": partition != "auto", "mem_per_worker": memory != "auto"}
-        if any(given.values()) and self._world.is_master:
-            names = " and ".join(f"`{name}`" for name, is_given in given.items() if is_given)
+        given = {"partition": partition, "mem_per_worker": memory}
+        for name, value in given.items():
+            check(name, value)
+        names = " and ".join(f"`{name}`" for name, value in given.items() if value != "auto")
+        if names and self._world.is_master:
             tell_once(
                 f"{names} changed nothing: the launcher (srun, mpiexec) has decided where the "
                 "ranks run and what they may use",
@@ -334,90 +340,54 @@ class ParallelMap(ACMEdaemon):
         """Have rank 0 decide where files go, and whether one task is tried first. Collective."""
 
         def decide(_: list[None]) -> _Settled:
-            layout = self._free_layout()
-            if cleanup_days is not None:
-                for path in remove_old_runs(os.getcwd(), cleanup_days, layout.directory):
-                    logger.info("Removed %s", path)
-            if dryrun:
-                self._refuse_without_workers()
-            log = self._log_file(layout)
-            return _Settled(layout, log, self.n_inputs, self._form.spec, dryrun)
+            with self._prefixing():
+                layout = self._free_layout()
+                if cleanup_days is not None:
+                    for path in remove_old_runs(os.getcwd(), cleanup_days, layout.directory):
+                        logger.info("Removed %s", path)
+                if dryrun:
+                    self._refuse_without_workers()
+                return _Settled(layout, chosen_log(self.logfile, layout), self._work, dryrun)
 
         settled = settle(self._world, None, None, decide)
-        self.logfile, self.n_inputs = settled.log_file, settled.n_inputs
+        self.logfile, self._work = settled.log_file, settled.work
+        self.n_inputs = self._work.n_tasks
         self._set_files(settled.layout)
-        self._form = replace(self._form, spec=settled.spec)
         return settled.is_tried
 
     def _set_files(self, layout: Layout) -> None:
         """Tell where files go, unless ``outFile`` is a parameter of the function."""
         self.output_dir = layout.directory or None
-        self.results_container = layout.container if self._form.store.has_container else None
+        self.results_container = layout.container if self._output.store.has_container else None
         if self.output_dir and not takes(self.func, NAME) and NAME not in self.kwargv:
-            self._own_files = self._form.store.own_files(layout, self.n_inputs)
+            self._own_files = self._output.store.own_files(layout, self.n_inputs)
             self.kwargv[NAME] = list(self._own_files)
 
     def _free_layout(self) -> Layout:
         try:
-            layout = choose_place(self._wanted())
-            if layout.directory:
-                refuse_unmakeable(layout.directory)
+            return self._request(self._output.output_dir).free_layout()
         except PlaceError as error:
             raise self._existing(error) from None
-        return layout
 
-    def _wanted(self) -> Wanted:
-        """Return what the run will ask for."""
-        options = self._options(self._form.output_dir)
-        fingerprint = {}
-        if self._policy != "refuse":
-            fingerprint = Request(self.func, self._tasks(), options).fingerprint()
-        return wanted(Call(options, fingerprint=fingerprint), 1)
-
-    def _log_file(self, layout: Layout) -> str | None:
-        """Return the path of the log file, None for none."""
-        wanted = self.logfile
-        if wanted is True or (wanted is None and layout.directory):
-            return log_path(layout.directory or os.getcwd(), layout.name)
-        if not isinstance(wanted, str):
-            return None
-        path = os.path.abspath(os.path.expanduser(wanted))
-        if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path)):
-            wrong = "is a directory" if os.path.isdir(path) else "is in no directory"
-            raise self._prefixed(PlaceError(f"`logfile` {path} {wrong}; give the name of a file"))
-        if os.path.exists(path):
-            logger.warning("log-file %s already exists, appending to it", path)
-        return path
-
-    def _existing(self, error: PlaceError) -> AcmeMpiError:
-        folder = self._form.output_dir or getattr(self, "output_dir", None)
+    def _existing(self, error: PlaceError) -> PlaceError:
+        folder = self._output.output_dir or getattr(self, "output_dir", None)
         name = f" {folder}" if folder else ""  # there is none yet
-        text = f"automatic creation of output folder{name} failed: {error}"
-        return self._prefixed(PlaceError(text))
+        return PlaceError(f"automatic creation of output folder{name} failed: {error}")
 
-    def _options(self, output_dir: str | None) -> Options:
-        return Options(
-            Work(
-                function_name(self.func),
-                self.n_inputs,
-                self._form.spec,
-                workers=self._workers(),
-                rules=self._rules,
-            ),
-            Output(
-                self._form.kind,
-                output_dir,
-                may_pickle=self._form.store.may_pickle,
-                policy=self._policy,
-                retry_failed=self._is_retry,
-            ),
+    def _request(self, output_dir: str | None) -> Request:
+        """Return what is asked for now: much of it may be changed before `compute`."""
+        name, log = function_name(self.func), self.logfile
+        options = Options(
+            replace(self._work, name=name, n_tasks=self.n_inputs, workers=self._workers()),
+            replace(self._output, output_dir=output_dir),
             Display(
                 dialect="ParallelMap",
                 level=self._level,
-                log_file=self.logfile if isinstance(self.logfile, str) else "",
+                log_file=log if isinstance(log, str) else "",
                 said=tuple(self._said),
             ),
         )
+        return Request(self.func, self._tasks(), options)
 
     def _workers(self) -> tuple[int, ...]:
         return self.client.workers[: self._n_wanted] if self.client is not None else ()
@@ -425,7 +395,7 @@ class ParallelMap(ACMEdaemon):
     def _try_one(self, size: int, may_ask: bool) -> bool:
         """Call one task, say what it took, and return whether to go on. Collective."""
         try:
-            found = dry_run(self._world, self._request(), size)
+            found = dry_run(self._world, self._request(self.output_dir), size)
         except InputError as error:
             raise self._prefixed(error) from None
         answer: bool | None = None
@@ -474,7 +444,7 @@ class ParallelMap(ACMEdaemon):
         try:
             result = self._run(is_debug)
         except PlaceError as error:
-            raise self._existing(error) from None
+            raise self._prefixed(self._existing(error)) from None
         self._said.clear()
         if isinstance(result, BaseException):
             raise result
@@ -490,43 +460,35 @@ class ParallelMap(ACMEdaemon):
 
         That is whether to debug, whether to call nothing, and changed names of files.
         """
-        try:
+        with self._prefixing():
             check("debug", debug)
-        except InputError as error:
-            raise self._prefixed(error) from None
-        if self.client is None:  # who takes the client away wants nothing to be called
-            return debug, True, None
-        self._refuse_without_workers()
-        return debug, self._is_declined, self._changed_files()
+            if self.client is None:  # who takes the client away wants nothing to be called
+                return debug, True, None
+            self._refuse_without_workers()
+            return debug, self._is_declined, self._changed_files()
 
     def _changed_files(self) -> list[str] | None:
         """Return where the user wants the files that are returned, None if as they are."""
         if not self._own_files or NAME not in self.kwargv:
             return None
-        given, may_exist = self.kwargv[NAME], self._policy != "refuse"
-        try:
-            wanted = wanted_files(given, self._own_files, self._form.store, may_exist)
-        except AcmeMpiError as error:
-            raise self._prefixed(error) from None
+        given, may_exist = self.kwargv[NAME], self._output.policy != "refuse"
+        wanted = wanted_files(given, self._own_files, self._output.store, may_exist)
         return None if wanted == self._own_files else wanted
 
     def _run(self, is_debug: bool) -> Result | BaseException:
         """Run all tasks; return what the exception is that ends a run in this process."""
         world, session = self._world, current()
         try:
-            request = self._request()
+            request = self._request(self.output_dir)
             call = request.to_debug_call(world) if is_debug else request.to_call(session, world)
         except (InputError, StoreError) as error:
             call = Call(error=self._prefixed(error))
         return run_here(world, call) if is_debug else session.run(world, call)
 
-    def _request(self) -> Request:
-        return Request(self.func, self._tasks(), self._options(self.output_dir))
-
     def _refuse_without_workers(self) -> None:
         if not self._workers():
             raise LaunchError(
-                f"{self.objName} no active workers found in distributed computing client "
+                f"no active workers found in distributed computing client "
                 f"{self.client}. Consider running cluster_cleanup() to use all ranks again"
             )
 
@@ -594,24 +556,20 @@ class ParallelMap(ACMEdaemon):
     @property
     def result_shape(self) -> tuple[Any, ...] | None:
         """Shape of the stacked array, `numpy.inf` in the place of an unlimited axis."""
-        spec = self._form.spec
-        return None if spec is None else _whole_shape(spec, self.n_inputs)
+        spec, n = self._work.spec, self.n_inputs
+        return None if spec is None else (*spec.shape[: spec.axis], n, *spec.shape[spec.axis :])
 
     @property
     def result_dtype(self) -> str | None:
         """Type of the numbers in the stacked array."""
-        return None if self._form.spec is None else self._form.spec.dtype
+        return None if self._work.spec is None else self._work.spec.dtype
 
     @property
     def stacking_dim(self) -> int | None:
         """Axis of the tasks in the stacked array."""
-        return None if self._form.spec is None else self._form.spec.axis
+        return None if self._work.spec is None else self._work.spec.axis
 
     @property
     def has_slurm(self) -> bool:
         """Whether this is a job of Slurm's."""
         return "SLURM_JOB_ID" in os.environ
-
-
-def _whole_shape(spec: RowSpec, n_tasks: int) -> tuple[Any, ...]:
-    return (*spec.shape[: spec.axis], n_tasks, *spec.shape[spec.axis :])

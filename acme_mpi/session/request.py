@@ -10,11 +10,15 @@ from acme_mpi.call import Call, Options
 from acme_mpi.comm import World
 from acme_mpi.errors import InputError, StoreError
 from acme_mpi.fingerprint import digest, fingerprint_of, versions
+from acme_mpi.run import wanted
 from acme_mpi.runner import packing
 from acme_mpi.runner.classes import name_classes
 from acme_mpi.runner.pickling import pickle_given
 from acme_mpi.session.base import Session
 from acme_mpi.standing import loading
+from acme_mpi.storage import Layout
+from acme_mpi.storage.beginning import choose_place
+from acme_mpi.storage.folders import refuse_unmakeable
 from acme_mpi.tasks import TaskSet
 
 
@@ -82,6 +86,20 @@ class Request:
             return {}
         with loading():
             return {**fingerprint_of(self.func, self.tasks, self.options.shaping), **versions()}
+
+    def free_layout(self) -> Layout:
+        """Return where its files would go; nothing is made yet. Independent.
+
+        Raises
+        ------
+        PlaceError
+            There is something else already, or no directory can be made.
+        """
+        fingerprint = {} if self.options.output.policy == "refuse" else self.fingerprint()
+        layout = choose_place(wanted(Call(self.options, fingerprint=fingerprint), 1))
+        if layout.directory:
+            refuse_unmakeable(layout.directory)
+        return layout
 
     def _pack(self, call: Call, world: World, func: Callable[..., Any] | None) -> None:
         """Put function and arguments into `call`, pickled; only rank 0's arguments travel."""
