@@ -21,7 +21,7 @@ from acme_mpi.comm import SerialWorld
 from acme_mpi.errors import StoreError
 from acme_mpi.journal import FileKey
 from acme_mpi.parsing import parse_redo
-from acme_mpi.storage import Layout, make_store, payload
+from acme_mpi.storage import Layout, make_store, payload_file
 from acme_mpi.storage.records import read_history
 from acme_mpi.storage.redo import AtomicFile, merged, redo
 from acme_mpi.storage.verify import damaged_bytes
@@ -117,7 +117,7 @@ def test_what_is_recorded_can_be_read_wherever_the_writer_is_killed(
 @pytest.mark.slow
 def test_whoever_looks_before_the_rest_is_written_reads_all_of_it(tmp_path, monkeypatch):
     """HDF5 forgets what it has read and written, and reads it again; the log is far behind."""
-    monkeypatch.setattr(payload, "MAX_GROUPS", 10**6)
+    monkeypatch.setattr(payload_file, "MAX_GROUPS", 10**6)
     hold = threading.Event()
     real = AtomicFile.make_changes
     monkeypatch.setattr(

@@ -43,7 +43,8 @@ from acme_mpi.storage import (
     find_store,
     linked,
     make_store,
-    payload,
+    packed_rows,
+    payload_file,
 )
 from acme_mpi.storage.beginning import Wanted, begin
 from acme_mpi.storage.committer import Committer
@@ -729,13 +730,13 @@ class TestUnequalRows:
     def test_a_payload_that_is_damaged_is_named(self, kind, damage, tmp_path):
         case = RAGGED["one axis"]
         path = store_case(kind, 1, tmp_path / "out", case)
-        (payload_file,) = (tmp_path / "out" / "f_payload").glob("f_*0.h5")
-        damage(payload_file)
+        (damaged,) = (tmp_path / "out" / "f_payload").glob("f_*0.h5")
+        damage(damaged)
 
         said = self.found(kind, path, case)
 
         assert said
-        assert all(str(payload_file) in each for each in said)
+        assert all(str(damaged) in each for each in said)
 
     def test_a_directory_can_be_moved(self, kind, tmp_path, monkeypatch, content_of):
         case = RAGGED["further values"]
@@ -770,7 +771,7 @@ class TestManyFiles:
     def test_more_than_256_files_with_rows_are_read_completely(
         self, kind, size, shape, tmp_path, monkeypatch, n_descriptors, content_of
     ):
-        monkeypatch.setattr(payload, "MAX_BYTES", 1)  # every outcome gets a new file
+        monkeypatch.setattr(payload_file, "MAX_BYTES", 1)  # every outcome gets a new file
         row = [0.5] * (len(shape) - 1) * 2 or 0.5
         case = Case([row if k % 100 != 7 else FAILED for k in range(300)], shape)
         path = store_case(kind, size, tmp_path / "out", case, n_chunk=1)
@@ -785,7 +786,7 @@ class TestManyFiles:
     def test_payload_files_are_changed_after_so_many_groups(
         self, kind, size, tmp_path, monkeypatch, content_of
     ):
-        monkeypatch.setattr(payload, "MAX_GROUPS", 4)
+        monkeypatch.setattr(payload_file, "MAX_GROUPS", 4)
         case = Case([(k, large(k)) if k % 5 == 0 else k for k in range(40)])
         path = store_case(kind, size, tmp_path / "out", case)
 
@@ -803,7 +804,7 @@ class TestManyFiles:
     def test_payload_files_are_changed_after_so_many_bytes(
         self, name, size, tmp_path, monkeypatch, content_of
     ):
-        monkeypatch.setattr(payload, "MAX_BYTES", 1)
+        monkeypatch.setattr(payload_file, "MAX_BYTES", 1)
         path = store_case("rank", size, tmp_path / "out", CASES[name], n_chunk=1)
 
         assert len(list((tmp_path / "out" / "f_payload").iterdir())) > size
@@ -812,7 +813,7 @@ class TestManyFiles:
     def test_payload_files_are_changed_after_so_many_large_rows(
         self, tmp_path, monkeypatch, content_of
     ):
-        monkeypatch.setattr(payload, "MAX_GROUPS", 2)
+        monkeypatch.setattr(payload_file, "MAX_GROUPS", 2)
         path = store_case("rank", 1, tmp_path / "out", CASES["rows-large"], n_chunk=1)
 
         assert len(list((tmp_path / "out" / "f_payload").iterdir())) == 3
@@ -833,7 +834,7 @@ class TestManyFiles:
     def test_rows_larger_than_a_chunk_of_hdf5_may_be(
         self, shape, chunk, tmp_path, monkeypatch, content_of
     ):
-        monkeypatch.setattr(payload, "MAX_CHUNK_BYTES", 100_000)
+        monkeypatch.setattr(packed_rows, "MAX_CHUNK_BYTES", 100_000)
         row_shape = [n for n in shape if n is not None]
         case = Case([FAILED if k == 1 else grid(k, *row_shape) for k in range(4)], shape)
         path = store_case("rank", 1, tmp_path / "out", case)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Any
 
 import h5py
 import numpy as np
 
 from acme_mpi.checksum import Digest, new_digest
-from acme_mpi.convert import Part
+from acme_mpi.comm import World
+from acme_mpi.convert import Array, Part
 from acme_mpi.journal import AS_PICKLES, FileKey
 from acme_mpi.parsing import read_file
-from acme_mpi.results import Content, is_pickle, is_placed
+from acme_mpi.results import Content, RowSpec, is_pickle, is_placed
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import refusals
@@ -24,7 +24,7 @@ from acme_mpi.storage.layout import Layout
 from acme_mpi.storage.linked import LinkedStore
 from acme_mpi.storage.pickles import write_file
 from acme_mpi.storage.recorded import digest_like
-from acme_mpi.storage.records import Place, Records, indices_of, share_of
+from acme_mpi.storage.records import Place, Record, Records, indices_of, share_of
 
 
 class ComputationStore(LinkedStore):
@@ -33,7 +33,7 @@ class ComputationStore(LinkedStore):
     can_place = True
     has_own_files = True
 
-    def __init__(self, world: Any, layout: Layout, spec: Any, n_tasks: int) -> None:
+    def __init__(self, world: World, layout: Layout, spec: RowSpec | None, n_tasks: int) -> None:
         super().__init__(world, layout, spec, n_tasks)
         # Files in which arrays have been placed, and which: not yet complete.
         self._open: dict[int, hdf5.Changing] = {}
@@ -124,7 +124,7 @@ class ComputationStore(LinkedStore):
             return self.layout.emergency_pickle(key.first)
         return self.layout.computation(key.first)
 
-    def measure(self, record: Any) -> Digest:
+    def measure(self, record: Record) -> Digest:
         """Return the digest of what is in the task's file."""
         index, digest = int(record["first"]), digest_like(record)
         if record["form"] & AS_PICKLES:
@@ -166,7 +166,7 @@ class ComputationStore(LinkedStore):
         """Whether the group of a task holds its row, too: a file holds all that a task has."""
         return True
 
-    def own_rows(self, records: Records) -> Iterator[tuple[int, Any]]:
+    def own_rows(self, records: Records) -> Iterator[tuple[int, Array]]:
         """Yield (first task, rows) of this rank's results."""
         for index, row in self._own_datasets(records):
             yield index, np.asarray(row[()])[np.newaxis]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import h5py
 import numpy as np
 
+from acme_mpi.convert import Array
 from acme_mpi.results import RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import on_master, refusals, together
@@ -28,7 +28,7 @@ class ContainedStore(RecordedStore):
     def link(self, file: h5py.File, done: Records) -> None:
         """Make in an HDF5 file what the container has of its own, besides copies. Independent."""
 
-    def copied_rows(self, done: Records, is_virtual: bool) -> Iterator[tuple[int, Any]]:
+    def copied_rows(self, done: Records, is_virtual: bool) -> Iterator[tuple[int, Array]]:
         """Yield (first task, rows) of what the container has a copy of. Independent.
 
         Parameters
@@ -45,7 +45,7 @@ class ContainedStore(RecordedStore):
         return None
 
     @abstractmethod
-    def own_rows(self, records: Records) -> Iterator[tuple[int, Any]]:
+    def own_rows(self, records: Records) -> Iterator[tuple[int, Array]]:
         """Yield (first task, rows) of what this rank has, or takes care of. Independent."""
 
     @abstractmethod
@@ -139,13 +139,13 @@ class ContainedStore(RecordedStore):
         return container_faults(self, done)
 
 
-def joined(rows: Iterator[tuple[int, Any]], most: int) -> Iterator[tuple[int, Any]]:
+def joined(rows: Iterator[tuple[int, Array]], most: int) -> Iterator[tuple[int, Array]]:
     """Yield (first task, rows) with consecutive tasks joined, up to `most` bytes of them.
 
     Where the tasks are not the first axis, what is written at once lies in as many places as there
     are elements before that axis, whether it has one task or many.
     """
-    held, first, stop, n_bytes = list[Any](), 0, 0, 0
+    held, first, stop, n_bytes = list[Array](), 0, 0, 0
     for start, some in rows:
         if held and (start != stop or n_bytes + some.nbytes > most):
             yield first, np.concatenate(held)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
+from acme_mpi.convert import Array
 from acme_mpi.journal import AS_ROWS
 from acme_mpi.results import RowSpec
 from acme_mpi.storage import hdf5
@@ -86,7 +87,7 @@ def link_rows(
     note_missing(file, records, n_tasks)
 
 
-def _joined(firsts: Any, rows: Any, counts: Any) -> list[_Run]:
+def _joined(firsts: Array, rows: Array, counts: Array) -> list[_Run]:
     """Return runs, with those that go on where the last one ends put together."""
     is_new = np.ones(len(firsts), bool)
     is_new[1:] = np.diff(firsts) != counts[:-1]

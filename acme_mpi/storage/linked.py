@@ -7,14 +7,15 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
 
 import h5py
 import numpy as np
 
 from acme_mpi.comm import World
+from acme_mpi.convert import Array
 from acme_mpi.errors import StoreError
 from acme_mpi.journal import AS_PICKLES
+from acme_mpi.results import RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import Stored, on_master, refusals
 from acme_mpi.storage.contained import ContainedStore
@@ -113,7 +114,7 @@ class LinkedStore(ContainedStore):
                     name = f"{group.rstrip('/')}/result_0"
                     yield Row(index, path, name, payload[name].shape)
 
-    def copied_rows(self, done: Records, is_virtual: bool) -> Iterator[tuple[int, Any]]:
+    def copied_rows(self, done: Records, is_virtual: bool) -> Iterator[tuple[int, Array]]:
         """Yield the rows of all payload files, unless the container only maps them."""
         rows = without_pickles(done)
         return self.own_rows(rows) if self._is_filled(rows) or not is_virtual else iter(())
@@ -159,7 +160,7 @@ class LinkedStore(ContainedStore):
 class RankStore(PayloadStore, LinkedStore):
     """Payload per rank, linked: ``<name>_payload/<name>_rank<r>_<k>.h5``."""
 
-    def __init__(self, world: World, layout: Layout, spec: Any, n_tasks: int) -> None:
+    def __init__(self, world: World, layout: Layout, spec: RowSpec | None, n_tasks: int) -> None:
         PayloadStore.__init__(self, world, layout, spec, n_tasks, layout.payload_folder)
 
     def sources(self, records: Records) -> Iterator[str]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 
 from acme_mpi.comm import World
+from acme_mpi.convert import Array
 from acme_mpi.errors import StoreError
 from acme_mpi.journal import AS_GROUPS
 from acme_mpi.offsets import copy_bytes
@@ -23,8 +24,17 @@ from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import refusals, together
 from acme_mpi.storage.records import Records, share_of, tasks_with_groups
 
-# (task, k, dtype, shape, offset in the payload, bytes, value of strings)
-Description = tuple[int, int, Any, tuple[int, ...] | None, int, int, Any]
+
+class Described(NamedTuple):
+    """A dataset of a payload file: where its bytes lie, or its value if they are strings."""
+
+    task: int
+    k: int
+    dtype: np.dtype[Any] | None = None
+    shape: tuple[int, ...] | None = None  # None of an empty one
+    offset: int = 0
+    n_bytes: int = 0
+    strings: Array | None = None
 
 
 class Merge:
@@ -49,7 +59,7 @@ class Merge:
         world: World,
         path: str,
         records: Records | None,
-        payload_path: Any,
+        payload_path: Callable[[int, int], str],
         skip_first: bool = False,
     ) -> None:
         self._world, self._path = world, path
@@ -91,7 +101,7 @@ class Merge:
             self._target.settle()
 
     def _merge_round(self, payload: tuple[int, int] | None) -> None:
-        described: list[Description] = []
+        described: list[Described] = []
 
         def describe() -> None:
             if payload is not None:
@@ -122,7 +132,7 @@ class Merge:
 
         together(self._world, copy)
 
-    def _describe(self, payload: tuple[int, int]) -> Iterator[Description]:
+    def _describe(self, payload: tuple[int, int]) -> Iterator[Described]:
         """Yield what a payload file holds, without the numbers."""
         with hdf5.open_to_read(self._payload_path(*payload)) as file:
             rank, k = payload
@@ -136,14 +146,14 @@ class Merge:
                     yield _describe_dataset(file.id, index, k)
 
     def _copy(
-        self, payload: tuple[int, int], described: list[Description], offsets: list[int]
+        self, payload: tuple[int, int], described: list[Described], offsets: list[int]
     ) -> None:
         source = os.open(self._payload_path(*payload), os.O_RDONLY | os.O_CLOEXEC)
         target = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
         try:
             for entry, offset in zip(described, offsets, strict=True):
                 if offset >= 0:
-                    copy_bytes(source, entry[4], target, offset, entry[5])
+                    copy_bytes(source, entry.offset, target, offset, entry.n_bytes)
             os.fdatasync(target)
         finally:
             os.close(source)
@@ -156,26 +166,25 @@ class Merge:
                 target.close()
 
 
-def _create(file: Any, entry: Description) -> int:
+def _create(file: h5py.h5f.FileID, entry: Described) -> int:
     """Create one dataset; return the offset of its bytes, -1 if there are none to copy."""
-    index, k, dtype, shape, _, n_bytes, value = entry
-    name = b"comp_%d/result_%d" % (index, k)
-    if shape is None or value is not None or n_bytes == 0:
-        part = value if value is not None or shape is None else np.empty(shape, dtype)
-        hdf5.write_part(file, name, part)
+    name = b"comp_%d/result_%d" % (entry.task, entry.k)
+    if entry.shape is None or entry.dtype is None:
+        hdf5.write_part(file, name, entry.strings)
         return -1
-    dataset = hdf5.create_array(file, name, shape, dtype)
-    return int(dataset.get_offset())
+    if not entry.n_bytes:
+        hdf5.write_part(file, name, np.empty(entry.shape, entry.dtype))
+        return -1
+    return int(hdf5.create_array(file, name, entry.shape, entry.dtype).get_offset())
 
 
-def _describe_dataset(file: Any, index: int, k: int) -> Description:
+def _describe_dataset(file: h5py.h5f.FileID, index: int, k: int) -> Described:
     dataset = h5py.h5d.open(file, b"comp_%d/result_%d" % (index, k))
     space, kind = dataset.get_space(), dataset.get_type()
     if space.get_simple_extent_type() == h5py.h5s.NULL:
-        return index, k, None, None, 0, 0, None
-    shape = space.shape
+        return Described(index, k)
     if isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str():
-        value = np.array(h5py.Dataset(dataset).asstr()[()], dtype=object)
-        return index, k, None, shape, 0, 0, value
-    n_bytes = dataset.get_storage_size()
-    return index, k, kind.dtype, shape, dataset.get_offset() or 0, n_bytes, None
+        strings = np.array(h5py.Dataset(dataset).asstr()[()], dtype=object)
+        return Described(index, k, strings=strings)
+    offset, n_bytes = dataset.get_offset() or 0, dataset.get_storage_size()
+    return Described(index, k, kind.dtype, space.shape, offset, n_bytes)

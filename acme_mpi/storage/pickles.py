@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
 
 from acme_mpi.checksum import Digest, new_digest
 from acme_mpi.journal import AS_PICKLES, FileKey
@@ -14,7 +13,7 @@ from acme_mpi.runner.base import Outcome
 from acme_mpi.storage.base import Stored, refusals
 from acme_mpi.storage.layout import Layout
 from acme_mpi.storage.recorded import RecordedStore, digest_like
-from acme_mpi.storage.records import Records, indices_of, share_records
+from acme_mpi.storage.records import Record, Records, indices_of, share_records
 
 
 def write_file(path: str, data: bytes) -> int:
@@ -64,7 +63,7 @@ class PickleStore(RecordedStore):
         """Return the path of a task's pickle."""
         return self.layout.pickle(key.first)
 
-    def measure(self, record: Any) -> Digest:
+    def measure(self, record: Record) -> Digest:
         """Return the digest of the pickle."""
         digest = digest_like(record)
         digest.add(int(record["first"]), read_file(self.source(record), int(record["n_bytes"])))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 
+from acme_mpi.convert import Array
 from acme_mpi.results import RowSpec
 from acme_mpi.storage.base import missing_value
 
@@ -20,14 +20,14 @@ def longest_row(spec: RowSpec, shapes: Iterable[tuple[int, ...]]) -> tuple[int, 
     )
 
 
-def padded(rows: Any, row_shape: tuple[int, ...], spec: RowSpec) -> Any:
+def padded(rows: Array, row_shape: tuple[int, ...], spec: RowSpec) -> Array:
     """Return the rows extended to `row_shape` with the missing value."""
     full = np.full((len(rows), *row_shape), missing_value(spec.dtype), spec.dtype)
     full[tuple(slice(0, n) for n in rows.shape)] = rows
     return full
 
 
-def unpadded(row: Any, spec: RowSpec) -> Any:
+def unpadded(row: Array, spec: RowSpec) -> Array:
     """Return a padded row, (*row_shape), without the missing values at its end."""
     axis, missing = spec.shape.index(np.inf), missing_value(spec.dtype)
     is_padding = np.isnan(row) if row.dtype.kind in "fc" else row == missing

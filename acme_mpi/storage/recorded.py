@@ -9,12 +9,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from acme_mpi.checksum import Digest, new_digest
+from acme_mpi.comm import World
 from acme_mpi.journal import AS_PICKLES, Block, FileKey, pack_failure, pack_record
+from acme_mpi.results import RowSpec
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage.base import Store, Stored
 from acme_mpi.storage.committer import Committer
 from acme_mpi.storage.layout import Layout
-from acme_mpi.storage.records import TOLD_OF_FAILURES, Records
+from acme_mpi.storage.records import TOLD_OF_FAILURES, Record, Records
 
 
 class RecordedStore(Store):
@@ -25,7 +27,7 @@ class RecordedStore(Store):
 
     has_own_files = False  # the results of each task lie in a file of their own
 
-    def __init__(self, world: Any, layout: Layout, spec: Any, n_tasks: int) -> None:
+    def __init__(self, world: World, layout: Layout, spec: RowSpec | None, n_tasks: int) -> None:
         super().__init__(world, layout, spec, n_tasks)
         self._committer = Committer(layout.journal(world.rank))
         self._tracebacks: dict[str, int] = {}  # and the first task that had it
@@ -47,7 +49,7 @@ class RecordedStore(Store):
         """Return where the results that the records speak of are. Independent."""
 
     @abstractmethod
-    def measure(self, record: Any) -> Digest | None:
+    def measure(self, record: Record) -> Digest | None:
         """Return a digest of the results that a record speaks of, of its kind. Independent.
 
         They are read from the files, whichever rank of whichever run has written them; None where
@@ -63,15 +65,15 @@ class RecordedStore(Store):
     def path_of(self, key: FileKey) -> str:
         """Return the path of a file of results."""
 
-    def key(self, record: Any) -> FileKey:
+    def key(self, record: Record) -> FileKey:
         """Return which file holds the results that a record speaks of, when they are complete."""
         return FileKey(int(record["form"]) & AS_PICKLES, first=int(record["first"]))
 
-    def source(self, record: Any) -> str:
+    def source(self, record: Record) -> str:
         """Return the path of the file with the results that a record speaks of."""
         return self.path_of(self.key(record))
 
-    def files(self, record: Any) -> list[str]:
+    def files(self, record: Record) -> list[str]:
         """Return the paths of all files with results that a record speaks of."""
         return [self.source(record)]
 
@@ -167,7 +169,7 @@ class RecordedStore(Store):
             self._committer.commit([], blocks)
 
 
-def digest_like(record: Any) -> Digest:
+def digest_like(record: Record) -> Digest:
     """Return an empty digest that can be compared with that of a record.
 
     Raises

@@ -32,6 +32,7 @@ from acme_mpi.storage.description import read_descriptions
 from acme_mpi.storage.layout import Layout
 
 Records = np.ndarray[Any, Any]
+Record = np.void  # one of them
 TOLD_OF_FAILURES = ("type", "message", "location", "traceback", "call")
 # What `History` keeps of blocks, besides the run and the rank: of files, and of results.
 FILES = ("form", "attempt", "payload", "first", "checksum")
@@ -213,7 +214,7 @@ def _last_words(said: Records) -> Records:
     return np.concatenate(left)
 
 
-def _parts(record: Any, ranges: Any) -> Records:
+def _parts(record: Record, ranges: Any) -> Records:
     """Return a record for each of some ranges of its tasks, (n, 2) ndarray: start, stop."""
     parts = np.repeat(np.array([record]), len(ranges))
     parts["first"], parts["count"] = ranges[:, 0], ranges[:, 1] - ranges[:, 0]
@@ -341,7 +342,7 @@ def indices_of(records: Records) -> Iterator[int]:
         yield from range(first, first + count)
 
 
-def tasks_of(record: Any) -> range:
+def tasks_of(record: Record) -> range:
     """Return the tasks that one record speaks of."""
     first = int(record["first"])
     return range(first, first + int(record["count"]))

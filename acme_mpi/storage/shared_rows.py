@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 import os
 from itertools import product
-from typing import Any
 
 import h5py
 import numpy as np
 
 from acme_mpi.comm import World
+from acme_mpi.convert import Array
 from acme_mpi.errors import StoreError
 from acme_mpi.offsets import copy_bytes, write_all
 from acme_mpi.results import RowSpec
@@ -170,7 +170,7 @@ class SharedRows:
             return None
         return self.offset + index * self._spec.row_bytes
 
-    def write(self, first: int, rows: Any) -> None:
+    def write(self, first: int, rows: Array) -> None:
         """Write rows, (n, *row_shape), of the tasks from `first` on. Independent.
 
         Raises
@@ -191,7 +191,7 @@ class SharedRows:
         else:
             self._write_at_offsets(first, block)
 
-    def _write_at_offsets(self, first: int, block: Any) -> None:
+    def _write_at_offsets(self, first: int, block: Array) -> None:
         """Write the pieces of a block that lie together in the file, one by one."""
         axis, shape = self._spec.axis, self._shape
         # All axes behind the last one that the block does not cover lie together.
@@ -205,7 +205,7 @@ class SharedRows:
             offset = self.offset + int(np.dot(place, strides))
             write_all(self._descriptor, data[corner], offset)
 
-    def write_slab(self, where: tuple[slice, ...], slab: Any) -> None:
+    def write_slab(self, where: tuple[slice, ...], slab: Array) -> None:
         """Write a part of the dataset that lies in one piece in the file. Independent.
 
         Raises
@@ -235,7 +235,7 @@ class SharedRows:
             self._file.close()
             self._file = None
 
-    def fill_missing(self, is_missing: Any, is_blank: bool = False) -> None:
+    def fill_missing(self, is_missing: Array, is_blank: bool = False) -> None:
         """Write NaN into the rows of missing tasks and list them. Rank 0, after `close`.
 
         Parameters

@@ -8,12 +8,12 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-from typing import Any
 
 from acme_mpi.checksum import Digest
 from acme_mpi.comm import World
+from acme_mpi.convert import Array
 from acme_mpi.journal import AS_GROUPS, AS_RAGGED, AS_ROWS
-from acme_mpi.results import Content
+from acme_mpi.results import Content, RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import Stored, on_master, refusals
 from acme_mpi.storage.contained import ContainedStore
@@ -23,7 +23,14 @@ from acme_mpi.storage.merge import Merge
 from acme_mpi.storage.payload import PayloadStore, Written
 from acme_mpi.storage.ragged import unpadded
 from acme_mpi.storage.recorded import digest_like
-from acme_mpi.storage.records import Records, is_missing, places, read_history, share_records
+from acme_mpi.storage.records import (
+    Record,
+    Records,
+    is_missing,
+    places,
+    read_history,
+    share_records,
+)
 from acme_mpi.storage.shared_rows import SharedRows
 from acme_mpi.storage.slabs import Slabs
 
@@ -31,7 +38,7 @@ from acme_mpi.storage.slabs import Slabs
 class SingleFileStore(PayloadStore, ContainedStore):
     """Groups are spooled per rank and merged; rows of one form go straight into the file."""
 
-    def __init__(self, world: World, layout: Layout, spec: Any, n_tasks: int) -> None:
+    def __init__(self, world: World, layout: Layout, spec: RowSpec | None, n_tasks: int) -> None:
         super().__init__(world, layout, spec, n_tasks, layout.spool_folder)
         self._shared: SharedRows | None = None
         self._is_over_container = False
@@ -104,7 +111,7 @@ class SingleFileStore(PayloadStore, ContainedStore):
     def _row_placed_for(self, index: int) -> int:
         return super()._row_placed_for(index) if self._shared is None else index
 
-    def _write_rows(self, tasks: range, rows: Any) -> int:
+    def _write_rows(self, tasks: range, rows: Array) -> int:
         if self._shared is None:
             return super()._write_rows(tasks, rows)
         self._shared.write(tasks.start, rows)
@@ -150,7 +157,7 @@ class SingleFileStore(PayloadStore, ContainedStore):
         """Return the one file."""
         return Stored(self.layout.container, [self.layout.container])
 
-    def _begin(self, missing: Any) -> None:
+    def _begin(self, missing: Array) -> None:
         with refusals(self.layout.partial):
             if self.spec is None:
                 hdf5.remove(self.layout.partial)  # left by a run that was killed
@@ -197,7 +204,7 @@ class SingleFileStore(PayloadStore, ContainedStore):
         other._is_over_container = True
         return other
 
-    def source(self, record: Any) -> str:
+    def source(self, record: Record) -> str:
         """Return the path of the spool file, or of the one file."""
         if self._is_over_container:
             return self.layout.container
@@ -208,7 +215,7 @@ class SingleFileStore(PayloadStore, ContainedStore):
             return self._merged
         return self._rows_path
 
-    def files(self, record: Any) -> list[str]:
+    def files(self, record: Record) -> list[str]:
         """Return the paths of the spool file, the one file, or both."""
         rows = [self._place_of_rows(record)[0]] if record["form"] & AS_ROWS else []
         return [self.source(record), *rows]
@@ -221,7 +228,7 @@ class SingleFileStore(PayloadStore, ContainedStore):
         # Unless rows go into it at once, it is a copy that a killed run has not completed.
         return container if self._shared is None and os.path.exists(container) else partial
 
-    def _place_of_rows(self, record: Any) -> tuple[str, int]:
+    def _place_of_rows(self, record: Record) -> tuple[str, int]:
         """Return the path of the file with packed rows, and the number of the first."""
         if self._are_rows_spooled and not self._is_over_container:
             spooled = self._spooled_rows(int(record["rank"]), int(record["payload"]))
@@ -239,13 +246,13 @@ class SingleFileStore(PayloadStore, ContainedStore):
         except (OSError, RuntimeError, ValueError):
             return path  # damaged: whoever reads it finds out
 
-    def measure(self, record: Any) -> Digest | None:
+    def measure(self, record: Record) -> Digest | None:
         """Return the digest of what lies in the spool, or in the one file."""
         if record["form"] & AS_RAGGED and self.source(record) == self.layout.container:
             return self._measure_padded(record)
         return super().measure(record)
 
-    def _measure_padded(self, record: Any) -> Digest | None:
+    def _measure_padded(self, record: Record) -> Digest | None:
         """Return the digest of rows that were padded when they were merged.
 
         None if it cannot be told how long they were: they seem to end with what they were padded
@@ -260,13 +267,14 @@ class SingleFileStore(PayloadStore, ContainedStore):
                 digest.add_parts(index, hdf5.read_parts(file[f"comp_{index}"], 1), 1)
         return None if digest.n_bytes < record["n_bytes"] else digest
 
-    def read_part(self, record: Any, index: int, k: int = 0) -> Any:
+    def read_part(self, record: Record, index: int, k: int = 0) -> Array:
         """Return one part of a task; a row that was merged is as long as it was padded."""
         if k == 0 and self.source(record) == self.layout.container:
-            return self._rows_of(self._reader(self.layout.container), index, 1)[0]
+            row: Array = self._rows_of(self._reader(self.layout.container), index, 1)[0]
+            return row
         return super().read_part(record, index, k)
 
-    def row_shape(self, record: Any, index: int) -> tuple[int, ...]:
+    def row_shape(self, record: Record, index: int) -> tuple[int, ...]:
         """Return the shape of the row of a task; one that was merged is as long as the longest."""
         if self.source(record) == self.layout.container:
             assert self.spec is not None
@@ -274,7 +282,7 @@ class SingleFileStore(PayloadStore, ContainedStore):
             return tuple(n for axis, n in enumerate(shape) if axis != self.spec.axis)
         return super().row_shape(record, index)
 
-    def read_rows(self, record: Any) -> Any:
+    def read_rows(self, record: Record) -> Array:
         """Return rows of the spool, or of the shared file."""
         path, first = self._place_of_rows(record)
         return self._rows_of(self._reader(path), first, int(record["count"]))

@@ -15,11 +15,12 @@ import h5py
 import numpy as np
 
 from acme_mpi.comm import World
+from acme_mpi.convert import Array
 from acme_mpi.journal import AS_ROWS
 from acme_mpi.results import RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import missing_value
-from acme_mpi.storage.records import Records, tasks_of
+from acme_mpi.storage.records import Record, Records, tasks_of
 from acme_mpi.storage.shared_rows import SharedRows
 
 SLAB_BYTES = 32 * 1024**2  # three such are in memory at once
@@ -50,7 +51,7 @@ class Slabs:
         spec: RowSpec,
         shape: tuple[int, ...],
         records: Records,
-        find: Callable[[Any], tuple[str, int]],
+        find: Callable[[Record], tuple[str, int]],
     ) -> None:
         self._world, self._spec, self._shape = world, spec, shape
         # By task: the file, -1 for none, and the row in it.
@@ -78,7 +79,7 @@ class Slabs:
             if k % self._world.size == self._world.rank:
                 shared.write_slab(where, self._read(where))
 
-    def _read(self, where: Where) -> Any:
+    def _read(self, where: Where) -> Array:
         axis, shape = self._spec.axis, tuple(part.stop - part.start for part in where)
         slab = np.full(shape, missing_value(self._spec.dtype), self._spec.dtype)
         sources, rows = self._sources[where[axis]], self._rows[where[axis]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,13 +13,13 @@ from acme_mpi.journal import AS_PICKLES, key_of, pack_file, stamp_of
 from acme_mpi.parsing import Damaged
 from acme_mpi.storage.folders import last_linked
 from acme_mpi.storage.recorded import RecordedStore
-from acme_mpi.storage.records import History, Records, by_payload, tasks_of
+from acme_mpi.storage.records import History, Record, Records, by_payload, tasks_of
 
 
 class Damage(NamedTuple):
     """Results that are not as they were recorded."""
 
-    record: Any
+    record: Record
     path: str
     why: str
 
@@ -79,7 +79,7 @@ class _Files:
         }
         self._seen: dict[str, os.stat_result | None] = {}
         # By path a record of what lies in a file that was read; None if it is not whole.
-        self.is_whole: dict[str, Any] = {}
+        self.is_whole: dict[str, Record | None] = {}
 
     def is_unchanged(self, path: str) -> bool:
         """Tell whether a file is as it was when it was complete."""
@@ -135,7 +135,7 @@ def damaged_bytes(store: RecordedStore, done: Records) -> Iterator[Damage]:
     store.release()
 
 
-def _damage(store: RecordedStore, record: Any) -> Damage | None:
+def _damage(store: RecordedStore, record: Record) -> Damage | None:
     if record["n_bytes"] < 0:  # a part of what was recorded together
         return None
     path = store.source(record)

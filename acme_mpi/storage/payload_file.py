@@ -1,0 +1,130 @@
+"""One payload file of one rank.
+
+Results of any form become groups ``comp_i``; with a common form (`RowSpec`) the first value of all
+tasks is packed into rows of one dataset. A file is full after 4096 groups or 2 GiB.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import h5py
+import numpy as np
+
+from acme_mpi.convert import Array, Part
+from acme_mpi.journal import FileKey
+from acme_mpi.results import PLACED_BYTES, RowSpec
+from acme_mpi.storage import hdf5
+from acme_mpi.storage.packed_rows import PackedRows
+from acme_mpi.storage.redo import AtomicFile, Change
+
+MAX_GROUPS = 4096
+MAX_BYTES = 2 * 1024**3
+
+
+class PayloadFile:
+    """One payload file of one rank.
+
+    Parameters
+    ----------
+    path : str
+        A new file.
+    log_path : str
+        For the log of an `AtomicFile`.
+    key : FileKey
+        Which file it is.
+    spec : RowSpec or None
+        Form of the packed rows.
+    """
+
+    def __init__(self, path: str, log_path: str, key: FileKey, spec: RowSpec | None) -> None:
+        self.path = path
+        self._spec, self._row_bytes = spec, spec.row_bytes if spec else 0
+        self._bytes = AtomicFile(path, log_path, key)
+        self._file = h5py.File(self._bytes, "w", libver=hdf5.LIBVER)
+        self._rows: PackedRows | None = None
+        self.n_groups = 0
+        self.n_bytes = 0
+        self._groups: dict[int, Any] = {}  # of the latest task
+        self._placed: dict[int, set[int]] = {}  # arrays placed for tasks that are not done
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next results belong into a new file."""
+        # The place of a row is found by a walk over all chunks: keep that walk short.
+        n_placed = self._rows.n if self._rows and self._row_bytes >= PLACED_BYTES else 0
+        return max(self.n_groups, n_placed) >= MAX_GROUPS or self.n_bytes >= MAX_BYTES
+
+    def _group(self, index: int) -> Any:
+        """Return the group of a task, that of the latest one without a look."""
+        if index not in self._groups:
+            self._groups = {index: hdf5.group(self._file.id, b"comp_%d" % index)}
+        return self._groups[index]
+
+    def begin(self, index: int, placed: set[int]) -> None:
+        """Keep only the arrays of a task that its last attempt has placed, by their numbers."""
+        self.n_groups += 1
+        for k in self._placed.pop(index, set()) - placed:
+            self._file.id.unlink(b"comp_%d/result_%d" % (index, k))
+
+    def write_part(self, index: int, k: int, part: Part) -> None:
+        """Write one part of a task; the bytes of numbers follow at the next `flush`."""
+        group, name = self._group(index), b"result_%d" % k
+        if part is None or part.dtype.kind == "O":
+            hdf5.write_part(group, name, part)
+            return
+        dataset = hdf5.create_array(group, name, part.shape, part.dtype)
+        if part.size:
+            # A write through HDF5 costs as much as all else that is done for a small dataset.
+            self._bytes.put(dataset.get_offset(), part.tobytes())
+        self.n_bytes += part.nbytes
+
+    def place_part(self, index: int, k: int, shape: tuple[int, ...], dtype: str) -> int | None:
+        """Create an empty dataset and return the offset of its bytes.
+
+        None if they may not be written by others than HDF5; `begin` removes the dataset again.
+        """
+        placed = self._placed.setdefault(index, set())
+        if k in placed:  # by an attempt that died
+            self._file.id.unlink(b"comp_%d" % index)
+            self._groups.clear()
+            placed.clear()
+        placed.add(k)
+        name = b"result_%d" % k
+        dataset = hdf5.create_array(self._group(index), name, shape, np.dtype(dtype))
+        self.n_bytes += dataset.get_storage_size()
+        offset = int(dataset.get_offset())
+        return offset if self._bytes.is_free(offset) else None
+
+    def place_row(self) -> tuple[int, int | None]:
+        """Add an empty row; return its number and the offset of its bytes, as `place_part`."""
+        self.n_bytes += self._row_bytes
+        return self._packed().place()
+
+    def append_rows(self, rows: Array) -> int:
+        """Append rows, (n, *row_shape); return the number of the first."""
+        self.n_bytes += rows.nbytes
+        return self._packed().append(rows)
+
+    def _packed(self) -> PackedRows:
+        """Return the rows; the dataset is made with the first of them."""
+        if self._rows is None:
+            assert self._spec is not None
+            self._rows = PackedRows(self._file, self._bytes, self._spec)
+        return self._rows
+
+    def flush(self) -> Change:
+        """Hand new bytes over to the operating system; return what is still to be done."""
+        self._file.flush()
+        return self._bytes.take_change()
+
+    def close(self) -> Change:
+        """Close the file; return what is still to be done."""
+        self._file.close()
+        return self._bytes.take_change()._replace(is_last=True)
+
+    def abandon(self) -> Change:
+        """Close the file without writing anything more; what is recorded stays whole."""
+        self._bytes.abandon()
+        self._file.close()
+        return self._bytes.last_change()
