@@ -20,12 +20,27 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from playing import FakeClock
 from sandbox import Slurm, running_slurm
+
+from acme_mpi import local_cluster_setup
+from acme_mpi import master as master_module
+from acme_mpi import worker as worker_module
+from acme_mpi.runner.base import Runner
+from acme_mpi.runner.child import ChildRunner
+from acme_mpi.runner.inline import InlineRunner
 
 MARKER = "ACME_MPI_TEST_START"  # environment variable by which a start's processes are known
 SPREAD = "test_kills.py::test_nothing_recorded_is_lost["
 # The files that take longest begin first: at the end no worker shall be left alone with one.
-FIRST = ("test_slurm_faults", "test_media", "test_resume", "test_slurm", "test_storage")
+FIRST = (
+    "test_slurm_faults",
+    "test_media",
+    "test_resume",
+    "test_slurm",
+    "test_storage",
+    "test_containers",
+)
 ENDING_S = 10.0  # killed processes are gone by then, also on a machine that is busy
 LAUNCHER_SETTINGS = {
     # More ranks than cores, Open MPI 4 and 5; unbound, so that every rank may use every core.
@@ -348,3 +363,61 @@ def write_script(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def start_runner() -> Iterator[Callable[..., Any]]:
+    """Return a function that makes a runner of a kind; all are stopped at the end."""
+    runners: list[Runner] = []
+
+    def start(kind: type[Runner] = ChildRunner, *args: Any) -> Runner:
+        runners.append(kind(*args))
+        return runners[-1]
+
+    yield start
+    for runner in runners:
+        runner.stop()
+
+
+@pytest.fixture(scope="module")
+def lasting_child() -> Iterator[ChildRunner]:
+    """Return a child that serves many tests, as it serves many runs of a script."""
+    runner = ChildRunner()
+    yield runner
+    runner.stop()
+
+
+@pytest.fixture(params=["inline", "child"])
+def runner(request) -> Runner:
+    if request.param == "inline":
+        return InlineRunner()
+    return request.getfixturevalue("lasting_child")
+
+
+@pytest.fixture
+def clock(monkeypatch) -> FakeClock:
+    """Let master and workers see a clock that the test moves."""
+    clock = FakeClock()
+    monkeypatch.setattr(master_module, "time", clock)
+    monkeypatch.setattr(worker_module, "time", clock)
+    return clock
+
+
+@pytest.fixture(scope="module")
+def module_runner() -> Iterator[None]:
+    """Use one runner for all tests of this module, and end it."""
+    yield
+    local_cluster_setup().close()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """Work in a new directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def said(caplog) -> Callable[[], list[tuple[str, str]]]:
+    """Return the function that returns (level, text) of every message so far."""
+    return lambda: [(each.levelname, each.getMessage()) for each in caplog.records]

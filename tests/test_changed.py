@@ -15,13 +15,7 @@ from typing import Any
 import cloudpickle
 import numpy as np
 import pytest
-from test_runner import (
-    LARGE,
-    failures_by_index,
-    make_assignment,
-    run_tasks,
-    values_by_index,
-)
+from running import LARGE, failures_by_index, make_assignment, run_tasks, values_by_index
 
 from acme_mpi.runner import changed
 from acme_mpi.runner.changed import Baseline

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cloudpickle
 import pytest
-from test_runner import (
+from running import (
     LIMIT_S,
     is_gone,
     make_assignment,

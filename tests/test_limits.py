@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_runner import (
+from running import (
     LIMIT_S,
     failures_by_index,
     first_event,

@@ -101,7 +101,7 @@ def test_without_a_bar_a_line_comes_once_a_minute(show):
 
 
 @once
-def test_a_line_comes_while_the_first_tasks_resume_command(caplog):
+def test_a_line_comes_while_the_first_tasks_run(caplog):
     clock = Clock()
     shown = Progress(8, clock=clock)
     clock.now_s += 6

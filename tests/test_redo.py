@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_storage import Case, encode, open_store
+from storing import Case, encode, open_store
 
 from acme_mpi.comm import SerialWorld
 from acme_mpi.errors import StoreError

@@ -192,7 +192,7 @@ def test_tasks_run_in_the_runners(many):
     assert 1 <= facts["processes"] <= 3
 
 
-def test_errors_can_be_caught_and_calls_resume_command(many):
+def test_errors_can_be_caught_and_calls_continue(many):
     facts = many[1]
 
     assert facts["failures"] == ["1 of 4 tasks failed, first: task 2", [0, 1, None, 3], 2]

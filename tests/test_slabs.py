@@ -10,7 +10,7 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
-from test_storage import FAILED, Case, encode, store_case
+from storing import FAILED, Case, encode, store_case
 
 from acme_mpi.comm import SerialWorld
 from acme_mpi.storage import Layout, make_store

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_storage import Conformance, describe, every_case_of
+from storing import describe
+from test_storage import Conformance, every_case_of
 from zarr_store import ZARR, dtype_of
 
 from acme_mpi.errors import InputError
