@@ -25,6 +25,7 @@ from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.segment import Segment
 from acme_mpi.storage import Stored, StoreKind, find_store
 from acme_mpi.storage.description import how_to_resume
+from acme_mpi.storage.stores import RANK
 from acme_mpi.tasks import TaskSet
 
 
@@ -82,7 +83,7 @@ class Output:
         Of an earlier run, call the tasks that have failed, and only those.
     """
 
-    kind: str = "rank"
+    kind: str = RANK.name
     output_dir: str | None = None
     root: int | None = None
     may_pickle: bool = False

@@ -21,7 +21,7 @@ from acme_mpi.errors import StoreError
 from acme_mpi.journal import AS_GROUPS
 from acme_mpi.offsets import copy_bytes
 from acme_mpi.storage import hdf5
-from acme_mpi.storage.base import refusals, together
+from acme_mpi.storage.base import on_master, refusals, together
 from acme_mpi.storage.records import Records, share_of, tasks_with_groups
 
 
@@ -80,7 +80,7 @@ class Merge:
         payloads = sorted({(int(each["rank"]), int(each["payload"])) for each in self._mine})
         n_rounds = max(self._world.allgather(len(payloads)))
         try:
-            together(self._world, lambda: self._create_groups(groups))
+            on_master(self._world, lambda: self._create_groups(groups))
             # One payload of each rank at a time bounds the memory of rank 0.
             for k in range(n_rounds):
                 self._merge_round(payloads[k] if k < len(payloads) else None)
@@ -91,8 +91,6 @@ class Merge:
             raise
 
     def _create_groups(self, groups: Records) -> None:
-        if not self._world.is_master:
-            return
         with refusals(self._path):
             self._target = hdf5.Changing(self._path)
             # In task order, because that is the order in which users iterate.

@@ -19,7 +19,7 @@ from acme_mpi.errors import StoreError
 from acme_mpi.offsets import copy_bytes, write_all
 from acme_mpi.results import RowSpec
 from acme_mpi.storage import hdf5
-from acme_mpi.storage.base import missing_value, refusals, together
+from acme_mpi.storage.base import missing_value, on_master, refusals, together
 from acme_mpi.storage.records import ranges_of
 
 BLANK_BYTES = 1024**2  # of rows of missing tasks that are written at once
@@ -60,7 +60,7 @@ class SharedRows:
         StoreError
             On every rank alike.
         """
-        together(self._world, self._create)
+        on_master(self._world, self._create)
         # An open that fails on one rank alone would leave the others waiting inside MPI-IO.
         together(self._world, self._see)
         self.offset = self._world.bcast(self.offset)
@@ -70,8 +70,6 @@ class SharedRows:
             self._rows = self._file["result_0"]
 
     def _create(self) -> None:
-        if not self._world.is_master:
-            return
         with refusals(self.path):
             if os.path.exists(self.path):  # by an earlier run: see `restore`
                 with hdf5.open_to_read(self.path) as file:
