@@ -200,7 +200,8 @@ def test_09_a_list_of_one_is_what_the_caller_says(n_inputs):
     assert values(lambda x: x, Shared([5]), n_inputs=n_inputs) == [[5]] * n_inputs
 
 
-def test_10_a_failed_distribution_names_what_it_has_found_and_the_cure():
+def test_10_a_failed_distribution_names_the_cure():
+    """A failed distribution names what it has found and the cure."""
     with pytest.raises(InputError, match=r"(?s)'a' has 1, 'b' has 3.*Shared"):
         ParallelMap(lambda a, b: a, [2], [1, 2, 3])
 
@@ -225,7 +226,8 @@ def test_14_an_array_is_split_along_the_axis_that_is_marked(axis, expected):
     assert values(lambda row: int(row.sum()), x) == expected
 
 
-def test_15_a_function_among_the_arguments_arrives_as_it_is_and_no_word_is_said(caplog):
+def test_15_a_function_among_the_arguments_arrives_as_it_is(caplog):
+    """A function among the arguments arrives as it is and no word is said."""
     assert values(lambda x, g: g(x), [1, 2], lambda x: 10 * x) == [10, 20]
     assert "callable" not in caplog.text
 
@@ -244,11 +246,13 @@ def test_18_with_files_the_function_knows_its_task_id(content_of):
     assert [np.frombuffer(bits, int)[0] for _, _, bits in content.values()] == [0, 1, 2]
 
 
-def test_19_in_memory_the_results_of_a_function_with_a_task_id_are_returned():
+def test_19_results_with_a_task_id_are_returned_in_memory():
+    """In memory the results of a function with a task id are returned."""
     assert values(lambda x, taskID=None: (x, taskID), [7, 8]) == [(7, 0), (8, 1)]
 
 
-def test_20_several_scalars_are_separate_datasets_of_their_own_types(content_of):
+def test_20_several_scalars_are_datasets_of_their_own_types(content_of):
+    """Several scalars are separate datasets of their own types."""
     content = content_of(container(lambda x: (x, 2.5), [1]))
 
     assert {name: entry[:2] for name, entry in content.items()} == {
@@ -301,7 +305,8 @@ def test_26_every_infinity_marks_the_unlimited_axis():
     assert rows_of(path).shape == (2, 2)
 
 
-def test_27_a_string_in_the_shape_is_refused_with_what_is_allowed():
+def test_27_a_string_in_the_shape_is_refused():
+    """A string in the shape is refused with what is allowed."""
     with pytest.raises(InputError, match="must only contain numerical values, not 'a'"):
         values(lambda x: x, [1, 2], result_shape=(None, "a"))
 
@@ -326,7 +331,8 @@ def test_30_a_tuple_of_numbers_is_a_row(mode):
     assert rows_of(path).tolist() == [[1, 2, 3]]
 
 
-def test_30_another_tuple_where_a_row_was_declared_fails_with_the_explanation(mode):
+def test_30_another_tuple_where_a_row_was_declared_fails(mode):
+    """Another tuple where a row was declared fails with the explanation."""
     error, _ = failed(lambda x: (1.0, [2.0, 3.0]), [1], result_shape=(None, 3), **mode)
 
     assert "a tuple is several return values, one row is one array" in str(error)
@@ -343,7 +349,8 @@ UNFIT = [
 
 
 @pytest.mark.parametrize(("value", "got"), UNFIT)
-def test_31_to_36_a_result_that_does_not_fit_fails_its_task_and_no_other(mode, value, got):
+def test_31_to_36_a_result_that_does_not_fit_fails_its_task(mode, value, got):
+    """A result that does not fit fails its task and no other."""
     error, path = failed(
         lambda x: value if x else np.ones(3), [0, 1], result_shape=(None, 3), **mode
     )
@@ -375,7 +382,8 @@ def test_39_a_directory_can_be_moved():
 
 
 @pytest.mark.parametrize("mode", MODES, ids=["41_files", "40_single_file"], indirect=True)
-def test_40_and_41_short_results_cut_nothing_and_are_filled_up_with_nan(mode):
+def test_40_and_41_short_results_are_filled_up_with_nan(mode):
+    """Short results cut nothing and are filled up with NaN."""
     path = container(np.arange, [4, 2], result_shape=(None, np.inf), **mode)
 
     np.testing.assert_array_equal(rows_of(path), [[0, 1, 2, 3], [0, 1, np.nan, np.nan]])
@@ -428,7 +436,8 @@ def test_48_a_failed_task_leaves_no_group(mode):
         assert list(file) == ["comp_1"]
 
 
-def test_49_one_result_that_hdf5_cannot_hold_leaves_the_others_their_container(content_of):
+def test_49_what_hdf5_cannot_hold_spoils_no_other_result(content_of):
+    """One result that HDF5 cannot hold leaves the others their container."""
     path = container(lambda x: {x} if x == 1 else x, [0, 1, 2])
 
     assert list(content_of(path)) == ["comp_0/result_0", "comp_2/result_0"]

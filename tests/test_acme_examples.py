@@ -151,7 +151,8 @@ def test_output_dir_is_where_files_go(start):
     assert seen["results"] == payload_of(seen["container"], 4)
 
 
-def test_an_ambiguous_distribution_is_refused_as_the_user_guide_prints_it(start):
+def test_an_ambiguous_distribution_is_refused(start):
+    """An ambiguous distribution is refused as the user guide prints it."""
     text = start["ambiguous_distribution"]["text"].replace("`", "")
 
     assert text.startswith(

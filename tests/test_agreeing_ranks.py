@@ -198,7 +198,8 @@ def test_an_exception_of_the_script_can_be_caught_on_every_rank(ranks):
     assert ranks.same("failure") is True
 
 
-def test_threads_of_a_rank_are_its_share_also_while_others_have_nothing_to_do(ranks):
+def test_threads_of_a_rank_are_its_share_of_the_cores(ranks):
+    """Threads of a rank are its share also while others have nothing to do."""
     facts = ranks.facts[0]
 
     assert facts["threads"] == [max(1, facts["cores"] // 2)]

@@ -53,7 +53,8 @@ class TestSettle:
         assert decisions == []
 
 
-def test_errors_of_other_ranks_are_raised_as_one_with_their_numbers():
+def test_errors_of_other_ranks_are_raised_as_one():
+    """Errors of other ranks are raised as one with their numbers."""
     faults = {1: InputTypeError("not a number"), 3: InputError("too small")}
     text = "rank 1: not a number\nrank 3: too small"
 

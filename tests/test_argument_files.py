@@ -158,7 +158,8 @@ def test_json_may_be_nested_only_so_deep(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
-def test_json_comes_in_every_unicode_encoding_with_a_mark_or_not(tmp_path, encoding):
+def test_json_comes_in_every_unicode_encoding(tmp_path, encoding):
+    """JSON comes in every unicode encoding with a mark or not."""
     path = tmp_path / "args.json"
     path.write_text('{"x": "Größe"}', encoding=encoding)
 

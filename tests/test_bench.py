@@ -66,7 +66,8 @@ def test_the_measured_run_is_not_one_that_found_the_number():
 @pytest.mark.parametrize(
     ("durations", "ideal_s"), [([], 0), ([1, 1, 1], 2), ([1, 1, 1, 1, 10], 12), ([3, 1, 1, 1], 3)]
 )
-def test_ideal_list_scheduling_gives_each_task_to_who_is_free_first(durations, ideal_s):
+def test_ideal_list_scheduling_feeds_who_is_free_first(durations, ideal_s):
+    """Ideal list scheduling gives each task to who is free first."""
     assert rates.list_schedule_s(durations, n_workers=2) == ideal_s
 
 
@@ -196,7 +197,8 @@ def run_bench(checkout, *options):
 
 
 @pytest.mark.slow
-def test_without_peers_ours_is_measured_and_the_missing_are_named(checkout):
+def test_without_peers_ours_alone_is_measured(checkout):
+    """Without peers ours is measured and the missing are named."""
     ended = run_bench(checkout, "--quick", "--only", "startup", "--json", "figures.json")
 
     assert ended.returncode == 0, ended.stderr
@@ -210,7 +212,8 @@ def test_without_peers_ours_is_measured_and_the_missing_are_named(checkout):
 
 
 @pytest.mark.slow
-def test_a_workload_that_is_not_there_is_refused_with_those_that_are(checkout):
+def test_an_unknown_workload_is_refused_with_the_known_ones(checkout):
+    """A workload that is not there is refused with those that are."""
     ended = run_bench(checkout, "--only", "nothing")
 
     assert ended.returncode == 2

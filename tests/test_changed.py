@@ -125,7 +125,8 @@ def test_nothing_of_ours_is_printed_for_it(name, capfd):
     assert "acme_mpi" not in capfd.readouterr().err
 
 
-def test_a_large_result_that_cannot_be_written_therefore_costs_its_task_alone(runner, tmp_path):
+def test_a_large_result_that_cannot_be_written_costs_its_task(runner, tmp_path):
+    """A large result that cannot be written therefore costs its task alone."""
     path = tmp_path / "file"
     path.write_bytes(bytes(LARGE.nbytes))
 
@@ -205,7 +206,8 @@ class TestBaseline:
 
         assert baseline.differences() == baseline.differences_if_due() == []
 
-    def test_who_has_looked_often_looks_again_at_once_if_something_was_found(self, monkeypatch):
+    def test_a_change_that_was_found_is_looked_for_again_at_once(self, monkeypatch):
+        """Who has looked often looks again at once if something was found."""
         baseline = Baseline()
         monkeypatch.setattr(changed, "N_LOOKS", 0)
         monkeypatch.setattr(changed, "LOOK_NS", 1 << 62)

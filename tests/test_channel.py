@@ -212,9 +212,7 @@ class TestEnd:
         with pytest.raises(EOFError):
             ends[1].receive()
 
-    def test_what_was_sent_before_the_end_arrives_even_if_the_other_side_had_unread_messages(
-        self, ends
-    ):
+    def test_what_was_sent_before_the_end_arrives(self, ends):
         """The kernel then says ECONNRESET first, and gives the messages afterwards."""
         ends[1].send(Kind.CHUNK, (2, 3))
         ends[0].send(Kind.READY)
@@ -300,7 +298,7 @@ class TestGarbage:
         for descriptor in descriptors:
             os.close(descriptor)
 
-    def test_a_message_with_a_wrong_byte_anywhere_is_a_channel_error(self, raw_and_channel):
+    def test_a_message_with_any_wrong_byte_is_a_channel_error(self, raw_and_channel):
         """Except in the kind, which may become another kind."""
         raw, channel = raw_and_channel
         data, _ = datagram_of((1, "abc"))
@@ -321,7 +319,8 @@ class TestGarbage:
         assert channel.receive() == (Kind.OUTCOME, (0, 1))
 
     @pytest.mark.parametrize("n_sent", [0, 2])
-    def test_a_large_message_with_a_wrong_number_of_files_is_refused(self, raw_and_channel, n_sent):
+    def test_a_large_message_with_a_wrong_file_count_is_refused(self, raw_and_channel, n_sent):
+        """A large message with a wrong number of files is refused."""
         raw, channel = raw_and_channel
         data, (descriptor,) = datagram_of(np.zeros(INLINE_BYTES))
         send_datagram(raw, data, [descriptor] * n_sent)

@@ -682,7 +682,8 @@ print("still:", client.status)
 
 
 @pytest.mark.once
-def test_ctrl_c_in_ipython_shuts_the_client_down_and_the_session_goes_on(mpiexec, tmp_path):
+def test_ctrl_c_in_ipython_shuts_down_the_client_alone(mpiexec, tmp_path):
+    """Ctrl-C in IPython shuts the client down and the session goes on."""
     pytest.importorskip("IPython")
     env = {"IPYTHONDIR": str(tmp_path)}
 

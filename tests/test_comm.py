@@ -428,7 +428,7 @@ class TestLaunchers:
         refuse_singletons(size, environ)
 
 
-def test_a_process_without_launcher_and_library_is_a_world_of_its_own():
+def test_without_launcher_and_library_a_process_is_a_world():
     """Without a working MPI library everything still works on one rank."""
     code = (
         "import sys; sys.modules['mpi4py'] = None\n"

@@ -272,9 +272,8 @@ def test_a_nested_attribute(acme):
     ],
 )
 @pytest.mark.once
-def test_functions_without_a_signature_get_the_arguments_as_given(
-    acme, folder, target, arrays, expected
-):
+def test_without_a_signature_arguments_arrive_as_given(acme, folder, target, arrays, expected):
+    """Functions without a signature get the arguments as given."""
     np.savez(folder / "args.npz", *arrays)
 
     assert printed(acme, target, "args.npz") == expected
@@ -374,7 +373,8 @@ def test_quiet_verbose_and_the_bar(acme):
 
 
 @pytest.mark.once
-def test_failed_tasks_are_summed_up_with_the_command_that_reproduces_one(acme, folder):
+def test_failed_tasks_are_summed_up_with_a_command(acme, folder):
+    """Failed tasks are summed up with the command that reproduces one."""
     np.save(folder / "x.npy", np.arange(6))
 
     ran = acme(3, "functions:only_even", "x.npy", "--set", "y=10", "--output-dir", "out")

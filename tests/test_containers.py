@@ -66,7 +66,8 @@ class TestContainer:
         with h5py.File(path) as file:
             assert list(file) == [f"comp_{k}" for k in range(30) if k % 7]
 
-    def test_a_task_without_a_result_is_a_hole_and_nothing_else_is_there(self, kind, tmp_path):
+    def test_a_task_without_a_result_is_a_hole(self, kind, tmp_path):
+        """A task without a result is a hole and nothing else is there."""
         path = store_case(kind, 1, tmp_path / "out", Case([FAILED, 1, FAILED]))
 
         with h5py.File(path) as file:
@@ -203,7 +204,8 @@ class TestReturned:
     def test_it_is_the_container(self, kind, tmp_path):
         assert self.paths(kind, tmp_path / "out", Case([1, 2])) == [str(tmp_path / "out" / "f.h5")]
 
-    def test_with_a_file_per_computation_it_is_their_paths_in_task_order(self, tmp_path):
+    def test_with_a_file_per_task_it_is_their_paths_in_order(self, tmp_path):
+        """With a file per computation it is their paths in task order."""
         paths = self.paths("computation", tmp_path / "out", Case([1, FAILED, 3, 4]))
 
         folder = tmp_path / "out" / "f_payload"
@@ -431,9 +433,7 @@ class TestManyFiles:
         assert content_of(path) == expected_content(CASES[name])
 
     @every_kind
-    def test_rows_that_were_written_out_of_order_stand_in_task_order(
-        self, kind, tmp_path, content_of
-    ):
+    def test_rows_written_out_of_order_stand_in_task_order(self, kind, tmp_path, content_of):
         """A worker gets tasks that another has given back."""
         case = Case([float(k) for k in range(20)], (None,))
         store = open_store(SerialWorld(), kind, tmp_path / "out", case)

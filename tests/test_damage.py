@@ -131,7 +131,8 @@ WRONG_RECORDS = [
 
 
 @pytest.mark.parametrize("fields", WRONG_RECORDS, ids=str)
-def test_a_record_that_cannot_be_is_named_and_the_others_are_used(folder, fields, capsys):
+def test_an_impossible_record_is_named_and_others_are_used(folder, fields, capsys):
+    """A record that cannot be is named and the others are used."""
     path = folder / journal_name(0, 0)
     write_journal(path, record(7), forged(**fields), record(8))
 
@@ -312,7 +313,8 @@ def test_a_description_of_before_has_no_checksum(folder):
         ("unknown", 1),
     ],
 )
-def test_a_description_without_a_checksum_is_checked_all_the_same(folder, name, value):
+def test_a_description_without_a_checksum_is_checked(folder, name, value):
+    """A description without a checksum is checked all the same."""
     path = folder / "run0.json"
     said = json.loads(path.read_text())
     del said[CRC_FIELD]

@@ -212,9 +212,8 @@ class TestOnTerminal:
         assert "SUCCESS" not in ran.stdout
 
     @pytest.mark.once
-    def test_a_task_that_fails_later_is_reproduced_without_a_dry_run(
-        self, try_one, tmp_path_factory
-    ):
+    def test_a_later_failure_is_reproduced_without_a_dry_run(self, try_one, tmp_path_factory):
+        """A task that fails later is reproduced without a dry run."""
         path = tmp_path_factory.mktemp("later") / "called"
         args = ["functions:fail_later", "--set", "x=[5]", "--set", f"path={path}", "--no-write"]
 
@@ -349,7 +348,8 @@ class TestMeasured:
 
         assert 8000 < result_bytes({"x": np.ones(1000)}, as_pickles=as_pickles) < 8500
 
-    def test_what_hdf5_cannot_hold_is_measured_as_its_pickle_if_it_may_be_one(self):
+    def test_what_hdf5_cannot_hold_is_measured_as_its_pickle(self):
+        """What HDF5 cannot hold is measured as its pickle if it may be one."""
         value = {"x": "y" * 1000}
 
         with pytest.raises(ResultError, match="dict"):

@@ -30,7 +30,8 @@ def test_before_the_first_task_everything_is_zero():
 
 
 @given(st.lists(SECONDS, min_size=1), st.floats(0, 1))
-def test_a_quantile_is_never_less_than_the_true_one_and_at_most_a_bin_more(values, q):
+def test_a_quantile_is_at_most_one_bin_above_the_true_one(values, q):
+    """A quantile is never less than the true one and at most a bin more."""
     found = durations_of(values).quantile(q)
 
     true = float(np.quantile(values, q, method="higher"))

@@ -425,14 +425,16 @@ class TestTroubledTasks:
         assert ran.returncode == 1, ran.stderr
         assert sorted(place.stored("flaky")) == [i for i in range(N_TASKS) if i not in (3, 5)]
 
-    def test_what_forks_where_the_agent_calls_it_never_goes_on_as_a_rank(self, place):
+    def test_a_fork_inside_the_agent_never_becomes_a_rank(self, place):
+        """What forks where the agent calls it never goes on as a rank."""
         ran = place.run(2, "fork", "--no-isolate")
 
         assert ran.returncode == 0, ran.stderr
         assert place.stored("fork") == {i: float({3: 1, 5: 5}.get(i, 0)) for i in range(N_TASKS)}
         assert ran.stderr.count("Traceback") == ran.stderr.count("in a forked child") / 2 == 1
 
-    def test_a_kill_from_outside_is_tried_again_and_then_probably_the_memory(self, place):
+    def test_a_second_kill_from_outside_is_put_down_to_memory(self, place):
+        """A kill from outside is tried again and then probably the memory."""
         ran = place.run(1, "flaky")
 
         assert place.names("begun").count(5) == 2

@@ -47,7 +47,8 @@ def test_errors_survive_pickling(error):
     assert str(copy) == "text"
 
 
-def test_a_task_error_survives_pickling_with_failures_and_results():
+def test_a_task_error_survives_pickling():
+    """A task error survives pickling with failures and results."""
     error = TaskError("1 of 3 tasks failed", [make_failure(1)], [10, None, 30])
 
     copy = pickle.loads(pickle.dumps(error))
@@ -73,14 +74,16 @@ class TestSummarize:
 
         assert lines[0].startswith("2 of 1000 tasks failed, first: task 17 on rank 3 (node05)")
 
-    def test_failures_of_one_type_and_line_are_one_group_with_three_ids(self):
+    def test_failures_of_one_type_and_line_are_one_group(self):
+        """Failures of one type and line are one group with three ids."""
         failures = [make_failure(index, message=f"width {index}") for index in (3, 5, 8, 9)]
 
         lines = summarize(failures, 10).splitlines()
 
         assert lines[1:] == ["  4 x ValueError at mymod.py:7: width 3 (tasks 3, 5, 8, ...)"]
 
-    def test_other_types_and_other_lines_are_other_groups_and_the_largest_comes_first(self):
+    def test_the_largest_group_of_failures_comes_first(self):
+        """Other types and other lines are other groups and the largest comes first."""
         failures = [
             make_failure(0, type="KeyError"),
             make_failure(1),
@@ -97,7 +100,8 @@ class TestSummarize:
         ]
         assert "(tasks 1, 3)" in lines[0]
 
-    def test_each_group_has_the_command_that_reproduces_its_first_task(self):
+    def test_each_group_has_the_command_of_its_first_task(self):
+        """Each group has the command that reproduces its first task."""
         failures = [make_failure(4), make_failure(6, type="KeyError")]
 
         text = summarize(failures, 10, reproduce="python -m acme_mpi m:f --debug-task {index}")

@@ -194,7 +194,8 @@ class TestOpenFiles:
     def test_a_dataset_is_read_wherever_it_stands(self, observed, way):
         assert observed[way] == [0, 1, 2, 3]
 
-    def test_datasets_groups_and_files_are_reopened_read_only_in_the_runners(self, observed):
+    def test_hdf5_objects_are_reopened_read_only_in_the_runners(self, observed):
+        """Datasets groups and files are reopened read only in the runners."""
         assert observed["kinds"] == [
             ["Dataset", "/x", "r", True],
             ["Group", "/group", "r", True],
@@ -230,7 +231,8 @@ class TestOpenFiles:
         with h5py.File(started[0] / "input.h5", "r") as file:
             assert file["x"][0] == 0
 
-    def test_the_caller_can_open_its_file_for_writing_right_after_a_run(self, observed):
+    def test_the_caller_can_write_its_file_right_after_a_run(self, observed):
+        """The caller can open its file for writing right after a run."""
         assert observed.get("locked") is None
 
     def test_data_that_was_written_just_before_a_run_is_seen_by_it(self, observed):
@@ -318,7 +320,8 @@ class TestOneProcess:
         assert len(pieces) == n_rows
         assert max(pieces) <= most_bytes
 
-    def test_rows_that_cannot_be_read_fail_their_tasks_with_the_reason(self):
+    def test_rows_that_cannot_be_read_fail_their_tasks(self):
+        """Rows that cannot be read fail their tasks with the reason."""
         with h5py.File("broken.h5", "w") as file:
             table = file.create_dataset("table", data=TABLE[:8], chunks=(1, 3), compression="gzip")
             chunks = [table.id.get_chunk_info(row) for row in (0, 3, 4, 7)]
@@ -364,7 +367,8 @@ class TestOneProcess:
             with pytest.raises(InputError, match="cannot be split along axis 0"):
                 values(lambda row: row, PerTask(file["data"]))
 
-    def test_a_file_being_written_in_the_newest_format_is_refused_with_the_cure(self):
+    def test_a_file_being_written_is_refused_with_the_cure(self):
+        """A file being written in the newest format is refused with the cure."""
         with h5py.File("newest.h5", "w", libver="latest") as file:
             file["x"] = [1.0, 2.0]
             with pytest.raises(InputError, match=r"newest\.h5.*close it"):
@@ -482,9 +486,8 @@ class TestArgumentFiles:
             ("/only", r"holds groups and no datasets; name one: .*args\.h5:/only/groups"),
         ],
     )
-    def test_a_group_that_holds_no_arguments_is_refused_with_what_is_there(
-        self, arguments, group, text
-    ):
+    def test_a_group_that_holds_no_arguments_is_refused(self, arguments, group, text):
+        """A group that holds no arguments is refused with what is there."""
         with pytest.raises(InputError, match=text):
             load_arguments(f"{arguments}:{group}", allow_pickle=False)
 

@@ -133,7 +133,8 @@ def test_a_torn_last_record_is_ignored(path, n_kept):
 
 
 @pytest.mark.parametrize("position", range(RECORD.itemsize))
-def test_a_record_with_any_wrong_byte_is_ignored_and_the_others_count(path, position):
+def test_a_record_with_any_wrong_byte_is_ignored_alone(path, position):
+    """A record with any wrong byte is ignored and the others count."""
     write_journal(path, (0, 3), (3, 5), (5, 9))
     data = bytearray(Path(path).read_bytes())
     data[RECORD.itemsize + position] ^= 0x10

@@ -123,7 +123,8 @@ class TestPlacing:
             runner.submit(range(k, k + 1))
         assert isinstance(first_event(runner), Ready)
 
-    def test_what_is_granted_to_a_dead_child_does_not_reach_the_next(self, start_runner, file):
+    def test_a_grant_to_a_dead_child_does_not_reach_the_next(self, start_runner, file):
+        """What is granted to a dead child does not reach the next."""
         runner = start_runner()
         self.prepare_large(runner, 2)
         of_the_dead = first_event(runner)

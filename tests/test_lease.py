@@ -150,9 +150,7 @@ class TestTake:
         assert not take().lost
 
     @pytest.mark.parametrize("changes", [{"started": 1}, {"pid": None}])
-    def test_a_lease_of_a_process_that_has_ended_is_taken_over_at_once(
-        self, take, tmp_path, changes
-    ):
+    def test_the_lease_of_an_ended_process_is_taken_over_at_once(self, take, tmp_path, changes):
         """Also where another process has got its id since."""
         write_lease(tmp_path, **{key: value or ended_pid() for key, value in changes.items()})
         take()
@@ -180,7 +178,8 @@ class TestTake:
             Lease.take(str(tmp_path / "file"), never, never)
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-    def test_a_folder_that_cannot_be_written_is_an_error_with_path_and_reason(self, take, tmp_path):
+    def test_a_read_only_folder_is_an_error_with_its_path(self, take, tmp_path):
+        """A folder that cannot be written is an error with path and reason."""
         tmp_path.chmod(0o500)
 
         with pytest.raises(StoreError, match=f"{tmp_path}/lease: Permission denied"):
@@ -221,9 +220,8 @@ class TestElsewhere:
     @pytest.mark.parametrize(
         "changes", [ELSEWHERE, {"boot_id": "another boot"}, {"pid_namespace": 1}, {"boot_id": ""}]
     )
-    def test_a_lease_that_nobody_renews_is_taken_over_after_the_silence(
-        self, take, tmp_path, changes
-    ):
+    def test_a_lease_that_nobody_renews_is_taken_over(self, take, tmp_path, changes):
+        """A lease that nobody renews is taken over after the silence."""
         texts, sleep = [], FakeSleep()
         write_lease(tmp_path, age_s=10, **changes)
 
@@ -234,7 +232,8 @@ class TestElsewhere:
         assert "waiting up to 20 s" in text or "waiting up to 19 s" in text
         assert f"process {os.getpid()} on {changes.get('host', os.uname()[1])}" in text
 
-    def test_one_that_has_been_silent_for_long_is_taken_over_at_once(self, take, tmp_path):
+    def test_a_long_silent_one_is_taken_over_at_once(self, take, tmp_path):
+        """One that has been silent for long is taken over at once."""
         write_lease(tmp_path, age_s=SILENT_S + 1, **ELSEWHERE)
 
         take()
@@ -328,7 +327,8 @@ class TestRenewing:
 
         assert f"{tmp_path}/lease is gone" in lease.lost
 
-    def test_a_lease_that_cannot_be_renewed_is_lost_when_others_may_think_so(self, take, tmp_path):
+    def test_a_lease_that_cannot_be_renewed_is_lost_in_time(self, take, tmp_path):
+        """A lease that cannot be renewed is lost when others may think so."""
         now = [100.0]
         lease = take(clock=lambda: now[0])
         (tmp_path / "lease").unlink()
@@ -368,7 +368,8 @@ class TestRelease:
 
         lease.release()
 
-    def test_a_forked_child_does_not_release_the_lease_of_its_parent(self, take, tmp_path):
+    def test_a_forked_child_keeps_the_lease_of_its_parent(self, take, tmp_path):
+        """A forked child does not release the lease of its parent."""
         lease = take()
         lease._claim = dataclasses.replace(lease._claim, pid=os.getpid() + 1)
 
@@ -392,7 +393,8 @@ class TestHolder:
         assert (found.host, found.pid, found.is_alive) == (os.uname()[1], os.getpid(), True)
         assert abs(found.since - time.time()) < 100
 
-    def test_a_process_that_has_ended_is_not_alive_however_young_the_lease(self, tmp_path):
+    def test_an_ended_process_is_not_alive_by_a_young_lease(self, tmp_path):
+        """A process that has ended is not alive however young the lease."""
         write_lease(tmp_path, pid=ended_pid())
 
         assert not holder(str(tmp_path)).is_alive
@@ -417,7 +419,8 @@ class TestHolder:
 
         assert holder(str(tmp_path)).is_alive
 
-    def test_a_lease_that_cannot_be_read_is_an_error_with_path_and_reason(self, tmp_path):
+    def test_an_unreadable_lease_is_an_error_with_its_path(self, tmp_path):
+        """A lease that cannot be read is an error with path and reason."""
         (tmp_path / "lease").mkdir()
 
         with pytest.raises(StoreError, match=f"{tmp_path}/lease: Is a directory"):
@@ -563,9 +566,8 @@ class TestContest:
         assert os.listdir(tmp_path) == ["lease"]
 
     @pytest.mark.slow
-    def test_of_two_processes_that_take_over_at_the_same_time_exactly_one_wins(
-        self, start, tmp_path
-    ):
+    def test_of_two_that_take_over_at_once_exactly_one_wins(self, start, tmp_path):
+        """Of two processes that take over at the same time exactly one wins."""
         write_lease(tmp_path, pid=ended_pid())
         processes = [start(), start()]
         for process in processes:

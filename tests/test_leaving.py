@@ -116,9 +116,11 @@ class TestOfOneRunner:
 
         assert (tmp_path / "registered").exists()
 
-    def test_what_stays_is_killed_and_keeps_nothing_else_from_being_done(
+    def test_what_stays_is_killed_and_delays_nothing_else(
         self, start_runner, tmp_path, monkeypatch
     ):
+        """What stays is killed and keeps nothing else from being done."""
+
         def f(path):
             atexit.register(threading.Event().wait)
             atexit.register(Path(path).touch)

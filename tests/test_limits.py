@@ -206,7 +206,8 @@ class TestTime:
         assert [failure["type"] for failure in outcome.failures] == ["timeout"]
 
     @pytest.mark.slow
-    def test_a_task_that_hangs_while_its_runner_is_drained_is_killed(self, runner, stuck):
+    def test_a_task_that_hangs_in_a_drained_runner_is_killed(self, runner, stuck):
+        """A task that hangs while its runner is drained is killed."""
         runner.prepare(make_assignment(stuck.hang, [0, 1, 2], {0: stuck.spin}))
         runner.submit(range(3))
         assert isinstance(first_event(runner), Ready)
@@ -253,7 +254,8 @@ def allocate(n_mb: int) -> Any:
     return np.ones(n_mb * MB // 8)
 
 
-def test_the_memory_that_a_runner_needs_by_itself_is_far_below_the_limits_of_these_tests(runner):
+def test_a_runners_own_memory_is_far_below_the_limits_here(runner):
+    """The memory that a runner needs by itself is far below the limits of these tests."""
     runner.prepare(make_assignment(lambda x: x, [0]))
     first_event(runner)
 
@@ -350,7 +352,8 @@ def test_descendants_are_found_in_every_generation():
 
 
 @pytest.mark.parametrize("is_told", [True, False], ids=["told by the kernel", "searched"])
-def test_descendants_are_found_with_and_without_the_help_of_the_kernel(tmp_path, is_told):
+def test_descendants_are_found_also_without_the_kernels_list(tmp_path, is_told):
+    """Descendants are found with and without the help of the kernel."""
     parents = {10: 1, 11: 10, 12: 10, 13: 12, 20: 1, 21: 20}
     for pid, parent in parents.items():
         (tmp_path / f"{pid}/task/{pid}").mkdir(parents=True)
@@ -518,7 +521,7 @@ class TestGuard:
         assert child.is_killed
         assert watching.ending(-signal.SIGKILL, None)[1].type == "timeout"
 
-    def test_a_task_that_ends_while_its_stack_is_asked_for_was_too_long_all_the_same(self):
+    def test_a_task_that_ends_during_its_stack_dump_was_too_long(self):
         """The signal may have ended what it waited for; the task behind it is not blamed."""
 
         def go_on(words):
@@ -557,7 +560,8 @@ Current thread 0x00007f03 (most recent call first):
 
 
 class TestStack:
-    def test_the_thread_of_the_task_comes_first_without_frames_of_ours(self):
+    def test_the_tasks_thread_comes_first_without_our_frames(self):
+        """The thread of the task comes first without frames of ours."""
         text, location = read_stack(DUMP)
 
         assert text == (

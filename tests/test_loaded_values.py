@@ -91,7 +91,8 @@ def test_what_only_the_caller_cannot_load_fails_its_task_alone():
     assert caught.value.results == [0, 1, None, 3]
 
 
-def test_plain_values_and_arrays_are_not_loaded_to_see_whether_they_can_be(monkeypatch):
+def test_plain_values_and_arrays_are_not_loaded_as_a_trial(monkeypatch):
+    """Plain values and arrays are not loaded to see whether they can be."""
     values = [{"a": [1, (2.0, None)]}, [np.arange(3), np.float64(2)], {np.dtype("f4"): {1, "x"}}]
 
     def refuse(data):
@@ -196,7 +197,8 @@ def test_a_full_device_is_told_as_such(write_script):
     assert (process.returncode, "Traceback" in err) == (74, False)
 
 
-def test_the_command_line_shows_all_values_but_that_which_does_not_load(write_script):
+def test_the_command_line_shows_all_values_that_load(write_script):
+    """The command line shows all values but that which does not load."""
     process = command(write_script, "two", 4, stdout=subprocess.PIPE)
     out, err = process.communicate(timeout=60)
 

@@ -266,7 +266,8 @@ def test_a_container_is_made_though_every_task_fails(modes, content_of, n, store
 
 @pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("n", [0, 2])
-def test_a_result_that_does_not_fit_fails_its_task_with_expected_and_got(modes, n, store):
+def test_a_result_that_does_not_fit_fails_its_task(modes, n, store):
+    """A result that does not fit fails its task with expected and got."""
     _, shape, _ = modes(n).reports["wrong-shape", store][0]
     _, dtype, _ = modes(n).reports["wrong-dtype", store][0]
 
@@ -691,7 +692,8 @@ def test_rows_of_a_task_error_are_nan(right):
     assert right["task-error-rows"] == ["array([0.5, nan, 2.5])"] * 3
 
 
-def test_the_arguments_of_rank_0_count_and_a_rank_that_differs_is_named(right):
+def test_rank_0s_arguments_count_and_another_is_named(right):
+    """The arguments of rank 0 count and a rank that differs is named."""
     assert right["differs"] == [["result", [18, 24]]] * 3
     warned = right["differs-warned"]
     assert warned[0] == ["argument `y` differs on rank(s) 1; the value of rank 0 is used"]

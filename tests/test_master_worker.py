@@ -194,9 +194,8 @@ class TestRanksThatCannotWork:
     @pytest.mark.parametrize("after", [0, 1, 4])
     @pytest.mark.parametrize("rank", [0, 1])
     @pytest.mark.parametrize("make_schedule", SCHEDULES.values(), ids=SCHEDULES)
-    def test_a_rank_that_retires_in_the_middle_gives_everything_back(
-        self, make_schedule, rank, after
-    ):
+    def test_a_rank_that_retires_midway_gives_everything_back(self, make_schedule, rank, after):
+        """A rank that retires in the middle gives everything back."""
         script = Script(unready_after=after, step=1)
 
         seen = play(40, 3, {rank: script}, make_schedule)
@@ -205,7 +204,7 @@ class TestRanksThatCannotWork:
         assert sorted(chain.from_iterable(seen.called)) == list(range(40))
         assert len(seen.called[rank]) <= after
 
-    def test_a_rank_that_retires_after_a_crash_gives_back_both_sides(self):
+    def test_a_rank_retiring_after_a_crash_returns_both_sides(self):
         """Its chunk was torn: the tasks before and behind the crash are not done."""
         script = Script(crashing={3}, unready_after=1)
 
@@ -262,7 +261,7 @@ class TestStorageLost:
         assert seen.runners[0].answers == []
         assert seen.n_left == 100
 
-    def test_a_failure_of_the_medium_inside_the_runner_is_storage_lost(self):
+    def test_a_failing_medium_in_the_runner_is_storage_lost(self):
         """The runner writes large arrays itself."""
         world, runner = SerialWorld(), ScriptedRunner(Script())
         worker = Worker(world, runner, MemoryStore(world, Layout("", "f"), None, 4))
@@ -283,7 +282,9 @@ class TestStorageLost:
 
         assert seen.workers[1].storage_error == "cannot bring results to the disk"
 
-    def test_an_exception_of_a_user_that_is_called_like_ours_is_a_failed_task(self):
+    def test_a_users_exception_named_like_ours_is_a_failed_task(self):
+        """An exception of a user that is called like ours is a failed task."""
+
         class StoreError(Exception):
             """The shop is closed."""
 
@@ -328,9 +329,8 @@ class TestPlacing:
         ],
         ids=["dies", "raises", "drained", "retires"],
     )
-    def test_what_was_placed_is_let_go_of_before_another_rank_may_get_the_task(
-        self, event, expected, monkeypatch
-    ):
+    def test_what_was_placed_is_released_before_a_task_moves(self, event, expected, monkeypatch):
+        """What was placed is let go of before another rank may get the task."""
         told: list[object] = []
 
         class HoldingStore(MemoryStore):
@@ -386,7 +386,8 @@ class TestSlowStore:
             found.append(from_ints(arrived[1]))
         return found
 
-    def test_each_step_handles_one_event_so_that_rank_0_answers_in_between(self, worker):
+    def test_each_step_handles_one_event(self, worker):
+        """Each step handles one event so that rank 0 answers in between."""
         reported = []
         for _ in range(5):
             worker.step()
@@ -404,7 +405,7 @@ class TestSlowStore:
 
 @settings(deadline=None, max_examples=25)
 @given(data=st.data())
-def test_whatever_happens_to_single_ranks_every_task_is_accounted_for(data):
+def test_every_task_is_accounted_for_whatever_happens(data):
     """Random sizes, schedules, failures, crashes, late and leaving ranks."""
     n_tasks, size = data.draw(st.integers(0, 40)), data.draw(st.integers(1, 4))
     indices = st.sets(st.integers(0, 40), max_size=4)

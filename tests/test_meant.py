@@ -23,7 +23,8 @@ ONLY = (
         (ONLY.replace("def f", "@register\ndef f"), False),
     ],
 )
-def test_a_function_behind_its_script_is_found_and_how_sure_that_is(tmp_path, text, is_certain):
+def test_a_function_behind_its_script_is_found(tmp_path, text, is_certain):
+    """A function behind its script is found and how sure that is."""
     path = tmp_path / "script.py"
     path.write_text(text)
 

@@ -61,7 +61,8 @@ def test_failures_of_an_earlier_run_are_said_to_be_old(tmp_path, caplog):
 HELPER = "def g(x):\n    return 1 / {}\n"
 
 
-def test_the_printed_command_calls_what_failed_with_the_mended_helper(mpiexec, tmp_path):
+def test_the_printed_command_uses_the_mended_helper(mpiexec, tmp_path):
+    """The printed command calls what failed with the mended helper."""
     (tmp_path / "helpers.py").write_text(HELPER.format("x"))
     (tmp_path / "target.py").write_text("import helpers\ndef f(x):\n    return helpers.g(x)\n")
     line = ["-m", "acme_mpi", "target.py:f", "--set", "x=[0, 1, 2]", "--output-dir", "out"]

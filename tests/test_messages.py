@@ -134,9 +134,8 @@ class TestLogFile:
             (logging.WARNING, ["INFO", "WARNING"]),
         ],
     )
-    def test_it_has_all_from_info_on_and_more_if_the_level_lets_it_through(
-        self, tmp_path, level, expected
-    ):
+    def test_it_has_all_from_info_on_and_more_by_the_level(self, tmp_path, level, expected):
+        """It has all from info on and more if the level lets it through."""
         path = tmp_path / "log"
 
         with run_messages(str(path), level=level):

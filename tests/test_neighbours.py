@@ -140,7 +140,8 @@ def test_the_job_ends_if_rank_0_is_stopped_for_long(mpiexec):
     assert "; the job ends" in ran.stderr
 
 
-def test_another_program_behind_the_door_is_not_taken_for_a_rank(own_door):
+def test_another_program_at_the_port_is_not_taken_for_a_rank(own_door):
+    """Another program behind the door is not taken for a rank."""
     before = watchers()
     seen = watch(own_door, b"x" * 16)
     connection, _ = own_door.accept()

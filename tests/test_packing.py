@@ -92,7 +92,8 @@ def test_items_arrive_as_they_are(values):
     assert [type(value) for value in values_of(tasks)] == [type(value) for value in values]
 
 
-def test_arrays_are_views_of_the_segment_that_cannot_be_written_to():
+def test_arrays_are_read_only_views_of_the_segment():
+    """Arrays are views of the segment that cannot be written to."""
     tasks = sent(PerTask(np.ones((5, 10_000))), Shared(LARGE))
 
     for args, _ in tasks.calls(0, 5):
@@ -187,7 +188,8 @@ def test_what_can_be_changed_is_another_object_for_each_task(value):
     assert all(pickle.dumps(first) == again for first, _ in seen)
 
 
-def test_parts_that_arguments_have_in_common_are_common_to_the_copies():
+def test_common_parts_of_arguments_are_common_to_the_copies():
+    """Parts that arguments have in common are common to the copies."""
     part = {"n": 1}
     tasks = sent(Shared({"part": part}), Shared([part]), n_inputs=2)
 
@@ -234,7 +236,8 @@ def test_what_cannot_be_changed_is_one_object_for_all_tasks(value):
     assert tasks.bound(len) is len
 
 
-def test_values_that_are_loaded_together_are_copied_for_their_tasks(monkeypatch):
+def test_values_that_are_loaded_together_are_copied(monkeypatch):
+    """Values that are loaded together are copied for their tasks."""
     monkeypatch.setattr(packing, "ROOM_BYTES", 100)
     common = {"table": list(range(100)), "large": LARGE}
     tasks = sent([(k, common) for k in range(100)])

@@ -369,7 +369,8 @@ def test_runs_that_ended_long_ago_are_removed(folder, said):
     assert ("INFO", f"Removed {old}") in said()
 
 
-def test_only_directories_with_the_mark_of_a_finished_run_are_removed(folder):
+def test_only_marked_directories_are_removed(folder):
+    """Only directories with the mark of a finished run are removed."""
     kept = {folder / name for name in ("ACME_thesis", "ACME_notes", "ACME_link", "results")}
     (folder / "ACME_thesis" / ".acme_mpi").mkdir(parents=True)
     (folder / "ACME_notes").touch()

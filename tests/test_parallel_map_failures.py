@@ -18,7 +18,8 @@ from acme_mpi import ParallelMap
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("module_runner", "folder")]
 
 
-def test_a_task_error_begins_with_the_number_and_the_ids_of_failed_tasks():
+def test_a_task_error_begins_with_the_ids_of_failed_tasks():
+    """A task error begins with the number and the ids of failed tasks."""
     error = failure_of(ParallelMap(fail_at, range(6), {1, 4}, **MEMORY))
 
     first = str(error).splitlines()[0]
@@ -33,7 +34,9 @@ def test_a_task_error_names_the_first_twenty_tasks():
     assert first.endswith(f"failed or stalled: {', '.join(map(str, range(20)))}, ...")
 
 
-def test_a_task_error_has_one_traceback_of_each_kind_and_three_at_most():
+def test_a_task_error_has_three_tracebacks_at_most():
+    """A task error has one traceback of each kind and three at most."""
+
     def fail_in_many_ways(i: int) -> None:
         raise (KeyError, ValueError, LookupError, OSError)[i % 4](f"call {i}")
 
@@ -150,7 +153,8 @@ def test_debugging_raises_the_exception_itself(error):
     assert caught.value is error
 
 
-def test_debugging_shows_the_call_of_compute_and_the_users_frames():
+def test_debugging_shows_compute_and_the_users_frames():
+    """Debugging shows the call of compute and the user's frames."""
     with pytest.raises(KeyError) as caught:
         ParallelMap(fail_at, [1], {1}, **MEMORY).compute(debug=True)
 
@@ -161,7 +165,9 @@ def test_debugging_shows_the_call_of_compute_and_the_users_frames():
     assert caught.value.__cause__ is None
 
 
-def test_debugging_keeps_the_traceback_of_an_exception_that_is_false():
+def test_debugging_keeps_the_traceback_of_a_false_exception():
+    """Debugging keeps the traceback of an exception that is false."""
+
     class EmptyError(Exception):
         def __len__(self) -> int:
             return 0
@@ -175,7 +181,8 @@ def test_debugging_keeps_the_traceback_of_an_exception_that_is_false():
     assert caught.traceback[-1].name == "fail"
 
 
-def test_debugging_stops_at_the_first_exception_and_keeps_earlier_results():
+def test_debugging_keeps_results_before_the_first_exception():
+    """Debugging stops at the first exception and keeps earlier results."""
     called = []
 
     def call(i: int) -> int:
@@ -197,7 +204,9 @@ def test_debugging_leaves_nothing_if_the_first_task_fails(folder):
     assert list(folder.iterdir()) == []
 
 
-def test_a_run_that_comes_to_nothing_leaves_other_log_files_alone():
+def test_a_run_that_fails_leaves_other_log_files_alone():
+    """A run that comes to nothing leaves other log files alone."""
+
     def fail_at_home(i: int) -> int:
         return i
 

@@ -341,7 +341,9 @@ def test_where_results_cannot_go_is_said_before_the_run(keywords, files, text):
 
 
 @pytest.mark.once
-def test_a_parameter_that_is_called_as_the_list_of_files_is_the_functions():
+def test_a_parameter_called_outfile_is_the_functions():
+    """A parameter that is called as the list of files is the function's."""
+
     def named(x, outFile="own"):
         return outFile
 

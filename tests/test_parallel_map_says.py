@@ -212,7 +212,8 @@ def test_a_run_says_what_it_does_and_where_results_are(said):
     assert end.endswith(f"Results have been saved to {pmap.results_container}")
 
 
-def test_a_run_says_where_results_are_that_the_container_cannot_hold(said):
+def test_a_run_says_where_pickled_results_are(said):
+    """A run says where results are that the container cannot hold."""
     ParallelMap(lambda i: {i}, range(2), output_dir="out").compute()
 
     end = said()[-1][1]

@@ -80,7 +80,8 @@ class TestPickleStore:
 
         assert Path(layout.pickle(0)).read_bytes() == pickle_result("short")
 
-    def test_a_directory_that_is_gone_is_a_storage_error_that_names_the_file(self, layout):
+    def test_a_directory_that_is_gone_is_an_error_with_the_file(self, layout):
+        """A directory that is gone is a storage error that names the file."""
         store = PickleStore(SerialWorld(), layout, None, 1)
         store.open()
         os.rename(layout.directory, layout.directory + "-moved")
@@ -153,7 +154,8 @@ def make_run(base: Path, folder: str, days: float | None, name: str = "f") -> Pa
 
 
 class TestOldRuns:
-    def test_those_that_ended_before_the_limit_are_removed_and_returned(self, tmp_path):
+    def test_those_that_ended_before_the_limit_are_removed(self, tmp_path):
+        """Those that ended before the limit are removed and returned."""
         old, older = make_run(tmp_path, MADE_UP[1], 8), make_run(tmp_path, MADE_UP[2], 30)
         young = make_run(tmp_path, MADE_UP[3], 6)
 

@@ -50,7 +50,8 @@ def show(monkeypatch, caplog):
 
 
 @once
-def test_a_watched_launcher_that_passes_on_lines_gets_lines_every_few_seconds(show, capsys):
+def test_a_launcher_that_passes_on_lines_gets_lines(show, capsys):
+    """A watched launcher that passes on lines gets lines every few seconds."""
     lines = show(None, is_watched=True, whole_lines=True)
 
     assert lines[0] == "5 of 100 tasks done, 5 s, 1 tasks/s, about 95 s left"
@@ -66,7 +67,8 @@ def test_a_short_run_that_is_watched_tells_its_end(show):
 
 
 @once
-def test_where_nobody_watches_lines_come_and_a_short_run_is_silent(show):
+def test_where_nobody_watches_a_short_run_is_silent(show):
+    """Where nobody watches lines come and a short run is silent."""
     assert show(None, is_watched=False, whole_lines=False, n_seconds=4) == []
     assert len(show(None, is_watched=False, whole_lines=False)) == 21
 
@@ -86,7 +88,8 @@ def test_a_bar_where_it_can_move(show, capsys):
 
 
 @once
-def test_a_bar_that_is_wanted_where_it_cannot_move_is_shown_at_the_end(show, capsys):
+def test_a_bar_that_cannot_move_is_shown_at_the_end(show, capsys):
+    """A bar that is wanted where it cannot move is shown at the end."""
     lines = show(True, is_watched=False, whole_lines=True)
 
     assert lines[0].startswith("5 of 100 tasks done")

@@ -132,7 +132,8 @@ def test_the_plan_of_the_tutorial_is_what_is_printed(mpiexec, monkeypatch, tmp_p
     assert (ran.returncode, ran.stdout.splitlines()) == (0, shown)
 
 
-def test_the_version_has_one_source_and_is_the_newest_of_the_changes():
+def test_the_version_is_the_newest_of_the_changes():
+    """The version has one source and is the newest of the changes."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
     assert project["project"]["dynamic"] == ["version"]

@@ -85,9 +85,8 @@ def die_at(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("kind", "case"), [*(("rank", case) for case in CASES), ("single_file", "more")]
 )
-def test_what_is_recorded_can_be_read_wherever_the_writer_is_killed(
-    kind, case, tmp_path, monkeypatch
-):
+def test_what_is_recorded_survives_a_kill_at_any_point(kind, case, tmp_path, monkeypatch):
+    """What is recorded can be read wherever the writer is killed."""
     lost, n_done = [], []
     for number in range(1, 1000):
         directory = tmp_path / f"out{number}"
@@ -115,7 +114,7 @@ def test_what_is_recorded_can_be_read_wherever_the_writer_is_killed(
 
 
 @pytest.mark.slow
-def test_whoever_looks_before_the_rest_is_written_reads_all_of_it(tmp_path, monkeypatch):
+def test_a_reader_before_the_rest_is_written_reads_all(tmp_path, monkeypatch):
     """HDF5 forgets what it has read and written, and reads it again; the log is far behind."""
     monkeypatch.setattr(payload_file, "MAX_GROUPS", 10**6)
     hold = threading.Event()

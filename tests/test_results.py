@@ -155,7 +155,8 @@ class TestToParts:
             (([1, 2], ["a"]), [np.array([1, 2]), strings("a")]),
         ],
     )
-    def test_tuples_and_lists_of_more_than_scalars_are_several_parts(self, value, expected):
+    def test_tuples_of_more_than_scalars_are_several_parts(self, value, expected):
+        """Tuples and lists of more than scalars are several parts."""
         parts = to_parts(value)
 
         assert len(parts) == len(expected)
@@ -216,7 +217,8 @@ class TestToParts:
             to_parts(value)
 
     @pytest.mark.parametrize("field", ["O", "M8[s]", "U4"])
-    def test_structured_arrays_with_fields_that_hdf5_cannot_hold_are_refused(self, field):
+    def test_structured_arrays_that_hdf5_cannot_hold_are_refused(self, field):
+        """Structured arrays with fields that HDF5 cannot hold are refused."""
         with pytest.raises(ResultError, match="HDF5"):
             to_parts(np.zeros(2, [("x", "f8"), ("y", field)]))
 
@@ -280,7 +282,8 @@ class TestToRow:
     def test_a_python_integer_in_range_fits_an_unsigned_dtype(self):
         assert_same(to_row(255, spec_of(None, dtype="uint8")), np.array(255, np.uint8))
 
-    def test_lengths_along_an_unlimited_axis_are_free_but_not_the_others(self):
+    def test_only_lengths_along_an_unlimited_axis_are_free(self):
+        """Lengths along an unlimited axis are free but not the others."""
         spec = spec_of(None, 2, np.inf)
 
         assert to_row(np.ones((2, 7)), spec).shape == (2, 7)
@@ -489,7 +492,8 @@ class TestEncoder:
             (spec_of(None, np.inf), False),
         ],
     )
-    def test_a_buffer_that_the_function_uses_again_keeps_each_result(self, spec, in_memory):
+    def test_a_reused_buffer_keeps_each_result(self, spec, in_memory):
+        """A buffer that the function uses again keeps each result."""
         encoder, buffer = Encoder(spec, in_memory, None, dump_values, Frozen), np.zeros(2)
         for index in range(3):
             buffer[:] = index
@@ -504,7 +508,8 @@ class TestEncoder:
             rows = [parts[0] for parts in content.parts]
         assert [row[0] for row in rows] == [0, 1, 2]
 
-    def test_an_array_of_strings_that_the_function_uses_again_keeps_each_result(self):
+    def test_a_reused_array_of_strings_keeps_each_result(self):
+        """An array of strings that the function uses again keeps each result."""
         encoder, buffer = Encoder(None, False), strings("")
         for index in range(3):
             buffer[:] = str(index)

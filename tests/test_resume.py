@@ -505,7 +505,8 @@ class TestPython:
     ],
 )
 @pytest.mark.once
-def test_what_cannot_be_meant_is_refused_before_anything_is_made(place, options, words):
+def test_impossible_requests_are_refused_before_any_file(place, options, words):
+    """What cannot be meant is refused before anything is made."""
     ran = place.run(0, "f", *options)
 
     assert ran.returncode == 2

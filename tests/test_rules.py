@@ -101,7 +101,8 @@ class TestRules:
             {"halt": 3},
         ],
     )
-    def test_a_value_of_the_wrong_type_is_a_type_error_that_names_it(self, given):
+    def test_a_value_of_the_wrong_type_is_named_in_a_type_error(self, given):
+        """A value of the wrong type is a type error that names it."""
         with pytest.raises(InputTypeError, match=f"`{next(iter(given))}`"):
             Rules(**given)
 

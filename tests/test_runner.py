@@ -137,7 +137,8 @@ class TestContract:
         assert failures_by_index(outcomes)[1]["type"] == "ResultError"
         assert values_by_index(outcomes) == {0: 0}
 
-    def test_a_result_that_does_not_fit_is_a_failure_with_both_sides(self, runner):
+    def test_a_result_that_does_not_fit_shows_both_sides(self, runner):
+        """A result that does not fit is a failure with both sides."""
         outcomes = self.run(
             runner, lambda x: [x] * x, [2, 3], spec=RowSpec((2,), 0, "<f8"), in_memory=False
         )
@@ -183,7 +184,9 @@ class TestContract:
 
         assert values_by_index(outcomes) == {i: (1, 1, [i]) for i in range(20)}
 
-    def test_an_argument_that_a_task_has_changed_is_shown_as_it_was_given(self, runner):
+    def test_a_changed_argument_is_shown_as_it_was_given(self, runner):
+        """An argument that a task has changed is shown as it was given."""
+
         def f(i, config):
             config.clear()
             raise ValueError(i)
@@ -227,7 +230,8 @@ class TestContract:
 
         assert values_by_index(outcomes) == {6: 6, 7: 7, 8: 8, 0: 0, 1: 1}
 
-    def test_a_function_that_cannot_be_loaded_is_unready_with_the_reason(self, runner):
+    def test_a_function_that_cannot_be_loaded_is_unready(self, runner):
+        """A function that cannot be loaded is unready with the reason."""
         assignment = make_assignment(lambda x: x, [1])
         assignment.func = b"c__no_such_module__\nf\n."
         runner.prepare(assignment)
@@ -284,7 +288,8 @@ class TestRunChunk:
         chunk = range(tasks.n_tasks) if chunk is None else chunk
         return list(run_chunk(func, "f", tasks, encoder, chunk, [-1, 0, 0]))
 
-    def test_results_leave_after_every_task_that_takes_longer_than_the_bound(self, monkeypatch):
+    def test_results_leave_after_every_long_task(self, monkeypatch):
+        """Results leave after every task that takes longer than the bound."""
         monkeypatch.setattr(base, "REPORT_NS", -1)
         monkeypatch.setattr(base, "CLOCK_NS", 0)
 
@@ -303,7 +308,8 @@ class TestRunChunk:
     def test_short_tasks_leave_together(self):
         assert [(o.start, o.stop) for o in self.collect(lambda x: x, range(100))] == [(0, 100)]
 
-    def test_the_running_task_is_visible_during_the_call_and_none_afterwards(self):
+    def test_the_running_task_is_visible_during_the_call(self):
+        """The running task is visible during the call and none afterwards."""
         words, seen = [-1, 0, 0], []
 
         def f(x):
@@ -351,7 +357,8 @@ class TestSlowTasks:
     def test_tasks_that_fail_are_listed_too(self, run):
         assert run([1, -20]) == [(1, 1, pytest.approx(self.START_S + 0.001), 0.02)]
 
-    def test_tasks_that_share_a_look_at_the_clock_are_listed_together(self, run, monkeypatch):
+    def test_tasks_that_share_a_clock_reading_are_one_entry(self, run, monkeypatch):
+        """Tasks that share a look at the clock are listed together."""
         monkeypatch.setattr(base, "CLOCK_NS", 10**9)
 
         # The blocks are 1, 2 and 4 tasks long.
@@ -450,9 +457,7 @@ class TestDrain:
 
         assert values_by_index(run_tasks(runner, [range(2)])) == {0: -1, 1: -2}
 
-    def test_if_the_running_task_crashes_it_fails_and_the_others_come_back(
-        self, start_runner, hold
-    ):
+    def test_if_the_running_task_crashes_it_alone_fails(self, start_runner, hold):
         """Its child has no successor: that would have nothing to do."""
         runner = start_runner()
         self.start(runner, hold.path, lambda: os._exit(3))
@@ -466,7 +471,8 @@ class TestDrain:
         runner.submit(range(5, 7))
         assert runner.poll() == [NotCalled(5, 7)]
 
-    def test_a_child_that_dies_before_it_has_started_a_task_costs_nothing(self, start_runner):
+    def test_a_child_that_dies_before_any_task_costs_nothing(self, start_runner):
+        """A child that dies before it has started a task costs nothing."""
         runner = start_runner()
         runner.prepare(make_assignment(lambda x: x, list(range(7))))
         first_event(runner)

@@ -155,9 +155,7 @@ class TestCrashes:
 
         assert values_by_index(run_tasks(runner, [range(1)])) == {0: -1}
 
-    def test_what_an_earlier_function_has_left_behind_costs_the_next_one_nothing(
-        self, start_runner, tmp_path
-    ):
+    def test_what_an_earlier_function_left_costs_no_task(self, start_runner, tmp_path):
         """A thread that ends the child while it loads another function."""
         loading = tmp_path / "loading"
 
@@ -219,7 +217,7 @@ class TestCrashes:
         assert values_by_index(outcomes) == {0: 1, 1: 2, 2: 3}
         assert failures_by_index(outcomes) == {}
 
-    def test_a_child_killed_before_it_was_prepared_is_replaced_or_unready(self, start_runner):
+    def test_a_child_killed_unprepared_is_replaced_or_unready(self, start_runner):
         """Nobody waits for ever."""
         runner = start_runner()
         os.kill(runner.pid, signal.SIGKILL)
@@ -227,7 +225,7 @@ class TestCrashes:
 
         assert isinstance(first_event(runner), (Ready, Unready))
 
-    def test_tasks_whose_child_dies_after_their_return_are_failed_one_by_one(self, start_runner):
+    def test_tasks_whose_child_dies_later_are_failed_one_by_one(self, start_runner):
         """Their results are lost again and again; which task it was is found by halving."""
 
         def f(x):
@@ -250,7 +248,9 @@ class TestCrashes:
         assert sorted(failures) == [0, 1]
         assert all("exit code 9" in failure["message"] for failure in failures.values())
 
-    def test_a_thread_that_keeps_running_does_not_keep_the_child_alive(self, start_runner):
+    def test_a_running_thread_does_not_keep_the_child_alive(self, start_runner):
+        """A thread that keeps running does not keep the child alive."""
+
         def f(x):
             import threading
 
@@ -318,7 +318,8 @@ def test_the_ending_of_a_process_in_words(status, kind, text):
 
 
 @pytest.mark.once
-def test_a_process_that_cannot_be_started_is_a_reason_and_is_tried_again(start_runner):
+def test_a_process_that_cannot_be_started_is_tried_again(start_runner):
+    """A process that cannot be started is a reason and is tried again."""
     assignment = make_assignment(abs, [-1, -2])
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))

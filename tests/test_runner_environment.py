@@ -29,9 +29,8 @@ class TestEnvironment:
         (environment,) = values_by_index(run_tasks(runner, [range(1)])).values()
         return environment
 
-    def test_the_place_of_the_agent_is_not_inherited_and_all_else_is(
-        self, start_runner, monkeypatch
-    ):
+    def test_all_but_the_agents_rank_is_inherited(self, start_runner, monkeypatch):
+        """The place of the agent is not inherited and all else is."""
         launcher = [
             "OMPI_COMM_WORLD_RANK",
             "PMIX_RANK",
@@ -91,7 +90,9 @@ class TestEnvironment:
         lasting_child.prepare(make_assignment(lambda x: os.getcwd(), [1]))
         assert values_by_index(run_tasks(lasting_child, [range(1)])) == {0: str(tmp_path)}
 
-    def test_standard_input_is_empty_and_standard_output_is_the_agents(self, start_runner, capfd):
+    def test_stdin_is_empty_and_stdout_is_the_agents(self, start_runner, capfd):
+        """Standard input is empty and standard output is the agent's."""
+
         def f(x):
             print("printed by a task")
             return sys.stdin.read()
@@ -152,9 +153,9 @@ class TestEnvironment:
         assert said.count("said before none") == 3
         assert said.count("said before object") == 2
 
-    def test_what_is_printed_through_an_object_of_the_users_comes_out_in_time(
-        self, start_runner, capfd
-    ):
+    def test_what_a_users_stream_prints_comes_out_in_time(self, start_runner, capfd):
+        """What is printed through an object of the user's comes out in time."""
+
         class Loud:
             def __init__(self, stream):
                 self.stream, self.kept = stream, []

@@ -63,7 +63,8 @@ def test_what_is_given_back_is_handed_out_again_before_the_rest(make):
 
 
 @every_schedule
-def test_what_is_given_back_after_the_end_is_handed_out_once_more(make):
+def test_what_comes_back_after_the_end_is_handed_out_again(make):
+    """What is given back after the end is handed out once more."""
     schedule = make(10, 2)
     drain(schedule)
 

@@ -169,7 +169,8 @@ def serve(mpiexec, tmp_path) -> Any:
 
 
 @pytest.mark.parametrize("n", by_stacks([0, 2], twice=[2]))
-def test_a_call_gets_its_own_answer_whatever_became_of_earlier_ones(serve, n):
+def test_a_call_gets_its_own_answer(serve, n):
+    """A call gets its own answer whatever became of earlier ones."""
     ran = serve(n, GIVEN_UP)
 
     assert (ran.returncode, ran.stdout) == (0, "[2, 4, 6]\n" * 3), ran.stderr
@@ -200,7 +201,7 @@ except TimeoutError:
 
 
 @pytest.mark.once
-def test_an_exception_between_answer_and_values_spoils_no_later_call(serve):
+def test_an_exception_before_the_values_spoils_no_later_call(serve):
     """As a signal handler may raise it at any moment."""
     ran = serve(0, BETWEEN)
 
@@ -280,7 +281,8 @@ def test_a_dry_run_is_all_that_is_said_of_it(serve):
 
 
 @pytest.mark.once
-def test_a_dry_run_takes_no_answer_from_what_is_piped_into_the_script(mpiexec, tmp_path):
+def test_a_dry_run_takes_no_answer_from_a_pipe(mpiexec, tmp_path):
+    """A dry run takes no answer from what is piped into the script."""
     Path(tmp_path, "script.py").write_text(PIPED)
     pipe = f"printf 'some\\nlines\\n' | {sys.executable} -m acme_mpi -q script.py"
 

@@ -317,7 +317,8 @@ def test_an_uncaught_exception_is_shown_without_our_frames(acme, write_script, n
 
 
 @pytest.mark.once
-def test_an_uncaught_exception_with_very_many_causes_is_shown_as_by_python(acme, write_script):
+def test_an_exception_with_many_causes_is_shown_as_by_python(acme, write_script):
+    """An uncaught exception with very many causes is shown as by Python."""
     write_script("""
         error = None
         for i in range(3000):

@@ -141,7 +141,8 @@ WAIT = 'open("begun/-", "w").close()\nwhile not os.path.exists("allowed"):\n    
 
 @pytest.mark.parametrize("name", ["SIGUSR1", "SIGUSR2"])
 @pytest.mark.once
-def test_between_calls_the_script_goes_on_and_the_next_call_calls_nothing(serve, name):
+def test_after_a_signal_between_calls_nothing_is_called(serve, name):
+    """Between calls the script goes on and the next call calls nothing."""
     run = serve(0, WAIT + CALL)
     run.wait_for_tasks(1)
     os.killpg(run.process.pid, getattr(signal, name))

@@ -69,7 +69,8 @@ PYTHON = {
 
 
 @pytest.mark.parametrize("text", PYTHON)
-def test_what_is_python_and_no_json_is_refused_with_both_ways_to_say_it(text):
+def test_python_that_is_no_json_is_refused_with_both_ways(text):
+    """What is Python and no JSON is refused with both ways to say it."""
     with pytest.raises(InputError) as caught:
         parse_setting(f"x={text}")
 

@@ -66,7 +66,8 @@ def test_many_slabs_hold_what_one_does(size, shape, most, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("shape", FORMS.values(), ids=FORMS)
-def test_a_run_goes_on_with_rows_that_an_earlier_version_wrote_into_the_file(shape, tmp_path):
+def test_a_run_resumes_with_rows_of_an_earlier_version(shape, tmp_path):
+    """A run resumes with rows that an earlier version wrote into the file."""
     case = Case([*VALUES, FAILED], shape)
     path = store_case("single_file", 1, tmp_path / "out", case)
     layout = Layout(str(path.parent), "f")

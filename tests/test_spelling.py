@@ -52,7 +52,8 @@ def test_halt_reads_ascii_numbers(text):
         Rules(halt=text)
 
 
-def test_the_nearest_known_word_is_offered_and_nothing_for_what_is_far():
+def test_the_nearest_known_word_is_offered():
+    """The nearest known word is offered and nothing for what is far."""
     assert did_you_mean("--ouput", ["--output-dir", "--output", "-q"]) == (
         " (did you mean '--output'?)"
     )

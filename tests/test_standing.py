@@ -55,7 +55,8 @@ def run_python(folder, *words, **more):
 
 @pytest.mark.once
 @pytest.mark.parametrize("name", UNGUARDED)
-def test_a_module_that_calls_when_it_is_imported_is_refused_with_its_line(unguarded, name):
+def test_a_module_that_calls_on_import_is_refused(unguarded, name):
+    """A module that calls when it is imported is refused with its line."""
     path = unguarded(name)
 
     done = run_python(path.parent, "-m", "acme_mpi", "unguarded.py:f", "--set", "x=[1]")
@@ -78,7 +79,8 @@ def test_it_is_refused_whatever_the_command_line_asks_for(unguarded, option):
 
 
 @pytest.mark.once
-def test_a_module_that_starts_the_command_line_when_it_is_imported_starts_no_runs(tmp_path):
+def test_a_command_line_started_on_import_starts_no_runs(tmp_path):
+    """A module that starts the command line when it is imported starts no runs."""
     line = [sys.executable, "-m", "acme_mpi", "starts.py:f", "--set", "x=[1]", "--no-write", "-q"]
     (tmp_path / "starts.py").write_text(
         f"import subprocess\n\ndef f(x):\n    return x\n\nsubprocess.run({line})\n"
@@ -91,9 +93,7 @@ def test_a_module_that_starts_the_command_line_when_it_is_imported_starts_no_run
 
 
 @pytest.mark.parametrize("is_served", [True, False], ids=["script", "spmd"])
-def test_a_module_of_a_script_that_calls_when_it_is_imported_is_refused_once(
-    unguarded, mpiexec, is_served
-):
+def test_a_scripts_module_that_calls_on_import_is_refused_once(unguarded, mpiexec, is_served):
     """The script may import it; a runner that needs a function of it may not."""
     path = unguarded()
     (path.parent / "script.py").write_text(
@@ -110,7 +110,8 @@ def test_a_module_of_a_script_that_calls_when_it_is_imported_is_refused_once(
 
 
 @pytest.mark.once
-def test_a_process_of_multiprocessing_that_imports_a_main_module_is_refused(tmp_path):
+def test_multiprocessing_that_imports_a_main_is_refused(tmp_path):
+    """A process of multiprocessing that imports a main module is refused."""
     (tmp_path / "script.py").write_text(
         textwrap.dedent(
             """\
@@ -194,7 +195,8 @@ def test_a_run_that_only_loads_ends_by_its_time_limit(tmp_path):
 
 
 @pytest.mark.once
-def test_the_limit_of_a_task_limits_loading_but_leaves_it_some_time():
+def test_the_limit_of_a_task_leaves_loading_some_time():
+    """The limit of a task limits loading but leaves it some time."""
     assert acme_mpi.Rules(timeout="1s").loading_s == 30
     assert acme_mpi.Rules(timeout="1h").loading_s == 3600
     assert acme_mpi.Rules().loading_s == float("inf")
@@ -279,7 +281,8 @@ def divide(x: int) -> float:
 
 @pytest.mark.once
 @pytest.mark.parametrize("isolate", [True, False])
-def test_a_task_whose_own_call_fails_fails_and_its_own_call_can_be_resumed(tmp_path, isolate):
+def test_a_failed_call_inside_a_task_can_be_resumed(tmp_path, isolate):
+    """A task whose own call fails fails and its own call can be resumed."""
     for _ in range(2):
         with pytest.raises(acme_mpi.TaskError) as caught:
             acme_mpi.map(

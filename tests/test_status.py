@@ -160,7 +160,8 @@ class TestCounts:
 
         assert (folder.status().n_done, folder.status().n_open) == (8, 2)
 
-    def test_what_is_beyond_the_tasks_of_the_last_run_does_not_count(self, folder):
+    def test_what_is_beyond_the_last_runs_tasks_does_not_count(self, folder):
+        """What is beyond the tasks of the last run does not count."""
         folder.describe(n_tasks=9)
         folder.write(done(0, 8), failed(8))
         folder.describe(run=1, n_tasks=3)
@@ -207,7 +208,7 @@ class TestState:
         assert running.status().state == "stopped"
         assert f"left by process {os.getpid()} on" in status_text(running.status())
 
-    def test_a_run_killed_while_it_made_the_container_is_to_be_resumed(self, folder):
+    def test_a_run_killed_while_linking_is_to_be_resumed(self, folder):
         folder.describe(command="run it")
         folder.write(done(0, 10))
 
@@ -292,7 +293,8 @@ class TestSpeed:
         assert running.status(after_s=-7).elapsed_s == 0.0
         assert running.status(after_s=-7).tasks_per_s is None
 
-    def test_without_a_start_in_the_description_the_first_record_has_it(self, folder):
+    def test_the_first_record_has_the_start_if_nothing_else_has(self, folder):
+        """Without a start in the description the first record has it."""
         folder.describe(start_s=0.0)
         folder.write(failed(5, start=9, message="x" * 300), done(0, 5, 7, 3.0))
 
@@ -356,7 +358,7 @@ class TestSlowest:
             (5, 2.0),
         ]
 
-    def test_a_short_task_does_not_take_the_blame_for_one_that_failed(self, folder):
+    def test_a_short_task_is_not_blamed_for_one_that_failed(self, folder):
         """The record of task 0 has half of the time of its chunk, in which task 1 has failed."""
         folder.describe()
         folder.write(slow(1, 0, 10.0), failed(1), done(0, 1, busy_s=5.0))
@@ -383,7 +385,8 @@ class TestStragglers:
 
         assert running.status().stragglers == []
 
-    def test_a_second_attempt_is_running_although_the_first_has_ended(self, running):
+    def test_a_second_attempt_runs_though_the_first_has_ended(self, running):
+        """A second attempt is running although the first has ended."""
         running.describe()
         running.write(long(4, 10), failed(4, is_final=False), long(4, 100))
 
@@ -634,7 +637,8 @@ class TestJoblog:
         assert [float(row[2]) - START_S for row in rows] == [0.0, 0.5, 1.0, 1.5]
         assert {(row[3].strip(), row[5]) for row in rows} == {("0.500", "10")}
 
-    def test_a_slow_task_has_its_own_time_and_the_others_share_the_rest(self, folder):
+    def test_a_slow_task_has_its_own_time(self, folder):
+        """A slow task has its own time and the others share the rest."""
         folder.describe()
         folder.write(slow(2, 0.004, 5.0), slow(8, 0, 1.0), done(0, 4, 0, 5.006))
 

@@ -64,7 +64,8 @@ class TestRetries:
 
         assert seen.called[0] == [0, *range(1, 20), 0, 0]
 
-    def test_a_retry_that_is_on_its_way_to_a_rank_that_retires_goes_elsewhere(self):
+    def test_a_retry_sent_to_a_rank_that_retires_goes_elsewhere(self):
+        """A retry that is on its way to a rank that retires goes elsewhere."""
         scripts = {
             0: Script(unready_after=4, step=1, failing={1, 2, 3, 4}),
             1: Script(is_held=after_ready(lambda: not seen_retired.is_set())),

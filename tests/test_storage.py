@@ -74,7 +74,7 @@ class TestConformance(Conformance):
     """Of the stores whose container is HDF5."""
 
 
-def test_a_rank_that_lets_go_of_a_task_leaves_the_files_of_others_alone(tmp_path, content_of):
+def test_a_rank_that_releases_a_task_leaves_others_files(tmp_path, content_of):
     """The array was placed for a runner that died; another rank has the task now."""
     case = Case([large(0), (large(1), large(2))])
 

@@ -261,9 +261,8 @@ class TestRefusals:
     @every_kind
     @every_size
     @pytest.mark.parametrize("shape", [None, (None, 2), (None, np.inf)])
-    def test_a_container_that_cannot_be_made_is_an_error_on_every_rank(
-        self, kind, size, shape, tmp_path
-    ):
+    def test_a_failed_container_is_an_error_on_every_rank(self, kind, size, shape, tmp_path):
+        """A container that cannot be made is an error on every rank."""
         case = Case([[1, 2], [3, 4]], shape)
         errors = []
 
@@ -290,9 +289,7 @@ class TestRefusals:
 
     @every_size
     @pytest.mark.parametrize("is_full", [True, False])
-    def test_a_shared_file_that_cannot_be_made_is_an_error_on_every_rank(
-        self, size, is_full, tmp_path
-    ):
+    def test_a_failed_shared_file_is_an_error_on_every_rank(self, size, is_full, tmp_path):
         """A disk that is too small is found before any task has run."""
         case = Case([np.zeros(50_000)] * 3, (None, 50_000))
         errors = []
@@ -417,7 +414,8 @@ class TestDurability:
         assert records["first"].tolist() == list(range(50))
         assert len(os.listdir("/proc/self/fd")) == before
 
-    def test_a_journal_that_is_deleted_after_its_last_record_is_an_error(self, tmp_path):
+    def test_a_journal_deleted_after_its_last_record_is_an_error(self, tmp_path):
+        """A journal that is deleted after its last record is an error."""
         committer = Committer(str(tmp_path / "journal"))
         with open(tmp_path / "results", "wb") as file:
             committer.commit([file.fileno()], [pack_record(range(3))])
@@ -428,7 +426,9 @@ class TestDurability:
         with pytest.raises(StoreError, match=r"journal: No such file"):
             committer.close()
 
-    def test_an_error_of_the_disk_is_raised_at_the_latest_at_the_end(self, tmp_path, monkeypatch):
+    def test_an_error_of_the_disk_is_raised_by_the_end(self, tmp_path, monkeypatch):
+        """An error of the disk is raised at the latest at the end."""
+
         def refuse(descriptor):
             raise OSError(5, "Input/output error")
 

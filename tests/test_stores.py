@@ -134,6 +134,6 @@ class TestTable:
         assert chosen_kind("computation", *keywords) == kind
 
     @pytest.mark.parametrize("kind", ["memory", "zarr"])
-    def test_rows_of_differing_length_are_refused_where_they_cannot_be_held(self, kind):
+    def test_ragged_rows_are_refused_where_they_cannot_be_held(self, kind):
         with pytest.raises(InputError, match=r"np\.inf"):
             refuse_unlimited(make_row_spec((None, np.inf), "float"), kind)

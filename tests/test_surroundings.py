@@ -100,7 +100,8 @@ def test_tasks_see_what_the_caller_is_at_each_call(mpiexec, tmp_path, n, mode):
 
 
 @pytest.mark.once
-def test_options_of_the_interpreter_that_subprocess_forgets_are_passed_on(monkeypatch):
+def test_options_that_subprocess_forgets_are_passed_on(monkeypatch):
+    """Options of the interpreter that subprocess forgets are passed on."""
     monkeypatch.setattr(sys, "_xoptions", {"dev": True, "own": "7", "int_max_str_digits": "900"})
 
     assert interpreter_flags()[-4:-2] == ["-X", "own=7"]

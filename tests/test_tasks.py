@@ -94,7 +94,9 @@ class TestGuess:
     def test_one_empty_list_makes_no_tasks(self):
         assert distribute(f, [[], 4], {}).n_tasks == 0
 
-    def test_arguments_by_name_in_any_order_arrive_at_their_parameters(self):
+    def test_arguments_by_name_arrive_at_their_parameters(self):
+        """Arguments by name in any order arrive at their parameters."""
+
         def g(a, b, c):
             return a, b, c
 
@@ -107,7 +109,9 @@ class TestGuess:
         assert call_all(g, [1, 2], z=0) == [11, 12]
         assert listed(distribute(f, [[1, 2], 4], {}).calls(0, 2)) == [([1, 4], {}), ([2, 4], {})]
 
-    def test_a_function_that_empties_its_keyword_arguments_does_no_harm(self):
+    def test_a_function_that_empties_its_keywords_does_no_harm(self):
+        """A function that empties its keyword arguments does no harm."""
+
         def g(x, **named):
             size = len(named)
             named.clear()
@@ -201,7 +205,8 @@ class TestMarkers:
         ],
         ids=lambda value: type(value).__name__,
     )
-    def test_what_has_no_numbered_items_is_refused_with_the_way_to_give_it(self, items):
+    def test_what_has_no_numbered_items_is_refused(self, items):
+        """What has no numbered items is refused with the way to give it."""
         text = error_of(lambda x: x, PerTask(items))
 
         assert "argument 'x' cannot be split" in text
@@ -260,7 +265,8 @@ class TestSignatures:
         assert call_all(g, [1, 2], x=[3, 4]) == [(1, {"x": 3}), (2, {"x": 4})]
 
     @pytest.mark.parametrize("func", [max, math.hypot])
-    def test_functions_without_a_signature_get_the_arguments_as_given(self, func):
+    def test_without_a_signature_arguments_arrive_as_given(self, func):
+        """Functions without a signature get the arguments as given."""
         assert call_all(func, [3, 5], 4) == [func(3, 4), func(5, 4)]
 
     def test_functions_without_a_signature_call_arguments_by_number(self):
@@ -290,7 +296,8 @@ class TestSignatures:
             ([[1, 2], 3], {"x": 1}, "multiple values for argument 'x'"),
         ],
     )
-    def test_arguments_that_do_not_fit_are_refused_with_the_signature(self, args, kwargs, problem):
+    def test_arguments_that_do_not_fit_show_the_signature(self, args, kwargs, problem):
+        """Arguments that do not fit are refused with the signature."""
         text = error_of(f, *args, **kwargs)
 
         assert problem in text
@@ -377,7 +384,8 @@ class TestNInputs:
 
         assert f"`n_inputs` has to be 'auto' or an integer >= 1, not {number!r}" in text
 
-    def test_without_an_argument_of_that_length_it_is_refused_with_all_lengths_and_the_fix(self):
+    def test_without_such_a_length_all_lengths_are_shown(self):
+        """Without an argument of that length it is refused with all lengths and the fix."""
         text = error_of(f, [1, 2], [3, 4, 5], n_inputs=4)
 
         assert "required length of 4 matching `n_inputs`: 'x' has 2, 'y' has 3" in text
@@ -397,7 +405,8 @@ class TestErrors:
         [{"a": 1}.values(), {1, 2}, collections.deque([1, 2]), array.array("d", [1.0]), {"a": 1}],
         ids=lambda value: type(value).__name__,
     )
-    def test_what_would_be_split_as_a_list_is_named_where_nothing_is_split(self, whole):
+    def test_what_a_list_would_split_is_named(self, whole):
+        """What would be split as a list is named where nothing is split."""
         text = error_of(f, 1, y=whole)
 
         assert "automatic input distribution failed" in text
@@ -411,7 +420,9 @@ class TestErrors:
         assert "no parameter is called 'xs'" in text
         assert "no parameter is called 'zz'" in text
 
-    def test_a_name_that_is_nearly_right_is_answered_by_the_right_one(self):
+    def test_a_nearly_right_name_is_answered_by_the_right_one(self):
+        """A name that is nearly right is answered by the right one."""
+
         def g(data, scale=1):
             return data
 

@@ -33,7 +33,8 @@ def run_ranks(tmp_path, mpiexec):
 
 @pytest.mark.every
 @pytest.mark.parametrize("rank", [0, 1])
-def test_an_exception_on_one_rank_between_two_calls_ends_the_job(run_ranks, rank):
+def test_an_exception_between_two_calls_ends_the_job(run_ranks, rank):
+    """An exception on one rank between two calls ends the job."""
     done = run_ranks(
         2,
         f"""\
@@ -48,9 +49,8 @@ def test_an_exception_on_one_rank_between_two_calls_ends_the_job(run_ranks, rank
 
 
 @pytest.mark.parametrize(("rank", "end", "status"), [(0, "sys.exit(3)", 3), (1, "sys.exit(0)", 1)])
-def test_a_rank_that_leaves_while_others_wait_is_named_and_ends_the_job(
-    run_ranks, rank, end, status
-):
+def test_a_rank_that_leaves_while_others_wait_ends_the_job(run_ranks, rank, end, status):
+    """A rank that leaves while others wait is named and ends the job."""
     done = run_ranks(
         2,
         f"""\
@@ -64,7 +64,8 @@ def test_a_rank_that_leaves_while_others_wait_is_named_and_ends_the_job(
     assert f"the script has ended on rank {rank}" in done.stderr
 
 
-def test_a_rank_that_ends_with_a_status_ends_the_job_whatever_the_others_wait_for(run_ranks):
+def test_a_rank_that_ends_with_a_status_ends_the_job(run_ranks):
+    """A rank that ends with a status ends the job whatever the others wait for."""
     done = run_ranks(
         2,
         """\
@@ -119,7 +120,7 @@ def test_ranks_that_all_raise_end_as_they_would_alone(run_ranks):
 @pytest.mark.parametrize(
     "line", ["-m acme_mpi script.py", "-m acme_mpi script.py:f --set x=[1] --no-write", "script.py"]
 )
-def test_a_killed_launcher_leaves_nothing_behind_outside_of_runs(tmp_path, mpiexec, line):
+def test_a_killed_launcher_leaves_nothing_behind(tmp_path, mpiexec, line):
     """Between two calls of a script, or while a target is loaded."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -147,7 +148,8 @@ def test_a_killed_launcher_leaves_nothing_behind_outside_of_runs(tmp_path, mpiex
 
 
 @pytest.mark.once
-def test_a_rank_that_runs_what_users_wrote_ends_with_its_launcher():
+def test_a_rank_in_user_code_ends_with_its_launcher():
+    """A rank that runs what users wrote ends with its launcher."""
     rank = (
         "import signal\n"
         "from acme_mpi.comm.launcher import end_with_launcher\n"
@@ -169,7 +171,8 @@ def test_a_rank_that_runs_what_users_wrote_ends_with_its_launcher():
 
 
 @pytest.mark.once
-def test_the_first_rank_that_waits_tells_of_rank_0_before_the_first_call(tmp_path, mpiexec):
+def test_the_first_rank_that_waits_tells_of_rank_0(tmp_path, mpiexec):
+    """The first rank that waits tells of rank 0 before the first call."""
     (tmp_path / "script.py").write_text(
         textwrap.dedent(
             """\

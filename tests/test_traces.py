@@ -124,7 +124,8 @@ def throw(error):
         (throw, [ValueError("\udc80")]),
     ],
 )
-def test_whatever_an_exception_does_its_traceback_is_had_and_bounded(func, args):
+def test_every_exception_has_a_bounded_traceback(func, args):
+    """Whatever an exception does its traceback is had and bounded."""
     text = trace_of(func, *args)
 
     assert text

@@ -77,7 +77,8 @@ def test_launcher_and_program_come_as_they_were_typed(typed_under, name):
         ("prterun", None, "prterun"),
     ],
 )
-def test_what_open_mpi_5_becomes_goes_by_the_name_that_was_typed(typed_under, name, tool, typed):
+def test_open_mpi_5_goes_by_the_name_that_was_typed(typed_under, name, tool, typed):
+    """What Open MPI 5 becomes goes by the name that was typed."""
     environ = {} if tool is None else {"OMPI_TOOL_NAME": tool}
 
     assert typed_under([name, "-n", "2"], 2, environ)[0] == typed
@@ -128,7 +129,8 @@ def test_of_an_srun_elsewhere_ranks_and_nodes_are_told(monkeypatch):
 
 
 @once
-def test_in_a_batch_job_without_srun_the_plain_command_is_what_was_typed(monkeypatch):
+def test_without_srun_the_plain_command_is_what_was_typed(monkeypatch):
+    """In a batch job without srun the plain command is what was typed."""
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "acme_mpi", "a", "b"])
     batch = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_NNODES": "1"}
 

@@ -99,7 +99,8 @@ def test_a_file_that_may_not_grow_is_the_mediums_fault(options, module_folder):
     assert "Traceback" not in ran.stderr
 
 
-def test_a_result_for_which_there_is_no_memory_fails_its_task_in_these_words(module_folder):
+def test_a_result_without_memory_fails_its_task(module_folder):
+    """A result for which there is no memory fails its task in these words."""
     (module_folder / "large.py").write_text(
         "import numpy as np\ndef f(x):\n    return np.zeros(x << 20, 'u1')\n"
     )
