@@ -9,17 +9,38 @@ from acme_mpi.comm import World
 from acme_mpi.runner.child import ChildRunner
 from acme_mpi.runner.threads import n_local_ranks, share_of_cores
 
-_RUNNER: list[tuple[ChildRunner, int]] = []  # with its number of threads
-_OF_PARENT: list[tuple[ChildRunner, int]] = []  # whoever drops them waits for a process not his own
+
+class _Kept:
+    """What this process keeps.
+
+    Attributes
+    ----------
+    runner : ChildRunner or None
+        Its own.
+    n_threads : int
+        With which that was started.
+    of_parents : list of ChildRunner
+        Those of the processes that this one was forked from: whoever drops them waits for processes
+        that are not his own.
+    """
+
+    def __init__(self) -> None:
+        self.runner: ChildRunner | None = None
+        self.n_threads = 0
+        self.of_parents: list[ChildRunner] = []
+
+    def keep(self, runner: ChildRunner, n_threads: int) -> None:
+        self.runner, self.n_threads = runner, n_threads
+        atexit.register(stop_runner)
+
+    def begin_anew(self) -> None:
+        if self.runner is not None:
+            self.of_parents.append(self.runner)
+        self.runner = None
 
 
-def _begin_anew() -> None:
-    """Leave its runner to the process that has forked this one."""
-    _OF_PARENT.extend(_RUNNER)
-    _RUNNER.clear()
-
-
-os.register_at_fork(after_in_child=_begin_anew)
+_kept = _Kept()
+os.register_at_fork(after_in_child=_kept.begin_anew)
 
 
 def fork_child_runner() -> None:
@@ -29,7 +50,7 @@ def fork_child_runner() -> None:
     shared. Neither MPI nor a thread may have been started.
     """
     n_threads = share_of_cores(n_local_ranks())
-    _keep(ChildRunner(n_threads, is_forked=True), n_threads)
+    _kept.keep(ChildRunner(n_threads, is_forked=True), n_threads)
 
 
 def take_child_runner(world: World, is_worker: bool = True) -> ChildRunner | None:
@@ -45,22 +66,18 @@ def take_child_runner(world: World, is_worker: bool = True) -> ChildRunner | Non
     n_threads = _threads_per_rank(world)
     if not is_worker:
         return None
-    if _RUNNER and _RUNNER[0][1] != n_threads:
+    if _kept.n_threads != n_threads:
         stop_runner()  # it was started before the ranks could tell each other their cores
-    if not _RUNNER:
-        _keep(ChildRunner(n_threads), n_threads)
-    return _RUNNER[0][0]
+    if _kept.runner is None:
+        _kept.keep(ChildRunner(n_threads), n_threads)
+    return _kept.runner
 
 
 def stop_runner() -> None:
     """End this process's child runner, in good order if it is idle. Independent."""
-    while _RUNNER:
-        _RUNNER.pop()[0].leave()
-
-
-def _keep(runner: ChildRunner, n_threads: int) -> None:
-    _RUNNER.append((runner, n_threads))
-    atexit.register(stop_runner)
+    runner, _kept.runner = _kept.runner, None
+    if runner is not None:
+        runner.leave()
 
 
 def _threads_per_rank(world: World) -> int:
