@@ -12,6 +12,7 @@ from acme_mpi.convert import Array
 from acme_mpi.results import RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import on_master, refusals, together
+from acme_mpi.storage.faults import container_faults
 from acme_mpi.storage.ragged import longest_row, padded
 from acme_mpi.storage.recorded import RecordedStore
 from acme_mpi.storage.records import Records, is_missing
@@ -134,8 +135,6 @@ class ContainedStore(RecordedStore):
 
     def container_faults(self, done: Records) -> Iterator[str]:
         """Compare it with what would be made now, link by link, and its copies bit by bit."""
-        from acme_mpi.storage.faults import container_faults
-
         return container_faults(self, done)
 
 

@@ -10,19 +10,20 @@ import io
 import os
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
 
+from acme_mpi.convert import Array
 from acme_mpi.errors import StoreError
 from acme_mpi.parsing import Damaged
 from acme_mpi.results import RowSpec
 from acme_mpi.storage import hdf5
-from acme_mpi.storage.contained import ContainedStore
+from acme_mpi.storage.layout import Layout
 from acme_mpi.storage.ragged import padded
 from acme_mpi.storage.recorded import RecordedStore
-from acme_mpi.storage.records import Records, indices_of, missing_tasks, without_pickles
+from acme_mpi.storage.records import Record, Records, indices_of, missing_tasks, without_pickles
 from acme_mpi.storage.verify import Damage, damaged_bytes, reason_text
 
 
@@ -52,7 +53,27 @@ def _damage_text(damage: Damage) -> str:
     return f"tasks {tasks.start} to {tasks.stop - 1}: {damage.path}: {damage.why}"
 
 
-def container_faults(store: ContainedStore, done: Records) -> Iterator[str]:
+class Comparable(Protocol):
+    """What a store tells of a container that is compared, see `ContainedStore`."""
+
+    layout: Layout
+    spec: RowSpec | None
+    n_tasks: int
+
+    def source(self, record: Record) -> str:
+        """Return the path of the file with the results that a record speaks of."""
+
+    def link(self, file: h5py.File, done: Records) -> None:
+        """Make in a file what the container has of its own, besides copies."""
+
+    def copied_rows(self, done: Records, is_virtual: bool) -> Iterator[tuple[int, Array]]:
+        """Yield (first task, rows) of what the container has a copy of."""
+
+    def over_container(self) -> RecordedStore | None:
+        """Return the store that measures the container's own copies; None if there are none."""
+
+
+def container_faults(store: Comparable, done: Records) -> Iterator[str]:
     """Yield what is wrong with the container alone, as `faults`. Independent."""
     container = store.layout.container
     try:
@@ -74,7 +95,7 @@ def container_faults(store: ContainedStore, done: Records) -> Iterator[str]:
             yield _damage_text(each)
 
 
-def _wrong_links(store: ContainedStore, file: h5py.File, done: Records) -> Iterator[str]:
+def _wrong_links(store: Comparable, file: h5py.File, done: Records) -> Iterator[str]:
     """Yield what the container has otherwise than it would be made now."""
     path = store.layout.container
     # What HDF5 has read from a file looks otherwise than what it is about to write.
@@ -135,9 +156,7 @@ def _selected(space: Any) -> Any:
     return space.shape, space.get_select_hyper_blocklist().tolist()
 
 
-def _wrong_rows(
-    store: ContainedStore, spec: RowSpec, file: h5py.File, done: Records
-) -> Iterator[str]:
+def _wrong_rows(store: Comparable, spec: RowSpec, file: h5py.File, done: Records) -> Iterator[str]:
     """Yield what is wrong with the common dataset: form, sources, rows, what is missing."""
     path, folder, n_tasks = store.layout.container, store.layout.directory, store.n_tasks
     if "result_0" not in file:
