@@ -125,7 +125,7 @@ class FailureGroup:
 
 @dataclass(frozen=True)
 class Status:
-    """How it stands with a run; plain values, which are also the keys of the JSON form.
+    """The state of a run; plain values, which are also the keys of the JSON form.
 
     Attributes
     ----------

@@ -14,7 +14,7 @@ from acme_mpi.errors import LaunchError
 
 LOOK_EVERY_S = 1.0
 
-# How a launcher tells a process its place, before MPI starts: (rank, size) variables.
+# How a launcher tells a process which rank it is, before MPI starts: (rank, size) variables.
 LAUNCHER_VARIABLES = (
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     ("PMI_RANK", "PMI_SIZE"),
@@ -41,7 +41,7 @@ def _number(environ: Mapping[str, str], name: str, least: int) -> int:
     # Not whatever `int` takes: it has a limit of its own, too.
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) >= least):
         raise LaunchError(
-            f"the variable {name}, by which launchers tell ranks their place, has to be a whole "
+            f"the variable {name}, by which launchers number their ranks, has to be a whole "
             f"number >= {least}, not {text!r}; if no launcher has set it: unset {name}"
         )
     return int(text)

@@ -181,9 +181,9 @@ def _mark(
     wrap: Callable[[Any], Any],
 ) -> None:
     """Wrap the argument called `name`, given by name or by position."""
-    place = _position(func, args, name)
-    current = kwargs.get(name) if name in kwargs else None if place is None else args[place]
-    if name not in kwargs and place is None:
+    position = _position(func, args, name)
+    current = kwargs.get(name) if name in kwargs else None if position is None else args[position]
+    if name not in kwargs and position is None:
         known = [*_positional_names(func, args), *kwargs]
         raise InputError(
             f"{option} {name}: there is no such argument; given are: {', '.join(known) or 'none'}"
@@ -193,8 +193,8 @@ def _mark(
         raise InputError(f"{option} {name}: the argument is named twice in --split and --share")
     if name in kwargs:
         kwargs[name] = wrap(current)
-    elif place is not None:
-        args[place] = wrap(current)
+    elif position is not None:
+        args[position] = wrap(current)
 
 
 def _positional_names(func: Callable[..., Any], args: Sequence[Any]) -> list[str]:
