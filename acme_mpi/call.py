@@ -9,22 +9,13 @@ from typing import Any
 import numpy as np
 
 from acme_mpi.comm import World
-from acme_mpi.errors import (
-    AcmeMpiError,
-    Failure,
-    InputError,
-    LaunchError,
-    StoppedError,
-    StoreError,
-    TaskError,
-)
+from acme_mpi.errors import AcmeMpiError, Failure
 from acme_mpi.messages import Said
 from acme_mpi.results import RowSpec
 from acme_mpi.rules import Rules
 from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.segment import Segment
 from acme_mpi.storage import Stored, StoreKind, find_store
-from acme_mpi.storage.description import how_to_resume
 from acme_mpi.storage.stores import RANK
 from acme_mpi.tasks import TaskSet
 
@@ -164,11 +155,6 @@ class Options:
         work = replace(self.work, isolate=False, workers=(0,))
         return replace(self, work=work, display=replace(self.display, bar=False))
 
-    def how_to_resume(self, directory: str, only_failed: bool = False) -> str:
-        """Return a last line of text that says how to resume a run in a directory."""
-        command = how_to_resume(self.display.resume_command, directory, only_failed)
-        return f"\n  resume with: {command}"
-
 
 @dataclass
 class Call:
@@ -278,41 +264,12 @@ class Result:
         """Whether every task was run, and all that came of it is safe."""
         return not self.n_unfinished and not self.storage_error
 
-    def error(self, results: Any = None) -> AcmeMpiError | None:
-        """Return the exception that this result calls for, None if all is well."""
-        n_tasks, where = self.options.work.n_tasks, self.stored.where
-        safe = f"; what is done is in {where}" if where else ""
-        n_left = f"{self.n_unfinished} of {n_tasks} tasks were not run"
-        if self.storage_error:
-            if not self.n_unfinished and not self.output_dir:
-                return StoreError(self.storage_error)
-            return StoreError(f"{self.storage_error}\n  {n_left}{safe}{self.how_to_resume()}")
-        if self.n_unfinished and self.has_halted:
-            text = f"{self.stopped_because}\n  {n_left}{safe}{self.how_to_resume()}"
-            return TaskError(text, self.failures, results)
-        if self.n_unfinished and not self.n_ready and not self.stopped_because:
-            reasons = "\n  ".join(dict.fromkeys(self.unready))
-            return InputError(f"no rank could load {self.options.work.name}:\n  {reasons}")
-        if self.n_unfinished and (self.stopped_because or not self.unready):
-            why = f", because {self.stopped_because}" if self.stopped_because else ""
-            return StoppedError(f"{n_left}{why}{safe}{self.how_to_resume()}")
-        if self.n_unfinished:
-            reasons = "\n  ".join(dict.fromkeys(self.unready))
-            return LaunchError(
-                f"{n_left}, because every rank has lost its runner{safe}:\n  {reasons}"
-            )
-        if self.failures:
-            text = f"{len(self.failures)} of {n_tasks} tasks failed, first: {self.failures[0]}"
-            return TaskError(text + self.how_to_resume(), self.failures, results)
-        return None
+    @property
+    def has_come_to_nothing(self) -> bool:
+        """Whether no task was run, as no rank could load the function."""
+        return bool(self.n_unfinished and not self.n_ready and not self.stopped_because)
 
     @property
     def has_halted(self) -> bool:
         """Whether so many tasks have failed that the run had to end."""
         return self.options.work.rules.must_halt(len(self.failures), self.options.work.n_tasks)
-
-    def how_to_resume(self) -> str:
-        """Return a last line of text that says how to resume; empty where nothing can be done."""
-        if not self.output_dir or (self.is_complete and not self.failures):
-            return ""
-        return self.options.how_to_resume(self.output_dir, only_failed=not self.n_unfinished)

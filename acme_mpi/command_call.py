@@ -27,6 +27,7 @@ from acme_mpi.session import current
 from acme_mpi.session.trial import announce, circumstances, forecast, measuring_options
 from acme_mpi.session.values import values_of
 from acme_mpi.storage import find_store
+from acme_mpi.summary import error_of
 from acme_mpi.visible import say
 
 logger = logging.getLogger("acme_mpi")
@@ -70,7 +71,7 @@ def call_target(world: World, options: Namespace) -> None:
         return
     if world.is_master:
         call.deliver = partial(_print_values, runner)
-    error = run(world, call).error()
+    error = error_of(run(world, call))
     if error is not None:
         raise error
 

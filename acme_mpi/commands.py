@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from acme_mpi.call import Call, Options, Output, Work
 from acme_mpi.comm import SerialWorld
 from acme_mpi.command_parser import CommandParser
 from acme_mpi.errors import EXIT_DONE, EXIT_STORAGE, AcmeMpiError, InputError, StoreError
@@ -22,6 +23,7 @@ from acme_mpi.joblog import joblog_lines
 from acme_mpi.messages import ConsoleFormatter
 from acme_mpi.parsing import Damaged
 from acme_mpi.printing import standard_output
+from acme_mpi.run import Run
 from acme_mpi.status import (
     damages_text,
     described,
@@ -38,7 +40,6 @@ from acme_mpi.storage.layout import Layout
 from acme_mpi.storage.lease import Lease, holder
 from acme_mpi.storage.recorded import RecordedStore
 from acme_mpi.storage.records import read_history
-from acme_mpi.storage.remaining import newest_container, note_lost
 from acme_mpi.visible import say, visible
 
 logger = logging.getLogger("acme_mpi")
@@ -161,9 +162,9 @@ def _stop(run: _Run, options: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _store_of(run: _Run, number: int = 0) -> RecordedStore:
-    layout, described = replace(run.layout, run=number), run.description
-    store = make_store(described.kind, SerialWorld(), layout, described.spec, described.n_tasks)
+def _store_of(run: _Run) -> RecordedStore:
+    described = run.description
+    store = make_store(described.kind, SerialWorld(), run.layout, described.spec, described.n_tasks)
     assert isinstance(store, RecordedStore)
     return store
 
@@ -171,27 +172,23 @@ def _store_of(run: _Run, number: int = 0) -> RecordedStore:
 def _recover(run: _Run, options: argparse.Namespace) -> int:
     described, folder = run.description, run.layout.dot_folder
     lease = Lease.take(folder, lambda text: say(text, sys.stderr))
-    try:
-        remove_left(run.layout)
-        store = _store_of(run, next_run(folder))
-        store.restore()
-        with readable(folder):
-            history = read_history(folder)
-        lost = note_lost(store, history, described.n_tasks)
-        stored = None if lost else newest_container(store, history)
-        if stored is not None:
-            store.close()
-        else:
-            store.open()
-            store.close()
-            stored = store.commit()
-            history = read_history(folder)
-    finally:
-        lease.release()
-    n_done = int(history.is_done(described.n_tasks).sum())
+    layout = replace(run.layout, run=next_run(folder))
+    work = Work(described.name, described.n_tasks, described.spec)
+    asked = Options(work, Output(described.kind))
+    recovery = Run(SerialWorld(), Call(asked, surroundings=None), asked, layout, lease, True)
+    with recovery.released():
+        remove_left(layout)
+        remaining = recovery.find_remaining(calls_tasks=False)
+        stored = remaining.stored
+        if stored is None:
+            recovery.store.open()
+            recovery.store.close()
+            stored = recovery.link()
+    n_failed = len(remaining.failures)
+    n_done = remaining.n_kept - n_failed
     say(f"{described.name}: {n_done} of {described.n_tasks} results are in {stored.where}")
-    if history.failed:
-        say(f"  {len(history.failed)} tasks have failed")
+    if n_failed:
+        say(f"  {n_failed} tasks have failed")
     if n_done < described.n_tasks and described.command:
         say(f"  resume with: {described.command}")
     return EXIT_DONE

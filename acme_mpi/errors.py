@@ -31,8 +31,6 @@ EXIT_INTERNAL = 70
 EXIT_STORAGE = 74
 EXIT_STOPPED = 75
 
-N_IDS, N_TRACEBACKS = 20, 3  # in the text of a failed run
-
 
 class AcmeMpiError(Exception):
     """Base of every error that acme_mpi raises on purpose."""
@@ -153,90 +151,6 @@ class TaskError(AcmeMpiError, RuntimeError):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle with all attributes."""
         return type(self), (str(self), self.failures, self.results)
-
-
-def summarize(
-    failures: Sequence[Failure],
-    n_tasks: int,
-    where: str = "",
-    reproduce: str = "",
-    n_unfinished: int = 0,
-) -> str:
-    """Return the text that tells a person which tasks failed and how to look at one.
-
-    Parameters
-    ----------
-    failures : sequence of Failure
-        In index order, at least one.
-    n_tasks : int
-        Size of the run.
-    where : str
-        Where the other results are; left out if empty.
-    reproduce : str
-        Command that runs one task in the foreground, with ``{index}`` in the task's place; if
-        empty, the call itself is printed.
-    n_unfinished : int
-        Tasks that have not been run to their end.
-    """
-    lines = [
-        f"{len(failures)} of {n_tasks} tasks failed, first: {failures[0]}",
-    ]
-    for (kind, location, _), group in group_failures(failures).items():
-        ids = ", ".join(str(failure.index) for failure in group[:3])
-        more = ", ..." if len(group) > 3 else ""
-        at = f" at {location}" if location else ""
-        lines.append(f"  {len(group)} x {kind}{at}: {group[0].message} (tasks {ids}{more})")
-        if reproduce:
-            lines.append(f"    reproduce: {reproduce.format(index=group[0].index)}")
-        elif group[0].call:
-            lines.append(f"    reproduce: {group[0].call}")
-    lines += _where_others_are(n_tasks - len(failures) - n_unfinished, n_unfinished, where)
-    return "\n".join(visible(line, kept="\t") for line in lines)
-
-
-def report(
-    failures: Sequence[Failure],
-    n_tasks: int,
-    where: str = "",
-    log: str = "",
-    how_to_resume: str = "",
-    n_unfinished: int = 0,
-) -> str:
-    """Return the text with which a failed run of ACME's dialect ends, with the first tracebacks.
-
-    Parameters
-    ----------
-    failures : sequence of Failure
-        In index order, at least one.
-    n_tasks : int
-        Size of the run.
-    where, log : str
-        Where the other results and the messages are; left out if empty.
-    how_to_resume : str
-        As `Result.how_to_resume` says it.
-    n_unfinished : int
-        Tasks that have not been run to their end.
-    """
-    ids = ", ".join(str(failure.index) for failure in failures[:N_IDS])
-    more = ", ..." if len(failures) > N_IDS else ""
-    share = f"{len(failures)}/{n_tasks}"
-    lines = [f"Parallel computation failed: {share} tasks failed or stalled: {ids}{more}"]
-    for group in list(group_failures(failures).values())[:N_TRACEBACKS]:
-        lines.append(f"  {group[0]}")
-        lines += [f"    {line}" for line in group[0].traceback.rstrip().splitlines()]
-    lines += _where_others_are(n_tasks - len(failures) - n_unfinished, n_unfinished, where)
-    if how_to_resume:
-        lines.append(how_to_resume.lstrip("\n"))
-    if log:
-        lines.append(f"  Log file: {log}")
-    return "\n".join(lines)
-
-
-def _where_others_are(n_done: int, n_unfinished: int, where: str) -> list[str]:
-    if not where or n_done <= 0:
-        return []
-    which = f"{n_done} tasks are done, their" if n_unfinished else f"The other {n_done}"
-    return [f"  {which} results are in {where}"]
 
 
 def group_failures(failures: Iterable[Failure]) -> dict[tuple[str, str, str], list[Failure]]:

@@ -109,6 +109,10 @@ class Master:
         """Whether every worker has left."""
         return not self._leaving
 
+    def close(self) -> None:
+        """Leave the last state on the screen."""
+        self._progress.close()
+
     @property
     def n_not_done(self) -> int:
         """Tasks that have not ended."""

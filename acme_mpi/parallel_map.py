@@ -23,7 +23,6 @@ from acme_mpi.errors import (
     PlaceError,
     StoreError,
     TaskError,
-    report,
 )
 from acme_mpi.keywords import (
     ResultForm,
@@ -48,6 +47,7 @@ from acme_mpi.session.trial import dry_run
 from acme_mpi.session.values import finish
 from acme_mpi.storage import Layout
 from acme_mpi.storage.folders import remove_old_runs
+from acme_mpi.summary import parallel_map_error
 from acme_mpi.tasks import (
     TaskSet,
     distribute,
@@ -496,10 +496,7 @@ class ParallelMap(ACMEdaemon):
         try:
             return finish(result)
         except TaskError as error:
-            where, log = result.stored.where, str(self.logfile or "")
-            n_tasks, how_to_resume = result.options.work.n_tasks, result.how_to_resume()
-            text = report(error.failures, n_tasks, where, log, how_to_resume, result.n_unfinished)
-            raise TaskError(text, error.failures, error.results) from None
+            raise parallel_map_error(result, error, str(self.logfile or "")) from None
 
     def cleanup(self) -> None:
         """End the use of the ranks as `stop_client` says; `with` does it at its end."""

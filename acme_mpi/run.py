@@ -8,12 +8,12 @@ rank's `Journal`, and reported; the report is the request for the next chunk. At
 make one container together, and every rank leaves with the same result or the same exception.
 
 Imports go downwards only: ``__main__, __init__, script_main`` > ``parallel_map, foreground,
-options`` > ``commands, command_call, api, cluster, out_files`` > ``client`` > ``session`` >
-``run`` > ``loop, joblog, status_text`` > ``call, keywords, master, worker, status`` > ``storage,
+options`` > ``commands, command_call, api, cluster, out_files`` > ``client`` > ``session`` > ``run``
+> ``loop, joblog, status_text, summary`` > ``call, keywords, master, worker, status`` > ``storage,
 fingerprint, runner, journal, progress, protocol`` > ``comm, interrupts, deadline, messages,
-terminal, ulimits`` > ``segment, standing, acme_arguments, command_parser, meant`` >
-``tasks, schedule, durations, rules, results, parsing, checksum, offsets, cgroup, cores, printing,
-errors`` > ``convert, processes, spelling, uncaught, visible``.
+terminal, ulimits`` > ``segment, standing, acme_arguments, command_parser, meant`` > ``tasks,
+schedule, durations, rules, results, parsing, checksum, offsets, cgroup, cores, printing, errors`` >
+``convert, processes, spelling, uncaught, visible``.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from itertools import islice
-from typing import Any, NamedTuple, NoReturn
+from functools import cached_property
+from typing import NamedTuple, NoReturn
 
 from acme_mpi.call import Call, Options, Result
 from acme_mpi.comm import World, settle, share
 from acme_mpi.deadline import deadline_s
-from acme_mpi.errors import EXIT_STORAGE, AcmeMpiError, Failure, StoreError, summarize
+from acme_mpi.errors import EXIT_STORAGE, AcmeMpiError, Failure, StoreError
 from acme_mpi.interrupts import INTERRUPTS
 from acme_mpi.loop import Loop
 from acme_mpi.master import Master
-from acme_mpi.messages import ANNOUNCE, FILED, ONLY_FILED, Said, collected, log_path, run_messages
+from acme_mpi.messages import Said, collected, log_path, run_messages
 from acme_mpi.progress import Progress
 from acme_mpi.runner.base import Assignment, Runner
 from acme_mpi.runner.inline import InlineRunner
@@ -44,17 +44,16 @@ from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.schedule import Factoring, FixedChunks, Schedule
 from acme_mpi.standing import is_in_task
 from acme_mpi.storage import Layout, Store, Stored, ballast, make_store
-from acme_mpi.storage.beginning import Beginning, Wanted, begin
-from acme_mpi.storage.description import Description
+from acme_mpi.storage.beginning import Beginning, NewRun, begin
+from acme_mpi.storage.description import Description, how_to_resume
 from acme_mpi.storage.folders import mark_finished, remove_results
 from acme_mpi.storage.lease import Lease
-from acme_mpi.storage.remaining import Remaining, all_remaining, remaining_tasks
+from acme_mpi.storage.remaining import Remaining, Which, all_remaining, remaining_tasks
+from acme_mpi.summary import log_end, resume_line
 from acme_mpi.ulimits import fault_of_limits
 from acme_mpi.worker import Worker
 
 logger = logging.getLogger("acme_mpi")
-
-N_FILED = 1000  # tracebacks in a log file
 
 
 def run(world: World, call: Call) -> Result:
@@ -70,32 +69,35 @@ def run(world: World, call: Call) -> Result:
     said: list[Said] = []
     with collected(said):
         world.barrier(_warn)
-        start = _agree_on_call(world, call)
+        agreed = Run.agreed(world, call)
+    with _ending_together(world, call), agreed.released():
+        result = agreed.play(said)
+    if not result.options.output.store.writes_files:
+        agreed.deliver(result)
+    return result
+
+
+@contextlib.contextmanager
+def _ending_together(world: World, call: Call) -> Iterator[None]:
+    """Context in which no rank leaves alone: the others would wait for it for ever."""
     # A debugger gets the user's interrupts itself, and in a task they are for whoever calls it.
-    is_caught = call.own_tasks is None and not is_in_task()
-    caught = INTERRUPTS.caught() if is_caught else contextlib.nullcontext()
+    if call.own_tasks is not None or is_in_task():
+        yield
+        return
     try:
-        with caught, _released(start.lease):
-            result = _run_agreed(world, call, start, said)
+        with INTERRUPTS.caught():
+            yield
     except AcmeMpiError:
         raise
     except MemoryError:
-        if not is_caught:
-            raise
         _end_without_memory(world)
     except BaseException:
-        if not is_caught:
-            raise
-        # Leaving alone would make the others wait for ever.
         stop_runner()
         if world.size > 1:
             traceback.print_exc()
             sys.stderr.flush()
             world.abort(1)
         raise
-    if not start.options.output.store.writes_files:
-        _deliver(world, call, start, result)
-    return result
 
 
 def _end_without_memory(world: World) -> NoReturn:
@@ -112,96 +114,345 @@ def _end_without_memory(world: World) -> NoReturn:
     raise StoreError(text) from None
 
 
-def _deliver(world: World, call: Call, start: _Start, result: Result) -> None:
-    """Bring values to the caller, and only then say how the run has ended. Collective.
-
-    The signals are the caller's again: loading values calls user code, which may take for ever.
-    """
-    if call.deliver is not None:
-        call.deliver(world, result)
-    if world.is_master and not _has_come_to_nothing(result):
-        options = start.options
-        path = _log_path(options, start.layout)
-        with run_messages(path, options.display.dialect, options.display.level):
-            _log_end(result)
-
-
-def _has_come_to_nothing(result: Result) -> bool:
-    return bool(not result.n_ready and result.n_unfinished and not result.stopped_because)
-
-
 def _warn(text: str) -> None:
     logger.warning("%s", text)
 
 
-class _Start(NamedTuple):
-    """What the ranks have agreed on before a run."""
+class Run:
+    """One call on which the ranks have agreed, and the steps that it takes.
 
-    options: Options
-    layout: Layout
-    lease: Lease | None  # on rank 0, of runs that write files
-    is_resumed: bool
+    All public methods are Collective.
 
+    Parameters
+    ----------
+    world : World
+        The ranks.
+    call : Call
+        This rank's.
+    options : Options
+        Rank 0's.
+    layout : Layout
+        Where the files lie; the directories exist.
+    lease : Lease, optional
+        The right to write there; on rank 0, of runs that write files.
+    is_resumed : bool
+        There are results of earlier runs.
+    """
 
-def _agree_on_call(world: World, call: Call) -> _Start:
-    """Check all ranks' calls and take the place of the files; all ranks raise alike."""
-    begun: list[Beginning] = []
+    def __init__(
+        self,
+        world: World,
+        call: Call,
+        options: Options,
+        layout: Layout,
+        lease: Lease | None = None,
+        is_resumed: bool = False,
+    ) -> None:
+        self._world, self._call, self._options, self._layout = world, call, options, layout
+        self._lease, self._is_resumed = lease, is_resumed
+        self._work, self._output, self._display = options.work, options.output, options.display
 
-    def decide(digests: list[dict[str, str]]) -> tuple[Any, ...]:
-        _warn_of_differences(digests)
-        assert call.options is not None
-        begun.append(_begin(call, call.options, world.size))
-        return call.options, begun[0].layout, begun[0].earlier is not None
+    @classmethod
+    def agreed(cls, world: World, call: Call) -> Run:
+        """Check all ranks' calls, and take the place of the files; all ranks raise alike."""
+        begun: list[Beginning] = []
 
-    error = call.error or fault_of_limits()
-    options, layout, is_resumed = settle(world, error, dict(call.digests), decide)
-    lease = begun[0].lease if begun else None
-    return _Start(options, layout, lease, is_resumed)
+        def decide(digests: list[dict[str, str]]) -> tuple[Options, Layout, bool]:
+            _warn_of_differences(digests)
+            assert call.options is not None
+            begun.append(_begin(call, call.options, world.size))
+            return call.options, begun[0].layout, begun[0].earlier is not None
+
+        error = call.error or fault_of_limits()
+        options, layout, is_resumed = settle(world, error, dict(call.digests), decide)
+        return cls(world, call, options, layout, begun[0].lease if begun else None, is_resumed)
+
+    @contextlib.contextmanager
+    def released(self) -> Iterator[None]:
+        """Context at whose end others may have the folder."""
+        try:
+            yield
+        finally:
+            if self._lease is not None:
+                self._lease.release()
+
+    @cached_property
+    def store(self) -> Store:
+        """Where this rank keeps results."""
+        work = self._work
+        return make_store(self._output.kind, self._world, self._layout, work.spec, work.n_tasks)
+
+    def play(self, said: Sequence[Said]) -> Result:
+        """Call what is left to do, link all results, and say how it has ended.
+
+        Parameters
+        ----------
+        said : sequence of Said
+            What the log file begins with, after `Display.said`.
+        """
+        path = self._log_path() if self._world.is_master else ""
+        new_log = "" if os.path.lexists(path) else path
+        display = self._display
+        messages = run_messages(path, display.dialect, display.level, [*display.said, *said])
+        try:
+            with messages, ballast.held(self._world, self._layout):
+                result = self._result()
+                if self._world.is_master and self._output.store.writes_files:
+                    log_end(result)
+        except StoreError as error:
+            # Nothing has run: leave nothing that would be taken for an unfinished run.
+            self._forget(new_log)
+            line = resume_line(self._options, self._layout.directory)
+            raise StoreError(f"{error}{line}") from None
+        except BaseException:
+            if self._call.own_tasks is not None and not os.path.exists(self._layout.journal(0)):
+                self._forget(new_log)
+            raise
+        if result.has_come_to_nothing:
+            self._forget(new_log)
+        elif self._world.is_master and self._layout.directory and result.is_complete:
+            mark_finished(self._layout)
+        return result
+
+    def deliver(self, result: Result) -> None:
+        """Bring values in memory to the caller, and only then say how the run has ended.
+
+        The signals are the caller's again: loading values calls user code, which may take for ever.
+        """
+        if self._call.deliver is not None:
+            self._call.deliver(self._world, result)
+        if self._world.is_master and not result.has_come_to_nothing:
+            with run_messages(self._log_path(), self._display.dialect, self._display.level):
+                log_end(result)
+
+    def find_remaining(self, calls_tasks: bool = True) -> Remaining:
+        """Find what earlier runs have left to do.
+
+        Parameters
+        ----------
+        calls_tasks : bool
+            False: no task will be called; what is left to do is to link the results.
+
+        Raises
+        ------
+        StoreError
+            As `remaining_tasks`.
+        """
+        n_tasks = self._work.n_tasks
+        if not self._is_resumed:
+            return all_remaining(n_tasks)
+        which: Which = "failed" if self._output.retry_failed else "open"
+        if not calls_tasks:
+            which = "none"
+        return remaining_tasks(self._world, self.store, n_tasks, which)
+
+    def link(self) -> Stored:
+        """Make the container from all that is durable on any rank.
+
+        Raises
+        ------
+        StoreError
+            On every rank alike.
+        """
+        return self.store.commit(self._output.root)
+
+    def _result(self) -> Result:
+        remaining = self.find_remaining()
+        if remaining.failures and self._world.is_master:
+            self._warn_of_old_failures(len(remaining.failures))
+        if remaining.stored is not None:
+            failures, n_open = remaining.failures, remaining.n_open
+            directory = self._layout.directory
+            stored = remaining.stored
+            return Result(self._options, stored, failures, n_open, n_ready=1, output_dir=directory)
+        assignment = self._share_assignment()
+        self.store.open()
+        if self._world.is_master:
+            self._log_start(remaining)
+        runner = self._take_runner()
+        return self._call_tasks(runner, assignment, remaining)
+
+    def _call_tasks(
+        self, runner: Runner | None, assignment: Assignment, remaining: Remaining
+    ) -> Result:
+        """Play master and worker to the end, link the results, and gather what happened."""
+        world = self._world
+        world.is_relaying = self._work.isolate
+        worker: Worker | None = None
+        if runner is not None:
+            runner.prepare(assignment)
+            worker = Worker(world, runner, self.store, self._work.rules)
+        master = self._make_master(remaining) if world.is_master else None
+        raised = self._play_roles(worker, master, runner)
+        if worker is not None:
+            worker.close()
+        # A barrier before the container is made: everybody's records are on the disk.
+        ends = world.allgather(_RankEnd.of(worker))
+        storage_error = next((each.storage_error for each in ends if each.storage_error), "")
+        if world.is_master:
+            _warn_of_changes({name for each in ends for name in each.changed})
+        # Who has lost the folder must not write into it: somebody else does.
+        lost = world.bcast(self._lease.lost if self._lease is not None else "")
+        stored = Stored()
+        try:
+            stored = Stored() if lost else self.link()
+        except StoreError as error:
+            storage_error = storage_error or str(error)
+        if raised is not None:
+            raise raised
+        ended = (master.n_ready, master.n_not_done, master.stopped_because) if master else None
+        n_ready, n_unfinished, stopped_because = world.bcast(ended)
+        failures = [*remaining.failures, *(failure for each in ends for failure in each.failures)]
+        return Result(
+            self._options,
+            stored,
+            sorted(failures, key=lambda failure: failure.index),
+            n_unfinished,
+            lost or storage_error,
+            [each.retired_because for each in ends if each.retired_because],
+            n_ready,
+            min((each.unstorable for each in ends if each.unstorable), default=None),
+            stopped_because,
+            self._layout.directory,
+        )
+
+    def _play_roles(
+        self, worker: Worker | None, master: Master | None, runner: Runner | None
+    ) -> BaseException | None:
+        """Return what a task has raised that is called for the user to debug it."""
+        try:
+            Loop(self._world, worker, master, runner, self._call.client).play()
+        except BaseException as error:
+            if self._call.own_tasks is None:
+                raise
+            return error
+        finally:
+            if master is not None:
+                master.close()
+        return None
+
+    def _make_master(self, remaining: Remaining) -> Master:
+        work, rules = self._work, self._work.rules
+        progress = Progress(work.n_tasks, self._display.bar, remaining.n_kept)
+        workers = work.worker_ranks(self._world.size)
+        schedule: Schedule = Factoring(remaining.ranges, len(workers))
+        if self._call.own_tasks is not None:
+            schedule = FixedChunks(remaining.ranges, 1)  # what was done before an exception is kept
+        # The end of the batch job is seen to by the run that a task belongs to.
+        environ = {} if is_in_task() else os.environ
+        deadline = deadline_s(rules.time_limit_s, work.n_tasks, environ)
+        lease = self._lease
+        is_stop_asked = StopFile(self._layout, lease).look if lease is not None else str
+        return Master(self._world, schedule, progress, workers, rules, deadline, is_stop_asked)
+
+    def _share_assignment(self) -> Assignment:
+        """Bring rank 0's arguments to every node, as bytes."""
+        call, store = self._call, self._output.store
+        packed = share(self._world, call.packed) if call.own_tasks is None else None
+        return Assignment(
+            call.func,
+            packed,
+            self._share_surroundings(),
+            self._work.spec,
+            in_memory=not store.writes_files,
+            as_pickles=store.is_pickled,
+            may_pickle=self._output.may_pickle,
+            can_place=self.store.can_place and self._work.isolate,
+        )
+
+    def _share_surroundings(self) -> Surroundings:
+        """Return the caller's: this rank's own, but those of rank 0 where all share them.
+
+        The files of a script have its umask, whoever writes them.
+        """
+        own = self._call.surroundings
+        first = self._world.bcast(own)
+        assert first is not None  # rank 0 has a call
+        if own is not None:
+            return own._replace(sys_path=first.sys_path, directory=first.directory)
+        if first.umask is not None:
+            os.umask(first.umask)
+        return first
+
+    def _take_runner(self) -> Runner | None:
+        call = self._call
+        is_worker = self._world.rank in self._work.worker_ranks(self._world.size)
+        if call.own_tasks is not None:
+            return InlineRunner(call.own_func, call.own_tasks, swallow=())
+        if self._work.isolate:
+            return take_child_runner(self._world, is_worker)
+        return InlineRunner(call.own_func) if is_worker else None
+
+    def _log_path(self) -> str:
+        if self._display.log_file is not None:
+            return self._display.log_file
+        directory = self._layout.directory
+        return log_path(directory, self._work.name) if directory else ""
+
+    def _log_start(self, remaining: Remaining) -> None:
+        work, layout = self._work, self._layout
+        n_left = work.n_tasks - remaining.n_kept - remaining.n_open
+        n_workers = len(work.worker_ranks(self._world.size))
+        text = "Preparing %d parallel calls of `%s` using %d workers"
+        logger.info(text, n_left, work.name, n_workers)
+        if self._is_resumed:
+            text = "Resuming an earlier run: %d of %d tasks have ended"
+            logger.info(text, remaining.n_kept, work.n_tasks)
+        if layout.directory:
+            logger.info("Results go to %s", self._output.store.what_to_open(layout))
+
+    def _warn_of_old_failures(self, n_failed: int) -> None:
+        command, directory = self._display.resume_command, self._layout.directory
+        logger.warning(
+            "%d failure(s) are of an earlier run, and these tasks are not called again\n  to call "
+            "them again, also after the function was mended: %s",
+            n_failed,
+            how_to_resume(command, directory, only_failed=True),
+        )
+
+    def _forget(self, log_file: str) -> None:
+        """Remove what a run has made of which nothing came; what earlier ones have left stays."""
+        if not self._world.is_master or not self._layout.directory:
+            return
+        with contextlib.suppress(OSError):
+            os.unlink(log_file)
+        if self._lease is not None and not self._is_resumed:
+            remove_results(self._layout, also=(self._layout.dot_folder,))
 
 
 def _begin(call: Call, options: Options, n_ranks: int) -> Beginning:
     try:
-        return begin(wanted(call, n_ranks), _warn)
+        return begin(new_run(call, n_ranks), _warn)
     except StoreError as error:
         if options.output.output_dir is None:
             raise
         path = os.path.join(call.directory, os.path.expanduser(options.output.output_dir))
-        raise StoreError(f"{error}{options.how_to_resume(path)}") from None
+        raise StoreError(f"{error}{resume_line(options, path)}") from None
 
 
-def wanted(call: Call, n_ranks: int) -> Wanted:
-    """Return what a call asks for, whose options are known. Independent."""
-    options = call.options
-    assert options is not None
+def new_run(call: Call, n_ranks: int) -> NewRun:
+    """Return the run that a call asks for, whose options are known. Independent."""
+    assert call.options is not None
+    work, output, display = call.options.work, call.options.output, call.options.display
     described = Description(
-        options.work.name,
-        options.work.n_tasks,
-        options.output.kind,
-        options.work.spec,
+        work.name,
+        work.n_tasks,
+        output.kind,
+        work.spec,
         n_ranks,
         time.time(),
-        options.display.resume_command,
-        options.display.reproduce,
+        display.resume_command,
+        display.reproduce,
         call.fingerprint,
     )
-    return Wanted(
+    return NewRun(
         described,
-        options.output.output_dir,
+        output.output_dir,
         call.directory,
-        options.output.policy,
-        bool(options.display.resume_command),
-        options.output.retry_failed,
+        output.policy,
+        bool(display.resume_command),
+        output.retry_failed,
     )
-
-
-@contextlib.contextmanager
-def _released(lease: Lease | None) -> Iterator[None]:
-    """Context at whose end others may have the folder."""
-    try:
-        yield
-    finally:
-        if lease is not None:
-            lease.release()
 
 
 def _warn_of_differences(digests: list[dict[str, str]]) -> None:
@@ -214,209 +465,35 @@ def _warn_of_differences(digests: list[dict[str, str]]) -> None:
             )
 
 
-def _run_agreed(world: World, call: Call, start: _Start, said: list[Said]) -> Result:
-    options, layout = start.options, start.layout
-    path = _log_path(options, layout) if world.is_master else ""
-    new_log = "" if os.path.lexists(path) else path
-    try:
-        earlier = [*options.display.said, *said]
-        messages = run_messages(path, options.display.dialect, options.display.level, earlier)
-        with messages, ballast.held(world, layout):
-            store = make_store(
-                options.output.kind, world, layout, options.work.spec, options.work.n_tasks
-            )
-            remaining = all_remaining(options.work.n_tasks)
-            if start.is_resumed:
-                remaining = remaining_tasks(
-                    world, store, options.work.n_tasks, options.output.retry_failed
-                )
-            if remaining.failures and world.is_master:
-                _tell_old_failures(options, layout, len(remaining.failures))
-            if remaining.stored is not None:
-                result = _nothing_left(options, layout, remaining)
-            else:
-                result = _call_tasks(world, call, start, store, remaining)
-            if world.is_master and options.output.store.writes_files:
-                _log_end(result)
-    except StoreError as error:
-        # Nothing has run: leave nothing that would be taken for an unfinished run.
-        _forget(world, start, new_log)
-        raise StoreError(f"{error}{options.how_to_resume(layout.directory)}") from None
-    except BaseException:
-        if call.own_tasks is not None and not os.path.exists(layout.journal(0)):
-            _forget(world, start, new_log)
-        raise
-    if _has_come_to_nothing(result):
-        _forget(world, start, new_log)
-    elif world.is_master and layout.directory and result.is_complete:
-        mark_finished(layout)
-    return result
+def _warn_of_changes(names: set[str]) -> None:
+    if names:
+        logger.warning(
+            "tasks have changed what others in their processes depend on, so these were replaced: "
+            "%s",
+            ", ".join(sorted(names)[:8]) + (", ..." if len(names) > 8 else ""),
+        )
 
 
-def _call_tasks(
-    world: World, call: Call, start: _Start, store: Store, remaining: Remaining
-) -> Result:
-    """Run what is left to do. Collective."""
-    assignment = _share_assignment(world, call, start.options)
-    assignment.can_place = store.can_place and start.options.work.isolate
-    store.open()
-    if world.is_master:
-        _log_start(world, start, remaining)
-    runner = _take_runner(world, call, start.options)
-    return _work(world, call, start, store, runner, assignment, remaining)
+class _RankEnd(NamedTuple):
+    """What a rank tells all others when its last task has ended."""
 
+    failures: list[Failure]
+    retired_because: str = ""
+    storage_error: str = ""
+    unstorable: tuple[int, str] | None = None
+    changed: tuple[str, ...] = ()
 
-def _tell_old_failures(options: Options, layout: Layout, n_failed: int) -> None:
-    logger.warning(
-        "%d failure(s) are of an earlier run, and these tasks are not called again%s",
-        n_failed,
-        options.how_to_resume(layout.directory, only_failed=True).replace(
-            "resume with:", "to call them again, also after the function was mended:"
-        ),
-    )
-
-
-def _nothing_left(options: Options, layout: Layout, remaining: Remaining) -> Result:
-    """Return the result of a run that finds all its work done."""
-    assert remaining.stored is not None
-    return Result(
-        options,
-        remaining.stored,
-        remaining.failures,
-        remaining.n_open,
-        n_ready=1,
-        output_dir=layout.directory,
-    )
-
-
-def _log_path(options: Options, layout: Layout) -> str:
-    if options.display.log_file is not None:
-        return options.display.log_file
-    return log_path(layout.directory, options.work.name) if layout.directory else ""
-
-
-def _forget(world: World, start: _Start, log_file: str) -> None:
-    """Remove what a run has made of which nothing came; what earlier ones have left stays."""
-    if not world.is_master or not start.layout.directory:
-        return
-    with contextlib.suppress(OSError):
-        os.unlink(log_file)
-    if start.lease is not None and not start.is_resumed:
-        remove_results(start.layout, also=(start.layout.dot_folder,))
-
-
-def _share_assignment(world: World, call: Call, options: Options) -> Assignment:
-    """Bring rank 0's arguments to every node, as bytes. Collective."""
-    packed = share(world, call.packed) if call.own_tasks is None else None
-    return Assignment(
-        call.func,
-        packed,
-        _share_surroundings(world, call),
-        options.work.spec,
-        in_memory=not options.output.store.writes_files,
-        as_pickles=options.output.store.is_pickled,
-        may_pickle=options.output.may_pickle,
-    )
-
-
-def _share_surroundings(world: World, call: Call) -> Surroundings:
-    """Return the caller's: this rank's own, but those of rank 0 where all share them. Collective.
-
-    The files of a script have its umask, whoever writes them.
-    """
-    first = world.bcast(call.surroundings)
-    assert first is not None  # rank 0 has a call
-    if call.surroundings is not None:
-        return call.surroundings._replace(sys_path=first.sys_path, directory=first.directory)
-    if first.umask is not None:
-        os.umask(first.umask)
-    return first
-
-
-def _take_runner(world: World, call: Call, options: Options) -> Runner | None:
-    is_worker = world.rank in options.work.worker_ranks(world.size)
-    if call.own_tasks is not None:
-        return InlineRunner(call.own_func, call.own_tasks, swallow=())
-    if options.work.isolate:
-        return take_child_runner(world, is_worker)
-    return InlineRunner(call.own_func) if is_worker else None
-
-
-def _work(
-    world: World,
-    call: Call,
-    start: _Start,
-    store: Store,
-    runner: Runner | None,
-    assignment: Assignment,
-    remaining: Remaining,
-) -> Result:
-    """Play master and worker to the end, close the store, and gather what happened. Collective."""
-    options = start.options
-    world.is_relaying = options.work.isolate
-    worker = master = progress = None
-    if runner is not None:
-        runner.prepare(assignment)
-        worker = Worker(world, runner, store, options.work.rules)
-    if world.is_master:
-        progress = Progress(options.work.n_tasks, options.display.bar, remaining.n_kept)
-        master = _make_master(world, call, start, progress, remaining)
-    raised: BaseException | None = None
-    try:
-        Loop(world, worker, master, runner, call.client).play()
-    except BaseException as error:
-        if call.own_tasks is None:
-            raise
-        raised = error
-    finally:
-        if progress is not None:
-            progress.close()
-    if worker is not None:
-        worker.close()
-    # A barrier before the container is made: everybody's records are on the disk.
-    brought = world.allgather(_brought(worker))
-    storage_error = next((each.storage_error for each in brought if each.storage_error), "")
-    if world.is_master:
-        _warn_of_changes({name for each in brought for name in each.changed})
-    # Who has lost the folder must not write into it: somebody else does.
-    lost = world.bcast(start.lease.lost if start.lease is not None else "")
-    stored = Stored()
-    try:
-        stored = Stored() if lost else store.commit(options.output.root)
-    except StoreError as error:
-        storage_error = storage_error or str(error)
-    if raised is not None:
-        raise raised
-    ended = (master.n_ready, master.n_not_done, master.stopped_because) if master else None
-    n_ready, n_left, stopped_because = world.bcast(ended)
-    failures = [failure for each in brought for failure in each.failures]
-    return Result(
-        options,
-        stored,
-        sorted([*remaining.failures, *failures], key=lambda failure: failure.index),
-        n_left,
-        lost or storage_error,
-        [each.retired_because for each in brought if each.retired_because],
-        n_ready,
-        min((each.unstorable for each in brought if each.unstorable), default=None),
-        stopped_because,
-        start.layout.directory,
-    )
-
-
-def _make_master(
-    world: World, call: Call, start: _Start, progress: Progress, remaining: Remaining
-) -> Master:
-    options, rules = start.options, start.options.work.rules
-    workers = options.work.worker_ranks(world.size)
-    schedule: Schedule = Factoring(remaining.ranges, len(workers))
-    if call.own_tasks is not None:
-        schedule = FixedChunks(remaining.ranges, 1)  # what was done before an exception is kept
-    # The end of the batch job is seen to by the run that a task belongs to.
-    environ = {} if is_in_task() else os.environ
-    deadline = deadline_s(rules.time_limit_s, options.work.n_tasks, environ)
-    is_stop_asked = StopFile(start.layout, start.lease).look if start.lease is not None else str
-    return Master(world, schedule, progress, workers, rules, deadline, is_stop_asked)
+    @classmethod
+    def of(cls, worker: Worker | None) -> _RankEnd:
+        if worker is None:
+            return cls([])
+        return cls(
+            worker.failures,
+            worker.retired_because,
+            worker.storage_error,
+            worker.unstorable,
+            worker.changed,
+        )
 
 
 class StopFile:
@@ -440,108 +517,3 @@ class StopFile:
         if self._lease.lost:
             return self._lease.lost
         return "it was asked to by `stop`" if os.path.exists(self._path) else ""
-
-
-def _warn_of_changes(names: set[str]) -> None:
-    if names:
-        logger.warning(
-            "tasks have changed what others in their processes depend on, which were replaced "
-            "therefore: %s",
-            ", ".join(sorted(names)[:8]) + (", ..." if len(names) > 8 else ""),
-        )
-
-
-class _Brought(NamedTuple):
-    """What a rank tells all others at the end."""
-
-    failures: list[Failure]
-    retired_because: str = ""
-    storage_error: str = ""
-    unstorable: tuple[int, str] | None = None
-    changed: tuple[str, ...] = ()
-
-
-def _brought(worker: Worker | None) -> _Brought:
-    if worker is None:
-        return _Brought([])
-    return _Brought(
-        worker.failures,
-        worker.retired_because,
-        worker.storage_error,
-        worker.unstorable,
-        worker.changed,
-    )
-
-
-def _log_start(world: World, start: _Start, remaining: Remaining) -> None:
-    options, layout = start.options, start.layout
-    n_left = options.work.n_tasks - remaining.n_kept - remaining.n_open
-    logger.info(
-        "Preparing %d parallel calls of `%s` using %d workers",
-        n_left,
-        options.work.name,
-        len(options.work.worker_ranks(world.size)),
-    )
-    if start.is_resumed:
-        logger.info(
-            "Resuming an earlier run: %d of %d tasks have ended",
-            remaining.n_kept,
-            options.work.n_tasks,
-        )
-    if layout.directory:
-        logger.info("Results go to %s", options.output.store.what_to_open(layout))
-
-
-def _log_end(result: Result) -> None:
-    options, stored = result.options, result.stored
-    pickles, container = stored.pickle_paths, stored.container or ""
-    for reason in dict.fromkeys(result.unready):
-        if result.n_ready:
-            logger.warning("a rank takes no part, it could not load the function: %s", reason)
-    if pickles and result.unstorable is not None:
-        shown = pickles[0] + (", ..." if len(pickles) > 1 else "")
-        logger.warning(
-            "%d results have been pickled, because HDF5 cannot hold them: %s\n"
-            "  That of task %d was %s",
-            len(pickles),
-            shown,
-            *result.unstorable,
-        )
-    if result.failures:
-        text = summarize(
-            *(result.failures, options.work.n_tasks, container, options.display.reproduce),
-            result.n_unfinished,
-        )
-        if result.n_unfinished and result.has_halted:
-            text += (
-                f"\n  {result.n_unfinished} tasks were not run, because {result.stopped_because}"
-            )
-        # Who raises this as an exception says it there.
-        is_last = options.display.resume_command and not (
-            result.n_unfinished and not result.has_halted
-        )
-        logger.error(
-            "%s", text + (result.how_to_resume() if is_last and not result.storage_error else "")
-        )
-        _log_tracebacks(result.failures)
-    elif result.is_complete:
-        where = stored.where
-        end = f"Results have been saved to {where}" if where else "Finished parallel computation"
-        if pickles:
-            end += f", {len(pickles)} of them as pickles to {os.path.dirname(pickles[0])}"
-        logger.log(ANNOUNCE, "SUCCESS! %d tasks done. %s", options.work.n_tasks, end)
-
-
-def _log_tracebacks(failures: Sequence[Failure]) -> None:
-    """Have the log file show all tracebacks, equal ones once, and the console the first at most."""
-    first: dict[str, Failure] = {}
-    for failure in failures:
-        first.setdefault(failure.traceback, failure)
-    first.pop("", None)
-    level = logging.DEBUG
-    for text, failure in islice(first.items(), N_FILED):
-        logger.log(level, "Traceback of task %d:\n%s", failure.index, text.rstrip(), extra=FILED)
-        level = ONLY_FILED
-    if len(first) > N_FILED:
-        text = "... and %d more tracebacks; `status --json` has one of each kind"
-        logger.log(level, text, len(first) - N_FILED, extra=FILED)

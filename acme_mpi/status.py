@@ -18,7 +18,12 @@ import numpy as np
 from acme_mpi.errors import AcmeMpiError, Failure, InputError, group_failures
 from acme_mpi.journal import FINAL, Block
 from acme_mpi.parsing import Damaged
-from acme_mpi.storage.description import Description, described_runs, read_description
+from acme_mpi.storage.description import (
+    Description,
+    described_runs,
+    how_to_resume,
+    read_description,
+)
 from acme_mpi.storage.folders import FINISHED as END_MARK
 from acme_mpi.storage.layout import DOT_FOLDER
 from acme_mpi.storage.lease import Holder, holder
@@ -373,7 +378,7 @@ def _speed(told: Told, now_s: float) -> _Speed:
 def _resume_command(command: str, n_open: int, n_failed: int, reached_end: bool) -> str:
     if n_open or not reached_end:
         return command
-    return f"{command} --retry-failed" if command and n_failed else ""
+    return how_to_resume(command, "", only_failed=True) if command and n_failed else ""
 
 
 def _median_s(blocks: Records) -> float | None:

@@ -15,6 +15,7 @@ from acme_mpi.status import (
     Status,
     Straggler,
 )
+from acme_mpi.storage.description import how_to_resume
 from acme_mpi.visible import visible
 
 N_SHOWN = 4  # groups of failures, or tasks that are still running
@@ -55,10 +56,10 @@ def _counts_text(status: Status) -> str:
 
 def _way(status: Status) -> str:
     """Return how a script resumes its run: it has no command line that could be named."""
-    place = f"output_dir={status.directory!r}"
-    if status.n_open or not status.reached_end:
-        return f"resume=True, {place}"
-    return f"resume='failed', {place}" if status.n_failed else ""
+    only_failed = not status.n_open and status.reached_end
+    if only_failed and not status.n_failed:
+        return ""
+    return how_to_resume("", status.directory, only_failed)
 
 
 def _place_text(status: Status) -> str:

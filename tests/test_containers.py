@@ -42,7 +42,7 @@ from acme_mpi.storage import (
     packed_rows,
     payload_file,
 )
-from acme_mpi.storage.beginning import Wanted, begin
+from acme_mpi.storage.beginning import NewRun, begin
 from acme_mpi.storage.description import Description
 from acme_mpi.storage.faults import faults
 from acme_mpi.storage.records import read_history
@@ -179,9 +179,9 @@ class TestContainer:
     def test_an_existing_container_is_never_overwritten(self, kind, tmp_path):
         store_case(kind, 1, tmp_path / "out", Case([1]))
 
-        wanted = Wanted(Description("f", 1, kind), str(tmp_path / "out"), os.getcwd())
+        new = NewRun(Description("f", 1, kind), str(tmp_path / "out"), os.getcwd())
         with pytest.raises(InputError, match=r"f\.h5 exists and is never overwritten"):
-            begin(wanted, print)
+            begin(new, print)
 
     def test_other_programs_may_hold_it_open(self, kind, tmp_path):
         """No lock stays behind, and none is asked for by a reader."""

@@ -13,8 +13,8 @@ from acme_mpi.errors import (
     LaunchError,
     StoreError,
     TaskError,
-    summarize,
 )
+from acme_mpi.summary import failures_text
 
 pytestmark = pytest.mark.once
 
@@ -68,9 +68,9 @@ def test_a_failure_without_a_location_leaves_it_out():
     assert " at " not in str(make_failure(location=""))
 
 
-class TestSummarize:
+class TestFailuresText:
     def test_the_first_line_counts_and_shows_the_first_failure(self):
-        lines = summarize([make_failure(17, rank=3), make_failure(20)], 1000).splitlines()
+        lines = failures_text([make_failure(17, rank=3), make_failure(20)], 1000).splitlines()
 
         assert lines[0].startswith("2 of 1000 tasks failed, first: task 17 on rank 3 (node05)")
 
@@ -78,7 +78,7 @@ class TestSummarize:
         """Failures of one type and line are one group with three ids."""
         failures = [make_failure(index, message=f"width {index}") for index in (3, 5, 8, 9)]
 
-        lines = summarize(failures, 10).splitlines()
+        lines = failures_text(failures, 10).splitlines()
 
         assert lines[1:] == ["  4 x ValueError at mymod.py:7: width 3 (tasks 3, 5, 8, ...)"]
 
@@ -91,7 +91,7 @@ class TestSummarize:
             make_failure(3),
         ]
 
-        lines = summarize(failures, 10).splitlines()[1:]
+        lines = failures_text(failures, 10).splitlines()[1:]
 
         assert [line.split(":")[0] for line in lines] == [
             "  2 x ValueError at mymod.py",
@@ -104,30 +104,30 @@ class TestSummarize:
         """Each group has the command that reproduces its first task."""
         failures = [make_failure(4), make_failure(6, type="KeyError")]
 
-        text = summarize(failures, 10, reproduce="python -m acme_mpi m:f --debug-task {index}")
+        text = failures_text(failures, 10, reproduce="python -m acme_mpi m:f --debug-task {index}")
 
         assert "reproduce: python -m acme_mpi m:f --debug-task 4" in text
         assert "reproduce: python -m acme_mpi m:f --debug-task 6" in text
 
     def test_without_a_command_the_call_is_shown(self):
-        assert "reproduce: f(3, y=4)" in summarize([make_failure(call="f(3, y=4)")], 10)
+        assert "reproduce: f(3, y=4)" in failures_text([make_failure(call="f(3, y=4)")], 10)
 
     def test_braces_in_a_message_are_only_text(self):
-        text = summarize([make_failure(message="{index} {}")], 10, reproduce="run {index}")
+        text = failures_text([make_failure(message="{index} {}")], 10, reproduce="run {index}")
 
         assert "{index} {}" in text
 
     def test_it_says_where_the_others_are(self):
-        text = summarize([make_failure()], 10, where="/out/f.h5")
+        text = failures_text([make_failure()], 10, where="/out/f.h5")
 
         assert text.splitlines()[-1].strip() == "The other 9 results are in /out/f.h5"
 
     def test_without_files_it_says_nothing_about_them(self):
-        assert "other" not in summarize([make_failure()], 10)
+        assert "other" not in failures_text([make_failure()], 10)
 
 
 def test_what_has_not_been_run_is_not_counted_as_a_result():
-    text = summarize([make_failure()], 100, where="/out/f.h5", n_unfinished=82)
+    text = failures_text([make_failure()], 100, where="/out/f.h5", n_unfinished=82)
 
     assert "17 tasks are done, their results are in /out/f.h5" in text
     assert "99" not in text

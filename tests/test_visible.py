@@ -11,10 +11,11 @@ import sys
 import pytest
 
 from acme_mpi.commands import run_command
-from acme_mpi.errors import Failure, InputError, PlaceError, TaskError, report, summarize
+from acme_mpi.errors import Failure, InputError, PlaceError, TaskError
 from acme_mpi.journal import AS_GROUPS, Block, Journal, journal_name, pack_failure, pack_record
 from acme_mpi.messages import ConsoleFormatter, run_messages
 from acme_mpi.storage.description import Description
+from acme_mpi.summary import failures_text, parallel_map_text
 from acme_mpi.terminal import ask
 from acme_mpi.visible import say, visible
 
@@ -70,12 +71,12 @@ def test_an_exception_shows_them_and_keeps_its_text(error):
 
 
 def test_failures_are_told_line_by_line():
-    text = summarize(FAILURES, 3, EVIL)
+    text = failures_text(FAILURES, 3, EVIL)
 
     assert UNSEEN.search(text) is None
     assert r"one\ntwo" in text
     assert len(text.splitlines()) == 4
-    assert UNSEEN.search(str(TaskError(report(FAILURES, 3, EVIL)))) is None
+    assert UNSEEN.search(str(TaskError(parallel_map_text(FAILURES, 3, EVIL)))) is None
 
 
 def test_messages_show_them_on_the_console_and_in_the_log(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from acme_mpi.call import Call, Options
 from acme_mpi.comm import World
 from acme_mpi.errors import InputError, StoreError
 from acme_mpi.fingerprint import digest, fingerprint_of, versions
-from acme_mpi.run import wanted
+from acme_mpi.run import new_run
 from acme_mpi.runner import packing
 from acme_mpi.runner.classes import name_classes
 from acme_mpi.runner.pickling import pickle_given
@@ -96,7 +96,7 @@ class Request:
             There is something else already, or no directory can be made.
         """
         fingerprint = {} if self.options.output.policy == "refuse" else self.fingerprint()
-        layout = choose_place(wanted(Call(self.options, fingerprint=fingerprint), 1))
+        layout = choose_place(new_run(Call(self.options, fingerprint=fingerprint), 1))
         if layout.directory:
             refuse_unmakeable(layout.directory)
         return layout

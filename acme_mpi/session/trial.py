@@ -18,6 +18,7 @@ from acme_mpi.runner.memory import size_text
 from acme_mpi.session.current import current
 from acme_mpi.session.request import Request
 from acme_mpi.storage.stores import MEMORY, find_store
+from acme_mpi.summary import error_of
 
 logger = logging.getLogger("acme_mpi")
 
@@ -165,7 +166,7 @@ def forecast(result: Result, index: int, options: Options, size: int) -> Forecas
         failure = replace(result.failures[0], index=index)
         trace = f"\n{failure.traceback.rstrip()}" if failure.traceback else ""
         raise TaskError(f"the dry-run of {options.work.name} failed: {failure}{trace}", [failure])
-    error = result.error()
+    error = error_of(result)
     if error is not None:
         raise error
     rows = result.stored.pieces[0][1].rows

@@ -11,6 +11,7 @@ from acme_mpi.comm import World
 from acme_mpi.runner.loading import join_values
 from acme_mpi.standing import loading
 from acme_mpi.storage.base import Stored, missing_value
+from acme_mpi.summary import error_of
 
 
 def deliver(world: World, result: Result, wants_values: bool = True) -> dict[int, str]:
@@ -34,7 +35,7 @@ def deliver(world: World, result: Result, wants_values: bool = True) -> dict[int
 def finish(result: Result) -> Any:
     """Return what the caller gets for a result, or raise what it calls for. Independent."""
     results = result.stored.paths if result.options.output.store.writes_files else result.values
-    error = result.error(results)
+    error = error_of(result, results)
     if error is not None:
         try:
             raise error

@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -43,13 +44,13 @@ POLICIES = ("refuse", "resume", "force", "overwrite")
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a run asks for.
+class NewRun:
+    """A run that is to begin, and what it may do with what earlier ones have left.
 
     Attributes
     ----------
     description : Description
-        Of the run.
+        What the run is.
     output_dir : str or None
         As the user gave it; None: a new directory, or that of the newest unfinished run of the
         same computation if the policy is to resume.
@@ -79,13 +80,13 @@ class Beginning(NamedTuple):
     earlier: Description | None = None  # the last run on the same results
 
 
-def begin(wanted: Wanted, notify: Callable[[str], None]) -> Beginning:
+def begin(new: NewRun, notify: Callable[[str], None]) -> Beginning:
     """Decide where a run's files go, take the folder for it, and make the directories.
 
     Parameters
     ----------
-    wanted : Wanted
-        The run.
+    new : NewRun
+        What begins.
     notify : callable
         Told if this has to wait for a sign of another job.
 
@@ -96,7 +97,7 @@ def begin(wanted: Wanted, notify: Callable[[str], None]) -> Beginning:
     StoreError
         The medium refused, or another job uses the folder.
     """
-    layout = choose_place(wanted)
+    layout = choose_place(new)
     if not layout.directory:
         return Beginning(layout)
     is_new = not os.path.lexists(layout.dot_folder)
@@ -104,16 +105,16 @@ def begin(wanted: Wanted, notify: Callable[[str], None]) -> Beginning:
     lease = Lease.take(layout.dot_folder, notify)
     try:
         # Now that nobody else writes here, look again.
-        earlier = _look(wanted, layout)
-        if wanted.policy == "overwrite":
+        earlier = _look(new, layout)
+        if new.policy == "overwrite":
             remove_results(layout)
             earlier = None
         layout = replace(layout, run=next_run(layout.dot_folder))
         unmark_finished(layout)
         # First of all: if this is killed now, it leaves a run that can be resumed, and no folders
         # that belong to no run.
-        _describe(wanted, layout)
-        make_folders(wanted.description.kind, layout)
+        _describe(new, layout)
+        make_folders(new.description.kind, layout)
     except BaseException:
         if is_new:  # before others may take the folder
             remove_results(layout, also=(layout.dot_folder,))
@@ -122,15 +123,15 @@ def begin(wanted: Wanted, notify: Callable[[str], None]) -> Beginning:
     return Beginning(layout, lease, earlier)
 
 
-def _describe(wanted: Wanted, layout: Layout) -> None:
-    command = wanted.description.command.replace("{directory}", layout.directory)
+def _describe(new: NewRun, layout: Layout) -> None:
+    command = new.description.command.replace("{directory}", shlex.quote(layout.directory))
     try:
-        replace(wanted.description, command=command).write(layout.dot_folder, layout.run)
+        replace(new.description, command=command).write(layout.dot_folder, layout.run)
     except OSError as error:
         raise StoreError(f"cannot write into {layout.dot_folder}: {error.strerror}") from None
 
 
-def choose_place(wanted: Wanted) -> Layout:
+def choose_place(new: NewRun) -> Layout:
     """Return where the files of a run go; nothing is made yet.
 
     Raises
@@ -138,17 +139,17 @@ def choose_place(wanted: Wanted) -> Layout:
     PlaceError
         As `begin`.
     """
-    described = wanted.description
-    output_dir = wanted.output_dir
+    described = new.description
+    output_dir = new.output_dir
     if find_store(described.kind).writes_files:
         refuse_unnameable(described.name, output_dir or "")
-    if output_dir is None and wanted.policy in ("resume", "force"):
-        output_dir = newest_run(wanted.base, described, wanted.only_failed)
+    if output_dir is None and new.policy in ("resume", "force"):
+        output_dir = newest_run(new.base, described, new.only_failed)
         if output_dir is None:
-            _tell_of_mended(wanted)
-    layout = choose_layout(described.kind, described.name, output_dir, wanted.base)
+            _tell_of_mended(new)
+    layout = choose_layout(described.kind, described.name, output_dir, new.base)
     if layout.directory:
-        _look(wanted, layout)
+        _look(new, layout)
     return layout
 
 
@@ -178,13 +179,13 @@ def newest_run(base: str, described: Description, is_mended: bool = False) -> st
     return next(iter([*reversed(unfinished), *reversed(finished)]), None)
 
 
-def _tell_of_mended(wanted: Wanted) -> None:
+def _tell_of_mended(new: NewRun) -> None:
     """Say which run is not resumed, as its function has changed since."""
-    described = wanted.description
-    found = newest_run(wanted.base, described, is_mended=True)
+    described = new.description
+    found = newest_run(new.base, described, is_mended=True)
     if found is None:
         return
-    layout = choose_layout(described.kind, described.name, found, wanted.base)
+    layout = choose_layout(described.kind, described.name, found, new.base)
     earlier = read_description(layout.dot_folder)
     assert earlier is not None
     lines = "".join(f"\n  {line}" for line in changes(earlier.fingerprint, described.fingerprint))
@@ -192,11 +193,11 @@ def _tell_of_mended(wanted: Wanted) -> None:
         "%s is not resumed, all tasks are called:%s%s",
         found,
         lines,
-        _way_to_mend(wanted, layout),
+        _way_to_mend(new, layout),
     )
 
 
-def _way_to_mend(wanted: Wanted, layout: Layout) -> str:
+def _way_to_mend(new: NewRun, layout: Layout) -> str:
     """Return what calls the failed tasks again, as a line; empty if none has failed."""
     try:
         n_failed = len(read_history(layout.dot_folder).failed)
@@ -204,30 +205,30 @@ def _way_to_mend(wanted: Wanted, layout: Layout) -> str:
         return ""
     if not n_failed:
         return ""
-    command = how_to_resume(wanted.description.command, layout.directory, only_failed=True)
+    command = how_to_resume(new.description.command, layout.directory, only_failed=True)
     return (
         f"\n  if that mends the {n_failed} task(s) that failed: what is done stays and they alone "
         f"are called again; resume with: {command}"
     )
 
 
-def _look(wanted: Wanted, layout: Layout) -> Description | None:
+def _look(new: NewRun, layout: Layout) -> Description | None:
     """Return the last run on the same results, None for none; raise if this one may not begin."""
-    if wanted.policy == "overwrite":
+    if new.policy == "overwrite":
         return None
-    ways = _ways(wanted)
+    ways = _ways(new)
     try:
         earlier = read_description(layout.dot_folder)
     except (OSError, Damaged) as error:
-        if wanted.policy == "force" and isinstance(error, Damaged):
+        if new.policy == "force" and isinstance(error, Damaged):
             # Results in another form are found to be damaged.
             logger.warning("resuming regardless: %s", error)
-            return wanted.description
+            return new.description
         raise PlaceError(
             f"{layout.dot_folder} holds no description of a run that can be read ({error}); {ways}"
         ) from None
     remains = [layout.container, layout.pickle(0)]
-    if earlier is None or wanted.policy == "refuse":
+    if earlier is None or new.policy == "refuse":
         if earlier is None:
             remains.append(os.path.join(layout.directory, layout.payload_folder))
         if path := next((path for path in remains if os.path.lexists(path)), None):
@@ -238,15 +239,15 @@ def _look(wanted: Wanted, layout: Layout) -> Description | None:
                 f"left; {ways}"
             )
         return None
-    _refuse_changes(wanted, earlier, layout)
+    _refuse_changes(new, earlier, layout)
     return earlier
 
 
-def _refuse_changes(wanted: Wanted, earlier: Description, layout: Layout) -> None:
-    described = wanted.description
+def _refuse_changes(new: NewRun, earlier: Description, layout: Layout) -> None:
+    described = new.description
     found = changes(earlier.fingerprint, described.fingerprint)
     shown = "".join(f"\n  {line}" for line in found)
-    ways = _ways(wanted)
+    ways = _ways(new)
     if earlier.kind != described.kind or earlier.spec != described.spec:
         raise PlaceError(
             f"{layout.directory} holds results of {layout.name} in another form, which cannot be "
@@ -255,9 +256,9 @@ def _refuse_changes(wanted: Wanted, earlier: Description, layout: Layout) -> Non
     may_be_mended = not changes(
         without_source(earlier.fingerprint), without_source(described.fingerprint)
     )
-    is_mended = may_be_mended and wanted.only_failed
-    if found and wanted.policy != "force" and not is_mended:
-        mend = _way_to_mend(wanted, layout) if may_be_mended else ""
+    is_mended = may_be_mended and new.only_failed
+    if found and new.policy != "force" and not is_mended:
+        mend = _way_to_mend(new, layout) if may_be_mended else ""
         raise PlaceError(
             f"{layout.directory} holds results of another computation of {layout.name}:{shown}"
             f"{mend}\n  {'or ' if mend else ''}{ways}"
@@ -273,13 +274,13 @@ def _refuse_changes(wanted: Wanted, earlier: Description, layout: Layout) -> Non
         logger.warning("%s", line)
 
 
-def _ways(wanted: Wanted) -> str:
-    if not wanted.command_line:
+def _ways(new: NewRun) -> str:
+    if not new.command_line:
         return (
             "choose another output directory (output_dir=...) or move it away; resume=True resumes "
             "a run of the same computation, resume='force' any run"
         )
-    if wanted.policy == "refuse":
+    if new.policy == "refuse":
         return "choose another output directory (--output-dir), or --overwrite it"
     return (
         "choose another output directory (--output-dir), resume regardless with --force-resume "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from acme_mpi.storage.folders import last_linked, note_linked
 from acme_mpi.storage.recorded import RecordedStore
 from acme_mpi.storage.records import History, ranges_of, read_history
 from acme_mpi.storage.verify import Damage, look
+
+Which = Literal["open", "failed", "none"]  # the tasks that a run calls
 
 logger = logging.getLogger("acme_mpi")
 
@@ -51,7 +53,7 @@ def all_remaining(n_tasks: int) -> Remaining:
     return Remaining(np.array([[0, n_tasks]]))
 
 
-def remaining_tasks(world: World, store: Store, n_tasks: int, retry_failed: bool) -> Remaining:
+def remaining_tasks(world: World, store: Store, n_tasks: int, which: Which) -> Remaining:
     """Find what earlier runs have left to do. Collective.
 
     Results that were recorded, but are not there any more, are computed again.
@@ -64,8 +66,9 @@ def remaining_tasks(world: World, store: Store, n_tasks: int, retry_failed: bool
         Of this run, not yet open.
     n_tasks : int
         Size of the run.
-    retry_failed : bool
-        Call the tasks that have failed, and only those; otherwise those that have not ended.
+    which : {"open", "failed", "none"}
+        Call the tasks that have not ended, those that have failed, or none: then what is left to
+        do is to link the results.
 
     Raises
     ------
@@ -77,7 +80,7 @@ def remaining_tasks(world: World, store: Store, n_tasks: int, retry_failed: bool
     error: StoreError | None = None
     if world.is_master:
         try:
-            found.append(_find(store, n_tasks, retry_failed))
+            found.append(_find(store, n_tasks, which))
         except StoreError as caught:
             error = caught
         except OSError as caught:
@@ -89,7 +92,7 @@ def remaining_tasks(world: World, store: Store, n_tasks: int, retry_failed: bool
     return found[0] if found else shared
 
 
-def _find(store: RecordedStore, n_tasks: int, retry_failed: bool) -> Remaining:
+def _find(store: RecordedStore, n_tasks: int, which: Which) -> Remaining:
     store.restore()
     history = read_history(store.layout.dot_folder)
     lost = note_lost(store, history, n_tasks)
@@ -101,17 +104,17 @@ def _find(store: RecordedStore, n_tasks: int, retry_failed: bool) -> Remaining:
     is_failed[list(failed)] = True
     is_failed &= ~is_done
     is_open = ~(is_done | is_failed)
-    is_wanted = is_failed if retry_failed else is_open
-    stored = None if is_wanted.any() or lost else newest_container(store, history)
+    is_called = {"open": is_open, "failed": is_failed, "none": np.zeros(n_tasks, bool)}[which]
+    stored = None if is_called.any() or lost else newest_container(store, history)
     if stored is not None:
         store.close()  # nothing more will be recorded
         if is_done.all():
             store.tidy()
-    kept = [] if retry_failed else [each for i, each in failed.items() if is_failed[i]]
+    kept = [] if which == "failed" else [each for i, each in failed.items() if is_failed[i]]
     return Remaining(
-        ranges_of(is_wanted),
+        ranges_of(is_called),
         int(is_done.sum()) + len(kept),
-        int(is_open.sum()) if retry_failed else 0,
+        0 if which == "open" else int(is_open.sum()),
         kept,
         stored,
     )
