@@ -9,15 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from acme_mpi.api import map as map
-    from acme_mpi.client import get_client
-    from acme_mpi.cluster import (
+    from acme_mpi.acme.client import get_client
+    from acme_mpi.acme.cluster import (
         bic_cluster_setup,
         cluster_cleanup,
         esi_cluster_setup,
         local_cluster_setup,
         slurm_cluster_setup,
     )
+    from acme_mpi.acme.parallel_map import ACMEdaemon, ParallelMap
+    from acme_mpi.api import map as map
     from acme_mpi.errors import (
         AcmeMpiError,
         Failure,
@@ -29,9 +30,8 @@ if TYPE_CHECKING:
         StoreError,
         TaskError,
     )
-    from acme_mpi.parallel_map import ACMEdaemon, ParallelMap
     from acme_mpi.rules import Rules
-    from acme_mpi.tasks import PerTask, Shared
+    from acme_mpi.tasks.taskset import PerTask, Shared
 
 __version__ = "0.2.0"
 
@@ -39,8 +39,8 @@ __version__ = "0.2.0"
 # there may be hundreds on a node, import what they need and not the whole package.
 _PLACES = {
     "api": ("map",),
-    "client": ("get_client",),
-    "cluster": (
+    "acme.client": ("get_client",),
+    "acme.cluster": (
         "bic_cluster_setup",
         "cluster_cleanup",
         "esi_cluster_setup",
@@ -58,9 +58,9 @@ _PLACES = {
         "StoreError",
         "TaskError",
     ),
-    "parallel_map": ("ACMEdaemon", "ParallelMap"),
+    "acme.parallel_map": ("ACMEdaemon", "ParallelMap"),
     "rules": ("Rules",),
-    "tasks": ("PerTask", "Shared"),
+    "tasks.taskset": ("PerTask", "Shared"),
 }
 _MODULE_OF = {name: module for module, names in _PLACES.items() for name in names}
 

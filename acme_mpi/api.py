@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from acme_mpi.call import Call, Display, Options, Output, Work
+from acme_mpi.engine.call import Call, Display, Options, Output, Work
 from acme_mpi.errors import InputError, StoreError
-from acme_mpi.keywords import check, check_rules, refuse_unlimited, resume_policy
-from acme_mpi.results import RowSpec, make_row_spec
+from acme_mpi.history.stores import RANK, chosen_kind, find_store
+from acme_mpi.results.spec import RowSpec, make_row_spec
 from acme_mpi.rules import Rules
 from acme_mpi.session import current
+from acme_mpi.session.keywords import check, check_rules, refuse_unlimited, resume_policy
 from acme_mpi.session.request import Request
 from acme_mpi.session.values import finish
-from acme_mpi.storage.stores import RANK, chosen_kind, find_store
-from acme_mpi.tasks import distribute, function_name
+from acme_mpi.tasks.taskset import distribute, function_name
 
 
 def map(

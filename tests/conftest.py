@@ -24,8 +24,8 @@ from playing import FakeClock
 from sandbox import Slurm, running_slurm
 
 from acme_mpi import local_cluster_setup
-from acme_mpi import master as master_module
-from acme_mpi import worker as worker_module
+from acme_mpi.engine import master as master_module
+from acme_mpi.engine import worker as worker_module
 from acme_mpi.runner.base import Runner
 from acme_mpi.runner.child import ChildRunner
 from acme_mpi.runner.inline import InlineRunner

@@ -25,7 +25,7 @@ import h5py
 import numpy as np
 
 import acme_mpi
-from acme_mpi.commands import run_command
+from acme_mpi.cli.commands import run_command
 from acme_mpi.errors import AcmeMpiError
 
 HERE = Path(__file__).parent

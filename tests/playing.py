@@ -12,16 +12,16 @@ from itertools import chain
 from typing import Any
 
 from acme_mpi.comm import ThreadWorld
+from acme_mpi.engine.loop import Loop
+from acme_mpi.engine.master import Master
+from acme_mpi.engine.progress import Progress
+from acme_mpi.engine.schedule import Factoring, FixedChunks
+from acme_mpi.engine.worker import Worker
 from acme_mpi.errors import Failure
-from acme_mpi.loop import Loop
-from acme_mpi.master import Master
-from acme_mpi.progress import Progress
-from acme_mpi.results import Content
+from acme_mpi.results.spec import Content
 from acme_mpi.rules import Rules
 from acme_mpi.runner.base import DIED, NotCalled, Outcome, PlaceRequest, Ready, Runner, Unready
-from acme_mpi.schedule import Factoring, FixedChunks
 from acme_mpi.storage import Layout, MemoryStore
-from acme_mpi.worker import Worker
 
 LIMIT_S = 20.0
 

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from acme_mpi.call import Options, Output, Work
 from acme_mpi.comm import SerialWorld, ThreadWorld, World
-from acme_mpi.results import PLACED_BYTES, Encoder, RowSpec, make_row_spec, to_parts
+from acme_mpi.engine.call import Options, Output, Work
+from acme_mpi.history.folders import choose_layout, make_folders
+from acme_mpi.results.spec import PLACED_BYTES, Encoder, RowSpec, make_row_spec, to_parts
 from acme_mpi.runner.base import Outcome
-from acme_mpi.runner.pickling import Frozen, dump_values
 from acme_mpi.session.values import values_of
 from acme_mpi.storage import STORES, Layout, MemoryStore, Store, Stored, find_store, make_store
-from acme_mpi.storage.folders import choose_layout, make_folders
+from acme_mpi.tasks.pickling import Frozen, dump_values
 
 FAILED = object()  # in the place of the value of a task that has no result
 

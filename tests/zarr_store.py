@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from acme_mpi.checksum import Digest, new_digest
-from acme_mpi.journal import FileKey
+from acme_mpi.history.folders import note_linked
+from acme_mpi.history.journal import FileKey
+from acme_mpi.history.records import Records, missing_tasks, share_records
+from acme_mpi.results.checksum import Digest, new_digest
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import Stored, StoreKind
 from acme_mpi.storage.base import refusals, together
-from acme_mpi.storage.folders import note_linked
 from acme_mpi.storage.forms import parts_at, pieces_of
 from acme_mpi.storage.pickles import write_file
 from acme_mpi.storage.recorded import RecordedStore, digest_like
-from acme_mpi.storage.records import Records, missing_tasks, share_records
 
 ZARR = StoreKind(
     "zarr",

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 from acme_mpi.comm.typed import is_quiet
-from acme_mpi.processes import children_of, environment_of
+from acme_mpi.linux.processes import children_of, environment_of
 
 OUTLAST_S = 2.0
 RANK = b"OMPI_COMM_WORLD_RANK="

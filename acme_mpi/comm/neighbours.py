@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 from acme_mpi.comm.background import start_thread
-from acme_mpi.processes import stat_of
+from acme_mpi.linux.processes import stat_of
 
 TRYING_S = 20.0  # to reach the next node; what cannot be reached is not watched
 # A node that has gone without a word is lost after five minutes, as for Slurm by default: shorter

@@ -9,7 +9,7 @@ import numpy as np
 from acme_mpi.comm.agreement import settle
 from acme_mpi.comm.base import World
 from acme_mpi.errors import StoreError
-from acme_mpi.segment import Address, Segment
+from acme_mpi.linux.segment import Address, Segment
 
 
 def share(world: World, segment: Segment | None) -> Segment:

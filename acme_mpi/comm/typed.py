@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 from acme_mpi.comm.launcher import is_launched_by_srun, launched_rank_and_size
-from acme_mpi.processes import command_line, parent_of, process_ids
+from acme_mpi.linux.processes import command_line, parent_of, process_ids
 
 MPIEXECS = ("mpiexec", "mpirun", "orterun", "prterun", "mpiexec.hydra")
 N_GENERATIONS = 3  # from a rank up to its mpiexec: some have a proxy in between

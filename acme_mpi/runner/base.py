@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 from time import monotonic_ns, time
 from typing import Any
 
-from acme_mpi.convert import ResultError
 from acme_mpi.errors import LoadingError
-from acme_mpi.results import Content, Encoder, Place, RowSpec
+from acme_mpi.linux.memory import forget_peak, peak_bytes
+from acme_mpi.linux.segment import Segment
+from acme_mpi.results.convert import ResultError
+from acme_mpi.results.spec import Content, Encoder, Place, RowSpec
 from acme_mpi.runner import forked
-from acme_mpi.runner.frames import innermost_line, user_frames
-from acme_mpi.runner.memory import forget_peak, peak_bytes
-from acme_mpi.runner.packing import unpack
-from acme_mpi.runner.pickling import Frozen, dump_values, pickle_result, text_of
 from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.runner.trace import traceback_text
-from acme_mpi.segment import Segment
-from acme_mpi.tasks import TaskSet
+from acme_mpi.tasks.frames import innermost_line, user_frames
+from acme_mpi.tasks.packing import unpack
+from acme_mpi.tasks.pickling import Frozen, dump_values, pickle_result, text_of
+from acme_mpi.tasks.taskset import TaskSet
 
 REPORT_NS = 50_000_000  # results leave the runner at least this often between two tasks
 REPORT_BYTES = 8 * 1024 * 1024

@@ -23,7 +23,7 @@ from enum import IntEnum
 from pickle import PickleBuffer, Pickler
 from typing import Any
 
-from acme_mpi.segment import Segment
+from acme_mpi.linux.segment import Segment
 
 MAGIC = b"acmi"
 HEADER = struct.Struct("<4sBBHIQ")  # magic, kind, in a memory file?, buffers, crc32, body bytes
@@ -66,15 +66,15 @@ class Kind(IntEnum):
 
 # Classes whose objects are what their fields say, and no more.
 PLAIN_CLASSES = {
-    ("acme_mpi.call", "Display"),
-    ("acme_mpi.call", "Options"),
-    ("acme_mpi.call", "Output"),
-    ("acme_mpi.call", "Result"),
-    ("acme_mpi.call", "Work"),
+    ("acme_mpi.engine.call", "Display"),
+    ("acme_mpi.engine.call", "Options"),
+    ("acme_mpi.engine.call", "Output"),
+    ("acme_mpi.engine.call", "Result"),
+    ("acme_mpi.engine.call", "Work"),
     ("acme_mpi.errors", "Failure"),
-    ("acme_mpi.messages", "Said"),
-    ("acme_mpi.results", "Content"),
-    ("acme_mpi.results", "RowSpec"),
+    ("acme_mpi.engine.messages", "Said"),
+    ("acme_mpi.results.spec", "Content"),
+    ("acme_mpi.results.spec", "RowSpec"),
     ("acme_mpi.rules", "Rules"),
     ("acme_mpi.runner.base", "Assignment"),
     ("acme_mpi.runner.base", "Outcome"),

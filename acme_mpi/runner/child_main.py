@@ -18,10 +18,10 @@ from socket import gethostname
 from types import FrameType
 from typing import Any
 
-from acme_mpi.convert import ResultError
-from acme_mpi.interrupts import reset_after_fork
-from acme_mpi.offsets import begin_sync, reason, write_all
-from acme_mpi.results import Encoder
+from acme_mpi.linux.interrupts import reset_after_fork
+from acme_mpi.linux.offsets import begin_sync, reason, write_all
+from acme_mpi.results.convert import ResultError
+from acme_mpi.results.spec import Encoder
 from acme_mpi.runner import forked
 from acme_mpi.runner.base import (
     DRAIN,
@@ -35,14 +35,14 @@ from acme_mpi.runner.base import (
 )
 from acme_mpi.runner.changed import Baseline
 from acme_mpi.runner.channel import Channel, Kind
-from acme_mpi.runner.hdf5_arguments import has_opened
 from acme_mpi.runner.process import BROKEN, arm_lifeline
-from acme_mpi.runner.scripts_main import begin_main
 from acme_mpi.runner.stack import show_stack_on_demand
 from acme_mpi.runner.streams import flush_standard_streams
 from acme_mpi.runner.surroundings import change_environment
 from acme_mpi.standing import Standing, become
-from acme_mpi.tasks import TaskSet, function_name
+from acme_mpi.tasks.hdf5_arguments import has_opened
+from acme_mpi.tasks.scripts_main import begin_main
+from acme_mpi.tasks.taskset import TaskSet, function_name
 
 NAME = "acme_mpi runner"  # 15 characters at most
 THREADS_S = 0.7  # for threads of the user's to end

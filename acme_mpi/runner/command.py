@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from acme_mpi.results import RowSpec
-from acme_mpi.segment import Segment
+from acme_mpi.linux.segment import Segment
+from acme_mpi.results.spec import RowSpec
 
 
 @dataclass(frozen=True)

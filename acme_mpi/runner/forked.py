@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from acme_mpi.convert import ResultError
-from acme_mpi.runner.frames import users_part
+from acme_mpi.results.convert import ResultError
 from acme_mpi.runner.streams import flush_standard_streams
+from acme_mpi.tasks.frames import users_part
 
 # Another object in every forked child: compared where a call has returned, which costs a task a
 # few nanoseconds.

@@ -6,10 +6,10 @@ import signal
 import time
 from dataclasses import dataclass
 
-from acme_mpi.runner.footprint import Footprint
+from acme_mpi.linux.footprint import Footprint
+from acme_mpi.linux.memory import size_text, status_bytes
+from acme_mpi.linux.oom import oom_kills, oom_remark
 from acme_mpi.runner.limits import Limits
-from acme_mpi.runner.memory import size_text, status_bytes
-from acme_mpi.runner.oom import oom_kills, oom_remark
 from acme_mpi.runner.process import BROKEN, Child, Ending, ending_text
 from acme_mpi.runner.stack import read_stack
 from acme_mpi.runner.watch import Watch

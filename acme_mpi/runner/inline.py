@@ -26,7 +26,7 @@ from acme_mpi.runner.base import (
 )
 from acme_mpi.runner.surroundings import change_environment
 from acme_mpi.standing import calling, loading
-from acme_mpi.tasks import TaskSet, function_name
+from acme_mpi.tasks.taskset import TaskSet, function_name
 
 
 class InlineRunner(Runner):

@@ -6,8 +6,8 @@ import atexit
 import os
 
 from acme_mpi.comm import World
+from acme_mpi.linux.threads import n_local_ranks, share_of_cores
 from acme_mpi.runner.child import ChildRunner
-from acme_mpi.runner.threads import n_local_ranks, share_of_cores
 
 
 class _Kept:

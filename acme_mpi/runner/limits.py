@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from acme_mpi.runner.footprint import Footprint
-from acme_mpi.runner.memory import size_text
+from acme_mpi.linux.footprint import Footprint
+from acme_mpi.linux.memory import size_text
 
 LONGEST_LOOK_S, SHORTEST_LOOK_S = 0.25, 0.01
 MEMORY_LOOK_S = 0.05

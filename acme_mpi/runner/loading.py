@@ -18,20 +18,20 @@ from functools import partial
 from typing import Any
 
 from acme_mpi.errors import InputError, LoadingError
-from acme_mpi.fingerprint import fingerprint_of, versions
-from acme_mpi.runner.argument_files import load_arguments
+from acme_mpi.linux.segment import Segment
 from acme_mpi.runner.command import Command, Loaded
 from acme_mpi.runner.forked import children_leave
-from acme_mpi.runner.frames import user_frames
 from acme_mpi.runner.measure import Measured
-from acme_mpi.runner.packing import pack
-from acme_mpi.runner.pickling import load_values
 from acme_mpi.runner.settings import as_utf8, parse_setting
 from acme_mpi.runner.shown import texts_of
-from acme_mpi.segment import Segment
 from acme_mpi.spelling import did_you_mean, file_did_you_mean, whole_number
 from acme_mpi.standing import loading
-from acme_mpi.tasks import (
+from acme_mpi.tasks.argument_files import load_arguments
+from acme_mpi.tasks.fingerprint import fingerprint_of, versions
+from acme_mpi.tasks.frames import user_frames
+from acme_mpi.tasks.packing import pack
+from acme_mpi.tasks.pickling import load_values
+from acme_mpi.tasks.taskset import (
     PerTask,
     Shared,
     TaskSet,

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from acme_mpi.results import Encoder, RowSpec, is_pickle, parts_of
-from acme_mpi.runner.memory import forget_peak, peak_bytes, status_bytes
-from acme_mpi.runner.pickling import pickle_result
+from acme_mpi.linux.memory import forget_peak, peak_bytes, status_bytes
+from acme_mpi.results.spec import Encoder, RowSpec, is_pickle, parts_of
+from acme_mpi.tasks.pickling import pickle_result
 
 # What `Measured` returns: elapsed seconds, peak memory of this process and memory of its agent in
 # bytes, bytes of the result.

@@ -17,14 +17,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from acme_mpi.processes import children_of
+from acme_mpi.linux.descriptors import for_child
+from acme_mpi.linux.processes import children_of
+from acme_mpi.linux.threads import THREAD_VARIABLES
 from acme_mpi.runner.channel import Channel
-from acme_mpi.runner.descriptors import for_child
 from acme_mpi.runner.fork import Fork
 from acme_mpi.runner.launched import without_launcher
 from acme_mpi.runner.stack import ask_for_stack
 from acme_mpi.runner.surroundings import changed
-from acme_mpi.runner.threads import THREAD_VARIABLES
 from acme_mpi.standing import VARIABLE, mark_of
 
 # The package is found where this process found it, which takes the place of the working directory.

@@ -14,7 +14,7 @@ import signal
 import time
 import traceback
 
-from acme_mpi.runner.frames import innermost_line, is_own
+from acme_mpi.tasks.frames import innermost_line, is_own
 
 STACK_SIGNAL = signal.SIGRTMIN + 3  # real-time signals are the least likely to be in use
 WAIT_S = 0.5

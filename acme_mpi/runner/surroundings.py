@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import cloudpickle
 
-from acme_mpi.runner.scripts_main import set_main_file
+from acme_mpi.tasks.scripts_main import set_main_file
 
 # What the interpreter, the C library, and libraries of numbers read when they start, and not again.
 _READ_AT_THE_START = (

@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 
-from acme_mpi.runner.frames import only_users, user_frames
+from acme_mpi.tasks.frames import only_users, user_frames
 
 MAX_DEPTH = 12  # causes of causes, members of groups of groups
 MAX_CHARACTERS = 20_000

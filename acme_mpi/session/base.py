@@ -8,8 +8,8 @@ import weakref
 from abc import ABC, abstractmethod
 from typing import Any
 
-from acme_mpi.call import Call, Result
 from acme_mpi.comm import World, settle
+from acme_mpi.engine.call import Call, Result
 from acme_mpi.errors import AcmeMpiError
 
 logger = logging.getLogger("acme_mpi")

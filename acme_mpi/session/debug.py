@@ -6,12 +6,12 @@ import pickle
 
 import cloudpickle
 
-from acme_mpi.call import Call, Result
 from acme_mpi.comm import SerialWorld, World
+from acme_mpi.engine.call import Call, Result
+from acme_mpi.engine.run import run
 from acme_mpi.errors import TaskError
-from acme_mpi.run import run
-from acme_mpi.runner.frames import users_part
 from acme_mpi.session.values import deliver
+from acme_mpi.tasks.frames import users_part
 
 
 def run_here(world: World, call: Call) -> Result | BaseException:

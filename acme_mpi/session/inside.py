@@ -6,9 +6,9 @@ import logging
 from functools import cache, partial
 from typing import Any, NoReturn
 
-from acme_mpi.call import Call, Result
 from acme_mpi.comm import SerialWorld, World
-from acme_mpi.run import run
+from acme_mpi.engine.call import Call, Result
+from acme_mpi.engine.run import run
 from acme_mpi.session.base import Session
 from acme_mpi.session.values import deliver
 from acme_mpi.standing import refuse_while_loading

@@ -6,20 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from acme_mpi.call import Call, Options
 from acme_mpi.comm import World
+from acme_mpi.engine.call import Call, Options
+from acme_mpi.engine.run import new_run
 from acme_mpi.errors import InputError, StoreError
-from acme_mpi.fingerprint import digest, fingerprint_of, versions
-from acme_mpi.run import new_run
-from acme_mpi.runner import packing
-from acme_mpi.runner.classes import name_classes
-from acme_mpi.runner.pickling import pickle_given
+from acme_mpi.history.beginning import choose_place
+from acme_mpi.history.folders import refuse_unmakeable
 from acme_mpi.session.base import Session
 from acme_mpi.standing import loading
 from acme_mpi.storage import Layout
-from acme_mpi.storage.beginning import choose_place
-from acme_mpi.storage.folders import refuse_unmakeable
-from acme_mpi.tasks import TaskSet
+from acme_mpi.tasks import packing
+from acme_mpi.tasks.classes import name_classes
+from acme_mpi.tasks.fingerprint import digest, fingerprint_of, versions
+from acme_mpi.tasks.pickling import pickle_given
+from acme_mpi.tasks.taskset import TaskSet
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ import os
 import threading
 from typing import Any
 
-from acme_mpi.call import Call, Result
 from acme_mpi.comm import SerialWorld, World, pack_error, unpack_error
+from acme_mpi.engine.call import Call, Result
 from acme_mpi.errors import AcmeMpiError, LaunchError
+from acme_mpi.linux.terminal import ask
 from acme_mpi.runner.channel import Channel, Kind
 from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.session.base import Session
 from acme_mpi.session.values import deliver
-from acme_mpi.terminal import ask
 
 
 class ScriptSession(Session):

@@ -14,17 +14,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from acme_mpi.call import Call, Display, Result
 from acme_mpi.comm import World, is_launched, pack_error, sleep_until, unpack_error
+from acme_mpi.engine.call import Call, Display, Result
+from acme_mpi.engine.run import run
 from acme_mpi.errors import EXIT_DONE, EXIT_USAGE, AcmeMpiError, LaunchError
-from acme_mpi.interrupts import INTERRUPTS
-from acme_mpi.meant import function_meant
-from acme_mpi.processes import command_line
-from acme_mpi.run import run
+from acme_mpi.linux.interrupts import INTERRUPTS
+from acme_mpi.linux.processes import command_line
 from acme_mpi.runner.channel import ChannelError, Kind
 from acme_mpi.runner.kept import stop_runner
 from acme_mpi.runner.launched import without_launcher
 from acme_mpi.runner.process import Child
+from acme_mpi.session.meant import function_meant
 
 logger = logging.getLogger("acme_mpi")
 
@@ -61,7 +61,7 @@ def serve_script(world: World, command: Sequence[str], defaults: Display) -> int
         return 0
     INTERRUPTS.catch_passed_on()
     environment = without_launcher(os.environ)
-    child = Child("acme_mpi.script_main", command, environment, has_terminal=True)
+    child = Child("acme_mpi.session.script_main", command, environment, has_terminal=True)
     # The script decides what an interrupt means. A handler, as children would inherit SIG_IGN.
     signal.signal(signal.SIGINT, lambda number, frame: None)
     try:

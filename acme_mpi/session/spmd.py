@@ -6,14 +6,14 @@ import threading
 from functools import partial
 from typing import Any
 
-from acme_mpi.call import Call, Result
 from acme_mpi.comm import World, is_launched, launched_rank_and_size, make_world
-from acme_mpi.run import run
-from acme_mpi.runner.descriptors import occupy_standard_descriptors
+from acme_mpi.engine.call import Call, Result
+from acme_mpi.engine.run import run
+from acme_mpi.linux.descriptors import occupy_standard_descriptors
+from acme_mpi.linux.terminal import ask
 from acme_mpi.runner.kept import stop_runner
 from acme_mpi.session.base import Session, tell
 from acme_mpi.session.values import deliver
-from acme_mpi.terminal import ask
 
 
 class SpmdSession(Session):

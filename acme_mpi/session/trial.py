@@ -9,16 +9,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from acme_mpi.call import Call, Options, Output, Result
 from acme_mpi.comm import World
+from acme_mpi.engine.call import Call, Options, Output, Result
+from acme_mpi.engine.summary import error_of
 from acme_mpi.errors import InputError, StoreError, TaskError
-from acme_mpi.results import RowSpec
+from acme_mpi.history.stores import MEMORY, find_store
+from acme_mpi.linux.memory import size_text
+from acme_mpi.results.spec import RowSpec
 from acme_mpi.runner.measure import N_FIGURES, Measured
-from acme_mpi.runner.memory import size_text
 from acme_mpi.session.current import current
 from acme_mpi.session.request import Request
-from acme_mpi.storage.stores import MEMORY, find_store
-from acme_mpi.summary import error_of
 
 logger = logging.getLogger("acme_mpi")
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from acme_mpi.call import Options, Result
 from acme_mpi.comm import World
+from acme_mpi.engine.call import Options, Result
+from acme_mpi.engine.summary import error_of
 from acme_mpi.runner.loading import join_values
 from acme_mpi.standing import loading
 from acme_mpi.storage.base import Stored, missing_value
-from acme_mpi.summary import error_of
 
 
 def deliver(world: World, result: Result, wants_values: bool = True) -> dict[int, str]:

@@ -1,14 +1,14 @@
-"""Where results go. A new store is one class, and one entry of the table in `stores`."""
+"""Where results go. A new store is one class, and one entry of the table in `history.stores`."""
 
 from __future__ import annotations
 
 from importlib import import_module
 
 from acme_mpi.comm import World
-from acme_mpi.results import RowSpec
+from acme_mpi.history.layout import Layout
+from acme_mpi.history.stores import STORES, StoreKind, find_store
+from acme_mpi.results.spec import RowSpec
 from acme_mpi.storage.base import MemoryStore, Store, Stored
-from acme_mpi.storage.layout import Layout
-from acme_mpi.storage.stores import STORES, StoreKind, find_store
 
 
 def make_store(

@@ -13,8 +13,8 @@ import os
 from collections.abc import Iterator
 
 from acme_mpi.comm import World
+from acme_mpi.history.layout import Layout
 from acme_mpi.storage.base import refusals, together
-from acme_mpi.storage.layout import Layout
 
 N_BYTES = 1024**2  # metadata of the 2000 groups or so that a file has got since its last flush
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from acme_mpi.comm import World
 from acme_mpi.errors import StoreError
-from acme_mpi.offsets import reason
-from acme_mpi.results import Content, RowSpec
+from acme_mpi.history.layout import Layout
+from acme_mpi.linux.offsets import reason
+from acme_mpi.results.spec import Content, RowSpec
 from acme_mpi.runner.base import Outcome
-from acme_mpi.storage.layout import Layout
 
 
 @dataclass

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from acme_mpi.errors import StoreError
-from acme_mpi.journal import FileKey, Journal, pack_file, refuse_deleted
-from acme_mpi.offsets import reason
+from acme_mpi.history.journal import FileKey, Journal, pack_file, refuse_deleted
+from acme_mpi.linux.offsets import reason
 from acme_mpi.storage.redo import AtomicFile, Change
 
 # Files that wait to be synced; more make `commit` wait for the disk.

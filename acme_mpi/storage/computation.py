@@ -9,22 +9,22 @@ from collections.abc import Iterator
 import h5py
 import numpy as np
 
-from acme_mpi.checksum import Digest, new_digest
 from acme_mpi.comm import World
-from acme_mpi.convert import Array, Part
-from acme_mpi.journal import AS_PICKLES, FileKey
-from acme_mpi.parsing import read_file
-from acme_mpi.results import Content, RowSpec, is_pickle, is_placed
+from acme_mpi.history.journal import AS_PICKLES, FileKey
+from acme_mpi.history.layout import Layout
+from acme_mpi.history.parsing import read_file
+from acme_mpi.history.records import Place, Record, Records, indices_of, share_of
+from acme_mpi.results.checksum import Digest, new_digest
+from acme_mpi.results.convert import Array, Part
+from acme_mpi.results.spec import Content, RowSpec, is_pickle, is_placed
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import refusals
 from acme_mpi.storage.container import link_computations
 from acme_mpi.storage.forms import parts_at, pieces_of
-from acme_mpi.storage.layout import Layout
 from acme_mpi.storage.linked import LinkedStore
 from acme_mpi.storage.pickles import write_file
 from acme_mpi.storage.recorded import digest_like
-from acme_mpi.storage.records import Place, Record, Records, indices_of, share_of
 
 
 class ComputationStore(LinkedStore):

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 import h5py
 import numpy as np
 
-from acme_mpi.convert import Array
-from acme_mpi.results import RowSpec
+from acme_mpi.history.records import Records, is_missing
+from acme_mpi.results.convert import Array
+from acme_mpi.results.spec import RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import on_master, refusals, together
 from acme_mpi.storage.faults import container_faults
 from acme_mpi.storage.ragged import longest_row, padded
 from acme_mpi.storage.recorded import RecordedStore
-from acme_mpi.storage.records import Records, is_missing
 from acme_mpi.storage.shared_rows import SharedRows
 from acme_mpi.storage.slabs import SLAB_BYTES
 

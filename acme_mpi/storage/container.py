@@ -12,14 +12,9 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from acme_mpi.convert import Array
-from acme_mpi.journal import AS_ROWS
-from acme_mpi.results import RowSpec
-from acme_mpi.storage import hdf5
-from acme_mpi.storage.base import missing_value
-from acme_mpi.storage.layout import Layout
-from acme_mpi.storage.ragged import longest_row
-from acme_mpi.storage.records import (
+from acme_mpi.history.journal import AS_ROWS
+from acme_mpi.history.layout import Layout
+from acme_mpi.history.records import (
     Place,
     Records,
     by_payload,
@@ -27,6 +22,11 @@ from acme_mpi.storage.records import (
     missing_tasks,
     tasks_with_groups,
 )
+from acme_mpi.results.convert import Array
+from acme_mpi.results.spec import RowSpec
+from acme_mpi.storage import hdf5
+from acme_mpi.storage.base import missing_value
+from acme_mpi.storage.ragged import longest_row
 
 # A virtual dataset keeps all its sources open, and reads fill values, without an error, when
 # descriptors run out (limit often 1024).

@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from acme_mpi.offsets import write_all
-from acme_mpi.parsing import Piece
+from acme_mpi.history.parsing import Piece
+from acme_mpi.linux.offsets import write_all
 from acme_mpi.storage.driven import DrivenFile
 
 JOINED_BYTES = 1024**2  # of writes that each begin where the last one ended

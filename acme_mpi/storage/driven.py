@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-from acme_mpi.parsing import Piece
+from acme_mpi.history.parsing import Piece
 
 
 class DrivenFile(ABC):

@@ -15,15 +15,15 @@ from typing import Any, Protocol
 import h5py
 import numpy as np
 
-from acme_mpi.convert import Array
 from acme_mpi.errors import StoreError
-from acme_mpi.parsing import Damaged
-from acme_mpi.results import RowSpec
+from acme_mpi.history.layout import Layout
+from acme_mpi.history.parsing import Damaged
+from acme_mpi.history.records import Record, Records, indices_of, missing_tasks, without_pickles
+from acme_mpi.results.convert import Array
+from acme_mpi.results.spec import RowSpec
 from acme_mpi.storage import hdf5
-from acme_mpi.storage.layout import Layout
 from acme_mpi.storage.ragged import padded
 from acme_mpi.storage.recorded import RecordedStore
-from acme_mpi.storage.records import Record, Records, indices_of, missing_tasks, without_pickles
 from acme_mpi.storage.verify import Damage, damaged_bytes, reason_text
 
 

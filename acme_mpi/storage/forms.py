@@ -7,9 +7,9 @@ from itertools import groupby
 
 import numpy as np
 
-from acme_mpi.convert import Part
-from acme_mpi.journal import AS_GROUPS, AS_PICKLES, AS_RAGGED, AS_ROWS
-from acme_mpi.results import Content, Parts, RowSpec, is_pickle, is_placed, parts_of
+from acme_mpi.history.journal import AS_GROUPS, AS_PICKLES, AS_RAGGED, AS_ROWS
+from acme_mpi.results.convert import Part
+from acme_mpi.results.spec import Content, Parts, RowSpec, is_pickle, is_placed, parts_of
 
 
 def pieces_of(

@@ -16,8 +16,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from acme_mpi.convert import Part
-from acme_mpi.parsing import Damaged, open_file
+from acme_mpi.history.parsing import Damaged, open_file
+from acme_mpi.results.convert import Part
 from acme_mpi.storage import ballast
 from acme_mpi.storage.deferring import DeferringFile
 

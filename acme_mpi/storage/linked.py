@@ -12,10 +12,22 @@ import h5py
 import numpy as np
 
 from acme_mpi.comm import World
-from acme_mpi.convert import Array
 from acme_mpi.errors import StoreError
-from acme_mpi.journal import AS_PICKLES
-from acme_mpi.results import RowSpec
+from acme_mpi.history.folders import note_linked
+from acme_mpi.history.journal import AS_PICKLES
+from acme_mpi.history.layout import Layout
+from acme_mpi.history.records import (
+    Place,
+    Records,
+    n_sources,
+    places,
+    share_records,
+    tasks_of,
+    tasks_with_groups,
+    without_pickles,
+)
+from acme_mpi.results.convert import Array
+from acme_mpi.results.spec import RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import Stored, on_master, refusals
 from acme_mpi.storage.contained import ContainedStore
@@ -27,20 +39,8 @@ from acme_mpi.storage.container import (
     link_rows,
     link_unequal_rows,
 )
-from acme_mpi.storage.folders import note_linked
-from acme_mpi.storage.layout import Layout
 from acme_mpi.storage.payload import PayloadStore
 from acme_mpi.storage.pickles import emergency_pickles
-from acme_mpi.storage.records import (
-    Place,
-    Records,
-    n_sources,
-    places,
-    share_records,
-    tasks_of,
-    tasks_with_groups,
-    without_pickles,
-)
 
 
 class LinkedStore(ContainedStore):

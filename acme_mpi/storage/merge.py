@@ -16,13 +16,13 @@ import h5py
 import numpy as np
 
 from acme_mpi.comm import World
-from acme_mpi.convert import Array
 from acme_mpi.errors import StoreError
-from acme_mpi.journal import AS_GROUPS
-from acme_mpi.offsets import copy_bytes
+from acme_mpi.history.journal import AS_GROUPS
+from acme_mpi.history.records import Records, share_of, tasks_with_groups
+from acme_mpi.linux.offsets import copy_bytes
+from acme_mpi.results.convert import Array
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import on_master, refusals, together
-from acme_mpi.storage.records import Records, share_of, tasks_with_groups
 
 
 class Described(NamedTuple):

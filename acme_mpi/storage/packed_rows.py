@@ -9,8 +9,8 @@ from itertools import pairwise, product
 import h5py
 import numpy as np
 
-from acme_mpi.convert import Array
-from acme_mpi.results import PLACED_BYTES, RowSpec
+from acme_mpi.results.convert import Array
+from acme_mpi.results.spec import PLACED_BYTES, RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.redo import AtomicFile
 

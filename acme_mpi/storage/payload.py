@@ -16,22 +16,22 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from acme_mpi.checksum import Digest, new_digest
 from acme_mpi.comm import World
-from acme_mpi.convert import Array, Part
 from acme_mpi.errors import StoreError
-from acme_mpi.journal import AS_GROUPS, AS_PICKLES, AS_RAGGED, AS_ROWS, FileKey, sync_folder
-from acme_mpi.parsing import Damaged, read_file
-from acme_mpi.results import Content, RowSpec, is_placed, parts_of
+from acme_mpi.history.journal import AS_GROUPS, AS_PICKLES, AS_RAGGED, AS_ROWS, FileKey, sync_folder
+from acme_mpi.history.layout import Layout
+from acme_mpi.history.parsing import Damaged, read_file
+from acme_mpi.history.records import Record, Records, share_of, tasks_of
+from acme_mpi.results.checksum import Digest, new_digest
+from acme_mpi.results.convert import Array, Part
+from acme_mpi.results.spec import Content, RowSpec, is_placed, parts_of
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import refusals
 from acme_mpi.storage.forms import pieces_of
-from acme_mpi.storage.layout import Layout
 from acme_mpi.storage.payload_file import PayloadFile
 from acme_mpi.storage.pickles import write_file
 from acme_mpi.storage.recorded import RecordedStore, digest_like
-from acme_mpi.storage.records import Record, Records, share_of, tasks_of
 from acme_mpi.storage.redo import Change, redo
 
 logger = logging.getLogger("acme_mpi")

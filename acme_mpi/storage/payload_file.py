@@ -11,9 +11,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from acme_mpi.convert import Array, Part
-from acme_mpi.journal import FileKey
-from acme_mpi.results import PLACED_BYTES, RowSpec
+from acme_mpi.history.journal import FileKey
+from acme_mpi.results.convert import Array, Part
+from acme_mpi.results.spec import PLACED_BYTES, RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.packed_rows import PackedRows
 from acme_mpi.storage.redo import AtomicFile, Change

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from acme_mpi.checksum import Digest, new_digest
-from acme_mpi.journal import AS_PICKLES, FileKey
-from acme_mpi.offsets import write_all
-from acme_mpi.parsing import read_file
+from acme_mpi.history.journal import AS_PICKLES, FileKey
+from acme_mpi.history.layout import Layout
+from acme_mpi.history.parsing import read_file
+from acme_mpi.history.records import Record, Records, indices_of, share_records
+from acme_mpi.linux.offsets import write_all
+from acme_mpi.results.checksum import Digest, new_digest
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage.base import Stored, refusals
-from acme_mpi.storage.layout import Layout
 from acme_mpi.storage.recorded import RecordedStore, digest_like
-from acme_mpi.storage.records import Record, Records, indices_of, share_records
 
 
 def write_file(path: str, data: bytes) -> int:

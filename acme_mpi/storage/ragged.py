@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from acme_mpi.convert import Array
-from acme_mpi.results import RowSpec
+from acme_mpi.results.convert import Array
+from acme_mpi.results.spec import RowSpec
 from acme_mpi.storage.base import missing_value
 
 

@@ -8,15 +8,15 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from acme_mpi.checksum import Digest, new_digest
 from acme_mpi.comm import World
-from acme_mpi.journal import AS_PICKLES, Block, FileKey, pack_failure, pack_record
-from acme_mpi.results import RowSpec
+from acme_mpi.history.journal import AS_PICKLES, Block, FileKey, pack_failure, pack_record
+from acme_mpi.history.layout import Layout
+from acme_mpi.history.records import TOLD_OF_FAILURES, Record, Records
+from acme_mpi.results.checksum import Digest, new_digest
+from acme_mpi.results.spec import RowSpec
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage.base import Store, Stored
 from acme_mpi.storage.committer import Committer
-from acme_mpi.storage.layout import Layout
-from acme_mpi.storage.records import TOLD_OF_FAILURES, Record, Records
 
 
 class RecordedStore(Store):

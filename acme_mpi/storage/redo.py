@@ -22,9 +22,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from acme_mpi.journal import FileKey
-from acme_mpi.offsets import write_all
-from acme_mpi.parsing import (
+from acme_mpi.history.journal import FileKey
+from acme_mpi.history.parsing import (
     REDO_BYTES,
     REDO_CRC,
     REDO_HEADER,
@@ -34,6 +33,7 @@ from acme_mpi.parsing import (
     parse_redo,
     read_file,
 )
+from acme_mpi.linux.offsets import write_all
 from acme_mpi.storage.driven import DrivenFile
 
 

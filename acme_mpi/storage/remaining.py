@@ -11,11 +11,11 @@ import numpy as np
 
 from acme_mpi.comm import World
 from acme_mpi.errors import Failure, StoreError
-from acme_mpi.parsing import Damaged
+from acme_mpi.history.folders import last_linked, note_linked
+from acme_mpi.history.parsing import Damaged
+from acme_mpi.history.records import History, ranges_of, read_history
 from acme_mpi.storage.base import Store, Stored, agree
-from acme_mpi.storage.folders import last_linked, note_linked
 from acme_mpi.storage.recorded import RecordedStore
-from acme_mpi.storage.records import History, ranges_of, read_history
 from acme_mpi.storage.verify import Damage, look
 
 Which = Literal["open", "failed", "none"]  # the tasks that a run calls

@@ -14,13 +14,13 @@ import h5py
 import numpy as np
 
 from acme_mpi.comm import World
-from acme_mpi.convert import Array
 from acme_mpi.errors import StoreError
-from acme_mpi.offsets import copy_bytes, write_all
-from acme_mpi.results import RowSpec
+from acme_mpi.history.records import ranges_of
+from acme_mpi.linux.offsets import copy_bytes, write_all
+from acme_mpi.results.convert import Array
+from acme_mpi.results.spec import RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import missing_value, on_master, refusals, together
-from acme_mpi.storage.records import ranges_of
 
 BLANK_BYTES = 1024**2  # of rows of missing tasks that are written at once
 

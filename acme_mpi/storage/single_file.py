@@ -9,21 +9,11 @@ import copy
 import os
 import shutil
 
-from acme_mpi.checksum import Digest
 from acme_mpi.comm import World
-from acme_mpi.convert import Array
-from acme_mpi.journal import AS_GROUPS, AS_RAGGED, AS_ROWS
-from acme_mpi.results import Content, RowSpec
-from acme_mpi.storage import hdf5
-from acme_mpi.storage.base import Stored, on_master, refusals
-from acme_mpi.storage.contained import ContainedStore
-from acme_mpi.storage.folders import note_linked
-from acme_mpi.storage.layout import Layout
-from acme_mpi.storage.merge import Merge
-from acme_mpi.storage.payload import PayloadStore, Written
-from acme_mpi.storage.ragged import unpadded
-from acme_mpi.storage.recorded import digest_like
-from acme_mpi.storage.records import (
+from acme_mpi.history.folders import note_linked
+from acme_mpi.history.journal import AS_GROUPS, AS_RAGGED, AS_ROWS
+from acme_mpi.history.layout import Layout
+from acme_mpi.history.records import (
     Record,
     Records,
     is_missing,
@@ -31,6 +21,16 @@ from acme_mpi.storage.records import (
     read_history,
     share_records,
 )
+from acme_mpi.results.checksum import Digest
+from acme_mpi.results.convert import Array
+from acme_mpi.results.spec import Content, RowSpec
+from acme_mpi.storage import hdf5
+from acme_mpi.storage.base import Stored, on_master, refusals
+from acme_mpi.storage.contained import ContainedStore
+from acme_mpi.storage.merge import Merge
+from acme_mpi.storage.payload import PayloadStore, Written
+from acme_mpi.storage.ragged import unpadded
+from acme_mpi.storage.recorded import digest_like
 from acme_mpi.storage.shared_rows import SharedRows
 from acme_mpi.storage.slabs import Slabs
 

@@ -15,12 +15,12 @@ import h5py
 import numpy as np
 
 from acme_mpi.comm import World
-from acme_mpi.convert import Array
-from acme_mpi.journal import AS_ROWS
-from acme_mpi.results import RowSpec
+from acme_mpi.history.journal import AS_ROWS
+from acme_mpi.history.records import Record, Records, tasks_of
+from acme_mpi.results.convert import Array
+from acme_mpi.results.spec import RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import missing_value
-from acme_mpi.storage.records import Record, Records, tasks_of
 from acme_mpi.storage.shared_rows import SharedRows
 
 SLAB_BYTES = 32 * 1024**2  # three such are in memory at once

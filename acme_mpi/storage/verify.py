@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 
 from acme_mpi.errors import StoreError
-from acme_mpi.journal import AS_PICKLES, key_of, pack_file, stamp_of
-from acme_mpi.parsing import Damaged
-from acme_mpi.storage.folders import last_linked
+from acme_mpi.history.folders import last_linked
+from acme_mpi.history.journal import AS_PICKLES, key_of, pack_file, stamp_of
+from acme_mpi.history.parsing import Damaged
+from acme_mpi.history.records import History, Record, Records, by_payload, tasks_of
 from acme_mpi.storage.recorded import RecordedStore
-from acme_mpi.storage.records import History, Record, Records, by_payload, tasks_of
 
 
 class Damage(NamedTuple):

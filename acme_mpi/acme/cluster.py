@@ -1,0 +1,285 @@
+"""ACME's functions that set up clients and clusters, on ranks that the launcher has started.
+
+What a launcher has decided, such as partition and memory, is checked and changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from acme_mpi.acme.client import Client, Cluster, keep, kept_client, tell_of_the_end
+from acme_mpi.engine.messages import add_console_handler, tell_once
+from acme_mpi.errors import InputError, InputTypeError
+from acme_mpi.session import current
+from acme_mpi.session.keywords import (
+    FLAG,
+    MEMORY,
+    NATURAL,
+    PARTITION,
+    POSITIVE,
+    Kind,
+    check_all,
+    instance_of,
+)
+
+logger = logging.getLogger("acme_mpi")
+
+
+def tell_of_missing_ranks(
+    n_wanted: int, n_there: int, dialect: str, client: Client | None = None
+) -> None:
+    """Warn, once, that the job, or the client in use, has fewer ranks than were asked for."""
+    if current().is_nested:
+        return
+    if n_wanted > n_there:
+        tell_once(
+            "`n_workers` is %d, but the job has %d rank(s): all are used. The launcher sets their "
+            "number: srun -n %d, or mpiexec -n %d",
+            n_wanted,
+            n_there,
+            n_wanted,
+            n_wanted,
+            dialect=dialect,
+            level=logging.WARNING,
+        )
+    elif client is not None and n_wanted > client.n_workers:
+        tell_once(
+            "`n_workers` is %d, but %s was set up with %d: all are used; after "
+            "cluster_cleanup() later runs use all ranks of the job",
+            n_wanted,
+            client,
+            client.n_workers,
+            dialect=dialect,
+            level=logging.WARNING,
+        )
+
+
+# What the functions below accept; all but `n_workers` and `start_client` is only checked, as the
+# launcher has decided it already.
+KEYWORDS = {
+    "start_client": FLAG,
+    "partition": PARTITION,
+    "mem_per_worker": MEMORY,
+    "interactive": Kind((instance_of(bool, words="Boolean, not {type}"),)),
+    "n_cores": POSITIVE,
+    "cores_per_worker": POSITIVE.optional(),
+    "processes_per_worker": POSITIVE,
+    "n_workers_startup": NATURAL,
+    "timeout": NATURAL,
+    "interactive_wait": NATURAL,
+    "mem_cushion": NATURAL,
+    **dict.fromkeys(
+        ("job_extra", "worker_extra_args", "avail_partitions", "invalid_partitions"),
+        Kind((instance_of(list, tuple, words="a list, not {type}"),), (None,)),
+    ),
+    "n_workers": POSITIVE.optional(),
+}
+
+
+def _set_up(name: str, given: dict[str, Any]) -> Client:
+    """Check keywords and return a client on the ranks that they ask for. Collective.
+
+    Parameters
+    ----------
+    name : str
+        The function that was called.
+    given : dict
+        Its arguments by name; those that nobody knows under ``kwargs``.
+    """
+    session = current()
+    world = session.callers()
+    if world.is_master:
+        add_console_handler()
+    n_workers, error = None, None
+    try:
+        check_all(KEYWORDS, given)
+        _check_available(**given)
+        if (unknown := given.get("kwargs")) and session.is_speaker:
+            text = "these keywords are not known and change nothing: %s"
+            tell_once(text, ", ".join(unknown), dialect=name, level=logging.WARNING)
+        n_workers = KEYWORDS["n_workers"].check("n_workers", given["n_workers"])
+    except InputError as caught:
+        error = type(caught)(f"<{name}> {caught}")
+    ranks = session.job_ranks(world, error)
+    client = Client(ranks, n_workers)
+    keep(client)
+    if world.is_master:
+        tell_once(
+            "partition, cores, memory and start-up of the workers were decided by the launcher "
+            "(srun, mpiexec); the keywords for them are checked and change nothing",
+            dialect=name,
+        )
+        tell_of_missing_ranks(n_workers or 1, len(ranks), name)
+        text = "Using %d of %d ranks: %s"
+        logger.info(text, client.n_workers, len(ranks), client, extra={"dialect": name})
+    return client
+
+
+def _check_available(
+    partition: str = "auto",
+    avail_partitions: Sequence[str] | None = None,
+    invalid_partitions: Sequence[str] | None = None,
+    **_: Any,
+) -> None:
+    invalid, available = invalid_partitions or [], avail_partitions or [partition]
+    if partition in invalid or partition not in available:
+        allowed = ", ".join(each for each in available if each not in invalid)
+        raise InputError(f"Invalid partition {partition!r}; available are: {allowed or 'others'}")
+
+
+def local_cluster_setup(
+    n_workers: int | None = None, mem_per_worker: str | None = None, interactive: bool = True
+) -> Client:
+    """Return a handle on the ranks of this job. Collective.
+
+    Parameters
+    ----------
+    n_workers : int, optional
+        How many of the ranks to use, >= 1; default all.
+    mem_per_worker : str, optional
+        Such as "8GB"; decided by the launcher.
+    interactive : bool
+        Nothing is asked here: ranks need no ``__main__`` guard.
+
+    Raises
+    ------
+    InputError
+        A keyword has a wrong value.
+    """
+    given = locals()
+    if mem_per_worker is None:
+        del given["mem_per_worker"]
+    return _set_up("local_cluster_setup", given)
+
+
+def slurm_cluster_setup(
+    partition: str = "partition_name",
+    n_cores: int = 1,
+    n_workers: int | None = None,
+    processes_per_worker: int = 1,
+    mem_per_worker: str = "1GB",
+    n_workers_startup: int = 1,
+    timeout: int = 60,
+    interactive: bool = True,
+    interactive_wait: int = 10,
+    start_client: bool = True,
+    job_extra: Sequence[str] = (),
+    worker_extra_args: Sequence[str] | None = None,
+    scheduler_options: dict[str, Any] | None = None,
+    avail_partitions: Sequence[str] | None = None,
+    invalid_partitions: Sequence[str] | None = None,
+    mem_cushion: int = 100,
+    **kwargs: Any,
+) -> Client | Cluster:
+    """Return a handle on the ranks of this Slurm job. Collective.
+
+    Parameters
+    ----------
+    partition, n_cores, processes_per_worker, mem_per_worker, n_workers_startup, timeout, \
+    interactive_wait, job_extra, worker_extra_args, scheduler_options, mem_cushion
+        Decided by ``srun``; checked only.
+    n_workers : int, optional
+        How many of the ranks to use, >= 1; default all.
+    interactive : bool
+        Nothing is asked here.
+    start_client : bool
+        False: return the handle's `Cluster`.
+    avail_partitions, invalid_partitions : sequence of str
+        If given, `partition` has to be among the first and not among the second.
+    **kwargs
+        ACME takes any; unknown ones are named in a warning.
+
+    Raises
+    ------
+    InputError
+        A keyword has a wrong value.
+    """
+    client = _set_up("slurm_cluster_setup", locals())
+    return client if start_client else client.cluster
+
+
+def esi_cluster_setup(
+    partition: str = "auto",
+    n_workers: int | None = None,
+    mem_per_worker: str = "auto",
+    cores_per_worker: int | None = None,
+    n_workers_startup: int = 1,
+    timeout: int = 60,
+    interactive: bool = True,
+    interactive_wait: int = 120,
+    start_client: bool = True,
+    job_extra: Sequence[str] = (),
+    mem_cushion: int = 100,
+    **kwargs: Any,
+) -> Client | Cluster:
+    """Return a handle on the ranks of this job: `slurm_cluster_setup` with ESI's keywords.
+
+    Collective. The cores of a worker are `cores_per_worker` and, like all that is not `n_workers`,
+    decided by the launcher.
+
+    Raises
+    ------
+    InputError
+        A keyword has a wrong value.
+    """
+    client = _set_up("esi_cluster_setup", locals())
+    return client if start_client else client.cluster
+
+
+def bic_cluster_setup(
+    partition: str = "auto",
+    n_workers: int | None = None,
+    mem_per_worker: str = "auto",
+    cores_per_worker: int | None = None,
+    n_workers_startup: int = 1,
+    timeout: int = 120,
+    interactive: bool = True,
+    interactive_wait: int = 120,
+    start_client: bool = True,
+    job_extra: Sequence[str] = (),
+    mem_cushion: int = 500,
+    **kwargs: Any,
+) -> Client | Cluster:
+    """Return a handle on the ranks of this job: `slurm_cluster_setup` with CoBIC's keywords.
+
+    Collective.
+
+    Raises
+    ------
+    InputError
+        A keyword has a wrong value.
+    """
+    client = _set_up("bic_cluster_setup", locals())
+    return client if start_client else client.cluster
+
+
+def cluster_cleanup(client: Client | Cluster | None = None) -> None:
+    """Close a client; default the one that was set up last. Independent.
+
+    Raises
+    ------
+    InputTypeError
+        It is no client.
+    """
+    name = "cluster_cleanup"
+    if current().is_speaker:
+        add_console_handler()
+    if isinstance(client, Cluster):
+        client = client.client
+    client = client or kept_client()
+    if client is None:
+        if current().is_speaker:
+            text = "No dangling clients or clusters found."
+            logger.warning(text, extra={"dialect": name})
+        return
+    if not isinstance(client, Client):
+        raise InputTypeError(
+            f"<{name}> `client` has to be a client object, as local_cluster_setup() returns, "
+            f"not {type(client)}"
+        )
+    was_running = client.status == "running"
+    client.close()
+    if was_running and current().is_speaker:
+        tell_of_the_end(client)

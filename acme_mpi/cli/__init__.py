@@ -1,0 +1,1 @@
+"""What the command line says: options, commands on a run's directory, and its own process."""

@@ -1,0 +1,1 @@
+"""One run, from the first index to the closed container: master, workers, and their schedule."""

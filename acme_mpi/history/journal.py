@@ -1,0 +1,408 @@
+"""The record of what has become of tasks: append-only files, one per run and rank.
+
+A run that resumes an earlier one writes files of its own, so the number of ranks may
+change. Nothing else says which tasks are done: the container, a resumed run, and all views are
+derived from these files. They consist of blocks of one size, each with a checksum of its own; a
+block torn by a kill is ignored, and what cannot be true is told and ignored.
+
+====== ==================================================================================
+DONE   the results of tasks are durable: which tasks, where they lie, how to know them again
+SLOW   how long tasks of 10 ms and more took
+LONG   a task has been running for seconds, and may still be
+FAILED a task has failed, for good or to be called again; TEXT blocks with what is said of it follow
+LOST   what earlier runs have recorded of these tasks is not there any more
+FILE   a file of results is complete, and what the file system says of it
+====== ==================================================================================
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from acme_mpi.history.parsing import MOST_RANKS, MOST_RUNS, Damaged, faults_of_records, open_file
+from acme_mpi.results.checksum import XXH3
+from acme_mpi.results.checksum import checksum as checksum_of
+
+# Bits of `form`: packed rows of result_0; groups comp_i that belong into the container; rows of
+# differing length, each in a dataset of its own; pickles, each in a file of its own.
+AS_ROWS, AS_GROUPS, AS_RAGGED, AS_PICKLES = 1, 2, 4, 8
+FINAL = 1  # `form` of a failure after which the task is given up
+
+
+class Block(IntEnum):
+    """What a block is."""
+
+    DONE = 1
+    SLOW = 2
+    LONG = 3
+    FAILED = 4
+    TEXT = 5
+    LOST = 6
+    FILE = 7
+
+
+HOST_BYTES, TEXT_BYTES = 44, 120
+PIECE_BLOCKS = 8192  # read at once
+RECORD = np.dtype(
+    [
+        ("kind", "<u2"),
+        ("form", "<u2"),
+        ("attempt", "<u4"),  # 1 for the first
+        ("first", "<i8"),
+        ("count", "<i8"),
+        ("payload", "<i4"),  # number of the rank's payload file; -1: the shared file
+        ("digest", "<i4"),  # what `checksum` is, see `new_digest`
+        ("offset", "<i8"),  # first row inside the payload
+        ("n_bytes", "<i8"),  # of the results; of the text that follows a failure
+        ("checksum", "<u8"),
+        ("start_s", "<f8"),  # Unix time of the first call
+        ("busy_s", "<f8"),
+        ("peak_bytes", "<i8"),  # resident memory of the process that called
+        ("host", f"S{HOST_BYTES}"),
+        ("crc32", "<u4"),  # of the bytes before it
+    ]
+)
+_RECORD = struct.Struct(f"<HHIqqiiqqQddq{HOST_BYTES}s")
+_TEXT = struct.Struct(f"<HH{TEXT_BYTES}s")
+_CRC = struct.Struct("<I")
+_TEXT_START = 4
+_INODE = 2**63 - 1
+
+Records = np.ndarray[Any, Any]
+Tell = Callable[[Damaged], None]
+
+
+def ignore(damage: Damaged) -> None:
+    """Tell nobody of what is damaged."""
+
+
+def journal_name(run: int, rank: int) -> str:
+    """Return the file name of the journal of one rank of one run."""
+    return f"run{run}_rank{rank}.journal"
+
+
+class JournalFile(NamedTuple):
+    """One journal in a folder, known by its name."""
+
+    run: int
+    rank: int
+    path: str
+
+
+def journal_files(folder: str, tell: Tell = ignore) -> list[JournalFile]:
+    """Return all journals in a folder, by run and rank; tell of those whose names cannot be."""
+    found = []
+    for path in glob.glob(os.path.join(glob.escape(folder), "run*_rank*.journal")):
+        match = re.fullmatch(r"run(\d{1,8})_rank(\d{1,8})\.journal", os.path.basename(path))
+        if match and int(match[1]) < MOST_RUNS and int(match[2]) < MOST_RANKS:
+            found.append(JournalFile(int(match[1]), int(match[2]), path))
+        else:
+            tell(Damaged(path, "its name is that of no run and rank"))
+    return sorted(found)
+
+
+class Journal:
+    """The journal of one rank, open for writing.
+
+    Parameters
+    ----------
+    path : str
+        A new file.
+
+    Raises
+    ------
+    OSError
+        The file exists or cannot be made.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+        self._descriptor = os.open(path, flags, 0o666)
+        sync_folder(os.path.dirname(path))
+
+    def append(self, blocks: Sequence[bytes]) -> None:
+        """Append blocks, durably.
+
+        Parameters
+        ----------
+        blocks : sequence of bytes
+            From `pack_record` and `pack_failure`.
+
+        Raises
+        ------
+        OSError
+            The medium refused them, or the file has been deleted.
+        """
+        data = b"".join(blocks)
+        while data:
+            data = data[os.write(self._descriptor, data) :]
+        os.fdatasync(self._descriptor)
+        refuse_deleted(self._descriptor, self.path)
+
+    def close(self) -> None:
+        """Close the file.
+
+        Raises
+        ------
+        OSError
+            It has been deleted since.
+        """
+        try:
+            refuse_deleted(self._descriptor, self.path)
+        finally:
+            os.close(self._descriptor)
+
+
+def refuse_deleted(descriptor: int, path: str) -> None:
+    """Raise FileNotFoundError if an open file has lost its name: what it holds will be lost."""
+    if os.fstat(descriptor).st_nlink == 0:
+        raise FileNotFoundError(2, "it was deleted while it was in use", path)
+
+
+def sync_folder(folder: str) -> None:
+    """Make the names of new files durable."""
+    descriptor = os.open(folder or ".", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def pack_record(
+    tasks: range,
+    kind: Block = Block.DONE,
+    *,
+    form: int = 0,
+    attempt: int = 1,
+    payload: int = 0,
+    offset: int = 0,
+    n_bytes: int = 0,
+    checksum: int = 0,
+    digest: int = XXH3,
+    start_s: float = 0.0,
+    busy_s: float = 0.0,
+    peak_bytes: int = 0,
+    host: str = "",
+) -> bytes:
+    """Return the block that says something of consecutive `tasks`; fields as in `RECORD`."""
+    body = _RECORD.pack(
+        kind,
+        form,
+        attempt,
+        tasks.start,
+        len(tasks),
+        payload,
+        digest,
+        offset,
+        n_bytes,
+        checksum,
+        start_s,
+        busy_s,
+        peak_bytes,
+        host.encode()[:HOST_BYTES],
+    )
+    return body + _CRC.pack(zlib.crc32(body))
+
+
+class FileKey(NamedTuple):
+    """Which file of results, by the fields of the records of what lies in it.
+
+    Attributes
+    ----------
+    form : int
+        `AS_PICKLES` for a pickle, else 0.
+    rank, payload : int
+        Who has written it, and which of that rank's payload files it is.
+    first : int
+        The task, of a file with the results of one.
+    """
+
+    form: int = 0
+    rank: int = 0
+    payload: int = 0
+    first: int = 0
+
+
+def pack_file(key: FileKey, status: os.stat_result) -> bytes:
+    """Return the block that says how a file of results looks that is complete and whole."""
+    return pack_record(
+        range(key.first, key.first + 1),
+        Block.FILE,
+        form=key.form,
+        payload=key.payload,
+        attempt=key.rank + 1,  # a later run says it of files of other ranks
+        n_bytes=status.st_size,
+        checksum=stamp_of(status),
+    )
+
+
+def key_of(block: Any) -> FileKey:
+    """Return which file a FILE block speaks of."""
+    form, attempt, payload, first = (
+        int(block[name]) for name in ("form", "attempt", "payload", "first")
+    )
+    return FileKey(form, attempt - 1, payload, first)
+
+
+def stamp_of(status: os.stat_result) -> int:
+    """Return a number that differs once a file has been written, replaced or copied."""
+    times = status.st_mtime_ns, status.st_ctime_ns
+    return checksum_of(struct.pack("<4q", status.st_size, *times, status.st_ino & _INODE))
+
+
+def pack_failure(index: int, text: str, is_final: bool, **fields: Any) -> bytes:
+    """Return the blocks that say that a task has failed.
+
+    Parameters
+    ----------
+    index : int
+        The task.
+    text : str
+        What is to be known of it.
+    is_final : bool
+        The task is given up; otherwise it will be called again.
+    **fields
+        ``attempt, start_s, busy_s, peak_bytes, host``.
+    """
+    data = text.encode(errors="replace")
+    form = FINAL if is_final else 0
+    blocks = [
+        pack_record(
+            range(index, index + 1),
+            Block.FAILED,
+            form=form,
+            n_bytes=len(data),
+            checksum=zlib.crc32(data),
+            **fields,
+        )
+    ]
+    for start in range(0, len(data), TEXT_BYTES):
+        piece = data[start : start + TEXT_BYTES]
+        body = _TEXT.pack(Block.TEXT, len(piece), piece)
+        blocks.append(body + _CRC.pack(zlib.crc32(body)))
+    return b"".join(blocks)
+
+
+def n_blocks(path: str) -> int:
+    """Return how many blocks a journal has room for."""
+    try:
+        return os.path.getsize(path) // RECORD.itemsize
+    except OSError:
+        return 0  # `read_journal` says why
+
+
+class Piece(NamedTuple):
+    """Consecutive blocks of a journal that may be relied on.
+
+    Attributes
+    ----------
+    blocks : (n,) ndarray of `RECORD`
+        The text of a failure is in the same piece as the failure.
+    numbers : (n,) ndarray of int64
+        Their places in the file, in blocks.
+    """
+
+    blocks: Records
+    numbers: Any
+
+
+def read_journal(path: str, n_tasks: int | None = None, tell: Tell = ignore) -> Iterator[Piece]:
+    """Yield the blocks of a journal that no kill has torn and that say what can be; in pieces.
+
+    None without a file.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    n_tasks : int, optional
+        The most tasks that any run had which has written into the folder.
+    tell : callable
+        Gets what is damaged. The last blocks of a file may be torn by a kill, which is no damage.
+
+    Raises
+    ------
+    OSError
+        The file is there and cannot be read.
+    """
+    try:
+        file = open(open_file(path), "rb")  # noqa: SIM115
+    except FileNotFoundError:
+        return
+    except Damaged as damage:
+        tell(damage)
+        return
+    with file:
+        kept = Piece(np.zeros(0, RECORD), np.zeros(0, np.int64))
+        n_read = 0
+        torn: list[int] = []  # at most one: the first of those behind the last whole block
+        is_more = True
+        while is_more:
+            data = file.read(PIECE_BLOCKS * RECORD.itemsize)
+            # Of a file that grows, what comes after this is no whole block.
+            is_more = len(data) == PIECE_BLOCKS * RECORD.itemsize
+            blocks = np.frombuffer(data, RECORD, len(data) // RECORD.itemsize)
+            is_good = _is_whole(blocks)
+            torn += _first_torn(is_good, n_read, bool(torn))
+            if is_good.any():
+                n_whole = n_read + int(np.flatnonzero(is_good)[-1])
+                for number in [number for number in torn if number < n_whole]:
+                    tell(Damaged(path, "its checksum differs", number))
+                torn = [number for number in torn if number > n_whole]
+            at = np.flatnonzero(is_good & (blocks["kind"] != Block.TEXT))
+            for wrong, what in faults_of_records(blocks[at], n_tasks).items():
+                is_good[at[wrong]] = False
+                tell(Damaged(path, what, n_read + int(at[wrong])))
+            good = np.flatnonzero(is_good)
+            kept = Piece(
+                np.concatenate([kept.blocks, blocks[good]]),
+                np.concatenate([kept.numbers, good + n_read]),
+            )
+            n_read += len(blocks)
+            cut = _last_begin(kept.blocks) if is_more else len(kept.blocks)
+            yield Piece(kept.blocks[:cut], kept.numbers[:cut])
+            kept = Piece(kept.blocks[cut:], kept.numbers[cut:])
+
+
+def _last_begin(blocks: Records) -> int:
+    """Return the position of the last block that is no text: text of it may follow."""
+    begins = np.flatnonzero(blocks["kind"] != Block.TEXT)
+    return int(begins[-1]) if len(begins) else 0
+
+
+def _is_whole(blocks: Records) -> Any:
+    """Return which blocks are as they were written, (n,) ndarray of bool."""
+    size, view = RECORD.itemsize, memoryview(blocks.tobytes())
+    crcs = [zlib.crc32(view[at : at + size - 4]) for at in range(0, blocks.nbytes, size)]
+    # A CRC alone would take zeros that a file system has left for a block.
+    return (blocks["crc32"] == np.array(crcs, np.uint32)) & (blocks["kind"] != 0)
+
+
+def _first_torn(is_good: Any, n_read: int, is_torn_before: bool) -> list[int]:
+    """Return the numbers of torn blocks, of those that follow each other only that of the first."""
+    begins = np.diff(~is_good, prepend=is_torn_before) & ~is_good
+    return [n_read + at for at in np.flatnonzero(begins).tolist()]
+
+
+def failures_in(blocks: Records) -> Iterator[tuple[int, str]]:
+    """Yield (position, text) of each failure; the text is empty if it was torn."""
+    for at in np.flatnonzero(blocks["kind"] == Block.FAILED).tolist():
+        block = blocks[at]
+        n_texts = -(-int(block["n_bytes"]) // TEXT_BYTES)
+        pieces = blocks[at + 1 : at + 1 + n_texts].tobytes()
+        data = b"".join(
+            pieces[start + _TEXT_START :][:TEXT_BYTES]
+            for start in range(0, len(pieces), blocks.dtype.itemsize)
+        )[: int(block["n_bytes"])]
+        is_whole = zlib.crc32(data) == int(block["checksum"])
+        yield at, data.decode(errors="replace") if is_whole else ""

@@ -1,0 +1,481 @@
+"""What the journals tell of a run, for people and for programs, while it goes on or later.
+
+Nobody is asked and nothing is written, so it works from any shell that sees the files; no MPI, no
+HDF5. `status_text` puts it into words, `joblog` lists every call.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from acme_mpi.errors import AcmeMpiError, Failure, InputError, group_failures
+from acme_mpi.history.description import (
+    Description,
+    described_runs,
+    how_to_resume,
+    read_description,
+)
+from acme_mpi.history.folders import FINISHED as END_MARK
+from acme_mpi.history.journal import FINAL, Block
+from acme_mpi.history.layout import DOT_FOLDER
+from acme_mpi.history.lease import Holder, holder
+from acme_mpi.history.parsing import Damaged
+from acme_mpi.history.records import History, Records, Table, read_history
+
+RUNNING, FINISHED, STOPPED = "running", "finished", "stopped"
+TOLD = ("kind", "form", "first", "count", "start_s", "busy_s", "peak_bytes", "host")
+N_SLOWEST = 5
+N_INDICES = 5  # of a group of failures
+N_DAMAGES = 4
+
+
+@dataclass(frozen=True)
+class Duration:
+    """How long tasks took.
+
+    Attributes
+    ----------
+    first, stop : int
+        Half-open range: a task, or a few that were measured together.
+    busy_s : float
+        Of all of them, in seconds.
+    host, rank : str, int
+        Where.
+    """
+
+    first: int
+    stop: int
+    busy_s: float
+    host: str
+    rank: int
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The most memory that a process which called tasks has used.
+
+    Attributes
+    ----------
+    peak_bytes : int
+        Resident memory.
+    first, stop : int
+        Half-open range of the tasks that were called meanwhile.
+    host, rank : str, int
+        Where.
+    """
+
+    peak_bytes: int
+    first: int
+    stop: int
+    host: str
+    rank: int
+
+
+@dataclass(frozen=True)
+class Straggler:
+    """A task that has been running for long.
+
+    Attributes
+    ----------
+    index : int
+        The task.
+    running_s : float
+        Until now, in seconds.
+    n_medians : float or None
+        The same in medians of the durations of tasks that are done; None as long as none is.
+    host, rank : str, int
+        Where.
+    """
+
+    index: int
+    running_s: float
+    n_medians: float | None
+    host: str
+    rank: int
+
+
+@dataclass(frozen=True)
+class FailureGroup:
+    """Tasks that have failed alike.
+
+    Attributes
+    ----------
+    type, location, message : str
+        As in `Failure`; the message is the first task's.
+    n_tasks : int
+        How many.
+    first_indices : list of int
+        The first few of them.
+    reproduce : str
+        Command or call that runs the first one; empty if unknown.
+    traceback : str
+        The first task's, as in `Failure`.
+    """
+
+    type: str
+    location: str
+    message: str
+    n_tasks: int
+    first_indices: list[int]
+    reproduce: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True)
+class Status:
+    """The state of a run; plain values, which are also the keys of the JSON form.
+
+    Attributes
+    ----------
+    name : str
+        The function's name.
+    directory : str
+        Output directory.
+    kind : str
+        Kind of store.
+    state : str
+        ``"running"``; ``"finished"``: no task is open; ``"stopped"``: ended, or killed, before.
+    reached_end : bool
+        A run has come to its regular end here; False after one that was killed while it made
+        the container of all results.
+    holder : str
+        Who works on it, or was killed while it did; empty if it has ended properly.
+    n_tasks, n_done, n_failed, n_open : int
+        Size of the run; tasks with results, given up, and neither.
+    n_ranks : int
+        Of the last run.
+    n_runs : int
+        How many there were, on the same results.
+    started_s : float or None
+        Unix time of the start of the last run; None if unknown.
+    elapsed_s : float
+        Since then: until now if it is running, else until the last thing that is recorded.
+    tasks_per_s : float or None
+        Tasks that ended in the last run, over `elapsed_s`; None before the first.
+    eta_s : float or None
+        Seconds until the open tasks are done at this rate; None if unknown or not running.
+    busy_s : float
+        Spent in calls, by all runs together, whatever came of them.
+    median_s : float or None
+        Duration of a task that is done; means stand for tasks that were measured together.
+    results_bytes : int
+        Size of the results.
+    peak : Peak or None
+        The largest use of memory; None if unknown.
+    slowest : list of Duration
+        At most five, the slowest first.
+    stragglers : list of Straggler
+        What has been running for long and still is, the longest first.
+    failures : list of FailureGroup
+        The tasks that were given up, the largest group first.
+    command : str
+        What resumes the run, or calls the failed tasks again if no other is left; empty if
+        there is nothing to do, or no command line has started it.
+    damages : list of str
+        What is damaged of the records, and was not used; at most five.
+    """
+
+    name: str
+    directory: str
+    kind: str
+    state: str
+    reached_end: bool
+    holder: str
+    n_tasks: int
+    n_done: int
+    n_failed: int
+    n_open: int
+    n_ranks: int
+    n_runs: int
+    started_s: float | None
+    elapsed_s: float
+    tasks_per_s: float | None
+    eta_s: float | None
+    busy_s: float
+    median_s: float | None
+    results_bytes: int
+    peak: Peak | None
+    slowest: list[Duration]
+    stragglers: list[Straggler]
+    failures: list[FailureGroup]
+    command: str
+    damages: list[str]
+
+
+def runs_in(directory: str) -> list[str]:
+    """Return the names of the functions of which a directory holds runs, sorted.
+
+    Raises
+    ------
+    InputError
+        The directory cannot be read.
+    """
+    place = os.path.join(directory, DOT_FOLDER)
+    try:
+        names = os.listdir(place)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise InputError(f"cannot read {place}: {error.strerror}") from error
+    return sorted(name for name in names if described_runs(os.path.join(place, name)))
+
+
+def read_status(folder: str, now_s: float | None = None) -> Status:
+    """Return what is known of the progress of a run. Independent, any process.
+
+    Parameters
+    ----------
+    folder : str
+        Its dot folder, ``DIR/.acme_mpi/NAME``.
+    now_s : float, optional
+        Unix time, default the present one.
+
+    Raises
+    ------
+    InputError
+        Nothing is there, or it cannot be read.
+    """
+    now_s = time.time() if now_s is None else now_s
+    told = read_told(folder)
+    description, history, blocks = told.description, told.history, told.blocks
+    is_done = history.is_done(description.n_tasks)
+    failures = [each for each in history.failed.values() if each.index < description.n_tasks]
+    n_done, n_failed = int(is_done.sum()), len(failures)
+    n_open = description.n_tasks - n_done - n_failed
+    speed = _speed(told, now_s)
+    median_s = _median_s(blocks)
+    reached_end = os.path.exists(os.path.join(folder, END_MARK))
+    return Status(
+        name=description.name,
+        directory=os.path.dirname(os.path.dirname(os.path.abspath(folder))),
+        kind=description.kind,
+        state=RUNNING if told.is_running else STOPPED if n_open else FINISHED,
+        reached_end=reached_end,
+        holder=str(told.holder) if told.holder else "",
+        n_tasks=description.n_tasks,
+        n_done=n_done,
+        n_failed=n_failed,
+        n_open=n_open,
+        n_ranks=description.n_ranks,
+        n_runs=len(told.runs),
+        started_s=speed.started_s,
+        elapsed_s=speed.elapsed_s,
+        tasks_per_s=speed.tasks_per_s,
+        eta_s=n_open / speed.tasks_per_s if speed.tasks_per_s and told.is_running else None,
+        busy_s=float(blocks["busy_s"][is_end(blocks)].sum()),
+        median_s=median_s,
+        results_bytes=int(history.done["n_bytes"].clip(0).sum()),
+        peak=_peak(blocks),
+        slowest=_slowest(blocks),
+        stragglers=_stragglers(told, is_done, median_s, now_s) if told.is_running else [],
+        failures=_groups(failures, description.debug),
+        command=_resume_command(description.command, n_open, n_failed, reached_end),
+        damages=damages_text(history.damages),
+    )
+
+
+def damages_text(damages: Sequence[Damaged]) -> list[str]:
+    """Return what is damaged, a sentence each; of many the first few."""
+    shown = [str(each) for each in damages[:N_DAMAGES]]
+    n_more = len(damages) - len(shown)
+    return [*shown, f"damaged: {n_more} more"] if n_more else shown
+
+
+class Told(NamedTuple):
+    """What a dot folder says."""
+
+    holder: Holder | None
+    runs: list[int]
+    description: Description
+    history: History
+    blocks: Records  # the columns `TOLD`, run and rank of all blocks without texts
+
+    @property
+    def is_running(self) -> bool:
+        """Whether somebody works on it."""
+        return self.holder is not None and self.holder.is_alive
+
+    @property
+    def is_last(self) -> Any:
+        """Which blocks are the last run's, (n,) ndarray of bool."""
+        return self.blocks["run"] == self.runs[-1]
+
+
+@contextmanager
+def readable(folder: str) -> Iterator[None]:
+    """Context in which what a dot folder says is read; turn what is wrong into an InputError."""
+    try:
+        os.listdir(folder)  # what looks for names finds none where it may not look
+        yield
+    except AcmeMpiError:
+        raise
+    except Damaged as error:
+        raise InputError(str(error)) from None
+    except OSError as error:
+        path = getattr(error, "filename", None) or folder
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"cannot read {path}: {reason}") from error
+
+
+def described(folder: str) -> Description:
+    """Return the description of the last run; raise InputError where there is none."""
+    description = read_description(folder)
+    if description is None:
+        raise InputError(f"{folder} holds no description of a run")
+    return description
+
+
+def read_told(folder: str) -> Told:
+    """Read what a dot folder says; see `read_status`."""
+    with readable(folder):
+        # The holder first: a run that ends meanwhile is then shown as running, with all tasks
+        # done, and not as one that has left some.
+        found = holder(folder)
+        runs, description = described_runs(folder), described(folder)
+        told = Table(TOLD, folder)
+        history = read_history(folder, told)
+    return Told(found, runs, description, history, told.rows)
+
+
+def is_end(blocks: Records) -> Any:
+    """Return which blocks say that tasks have ended, well or not, (n,) ndarray of bool."""
+    return np.isin(blocks["kind"], (Block.DONE, Block.FAILED))
+
+
+def _is_given_up(blocks: Records) -> Any:
+    return (blocks["kind"] == Block.FAILED) & (blocks["form"] & FINAL != 0)
+
+
+class _Speed(NamedTuple):
+    """How fast the last run is, or was; see `Status`."""
+
+    started_s: float | None
+    elapsed_s: float
+    tasks_per_s: float | None
+
+
+def _speed(told: Told, now_s: float) -> _Speed:
+    blocks, is_last = told.blocks, told.is_last
+    starts_s = blocks["start_s"][is_last & (blocks["start_s"] > 0)]
+    started_s = told.description.start_s or float(starts_s.min(initial=np.inf))
+    if started_s == np.inf:
+        return _Speed(None, 0.0, None)
+    ends_s = (blocks["start_s"] + blocks["busy_s"])[is_last]
+    until_s = now_s if told.is_running else ends_s.max(initial=0.0)
+    elapsed_s = max(0.0, float(until_s) - started_s)  # the clocks of nodes need not agree
+    has_ended = (blocks["kind"] == Block.DONE) | _is_given_up(blocks)
+    n_ended = int(blocks["count"][is_last & has_ended].sum())
+    return _Speed(started_s, elapsed_s, n_ended / elapsed_s if n_ended and elapsed_s else None)
+
+
+def _resume_command(command: str, n_open: int, n_failed: int, reached_end: bool) -> str:
+    if n_open or not reached_end:
+        return command
+    return how_to_resume(command, "", only_failed=True) if command and n_failed else ""
+
+
+def _median_s(blocks: Records) -> float | None:
+    is_done = blocks["kind"] == Block.DONE
+    if not is_done.any():
+        return None
+    counts = blocks["count"][is_done]
+    means_s = blocks["busy_s"][is_done] / counts
+    order = np.argsort(means_s)
+    n_below = np.cumsum(counts[order])
+    return float(means_s[order[np.searchsorted(n_below, n_below[-1] / 2)]])
+
+
+def _host(block: Any) -> str:
+    return str(block["host"].decode(errors="replace"))
+
+
+def _tasks(block: Any) -> tuple[int, int]:
+    return int(block["first"]), int(block["first"] + block["count"])
+
+
+def _peak(blocks: Records) -> Peak | None:
+    peaks = np.where(is_end(blocks), blocks["peak_bytes"], 0)
+    if not peaks.any():
+        return None
+    block = blocks[np.argmax(peaks)]
+    return Peak(int(block["peak_bytes"]), *_tasks(block), _host(block), int(block["rank"]))
+
+
+def _slowest(blocks: Records) -> list[Duration]:
+    is_slow = blocks["kind"] == Block.SLOW
+    # A run's SLOW blocks name all that took long. Beside them, its other records would only
+    # mislead: they share the time of their chunk, also with tasks that have failed.
+    has_named = np.isin(blocks["run"], np.unique(blocks["run"][is_slow]))
+    is_single = (blocks["kind"] == Block.DONE) & (blocks["count"] == 1)
+    found = np.flatnonzero(is_slow | is_single & ~has_named)
+    slowest = blocks[found[np.argsort(-blocks["busy_s"][found], kind="stable")[:N_SLOWEST]]]
+    return [
+        Duration(*_tasks(block), float(block["busy_s"]), _host(block), int(block["rank"]))
+        for block in slowest
+    ]
+
+
+def _stragglers(told: Told, is_done: Any, median_s: float | None, now_s: float) -> list[Straggler]:
+    if not (told.is_last & (told.blocks["kind"] == Block.LONG)).any():
+        return []
+    last = told.blocks[told.is_last]
+    given_up = set(last["first"][_is_given_up(last)].tolist())
+    found: dict[int, Any] = {}
+    for block in _running(last):
+        index = int(block["first"])
+        # Another rank may have called it after the one that noted it has retired.
+        if index in given_up or (index < len(is_done) and is_done[index]):
+            continue
+        if index not in found or found[index]["start_s"] < block["start_s"]:
+            found[index] = block
+    stragglers = [_straggler(block, median_s, now_s) for block in found.values()]
+    return sorted(stragglers, key=lambda each: -each.running_s)
+
+
+def _straggler(block: Any, median_s: float | None, now_s: float) -> Straggler:
+    running_s = max(0.0, now_s - float(block["start_s"]))
+    n_medians = running_s / median_s if median_s else None
+    return Straggler(int(block["first"]), running_s, n_medians, _host(block), int(block["rank"]))
+
+
+def _running(last: Records) -> Iterator[Any]:
+    """Yield the LONG block of each rank whose task has not ended by what the rank itself says."""
+    for own in np.split(last, np.flatnonzero(np.diff(last["rank"])) + 1):
+        # A rank runs one task at a time, so only the last one can be running.
+        noted = np.flatnonzero(own["kind"] == Block.LONG)
+        if len(noted) and not _has_ended(own[noted[-1]], own[noted[-1] + 1 :]):
+            yield own[noted[-1]]
+
+
+def _has_ended(noted: Any, later: Records) -> bool:
+    # A slow task may be known to have ended before its result is durable.
+    ends = later[is_end(later) | (later["kind"] == Block.SLOW)]
+    distance = noted["first"] - ends["first"]
+    return bool(((distance >= 0) & (distance < ends["count"])).any())
+
+
+def _groups(failures: list[Failure], debug: str) -> list[FailureGroup]:
+    return [
+        FailureGroup(
+            kind,
+            location,
+            group[0].message,
+            len(group),
+            [each.index for each in group[:N_INDICES]],
+            debug.format(index=group[0].index) if debug else group[0].call,
+            group[0].traceback,
+        )
+        for (kind, location, _), group in group_failures(failures).items()
+    ]
+
+
+def status_json(status: Status) -> dict[str, Any]:
+    """Return a status as plain values; the keys are the attributes of `Status` and its parts."""
+    return asdict(status)

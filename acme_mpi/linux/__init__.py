@@ -1,0 +1,1 @@
+"""What the kernel offers and tells: memory, processes, terminals, signals, descriptors."""

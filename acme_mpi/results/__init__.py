@@ -1,0 +1,1 @@
+"""What return values become, and what they are known by again."""

@@ -1,0 +1,449 @@
+"""What one return value becomes: parts that HDF5 can hold, or a row of one common array.
+
+Without a result shape a return value becomes *parts*, ``result_0, result_1, ...``: a tuple has one
+part per entry, as has a list that holds anything but scalars; all else is a single part. With a
+`RowSpec` the first part is checked against one shape and dtype and becomes a row.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from acme_mpi.errors import InputError, InputTypeError
+from acme_mpi.results.checksum import checksum
+from acme_mpi.results.convert import (
+    MAX_NDIM,
+    Array,
+    Part,
+    ResultError,
+    fits_64_bits,
+    has_shape,
+    misfit,
+    to_array,
+)
+
+# What a task has: a list of parts, or a plain number that stands for [array([number])], or bytes:
+# a pickle of all that it returned.
+Parts = Any
+
+# From this size on a result does not travel through the channel: the runner writes it in place.
+PLACED_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class RowSpec:
+    """The common form of all results of a run.
+
+    Attributes
+    ----------
+    shape : tuple
+        `result_shape` as the user gave it, with the axis of the tasks left out; ``math.inf`` marks
+        an axis whose length differs from task to task.
+    axis : int
+        Where the axis of the tasks stands in the stacked array.
+    dtype : str
+        NumPy dtype of the stacked array, as `numpy.dtype.str`.
+    """
+
+    shape: tuple[float, ...]
+    axis: int
+    dtype: str
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether an axis is unlimited."""
+        return math.inf in self.shape
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one row, () for scalars; only where no axis is unlimited."""
+        return tuple(int(n) for n in self.shape)
+
+    @property
+    def row_bytes(self) -> int:
+        """The size of one row in bytes."""
+        return math.prod(self.row_shape) * np.dtype(self.dtype).itemsize
+
+    def rows(self, first: int, count: int) -> tuple[slice, ...]:
+        """Return the index of the rows of some tasks in the array that stacks those of all."""
+        return (*[slice(None)] * self.axis, slice(first, first + count))
+
+    def stacked_shape(self, n_tasks: int, row_shape: tuple[int, ...] | None = None) -> Any:
+        """Return the shape of all rows stacked, `row_shape` replacing unlimited axes."""
+        row = self.row_shape if row_shape is None else row_shape
+        return (*row[: self.axis], n_tasks, *row[self.axis :])
+
+
+def make_row_spec(result_shape: Any, result_dtype: Any) -> RowSpec | None:
+    """Check `result_shape` and `result_dtype` and return them as a RowSpec, None without a shape.
+
+    Raises
+    ------
+    InputError
+        Not a tuple or list; not exactly one None; more than one ``numpy.inf``; a negative or
+        fractional entry; an unknown dtype, or one that HDF5 cannot hold.
+    """
+    if result_shape is None:
+        return None
+    if not isinstance(result_shape, (tuple, list)):
+        raise InputTypeError(
+            f"`result_shape` has to be either `None` or tuple, not {type(result_shape)}"
+        )
+    if sum(entry is None for entry in result_shape) != 1:
+        raise InputError(
+            f"`result_shape` must contain exactly one `None` entry, not {tuple(result_shape)}"
+        )
+    if len(result_shape) > MAX_NDIM:
+        raise InputError(
+            f"`result_shape` has {len(result_shape)} entries; HDF5 holds arrays of {MAX_NDIM} "
+            "dimensions at most"
+        )
+    axis = [entry is None for entry in result_shape].index(True)
+    shape = tuple(entry for entry in result_shape if entry is not None)
+    for entry in shape:
+        if isinstance(entry, bool) or not isinstance(entry, numbers.Real):
+            raise InputError(f"`result_shape` must only contain numerical values, not {entry!r}")
+        if entry != math.inf and (not 0 <= float(entry) < 2**63 or entry % 1 != 0):
+            raise InputError(f"`result_shape` must only contain non-negative integers, not {entry}")
+    if sum(entry == math.inf for entry in shape) > 1:
+        raise InputError("cannot use more than one `np.inf` in `result_shape`")
+    try:
+        dtype = np.dtype(result_dtype)
+    except (TypeError, ValueError, SyntaxError) as error:
+        raise InputTypeError(
+            f"`result_dtype` has to be a valid NumPy datatype specification: {error}"
+        ) from None
+    if dtype.kind not in "biufc":
+        raise InputError(
+            f"`result_dtype` has to be a boolean or numeric dtype, not {result_dtype!r}"
+        )
+    return RowSpec(
+        tuple(math.inf if entry == math.inf else int(entry) for entry in shape), axis, dtype.str
+    )
+
+
+def to_parts(value: Any) -> list[Part]:
+    """Return the storable parts of one return value, ``result_0`` first.
+
+    A lone scalar or string has shape (1,), a scalar among several values shape ().
+
+    Raises
+    ------
+    ResultError
+        HDF5 cannot hold the value.
+    """
+    if _is_several(value):
+        if len(value) == 0:
+            return [np.empty(0)]
+        return [to_array(entry) for entry in value]
+    part = to_array(value)
+    if part is not None and part.ndim == 0 and not isinstance(value, np.ndarray):
+        return [part.reshape(1)]
+    return [part]
+
+
+def _is_several(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return True
+    return isinstance(value, list) and any(
+        entry is None or isinstance(entry, (list, tuple, np.ndarray)) for entry in value
+    )
+
+
+class MisfitError(ResultError):
+    """A return value can be stored, but not as a row of the run."""
+
+
+def to_row(value: Any, spec: RowSpec) -> Array:
+    """Return the first part of a return value as a row of the stacked array.
+
+    Raises
+    ------
+    MisfitError
+        Shape or dtype do not fit; the text gives both sides.
+    ResultError
+        HDF5 cannot hold it, whatever the form of rows.
+    """
+    dtype = np.dtype(spec.dtype)
+    if value is None or isinstance(value, str):
+        raise MisfitError(f"expected {_form(spec)}, got {value!r}")
+    array: Array = to_array(value)
+    if not has_shape(array.shape, spec.shape):
+        raise MisfitError(f"expected {_form(spec)}, got shape {array.shape} {array.dtype}")
+    if array.dtype == dtype:
+        return array
+    if (got := misfit(array, dtype)) is not None:
+        raise MisfitError(f"expected {_form(spec)}, got {got}")
+    with np.errstate(over="ignore"):
+        return array.astype(dtype)
+
+
+def _form(spec: RowSpec) -> str:
+    return f"shape {spec.shape} {np.dtype(spec.dtype)}"
+
+
+@dataclass
+class Content:
+    """The results of the tasks of one outcome, in index order, failed ones left out.
+
+    Exactly what the run's mode needs is filled.
+
+    Attributes
+    ----------
+    rows : (n_results, *row_shape) ndarray, or list of ndarray and tuple of (int, int), or None
+        With a RowSpec. It is a list if the runner has written some of the rows itself: in their
+        places are size in bytes and checksum.
+    parts : list of Parts, or None
+        Without a RowSpec all parts, with one those from ``result_1`` on, or a pickle: then there
+        is no row, whatever stands in its place. A tuple of size in bytes and checksum stands for a
+        part that the runner has written itself.
+    values : bytes, or None
+        In memory mode: the pickled list of return values; with a RowSpec of sequences of those
+        from ``result_1`` on, None if there are none.
+    buffers : list of ndarray of uint8
+        Out-of-band buffers of `values`.
+    unstorable : tuple of (int, str), or None
+        The first task whose result was pickled, though HDF5 was asked for, and why.
+    """
+
+    rows: Array | list[Array | tuple[int, int]] | None = None
+    parts: list[Parts] | None = None
+    values: bytes | None = None
+    buffers: list[Any] | None = None
+    unstorable: tuple[int, str] | None = None
+
+
+def is_placed(part: Part) -> bool:
+    """Tell whether the runner has written this part, or row, itself."""
+    return isinstance(part, tuple)
+
+
+# place(index, k, shape, dtype) -> write(array), or None if the result shall travel
+Place = Callable[[int, int, tuple[int, ...], str], Callable[[Array], None] | None]
+
+
+class Encoder:
+    """Collect the results of consecutive tasks in the form that the store of this run wants.
+
+    Parameters
+    ----------
+    spec : RowSpec or None
+        Common form of the results.
+    in_memory : bool
+        Keep the values as they are, pickled.
+    place : callable or None
+        Asked once for every array of `PLACED_BYTES` and more.
+    dumps : callable
+        ``dumps(list) -> (bytes, buffers)`` for values that stay in memory.
+    freeze : callable, optional
+        ``freeze(value)``: what stands for a value that stays in memory until it is dumped, so that
+        the function may go on using the object it has returned.
+    to_pickle : callable, optional
+        ``to_pickle(value) -> bytes``; raises `ResultError`.
+    as_pickles : bool
+        Every result becomes a pickle.
+    may_pickle : bool
+        What HDF5 cannot hold becomes a pickle, of the list of return values.
+    """
+
+    def __init__(
+        self,
+        spec: RowSpec | None,
+        in_memory: bool,
+        place: Place | None = None,
+        dumps: Callable[[list[Any]], tuple[bytes, list[Any]]] | None = None,
+        freeze: Callable[[Any], Any] | None = None,
+        to_pickle: Callable[[Any], bytes] | None = None,
+        as_pickles: bool = False,
+        may_pickle: bool = False,
+    ) -> None:
+        self._spec, self._in_memory, self._place = spec, in_memory, place
+        self._dumps, self._freeze, self._to_pickle = dumps, freeze, to_pickle
+        self._as_pickles, self._may_pickle = as_pickles, may_pickle
+        self._as_rows = spec is not None and not spec.is_ragged
+        self.add = self._choose_add()
+        self._clear()
+
+    def _choose_add(self) -> Callable[[int, Any], None]:
+        """Return ``add(index, value)``, which takes the return value of a task.
+
+        Indices come in increasing order. It raises `ResultError` if the value cannot be stored;
+        then nothing of it was taken.
+        """
+        if self._spec is not None:
+            is_float = self._spec.shape == () and self._spec.dtype == "<f8"
+            return self._add_float if is_float else self._add_row
+        if self._as_pickles:
+            return self._add_pickle
+        return self._add_value if self._in_memory else self._add_parts
+
+    def _clear(self) -> None:
+        self._rows: list[Any] = []
+        self._parts: list[Parts] = []
+        self._values: list[Any] = []
+        self._are_some_placed = False
+        self._has_more = False
+        self._unstorable: tuple[int, str] | None = None
+        self.n_bytes = 0
+
+    def _add_parts(self, index: int, value: Any) -> None:
+        if type(value) in _PLAIN_NUMBERS and fits_64_bits(value):
+            self._parts.append(value)
+            return
+        try:
+            parts = to_parts(value)
+        except ResultError as error:
+            self._parts.append(self._pickle_instead(index, value, error))
+            return
+        self._parts.append(self._place_large(index, 0, parts))
+
+    def _pickle_instead(self, index: int, value: Any, error: ResultError) -> bytes:
+        """Return a pickle of what HDF5 cannot hold, where that is allowed."""
+        if not self._may_pickle:
+            raise error
+        data = self._pickled(list(value) if _is_several(value) else [value])
+        self._unstorable = self._unstorable or (index, str(error))
+        return data
+
+    def _pickled(self, value: Any) -> bytes:
+        assert self._to_pickle is not None
+        data = self._to_pickle(value)
+        self.n_bytes += len(data)
+        return data
+
+    def _add_pickle(self, index: int, value: Any) -> None:
+        self._parts.append(self._pickled(value))
+
+    def _add_value(self, index: int, value: Any) -> None:
+        if type(value) in _PLAIN_VALUES:  # first, as these are returned the quickest
+            self._values.append(value)
+        else:
+            self._values.append(self._frozen(value))
+
+    def _frozen(self, value: Any) -> Any:
+        """Return what stands for a value that stays in memory as it is now."""
+        if type(value) is np.ndarray and not value.dtype.hasobject:
+            self.n_bytes += value.nbytes
+            return value.copy()
+        assert self._freeze is not None
+        value = self._freeze(value)
+        self.n_bytes += value.n_bytes
+        return value
+
+    def _add_float(self, index: int, value: Any) -> None:
+        if type(value) is not float:
+            return self._add_row(index, value)
+        self._rows.append(value)
+        if self._has_more:
+            self._parts.append([])
+
+    def _add_row(self, index: int, value: Any) -> None:
+        assert self._spec is not None
+        first, *rest = value if self._is_row_and_more(value) else (value,)
+        try:
+            row = to_row(first, self._spec)
+            if not self._in_memory:
+                rest = [to_array(entry) for entry in rest]
+        except MisfitError as error:
+            hint = "; a tuple is several return values, one row is one array"
+            raise MisfitError(f"{error}{hint if isinstance(value, tuple) else ''}") from None
+        except ResultError as error:
+            self._add_no_row(self._pickle_instead(index, value, error))
+            return
+        if not self._as_rows:
+            self._parts.append(self._place_large(index, 0, [row, *rest]))
+        elif self._in_memory:
+            self._append_row(self._place_or_keep(index, 0, row), rest and self._frozen(rest))
+        else:
+            rest = self._place_large(index, 1, rest)
+            self._append_row(self._place_or_keep(index, 0, row), rest)
+
+    def _is_row_and_more(self, value: Any) -> bool:
+        """Tell whether a return value is several, of which the first is the row.
+
+        Where rows have axes a tuple of numbers alone is one row.
+        """
+        assert self._spec is not None
+        if not isinstance(value, tuple) or not value:
+            return False
+        return not self._spec.shape or not all(isinstance(e, _SCALARS) for e in value)
+
+    def _add_no_row(self, data: bytes) -> None:
+        """Add a pickle in the place of a row."""
+        if self._as_rows:
+            assert self._spec is not None
+            self._append_row(np.zeros(self._spec.row_shape, self._spec.dtype), data)
+        else:
+            self._parts.append(data)
+
+    def _append_row(self, row: Any, more: Any) -> None:
+        # Almost no function returns more than the row: only then is that kept, for each task.
+        if more and not self._has_more:
+            self._has_more = True
+            self._parts = [[] for _ in self._rows]
+        if self._has_more:
+            self._parts.append(more)
+        self._rows.append(row)
+        self._are_some_placed = self._are_some_placed or is_placed(row)
+
+    def _place_large(self, index: int, first: int, parts: list[Part]) -> list[Part]:
+        return [self._place_or_keep(index, k, part) for k, part in enumerate(parts, first)]
+
+    def _place_or_keep(self, index: int, k: int, part: Part) -> Part:
+        """Write a large array where the store wants it, or return what travels in the outcome."""
+        if part is None or part.dtype.kind == "O":
+            return part
+        if self._place is not None and part.nbytes >= PLACED_BYTES and not part.dtype.names:
+            write = self._place(index, k, part.shape, part.dtype.str)
+            if write is not None:
+                write(part)
+                return part.nbytes, checksum(part)
+        self.n_bytes += part.nbytes
+        # A function may return the same buffer each time: keep what it held at this call.
+        return np.array(part)
+
+    def take(self) -> Content:
+        """Return what was collected since the last call."""
+        content = Content(unstorable=self._unstorable)
+        if self._as_rows:
+            content.rows = self._rows if self._are_some_placed else self._packed_rows()
+            if self._has_more and not self._in_memory:
+                content.parts = self._parts
+        if self._in_memory and (self._spec is None or self._has_more):
+            assert self._dumps is not None
+            values = self._values if self._spec is None else self._parts
+            content.values, content.buffers = self._dumps(values)
+        elif not self._as_rows:
+            content.parts = self._parts
+        self._clear()
+        return content
+
+    def _packed_rows(self) -> Array:
+        assert self._spec is not None
+        rows = np.empty((len(self._rows), *self._spec.row_shape), self._spec.dtype)
+        if self._rows:
+            rows[:] = self._rows
+        return rows
+
+
+_PLAIN_NUMBERS: frozenset[type] = frozenset({int, float, bool, complex})
+_SCALARS = (bool, int, float, complex, np.number, np.bool_)
+_PLAIN_VALUES: frozenset[type] = _PLAIN_NUMBERS | {type(None), str}
+# Types whose values are no more than what they look like.
+PLAIN: frozenset[type] = frozenset({*_PLAIN_VALUES, bytes})
+
+
+def is_pickle(parts: Parts) -> bool:
+    """Tell whether a task's result is a pickle."""
+    return isinstance(parts, bytes)
+
+
+def parts_of(parts: Parts) -> list[Part]:
+    """Return the parts as a list of arrays; not for a pickle."""
+    return parts if isinstance(parts, list) else [np.array([parts])]

@@ -1,0 +1,1 @@
+"""Which calls a run consists of, and how functions and arguments travel."""

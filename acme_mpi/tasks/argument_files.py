@@ -1,0 +1,158 @@
+"""Arguments of a command line's function, read from a file.
+
+This runs where user code may run, as a pickle in such a file could be any code. The file may be
+damaged, or not be what its name says: whatever the library that reads it raises is one error with
+the file's name, and what it holds is compared with the memory that there is before it is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from acme_mpi.errors import InputError
+from acme_mpi.spelling import file_did_you_mean
+from acme_mpi.tasks.hdf5_arguments import SUFFIXES, load_hdf5
+from acme_mpi.tasks.unreadable import reason, refuse_if_too_large
+
+Arguments = tuple[list[Any], dict[str, Any]]
+
+_NUMBERED = re.compile("arr_(0|[1-9][0-9]{0,5})")
+# Others NumPy does not write, and one of them takes what memory its header says.
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
+
+
+def load_arguments(path: str, allow_pickle: bool) -> Arguments:
+    """Return (args, kwargs) of an argument file; 0-d arrays become scalars.
+
+    Parameters
+    ----------
+    path : str
+        ``.npz``, ``.npy``, ``.json``, or ``.h5`` with an optional ``:group``.
+    allow_pickle : bool
+        Read object arrays of NumPy files.
+
+    Raises
+    ------
+    InputError
+        No such file, or nothing in it that can be used, or more than there is memory for.
+    """
+    path, group = _split_group(path)
+    if not os.path.isfile(path):
+        raise InputError(
+            f"there is no argument file {path!r} (working directory {os.getcwd()})"
+            + (_setting_meant(path) or file_did_you_mean(path))
+        )
+    if path.endswith(SUFFIXES):
+        return _by_name(load_hdf5(path, group), path)
+    return _load_json(path) if path.endswith(".json") else _load_numpy(path, allow_pickle)
+
+
+def _setting_meant(text: str) -> str:
+    name, equals, _ = text.partition("=")
+    is_setting = equals and name.isidentifier()
+    return f"; a value is given by --set {shlex.quote(text)}" if is_setting else ""
+
+
+def _split_group(path: str) -> tuple[str, str]:
+    """Return (file, group) of ``file.h5:group``; the group is the root by default."""
+    file, colon, group = path.rpartition(":")
+    return (file, group or "/") if colon and file.endswith(SUFFIXES) else (path, "/")
+
+
+def _by_name(values: Mapping[str, Any], path: str) -> Arguments:
+    """Return (args, kwargs): ``arr_0, arr_1, ...`` are positional."""
+    args: dict[int, Any] = {}
+    kwargs: dict[str, Any] = {}
+    for name, given in values.items():
+        value = _as_scalar(given) if isinstance(given, (np.ndarray, np.generic)) else given
+        if numbered := _NUMBERED.fullmatch(name):
+            args[int(numbered[1])] = value
+        else:
+            kwargs[name] = value
+    if missing := [k for k in range(len(args)) if k not in args]:
+        raise InputError(
+            f"{path} holds arr_{max(args)} but no arr_{missing[0]}: they are the positional "
+            "arguments, from arr_0 on without a gap; give the others the names of their parameters"
+        )
+    return [args[k] for k in sorted(args)], kwargs
+
+
+def _load_json(path: str) -> Arguments:
+    """Return the entries of an object by name, or those of an array by position."""
+    try:
+        with open(path, "rb") as file:
+            loaded = json.loads(file.read())  # in UTF-8, 16 or 32, with a byte-order mark or not
+    except RecursionError:
+        raise InputError(f"{path} cannot be read as a JSON file: it is nested too deep") from None
+    except (ValueError, OSError, MemoryError) as error:
+        raise InputError(f"{path} cannot be read as a JSON file: {reason(error)}") from None
+    if isinstance(loaded, dict):
+        return _by_name(loaded, path)
+    if isinstance(loaded, list):
+        return loaded, {}
+    raise InputError(
+        f"{path} has to hold an object, whose names are parameter names, or an array of positional "
+        f"arguments, not {type(loaded).__name__}"
+    )
+
+
+def _load_numpy(path: str, allow_pickle: bool) -> Arguments:
+    # Whatever is raised by NumPy, zlib, zipfile, tokenize, or what a pickle names.
+    try:
+        loaded = np.load(path, allow_pickle=allow_pickle)
+    except Exception as error:
+        raise _unreadable(path, path, error) from None
+    if isinstance(loaded, np.ndarray):
+        return [_as_scalar(loaded)], {}
+    if not isinstance(loaded, np.lib.npyio.NpzFile):
+        raise InputError(f"{path} holds a pickled {type(loaded).__name__}, and no arrays")
+    values = {}
+    with loaded:
+        for member in loaded.zip.infolist():  # type: ignore[union-attr]
+            name = member.filename.removesuffix(".npy")
+            what = f"{name!r} in {path}"
+            _check_member(member, what)
+            if name in values:
+                raise InputError(f"{what} is there twice")
+            try:
+                values[name] = loaded[member.filename]
+            except Exception as error:
+                raise _unreadable(what, path, error) from None
+            if not isinstance(values[name], np.ndarray):
+                raise InputError(f"{what} is no array")
+    return _by_name(values, path)
+
+
+def _check_member(member: zipfile.ZipInfo, what: str) -> None:
+    if member.compress_type not in _COMPRESSIONS:
+        raise InputError(
+            f"{what} cannot be read: its compression ({member.compress_type}) is none of NumPy's"
+        )
+    refuse_if_too_large(member.file_size, what)
+
+
+def _unreadable(what: str, path: str, error: Exception) -> InputError:
+    if "allow_pickle" in str(error):
+        if not path.endswith((".npz", ".npy")):
+            return InputError(f"{path} is not a file of arguments (.npz, .npy, .h5 or .json)")
+        return InputError(
+            f"{what} holds pickled objects, and a pickle can run any code when it is read; "
+            "if you trust the file, say --allow-pickle"
+        )
+    return InputError(f"{what} cannot be read as a NumPy file (.npz or .npy): {reason(error)}")
+
+
+def _as_scalar(value: Any) -> Any:
+    if value.ndim:
+        return value
+    if value.dtype in (np.bool_, np.int64, np.float64, np.complex128) or value.dtype.kind in "UO":
+        return value.item()
+    return value[()]

@@ -1,0 +1,110 @@
+"""Script mode runs what Python runs, and as Python runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import start_environment
+
+pytestmark = pytest.mark.once
+
+SCRIPT = """
+'''What it is for.'''
+import json
+import os
+import sys
+
+import neighbour
+
+
+def f(x: int) -> float:
+    return x
+
+
+spec = __spec__ and [__spec__.name, __spec__.origin]
+with open("facts.json", "w") as file:
+    json.dump({
+        "argv": sys.argv,
+        "path": sys.path[0],
+        "safe": sys.flags.safe_path,
+        "file": __file__,
+        "name": __name__,
+        "package": __package__,
+        "spec": spec,
+        "cached": __cached__ and "cached",
+        "doc": __doc__,
+        "loader": type(__loader__).__name__,
+        "builtins": type(__builtins__).__name__,
+        "annotations": [str(each) for each in f.__annotations__.values()],
+        "main": sys.modules["__main__"].__dict__ is globals(),
+    }, file)
+"""
+STARTS = {
+    "a script": ["script.py", "-x", "1"],
+    "below": ["real/script.py"],
+    "behind a symbolic link": ["link.py"],
+    "without a suffix": ["./tool", "word"],
+    "without a suffix, by its bare name": ["tool"],
+    "a folder": ["folder", "--own"],
+    "an archive": ["archive.pyz"],
+    "a module": ["-m", "package.module", "word"],
+    "a package": ["-m", "package"],
+    "safe": ["script.py"],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scripts")
+    for place in ("script.py", "real/script.py", "tool", "folder/__main__.py"):
+        path = folder / place
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(SCRIPT)
+        (path.parent / "neighbour.py").touch()
+    for name in ("module.py", "__main__.py", "__init__.py"):
+        (folder / "package").mkdir(exist_ok=True)
+        (folder / "package" / name).write_text(SCRIPT if name != "__init__.py" else "")
+    (folder / "link.py").symlink_to("real/script.py")
+    with zipfile.ZipFile(folder / "archive.pyz", "w") as archive:
+        archive.writestr("__main__.py", SCRIPT)
+        archive.writestr("neighbour.py", "")
+    return folder
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_a_script_finds_what_it_finds_under_python(folder, start):
+    facts = folder / "facts.json"
+    found = []
+    root = str(Path(__file__).parents[2])
+    paths = [root, str(folder)] if start == "safe" else [root]
+    env = {**start_environment(), "PYTHONPATH": os.pathsep.join(paths)}
+    for mode in ([], ["-m", "acme_mpi", "-q"]):
+        flags = ["-P"] if start == "safe" else []
+        command = [sys.executable, *flags, *mode, *STARTS[start]]
+        ran = subprocess.run(command, cwd=folder, env=env, capture_output=True, timeout=60)
+        assert (ran.returncode, ran.stdout, ran.stderr) == (0, b"", b"")
+        found.append(json.loads(facts.read_text()))
+        facts.unlink()
+
+    assert found[1] == found[0]
+
+
+def test_a_script_that_replaces_itself_is_told_what_it_loses(mpiexec, tmp_path):
+    (tmp_path / "script.py").write_text(
+        "import os, sys\n"
+        "if 'again' not in sys.argv:\n"
+        "    os.execv(sys.executable, [sys.executable, 'script.py', 'again'])\n"
+        "os.read(os.open('gate', os.O_RDWR), 1)\n"
+    )
+    os.mkfifo(tmp_path / "gate")
+
+    ran = mpiexec(2, "-m", "acme_mpi", "-q", "script.py", cwd=tmp_path)
+
+    assert ran.returncode == 2
+    assert ran.stderr.count("has replaced its own process by another program (os.execv)") == 1
