@@ -18,9 +18,7 @@ from typing import NamedTuple
 from acme_mpi.cli.command_parser import CommandParser
 from acme_mpi.cli.status_text import status_text
 from acme_mpi.comm import SerialWorld
-from acme_mpi.engine.call import Call, Options, Output, Work
 from acme_mpi.engine.messages import ConsoleFormatter
-from acme_mpi.engine.run import Run
 from acme_mpi.errors import EXIT_DONE, EXIT_STORAGE, AcmeMpiError, InputError, StoreError
 from acme_mpi.history.description import Description, next_run
 from acme_mpi.history.joblog import joblog_lines
@@ -170,6 +168,9 @@ def _store_of(run: _Run) -> RecordedStore:
 
 
 def _recover(run: _Run, options: argparse.Namespace) -> int:
+    from acme_mpi.engine.call import Call, Options, Output, Work
+    from acme_mpi.engine.run import Run
+
     described, folder = run.description, run.layout.dot_folder
     lease = Lease.take(folder, lambda text: say(text, sys.stderr))
     layout = replace(run.layout, run=next_run(folder))
