@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+Ranges = Sequence[tuple[int, int]] | np.ndarray[Any, np.dtype[np.int64]]  # half-open
 
 REPORTS_PER_S = 10_000  # of all workers together: some 15 % of what one rank can handle
 
@@ -22,10 +25,10 @@ class Schedule(ABC):
         Ranks that call tasks, >= 1.
     """
 
-    def __init__(self, tasks: Any, n_workers: int) -> None:
+    def __init__(self, tasks: int | Ranges, n_workers: int) -> None:
         self.n_workers = n_workers
         # Of a resumed run there may be a million ranges: they stay in the array.
-        self._fresh: Any = [(0, tasks)] if isinstance(tasks, int) else tasks
+        self._fresh: Ranges = [(0, tasks)] if isinstance(tasks, int) else tasks
         self._n_taken = 0
         self._ranges: deque[tuple[int, int]] = deque()
         edges = np.asarray(self._fresh, np.int64).reshape(-1, 2)
@@ -87,7 +90,7 @@ class FixedChunks(Schedule):
         Tasks per chunk, >= 1.
     """
 
-    def __init__(self, tasks: Any, n_workers: int, size: int = 1) -> None:
+    def __init__(self, tasks: int | Ranges, n_workers: int, size: int = 1) -> None:
         super().__init__(tasks, n_workers)
         self.size = size
 
@@ -117,7 +120,11 @@ class Factoring(Schedule):
     """
 
     def __init__(
-        self, tasks: Any, n_workers: int, longest_s: float = 0.08, shortest_s: float = 0.002
+        self,
+        tasks: int | Ranges,
+        n_workers: int,
+        longest_s: float = 0.08,
+        shortest_s: float = 0.002,
     ) -> None:
         super().__init__(tasks, n_workers)
         self.longest_s = max(longest_s, n_workers / REPORTS_PER_S)

@@ -77,7 +77,8 @@ _CRC = struct.Struct("<I")
 _TEXT_START = 4
 _INODE = 2**63 - 1
 
-Records = np.ndarray[Any, Any]
+Records = np.ndarray[Any, np.dtype[np.void]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]  # which of some records
 Tell = Callable[[Damaged], None]
 
 
@@ -246,7 +247,7 @@ def pack_file(key: FileKey, status: os.stat_result) -> bytes:
     )
 
 
-def key_of(block: Any) -> FileKey:
+def key_of(block: np.void) -> FileKey:
     """Return which file a FILE block speaks of."""
     form, attempt, payload, first = (
         int(block[name]) for name in ("form", "attempt", "payload", "first")
@@ -313,7 +314,7 @@ class Piece(NamedTuple):
     """
 
     blocks: Records
-    numbers: Any
+    numbers: np.ndarray[Any, np.dtype[np.int64]]
 
 
 def read_journal(path: str, n_tasks: int | None = None, tell: Tell = ignore) -> Iterator[Piece]:
@@ -380,15 +381,16 @@ def _last_begin(blocks: Records) -> int:
     return int(begins[-1]) if len(begins) else 0
 
 
-def _is_whole(blocks: Records) -> Any:
+def _is_whole(blocks: Records) -> Mask:
     """Return which blocks are as they were written, (n,) ndarray of bool."""
     size, view = RECORD.itemsize, memoryview(blocks.tobytes())
     crcs = [zlib.crc32(view[at : at + size - 4]) for at in range(0, blocks.nbytes, size)]
     # A CRC alone would take zeros that a file system has left for a block.
-    return (blocks["crc32"] == np.array(crcs, np.uint32)) & (blocks["kind"] != 0)
+    is_whole: Mask = (blocks["crc32"] == np.array(crcs, np.uint32)) & (blocks["kind"] != 0)
+    return is_whole
 
 
-def _first_torn(is_good: Any, n_read: int, is_torn_before: bool) -> list[int]:
+def _first_torn(is_good: Mask, n_read: int, is_torn_before: bool) -> list[int]:
     """Return the numbers of torn blocks, of those that follow each other only that of the first."""
     begins = np.diff(~is_good, prepend=is_torn_before) & ~is_good
     return [n_read + at for at in np.flatnonzero(begins).tolist()]

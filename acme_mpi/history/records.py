@@ -20,6 +20,7 @@ from acme_mpi.history.journal import (
     RECORD,
     Block,
     JournalFile,
+    Mask,
     Piece,
     Tell,
     failures_in,
@@ -31,7 +32,7 @@ from acme_mpi.history.journal import (
 from acme_mpi.history.layout import Layout
 from acme_mpi.history.parsing import Damaged, parse_failure
 
-Records = np.ndarray[Any, Any]
+Records = np.ndarray[Any, np.dtype[np.void]]
 Record = np.void  # one of them
 TOLD_OF_FAILURES = ("type", "message", "location", "traceback", "call")
 # What `History` keeps of blocks, besides the run and the rank: of files, and of results.
@@ -73,7 +74,7 @@ class History(NamedTuple):
     damages: list[Damaged]
     files: Records
 
-    def is_done(self, n_tasks: int) -> Any:
+    def is_done(self, n_tasks: int) -> Mask:
         """Return which tasks have durable results, (n_tasks,) ndarray of bool."""
         return _covered(self.done, n_tasks)
 
@@ -279,7 +280,7 @@ def _speak_of(records: Records, index: int) -> bool:
     return at >= 0 and bool(index < records["first"][at] + records["count"][at])
 
 
-def _covered(records: Records, n_tasks: int) -> Any:
+def _covered(records: Records, n_tasks: int) -> Mask:
     """Return which tasks the records speak of, none of them twice, (n_tasks,) ndarray of bool."""
     # One byte per task, and no other array of that length: of tasks there may be 1e7.
     edges = np.zeros(n_tasks + 1, np.int8)
@@ -288,7 +289,7 @@ def _covered(records: Records, n_tasks: int) -> Any:
     return np.cumsum(edges, dtype=np.int8, out=edges)[:-1].view(bool)
 
 
-def ranges_of(is_wanted: Any) -> Any:
+def ranges_of(is_wanted: Mask) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Return the runs of consecutive tasks that are wanted, (n, 2) ndarray: start, stop.
 
     Parameters
@@ -348,7 +349,7 @@ def tasks_of(record: Record) -> range:
     return range(first, first + int(record["count"]))
 
 
-def missing_tasks(records: Records, n_tasks: int) -> Any:
+def missing_tasks(records: Records, n_tasks: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Return the indices of tasks without a record, (n,) ndarray of int64."""
     return np.flatnonzero(is_missing(records, n_tasks))
 
@@ -359,7 +360,7 @@ def without_pickles(records: Records) -> Records:
     return chosen
 
 
-def is_missing(records: Records, n_tasks: int) -> Any:
+def is_missing(records: Records, n_tasks: int) -> Mask:
     """Return which tasks have no record, (n_tasks,) ndarray of bool."""
     return ~_covered(records, n_tasks)
 

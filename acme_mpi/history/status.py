@@ -23,7 +23,7 @@ from acme_mpi.history.description import (
     read_description,
 )
 from acme_mpi.history.folders import FINISHED as END_MARK
-from acme_mpi.history.journal import FINAL, Block
+from acme_mpi.history.journal import FINAL, Block, Mask
 from acme_mpi.history.layout import DOT_FOLDER
 from acme_mpi.history.lease import Holder, holder
 from acme_mpi.history.parsing import Damaged
@@ -303,9 +303,10 @@ class Told(NamedTuple):
         return self.holder is not None and self.holder.is_alive
 
     @property
-    def is_last(self) -> Any:
+    def is_last(self) -> Mask:
         """Which blocks are the last run's, (n,) ndarray of bool."""
-        return self.blocks["run"] == self.runs[-1]
+        is_last: Mask = self.blocks["run"] == self.runs[-1]
+        return is_last
 
 
 @contextmanager
@@ -344,13 +345,14 @@ def read_told(folder: str) -> Told:
     return Told(found, runs, description, history, told.rows)
 
 
-def is_end(blocks: Records) -> Any:
+def is_end(blocks: Records) -> Mask:
     """Return which blocks say that tasks have ended, well or not, (n,) ndarray of bool."""
     return np.isin(blocks["kind"], (Block.DONE, Block.FAILED))
 
 
-def _is_given_up(blocks: Records) -> Any:
-    return (blocks["kind"] == Block.FAILED) & (blocks["form"] & FINAL != 0)
+def _is_given_up(blocks: Records) -> Mask:
+    is_given_up: Mask = (blocks["kind"] == Block.FAILED) & (blocks["form"] & FINAL != 0)
+    return is_given_up
 
 
 class _Speed(NamedTuple):
@@ -392,11 +394,11 @@ def _median_s(blocks: Records) -> float | None:
     return float(means_s[order[np.searchsorted(n_below, n_below[-1] / 2)]])
 
 
-def _host(block: Any) -> str:
+def _host(block: np.void) -> str:
     return str(block["host"].decode(errors="replace"))
 
 
-def _tasks(block: Any) -> tuple[int, int]:
+def _tasks(block: np.void) -> tuple[int, int]:
     return int(block["first"]), int(block["first"] + block["count"])
 
 
@@ -422,12 +424,12 @@ def _slowest(blocks: Records) -> list[Duration]:
     ]
 
 
-def _stragglers(told: Told, is_done: Any, median_s: float | None, now_s: float) -> list[Straggler]:
+def _stragglers(told: Told, is_done: Mask, median_s: float | None, now_s: float) -> list[Straggler]:
     if not (told.is_last & (told.blocks["kind"] == Block.LONG)).any():
         return []
     last = told.blocks[told.is_last]
     given_up = set(last["first"][_is_given_up(last)].tolist())
-    found: dict[int, Any] = {}
+    found: dict[int, np.void] = {}
     for block in _running(last):
         index = int(block["first"])
         # Another rank may have called it after the one that noted it has retired.
@@ -439,13 +441,13 @@ def _stragglers(told: Told, is_done: Any, median_s: float | None, now_s: float) 
     return sorted(stragglers, key=lambda each: -each.running_s)
 
 
-def _straggler(block: Any, median_s: float | None, now_s: float) -> Straggler:
+def _straggler(block: np.void, median_s: float | None, now_s: float) -> Straggler:
     running_s = max(0.0, now_s - float(block["start_s"]))
     n_medians = running_s / median_s if median_s else None
     return Straggler(int(block["first"]), running_s, n_medians, _host(block), int(block["rank"]))
 
 
-def _running(last: Records) -> Iterator[Any]:
+def _running(last: Records) -> Iterator[np.void]:
     """Yield the LONG block of each rank whose task has not ended by what the rank itself says."""
     for own in np.split(last, np.flatnonzero(np.diff(last["rank"])) + 1):
         # A rank runs one task at a time, so only the last one can be running.
@@ -454,7 +456,7 @@ def _running(last: Records) -> Iterator[Any]:
             yield own[noted[-1]]
 
 
-def _has_ended(noted: Any, later: Records) -> bool:
+def _has_ended(noted: np.void, later: Records) -> bool:
     # A slow task may be known to have ended before its result is durable.
     ends = later[is_end(later) | (later["kind"] == Block.SLOW)]
     distance = noted["first"] - ends["first"]

@@ -41,7 +41,7 @@ class Remaining:
         Where the results are, if nothing is left to do.
     """
 
-    ranges: Any
+    ranges: np.ndarray[Any, np.dtype[np.int64]]
     n_kept: int = 0
     n_open: int = 0
     failures: list[Failure] = field(default_factory=list)
