@@ -182,6 +182,19 @@ def test_the_command_that_is_printed_goes_on(place, n, tmp_path_factory):
 
 
 @pytest.mark.once
+def test_status_prints_a_command_that_can_be_typed(place, capsys):
+    """Also where the directory has a blank in its name."""
+    place.order(_7="fail", _39="hang")
+    place.run(1, "f", "--halt", "now,fail=1", "--output-dir", "a folder")
+    capsys.readouterr()
+
+    assert run_command(["status", str(place.path / "a folder")]) == 0
+
+    (command,) = re.findall(r"resume with: (.*)", capsys.readouterr().out)
+    assert str(place.path / "a folder") in shlex.split(command)
+
+
+@pytest.mark.once
 class TestOtherComputations:
     @pytest.fixture
     def stopped(self, place) -> Place:
