@@ -87,7 +87,7 @@ class TestZarrStore(Conformance):
 def test_a_store_of_ones_own_is_chosen_by_name(tmp_path, write_script, mpiexec):
     """Through a whole run, and a second one that calls again what has failed."""
     script = write_script(SCRIPT)
-    environ = {"PYTHONPATH": str(Path(__file__).parent)}
+    environ = {"PYTHONPATH": str(Path(__file__).parents[1])}
 
     done = mpiexec(3, script, "out", cwd=tmp_path, env=environ)
     assert done.returncode == 0, done.stderr
