@@ -165,14 +165,14 @@ def test_values_in_memory_are_what_the_function_returned(modes, n, case):
 @pytest.mark.parametrize("case", SHAPED)
 @pytest.mark.parametrize("store", FILES)
 def test_rows_are_stacked_along_the_task_axis(modes, content_of, store, case):
-    content = content_of(modes(3).container(case, store))
+    content = content_of(modes(2).container(case, store))
 
     assert content["result_0"] == stored(expected_rows(case))
 
 
 @pytest.mark.parametrize("case", [name for name in SHAPED if name not in ("ragged", "more")])
 def test_rows_in_memory_are_the_stacked_array(modes, case):
-    array, _, _ = modes(3).reports[case, "memory"][0]
+    array, _, _ = modes(2).reports[case, "memory"][0]
 
     assert array == canonical(expected_rows(case))
 
@@ -193,9 +193,11 @@ def test_further_return_values_stand_beside_the_rows(modes, content_of, n):
 @pytest.mark.once  # it needs runs of all sizes
 @pytest.mark.parametrize("case", CASES)
 def test_content_does_not_depend_on_ranks_or_store(modes, content_of, case):
-    """Bit by bit: 2, 3, 5 ranks, no launcher, and every store of the same shape and dtype."""
+    """Bit by bit: 2 and 5 ranks, no launcher, and every store of the same shape and dtype."""
     contents = {
-        (n, store): content_of(modes(n).container(case, store)) for n in SIZES for store in FILES
+        (n, store): content_of(modes(n).container(case, store))
+        for n in (0, 2, 5)
+        for store in FILES
     }
     reference = contents[0, "rank"]
 
@@ -205,7 +207,7 @@ def test_content_does_not_depend_on_ranks_or_store(modes, content_of, case):
 
 @pytest.mark.parametrize("case", [f"rows-{dtype}" for dtype in ROW_DTYPES])
 def test_the_dataset_has_the_dtype_that_was_asked_for(modes, content_of, case):
-    kind, shape, _ = content_of(modes(1).container(case, "single_file"))["result_0"]
+    kind, shape, _ = content_of(modes(2).container(case, "single_file"))["result_0"]
 
     assert (kind, shape) == (np.dtype(case.removeprefix("rows-")).str, (5, 2, 3))
 
@@ -243,8 +245,8 @@ def test_the_first_and_the_last_task_may_fail(modes, content_of, n, store):
 
 @pytest.mark.parametrize("store", FILES)
 def test_rows_of_failed_tasks_are_nan_and_listed(modes, content_of, store):
-    floats = content_of(modes(3).container("ends-fail-rows", store))
-    integers = content_of(modes(3).container("ends-fail-int", store))
+    floats = content_of(modes(2).container("ends-fail-rows", store))
+    integers = content_of(modes(2).container("ends-fail-int", store))
 
     missing = ("<i8", (2,), [0, 4])
     rows = np.array([np.nan, 10, 20, 30, np.nan])
@@ -304,7 +306,7 @@ def test_users_see_container_payload_and_log_only(modes, store):
 
 
 def test_a_payload_file_per_computation_holds_its_results_alone(modes, content_of):
-    payload = modes(3).folder("more", "computation") / "row_and_more_payload"
+    payload = modes(2).folder("more", "computation") / "row_and_more_payload"
 
     content = content_of(payload / "row_and_more_3.h5")
 
@@ -333,7 +335,7 @@ def test_a_moved_output_directory_still_works(modes, content_of, tmp_path, store
 @pytest.mark.parametrize("store", FILES)
 def test_h5dump_reads_everything(modes, store):
     def dump(case: str) -> str:
-        container = modes(3).container(case, store)
+        container = modes(2).container(case, store)
         ran = subprocess.run(
             ["h5dump", container.name],
             cwd=container.parent,

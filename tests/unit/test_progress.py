@@ -138,7 +138,9 @@ def test_the_launcher_of_these_tests_is_known(mpiexec):
     )
     environment = {"PYTHONPATH": str(Path(__file__).parents[2])}
 
-    found, is_fifth = mpiexec(1, "-c", program, env=environment).stdout.split()
+    ran = mpiexec(1, "-c", program, env=environment)
+    assert ran.returncode == 0, ran.stderr
+    found, is_fifth = ran.stdout.split()
 
     assert found == is_fifth
 
