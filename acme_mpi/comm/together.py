@@ -9,6 +9,8 @@ then end the job with its status.
 from __future__ import annotations
 
 import atexit
+import builtins
+import contextlib
 import logging
 import os
 import sys
@@ -65,6 +67,20 @@ def _exit(status: Any = None, /) -> NoReturn:
         del error  # or its traceback, of which this frame is a part, would keep it
 
 
+def _replace_exits() -> None:
+    """Have all the ways in which a script calls its end go through `_exit`."""
+    sys.exit = _exit
+    quitter = type(getattr(builtins, "exit", None))
+    if quitter.__module__ == "_sitebuiltins":  # not what IPython, say, has put in its place
+
+        def call(self: object, code: Any = None) -> NoReturn:
+            with contextlib.suppress(Exception):
+                sys.stdin.close()  # as Python's own does, for shells that catch SystemExit
+            _exit(code)
+
+        quitter.__call__ = call  # type: ignore[method-assign]
+
+
 class End:
     """The end of one rank among the others'. Collective over `comm`.
 
@@ -80,7 +96,7 @@ class End:
         self._has_raised = False
         self._before = sys.excepthook
         sys.excepthook = self._note
-        sys.exit = _exit
+        _replace_exits()
         atexit.register(self._leave)
 
     def _note(

@@ -87,6 +87,9 @@ def test_a_rank_that_ends_with_a_status_ends_the_job(run_ranks):
     ("lines", "status"),
     [
         ("sys.exit(3)", 3),
+        ("exit(3)", 3),
+        ("quit(True)", 1),
+        ("exit()", 0),
         ("sys.exit('text')", 1),
         ("sys.exit()", 0),
         ("def g():\n  try: sys.exit(3)\n  finally: sys.stdout.flush()\ng()", 3),
@@ -99,7 +102,7 @@ def test_a_rank_that_ends_with_a_status_ends_the_job(run_ranks):
 )
 def test_the_status_of_a_script_is_known_at_its_end(lines, status):
     begin = (
-        "import atexit, sys\nfrom acme_mpi.comm import together\nsys.exit = together._exit\n"
+        "import atexit, sys\nfrom acme_mpi.comm import together\ntogether._replace_exits()\n"
         "atexit.register(lambda: print(together._STATUS[0]))\n"
     )
 
