@@ -388,14 +388,14 @@ def lasting_child() -> Iterator[ChildRunner]:
 
 
 @pytest.fixture(params=["inline", "child"])
-def runner(request) -> Runner:
+def runner(request: pytest.FixtureRequest) -> Any:
     if request.param == "inline":
         return InlineRunner()
     return request.getfixturevalue("lasting_child")
 
 
 @pytest.fixture
-def clock(monkeypatch) -> FakeClock:
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     """Let master and workers see a clock that the test moves."""
     clock = FakeClock()
     monkeypatch.setattr(master_module, "time", clock)
@@ -411,13 +411,13 @@ def module_runner() -> Iterator[None]:
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Work in a new directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
-def said(caplog) -> Callable[[], list[tuple[str, str]]]:
+def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[tuple[str, str]]]:
     """Return the function that returns (level, text) of every message so far."""
     return lambda: [(each.levelname, each.getMessage()) for each in caplog.records]

@@ -155,9 +155,9 @@ def make_cases() -> dict[str, tuple[Any, ...]]:
         kwargs = {"result_shape": (None, 2, 3), "result_dtype": dtype}
         cases[f"rows-{dtype}"] = row, (list(range(5)), (2, 3), dtype), {**kwargs, "n_inputs": 5}
     for name, shape in (("first", (None, 60, 200)), ("mid", (60, None, 200)), ("last", (2, None))):
-        kwargs = {"result_shape": shape, "n_inputs": 5}
+        in_axis: dict[str, Any] = {"result_shape": shape, "n_inputs": 5}
         inner = tuple(n for n in shape if n is not None)
-        cases[f"axis-{name}"] = row, (list(range(5)), inner, "f8"), kwargs
+        cases[f"axis-{name}"] = row, (list(range(5)), inner, "f8"), in_axis
     cases["all-fail-rows"] = fail_always, (list(range(3)),), shaped
     return cases
 

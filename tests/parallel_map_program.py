@@ -22,7 +22,7 @@ import numpy as np
 
 from acme_mpi import ParallelMap, TaskError
 
-MEMORY = {"write_worker_results": False}
+MEMORY: dict[str, Any] = {"write_worker_results": False}
 LONGEST_S = 20  # a task waits so long for another rank's, which comes long before
 
 
@@ -172,14 +172,20 @@ def outcome(act: Callable[[], Any]) -> tuple[list[str], str]:
         return [each.__name__ for each in type(error).__mro__], str(error)
 
 
+WRONG_DEBUG: dict[str, Any] = {"debug": "yes"}
+
+
+def wrong_verbose(rank: int) -> dict[str, Any]:
+    """Return a keyword that is wrong on rank 1 alone."""
+    return {"verbose": "yes" if rank == 1 else None}
+
+
 def wrong_calls(rank: int) -> dict[str, Any]:
     """Make every wrong call."""
     seen = {
         "wrong": [outcome(partial(ParallelMap, *args, **kwargs)) for args, kwargs, *_ in WRONG],
-        "wrong on rank 1": outcome(
-            lambda: ParallelMap(f, [1, 2], 3, verbose="yes" if rank == 1 else None)
-        ),
-        "wrong debug": outcome(lambda: ParallelMap(f, [1, 2], 3).compute(debug="yes")),
+        "wrong on rank 1": outcome(lambda: ParallelMap(f, [1, 2], 3, **wrong_verbose(rank))),
+        "wrong debug": outcome(lambda: ParallelMap(f, [1, 2], 3).compute(**WRONG_DEBUG)),
     }
     return {**seen, "made": os.listdir()}
 

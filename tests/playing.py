@@ -250,8 +250,9 @@ def play(
         pieces = store.commit().pieces
         if master is None or schedule is None:
             return None
+        assert failures is not None
         done = [i for runs, _ in pieces for start, stop in runs for i in range(start, stop)]
-        values = [value for _, content in pieces for value in content.values]
+        values = [value for _, content in pieces for value in content.values or []]
         assert values == done, "values and their indices have come apart"
         return Seen(
             sorted(done),

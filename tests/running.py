@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from acme_mpi.results.spec import PLACED_BYTES
+from acme_mpi.results.spec import PLACED_BYTES, RowSpec
 from acme_mpi.runner.base import Assignment, Outcome, PlaceRequest, Ready, Runner
 from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.tasks.packing import pack
@@ -24,7 +24,14 @@ LIMIT_S = 30.0  # far more than any of these runs takes, also on a busy machine
 LARGE = np.arange(PLACED_BYTES // 8, dtype=np.float64)
 
 
-def make_assignment(func, *args, spec=None, in_memory=True, can_place=False, **kwargs):
+def make_assignment(
+    func: Callable[..., Any],
+    *args: Any,
+    spec: RowSpec | None = None,
+    in_memory: bool = True,
+    can_place: bool = False,
+    **kwargs: Any,
+) -> Assignment:
     """Return the assignment of a run; results stay in memory unless said otherwise."""
     tasks = distribute(func, args, kwargs)
     return Assignment(
@@ -83,7 +90,7 @@ def first_event(runner: Runner) -> Any:
 
 def values_by_index(outcomes: list[Outcome]) -> dict[int, Any]:
     """Return the values of all tasks that have one."""
-    values = {}
+    values: dict[int, Any] = {}
     for outcome in outcomes:
         if outcome.content.values is not None:
             loaded, _ = load_values(outcome.content.values, outcome.content.buffers or [])
@@ -125,10 +132,11 @@ def is_gone(pid: int) -> bool:
     return True
 
 
-def start_sleepers():
+def start_sleepers() -> list[int]:
     """Start a process and one that leads a process group of its own; return their ids."""
     command = [sys.executable, "-c", "import signal; print(flush=True); signal.pause()"]
     sleepers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
     for sleeper in sleepers:
+        assert sleeper.stdout is not None
         sleeper.stdout.readline()
     return [sleeper.pid for sleeper in sleepers]

@@ -261,7 +261,8 @@ def pad(case: Case) -> Any:
     blank = np.nan if np.dtype(spec.dtype).kind in "fc" else 0
     stacked = np.full((len(case.values), *shape), blank, spec.dtype)
     for index, row in rows.items():
-        stacked[(index, *(slice(0, n) for n in row.shape))] = row
+        within = tuple(slice(0, n) for n in row.shape)
+        stacked[index][within] = row
     return np.ascontiguousarray(np.moveaxis(stacked, 0, spec.axis))
 
 
