@@ -377,7 +377,8 @@ class TestTimeLimit:
         ran = place.run(n, "brief", "--time-limit", "2s")
 
         assert ran.returncode == 75, ran.stderr
-        assert "no further task can end in time" in ran.stderr
+        # The latter on a busy machine, where a task lasts longer than those before it.
+        assert re.search("no further task can end in time|the time is up", ran.stderr)
         assert 0 < len(place.stored("brief")) < N_TASKS
         assert place.run(2, "brief").returncode == 0
         assert place.stored("brief") == {i: float(i) for i in range(N_TASKS)}

@@ -335,13 +335,15 @@ def test_the_end_of_the_job_is_the_end_of_its_run(slurm, folder, start):
     found = np.datetime64(round(float((folder / "found").read_text())), "s")
     local = np.timedelta64(round(utc_offset_s()), "s")
     assert abs((found + local - end).astype(int)) <= 1
-    assert "no further task can end in time" in job.said()
-    assert sorted(stored(folder, "brief")) == names(folder, "begun")
-    assert 0 < len(stored(folder, "brief")) < N_TASKS
+    # The latter on a busy machine, where a task lasts longer than those before it.
+    assert re.search("no further task can end in time|the time is up", job.said())
+    kept, begun = set(stored(folder, "brief")), names(folder, "begun")
+    assert kept <= set(begun)
+    assert 0 < len(kept) < N_TASKS
 
     again = slurm.srun_acme("-n4", args=program("brief")[2:], cwd=folder)
     assert again.returncode == DONE, again.stderr
-    assert names(folder, "begun") == list(range(N_TASKS))
+    assert names(folder, "begun") == sorted([*begun, *(set(range(N_TASKS)) - kept)])  # once
     assert stored(folder, "brief") == {i: i * 1.5 for i in range(N_TASKS)}
 
 
