@@ -34,7 +34,7 @@ from acme_mpi.history.status import (
     runs_in,
     status_json,
 )
-from acme_mpi.linux.printing import standard_output
+from acme_mpi.linux.printing import say_error, standard_output
 from acme_mpi.storage import find_store, make_store
 from acme_mpi.storage.ballast import remove_left
 from acme_mpi.storage.recorded import RecordedStore
@@ -86,7 +86,7 @@ def run_command(argv: Sequence[str]) -> int:
         with _messages(), standard_output():
             return max(_act_on(layout, act, options) for layout in _layouts(options.directory))
     except AcmeMpiError as error:
-        return _say_error(error)
+        return say_error(error)
     return EXIT_DONE  # the reader has seen enough
 
 
@@ -110,12 +110,7 @@ def _act_on(layout: Layout, act: _Act, options: argparse.Namespace) -> int:
         layout = replace(layout, suffix=find_store(description.kind).suffix)
         return act(_Run(description, layout), options)
     except AcmeMpiError as error:
-        return _say_error(error)
-
-
-def _say_error(error: AcmeMpiError) -> int:
-    say(f"acme_mpi: {error}", sys.stderr)
-    return error.exit_code
+        return say_error(error)
 
 
 def _layouts(directory: str) -> list[Layout]:
