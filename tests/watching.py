@@ -104,3 +104,13 @@ def kill_runner(start_id: str, chosen: random.Random) -> None:
 def kill(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def pidfd_of(pid: int) -> Iterator[int]:
+    """Context with a descriptor that becomes readable when a process ends."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from conftest import (
     processes_of,
     start_environment,
 )
+from watching import pidfd_of
 
 pytestmark = pytest.mark.slow
 
@@ -175,7 +175,7 @@ class Started:
 
     def until(self, condition: Callable[[], Any], timeout_s: float = 40) -> None:
         """Wait until something has happened; the run must not end before."""
-        with watching(self.process.pid) as pidfd:
+        with pidfd_of(self.process.pid) as pidfd:
             waited_s = 0.0
             while not condition():
                 assert waited_s < timeout_s, f"it did not happen: {self.said()}"
@@ -208,15 +208,6 @@ class Started:
         end_all(self._id, 0)
         self.process.wait()
         self._errors.close()
-
-
-@contextmanager
-def watching(pid: int) -> Iterator[int]:
-    descriptor = os.pidfd_open(pid)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 @pytest.fixture

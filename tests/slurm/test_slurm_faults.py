@@ -13,7 +13,6 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from conftest import (
     start_environment,
 )
 from sandbox import SANDBOX, Slurm, running_slurm
+from watching import pidfd_of
 
 from acme_mpi.history.records import read_history
 
@@ -97,7 +97,7 @@ class Job:
 
     def until(self, condition: Callable[[], Any], what: str = "") -> None:
         """Wait until something has happened; the job must not end before."""
-        with watching(self.process.pid) as pidfd:
+        with pidfd_of(self.process.pid) as pidfd:
             for _ in range(LIMIT_S * 50):
                 if condition():
                     return
@@ -146,15 +146,6 @@ class Job:
             end_all(self.id, ENDING_S)
         self.process.wait()
         self._output.close()
-
-
-@contextmanager
-def watching(pid: int) -> Iterator[int]:
-    descriptor = os.pidfd_open(pid)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def is_rank(pid: int, rank: int) -> bool:
