@@ -13,7 +13,7 @@ import tempfile
 import textwrap
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,9 @@ class Launcher:
             line = [self.program, "-n", str(n), *line]
         start_id = uuid.uuid4().hex
         with ExitStack() as stack:
+            # What a launcher that was killed has left in the directory for temporary files is in
+            # the way of a later one that gets the same process id.
+            place = stack.enter_context(_removed_folder())
             # Files and not pipes: a process left behind cannot keep the reader waiting.
             stdin, stdout, stderr = (
                 stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)
@@ -125,7 +128,7 @@ class Launcher:
                 stdout=stdout,
                 stderr=stderr,
                 cwd=cwd or self._make_folder(),
-                env={**start_environment(), **(env or {}), MARKER: start_id},
+                env={**start_environment(), "TMPDIR": place, **(env or {}), MARKER: start_id},
                 start_new_session=True,
             )
             try:
@@ -148,6 +151,13 @@ class Launcher:
         if left:
             pytest.fail(f"processes left behind: {left}\n{shown}")
         return subprocess.CompletedProcess(line, process.returncode, *texts)
+
+
+@contextmanager
+def _removed_folder() -> Iterator[str]:
+    """Context with a folder whose path is short, as paths of sockets have to be."""
+    with tempfile.TemporaryDirectory(prefix="acme", ignore_cleanup_errors=True) as folder:
+        yield folder
 
 
 def start_environment() -> dict[str, str]:
