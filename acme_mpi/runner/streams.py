@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from _thread import allocate_lock, start_new_thread
-from io import BufferedWriter, TextIOWrapper
+from io import BufferedWriter, FileIO, TextIOWrapper
 from typing import Any
 
 PATIENCE_S = 0.5  # with a file object of the user's
@@ -54,7 +54,8 @@ def _is_plain(stream: Any) -> bool:
     if type(stream) is not TextIOWrapper or not vars(stream).keys() <= {"mode"}:
         return False
     try:
-        return type(stream.buffer) is BufferedWriter and not vars(stream.buffer)
+        below = stream.buffer  # with `python -u` it is the file itself
+        return type(below) in (BufferedWriter, FileIO) and vars(below).keys() <= {"name"}
     except ValueError:  # it was detached
         return True
 

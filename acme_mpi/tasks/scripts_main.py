@@ -21,6 +21,9 @@ def begin_main() -> None:
     """Give this process, which runs no script, an empty ``__main__``."""
     _RUNNERS_MAIN[:] = [ModuleType("__main__")]
     sys.modules["__main__"] = _RUNNERS_MAIN[0]
+    # As `multiprocessing` does when it is imported, which may have been before a fork.
+    if "__mp_main__" in sys.modules:
+        sys.modules["__mp_main__"] = _RUNNERS_MAIN[0]
 
 
 def set_main_file(path: str | None) -> None:
