@@ -29,7 +29,11 @@ if TYPE_CHECKING:
         StoppedError,
         StoreError,
         TaskError,
+        WorkerDied,
     )
+    from acme_mpi.pools.executor import Executor
+    from acme_mpi.pools.joblib import register_joblib
+    from acme_mpi.pools.pool import Pool
     from acme_mpi.rules import Rules
     from acme_mpi.tasks.taskset import PerTask, Shared
 
@@ -57,8 +61,12 @@ _PLACES = {
         "StoppedError",
         "StoreError",
         "TaskError",
+        "WorkerDied",
     ),
     "acme.parallel_map": ("ACMEdaemon", "ParallelMap"),
+    "pools.executor": ("Executor",),
+    "pools.joblib": ("register_joblib",),
+    "pools.pool": ("Pool",),
     "rules": ("Rules",),
     "tasks.taskset": ("PerTask", "Shared"),
 }
@@ -81,6 +89,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "ACMEdaemon",
     "AcmeMpiError",
+    "Executor",
     "Failure",
     "InputError",
     "InputTypeError",
@@ -88,16 +97,19 @@ __all__ = [
     "ParallelMap",
     "PerTask",
     "PlaceError",
+    "Pool",
     "Rules",
     "Shared",
     "StoppedError",
     "StoreError",
     "TaskError",
+    "WorkerDied",
     "__version__",
     "bic_cluster_setup",
     "cluster_cleanup",
     "esi_cluster_setup",
     "get_client",
     "local_cluster_setup",
+    "register_joblib",
     "slurm_cluster_setup",
 ]

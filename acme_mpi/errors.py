@@ -10,6 +10,7 @@
     ├── LaunchError (RuntimeError)   launcher and MPI do not fit, or no rank can work; exit 2
     ├── StoreError  (OSError)        the storage medium refused the results; exit 74
     ├── StoppedError (RuntimeError)  the run was ended early, the rest can be run later; exit 75
+    ├── WorkerDied  (RuntimeError)   the process that called a pool's task has ended; exit 1
     └── TaskError   (RuntimeError)   some tasks failed, the others are safe; exit 1
 """
 
@@ -128,6 +129,16 @@ class Failure:
             f"task {self.index} on rank {self.rank} ({self.host}){at}: {self.type}: {self.message}",
             kept="\t",
         )
+
+
+class WorkerDied(AcmeMpiError, RuntimeError):
+    """The process that called one task of a pool has ended, or was ended for its limits.
+
+    All other tasks of the pool go on, with a new process. The message names what has happened (the
+    signal, the exit status, or the limit), the task and its rank.
+    """
+
+    exit_code = EXIT_TASKS_FAILED
 
 
 class TaskError(AcmeMpiError, RuntimeError):

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -22,10 +23,13 @@ import numpy as np
 import pytest
 from playing import FakeClock
 from sandbox import Slurm, running_slurm
+from streaming import ThreadStream
 
 from acme_mpi import local_cluster_setup
 from acme_mpi.engine import master as master_module
 from acme_mpi.engine import worker as worker_module
+from acme_mpi.pools import executor as executor_module
+from acme_mpi.pools import pool as pool_module
 from acme_mpi.runner.base import Runner
 from acme_mpi.runner.child import ChildRunner
 from acme_mpi.runner.inline import InlineRunner
@@ -347,6 +351,17 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     # The nodes' own /tmp hides the rest of pytest's.
     with running_slurm(tmp_path_factory.mktemp("shared")) as started:
         yield started
+
+
+@pytest.fixture
+def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadStream]:
+    """Return the stream of two threads that pools and executors of a test use."""
+    stream = ThreadStream(2)
+    session = SimpleNamespace(stream=lambda: stream)
+    for module in (pool_module, executor_module):
+        monkeypatch.setattr(module, "current", lambda: session)
+    yield stream
+    stream.close()
 
 
 @pytest.fixture

@@ -27,7 +27,8 @@ REPORT_BYTES = 8 * 1024 * 1024
 CLOCK_NS = 200_000  # the start of a task is known this well
 SLOW_NS = 10_000_000  # tasks from here on are listed with their times
 DRAIN = 2  # number of the word by which the agent wishes that no further task is started
-N_WORDS = 3
+N_RUNNING = 3  # of the word that says how many calls of a stream the first word stands for
+N_WORDS = 4
 
 FailureFields = dict[str, Any]
 

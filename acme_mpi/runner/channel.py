@@ -16,6 +16,7 @@ import io
 import mmap
 import os
 import pickle
+import select
 import socket
 import struct
 import zlib
@@ -48,6 +49,7 @@ class Kind(IntEnum):
     ANSWER = 6  # to a script: (number of its request, answer)
     HELLO = 7  # to a script: fields of a `Connection`
     FORGET = 8  # drop function and arguments: shall it answer?
+    GIVE = 9  # setups, functions and calls of a stream: list of messages of `runner.calls`
     # ----
     READY = 17  # the function is loaded: (number of the assignment, has it opened files?)
     UNREADY = 18  # it cannot be loaded: (number of the assignment, reason)
@@ -61,6 +63,8 @@ class Kind(IntEnum):
     CANCEL = 26  # the script no longer waits for its answer
     NOT_CALLED = 27  # the rest of a chunk, which was not started: (start, stop)
     CHANGED = 28  # what tasks have changed, and whether that may be their habit: (list, bool)
+    GOT = 30  # what became of a stream's calls: list of messages of `runner.calls`
+    STREAM = 31  # a script has pools: (number, its end of their channel)
     TAKEN = 29  # a script has loaded its values: (number, why some do not load, None: it has not)
 
 
@@ -82,6 +86,23 @@ PLAIN_CLASSES = {
     ("acme_mpi.runner.command", "Loaded"),
     ("acme_mpi.runner.surroundings", "Surroundings"),
     ("acme_mpi.storage.base", "Stored"),
+    *(
+        ("acme_mpi.runner.calls", name)
+        for name in (
+            "Answers",
+            "Begin",
+            "Broken",
+            "CallNow",
+            "End",
+            "Forget",
+            "Given",
+            "Got",
+            "Kill",
+            "Lost",
+            "Teach",
+            "Window",
+        )
+    ),
 }
 
 
@@ -98,18 +119,22 @@ class _PlainUnpickler(pickle.Unpickler):
 
     def __init__(self, file: Any, buffers: list[memoryview], descriptors: list[int]) -> None:
         super().__init__(file, buffers=buffers)
-        self.used = used = set[int]()  # numbers of the descriptors that are segments
+        self.used = used = set[int]()  # numbers of the descriptors that the message has
 
         def segment(number: int) -> Segment:
             used.add(number)
             return Segment(os.dup(descriptors[number]))
 
-        # No method: what is loaded would refer to this object, and that to what is loaded.
-        self._segment = segment
+        def channel(number: int) -> Channel:
+            used.add(number)
+            return Channel.from_descriptor(os.dup(descriptors[number]))
+
+        # No methods: what is loaded would refer to this object, and that to what is loaded.
+        self._sent = {_sent_segment.__name__: segment, _sent_channel.__name__: channel}
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == (__name__, _sent_segment.__name__):
-            return self._segment
+        if module == __name__ and name in self._sent:
+            return self._sent[name]
         is_plain = (module, name) == ("builtins", "complex") or (module, name) in PLAIN_CLASSES
         if is_plain or (module in self._NUMPY and name in self._NAMES):
             return super().find_class(module, name)
@@ -118,6 +143,11 @@ class _PlainUnpickler(pickle.Unpickler):
 
 def _sent_segment(number: int) -> Segment:
     """Stand in a message for the segment whose descriptor travels beside it, by its number."""
+    raise AssertionError("only a channel's receiver knows its descriptors")
+
+
+def _sent_channel(number: int) -> Channel:
+    """Stand in a message for a channel's end whose descriptor travels beside it."""
     raise AssertionError("only a channel's receiver knows its descriptors")
 
 
@@ -148,6 +178,10 @@ class Channel:
         """Return the descriptor, for select and for passing on."""
         return self._socket.fileno()
 
+    def has_room(self) -> bool:
+        """Tell whether a message can be sent without waiting for the other side."""
+        return bool(select.select([], [self], [], 0)[1])
+
     def hang_up(self) -> None:
         """Say that nothing more will be said: the other side finds the end, whoever has copies."""
         with contextlib.suppress(OSError):  # it has gone
@@ -172,9 +206,16 @@ class Channel:
             descriptors.append(segment.descriptor)
             return _sent_segment, (len(descriptors) - 1,)
 
+        def send_channel(channel: Channel) -> Any:
+            descriptors.append(channel.fileno())
+            return _sent_channel, (len(descriptors) - 1,)
+
         file = io.BytesIO()
         pickler = Pickler(file, protocol=5, buffer_callback=keep_in_band)
-        pickler.dispatch_table = copyreg.dispatch_table | {Segment: send_along}
+        pickler.dispatch_table = copyreg.dispatch_table | {
+            Segment: send_along,
+            Channel: send_channel,
+        }
         pickler.dump(content)
         pieces = [file.getbuffer(), *(buffer.raw() for buffer in buffers)]
         sizes = struct.pack(f"<{len(pieces)}Q", *(piece.nbytes for piece in pieces))

@@ -365,6 +365,13 @@ class ChildRunner(Runner):
             self.poll()
         self.other_messages.clear()
 
+    def lend(self) -> Child | None:
+        """Give a child away that has called nothing yet; None: there is none."""
+        if self._child is None or self._n_assignments or self._n_children != 1:
+            return None
+        child, self._child = self._child, None
+        return child
+
     def leave(self) -> None:
         """Let the child end as Python does if it has nothing to do, else kill it.
 

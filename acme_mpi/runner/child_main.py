@@ -14,9 +14,10 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from socket import gethostname
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from acme_mpi.linux.interrupts import reset_after_fork
 from acme_mpi.linux.offsets import begin_sync, reason, write_all
@@ -44,6 +45,9 @@ from acme_mpi.tasks.hdf5_arguments import has_opened
 from acme_mpi.tasks.scripts_main import begin_main
 from acme_mpi.tasks.taskset import TaskSet, function_name
 
+if TYPE_CHECKING:
+    from acme_mpi.runner.calling import Caller
+
 NAME = "acme_mpi runner"  # 15 characters at most
 THREADS_S = 0.7  # for threads of the user's to end
 IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -52,6 +56,8 @@ IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2
 def main() -> None:
     """Serve the agent until it closes the channel or goes."""
     channel_fd, lifeline, page, stack = (int(text) for text in sys.argv[1:5])
+    # A thread that has started this process may take no signals; tasks can be killed by them.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     arm_lifeline(lifeline, whole_group=True)
     leave_signals_to_the_agent()
     show_stack_on_demand(stack)
@@ -168,6 +174,7 @@ class Server:
         # Of the tasks of the latest outcome: is one left out, see `run_chunk`; has one failed?
         self._is_one_left_out = self._has_failed = False
         self._is_left = False
+        self._calling: Caller | None = None
 
     def serve(self) -> None:
         """Answer messages until the channel closes, or tasks have changed this process."""
@@ -183,6 +190,8 @@ class Server:
                 if content:
                     gc.collect()  # a function and its globals refer to each other
                     self._channel.send(Kind.FORGOTTEN)
+            elif kind == Kind.GIVE:
+                self._caller().take(content)
             elif kind == Kind.LOAD:
                 from acme_mpi.runner.loading import prepare_command
 
@@ -197,6 +206,14 @@ class Server:
                     shown = show_values(*content)
                 flush_standard_streams()
                 self._channel.send(Kind.SHOWN, shown)
+
+    def _caller(self) -> Caller:
+        """Return what calls the functions of streams, made for the first one."""
+        if self._calling is None:
+            from acme_mpi.runner.calling import Caller
+
+            self._calling = Caller(partial(self._channel.send, Kind.GOT), self._words)
+        return self._calling
 
     def _receive(self) -> tuple[Kind, Any]:
         message = self._channel.receive()

@@ -11,7 +11,7 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from acme_mpi.results.convert import ResultError
 from acme_mpi.runner.streams import flush_standard_streams
@@ -22,9 +22,14 @@ from acme_mpi.tasks.frames import users_part
 this_process = object()
 
 
+# Arguments of the calls that are being made: a forked child makes none of those that follow.
+being_called: list[Any] = []
+
+
 def _become_another() -> None:
     global this_process
     this_process = object()
+    being_called.clear()
 
 
 os.register_at_fork(after_in_child=_become_another)

@@ -8,6 +8,7 @@ import os
 from acme_mpi.comm import World
 from acme_mpi.linux.threads import n_local_ranks, share_of_cores
 from acme_mpi.runner.child import ChildRunner
+from acme_mpi.runner.streaming import StreamRunner
 
 
 class _Kept:
@@ -71,6 +72,15 @@ def take_child_runner(world: World, is_worker: bool = True) -> ChildRunner | Non
     if _kept.runner is None:
         _kept.keep(ChildRunner(n_threads), n_threads)
     return _kept.runner
+
+
+def take_stream_runner(world: World) -> StreamRunner:
+    """Return a runner for streams, which takes over a child that has not been used. Collective."""
+    n_threads = _threads_per_rank(world)
+    child = None
+    if _kept.runner is not None and _kept.n_threads == n_threads:
+        child = _kept.runner.lend()
+    return StreamRunner(n_threads, child)
 
 
 def stop_runner() -> None:

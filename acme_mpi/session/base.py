@@ -11,6 +11,7 @@ from typing import Any
 from acme_mpi.comm import World, settle
 from acme_mpi.engine.call import Call, Result
 from acme_mpi.errors import AcmeMpiError
+from acme_mpi.session.stream import Stream
 
 logger = logging.getLogger("acme_mpi")
 
@@ -39,6 +40,10 @@ class Session(ABC):
     def __init__(self) -> None:
         self.client: object | None = None
         self.users: list[weakref.ref[object]] = []
+
+    def of_call(self) -> Session:
+        """Return the session of a call that is made now, of which this one knows."""
+        return self
 
     @abstractmethod
     def callers(self, comm: Any = None) -> World:
@@ -85,6 +90,14 @@ class Session(ABC):
         ------
         InputError, LaunchError, StoreError
             On every rank alike, before any task has run.
+        """
+
+    @abstractmethod
+    def stream(self) -> Stream | None:
+        """Return where pools send their tasks.
+
+        None: this rank has served the pools of rank 0, which are closed now. Collective where all
+        ranks make the calls.
         """
 
     @abstractmethod

@@ -18,7 +18,8 @@ _outside: Session = SpmdSession()
 
 def current() -> Session:
     """Return the session of a call that this thread makes now."""
-    return _inside.get(standing(), _outside)
+    inside = _inside.get(standing())
+    return _outside.of_call() if inside is None else inside
 
 
 def outside() -> Session:

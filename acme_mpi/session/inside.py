@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-from functools import cache, partial
+from functools import partial
 from typing import Any, NoReturn
 
 from acme_mpi.comm import SerialWorld, World
 from acme_mpi.engine.call import Call, Result
 from acme_mpi.engine.run import run
 from acme_mpi.session.base import Session
+from acme_mpi.session.stream import Stream
+from acme_mpi.session.stream_here import HereStream, warn_of_limits
 from acme_mpi.session.values import deliver
 from acme_mpi.standing import refuse_while_loading
-
-logger = logging.getLogger("acme_mpi")
 
 
 class TaskSession(Session):
@@ -38,11 +37,13 @@ class TaskSession(Session):
         """Run the call right here. Independent."""
         call.deliver = partial(deliver, wants_values=wants_values)
         if call.options is not None:
-            rules = call.options.work.rules
-            if rules.timeout is not None or rules.memory is not None:
-                _warn_of_limits()
+            warn_of_limits(call.options.work.rules)
             call.options = call.options.in_one_process()
         return run(world, call)
+
+    def stream(self) -> Stream:
+        """Return a stream that calls in this process. Independent."""
+        return HereStream()
 
     def release(self) -> None:
         """End no runner: this task may be called by one of them."""
@@ -61,10 +62,12 @@ class LoadingSession(TaskSession):
         """
         refuse_while_loading()
 
+    def stream(self) -> NoReturn:
+        """Refuse the pool.
 
-@cache
-def _warn_of_limits() -> None:
-    logger.warning(
-        "`timeout` and `memory` of a call inside of a task are not kept: it runs in the task's own "
-        "process, which is ended by the limits of the task alone"
-    )
+        Raises
+        ------
+        LoadingError
+            With file and line of the user's call.
+        """
+        refuse_while_loading()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from acme_mpi.comm import SerialWorld, World, pack_error, unpack_error
 from acme_mpi.engine.call import Call, Result
@@ -15,6 +15,9 @@ from acme_mpi.runner.channel import Channel, Kind
 from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.session.base import Session
 from acme_mpi.session.values import deliver
+
+if TYPE_CHECKING:
+    from acme_mpi.session.stream_client import ClientStream
 
 
 class ScriptSession(Session):
@@ -38,6 +41,7 @@ class ScriptSession(Session):
         self._environment_at_start = dict(os.environ)
         self._lock = threading.RLock()
         self._numbers = itertools.count(1)
+        self._stream: ClientStream | None = None
         self._waiting: set[int] = set()  # numbers of the requests that are not answered
 
     @property
@@ -84,6 +88,19 @@ class ScriptSession(Session):
                 finally:
                     self._ask_agent(Kind.TAKEN, reasons)
         return result
+
+    def stream(self) -> ClientStream:
+        """Return the stream of this script, whose chunks the ranks call between other calls."""
+        from acme_mpi.session.stream_client import ClientStream
+
+        with self._lock:
+            if self._stream is None:
+                own, theirs = Channel.pair()
+                self._ask_agent(Kind.STREAM, theirs)
+                theirs.close()
+                hosts = [host for host, _ in self._ranks]
+                self._stream = ClientStream(own, hosts, self._environment_at_start)
+            return self._stream
 
     def release(self) -> None:
         """Have the ranks end their runners. Independent."""

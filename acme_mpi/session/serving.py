@@ -9,22 +9,23 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from acme_mpi.comm import World, is_launched, pack_error, sleep_until, unpack_error
+from acme_mpi.comm import World, is_launched, sleep_until, unpack_error
 from acme_mpi.engine.call import Call, Display, Result
-from acme_mpi.engine.run import run
-from acme_mpi.errors import EXIT_DONE, EXIT_USAGE, AcmeMpiError, LaunchError
+from acme_mpi.errors import EXIT_DONE, EXIT_USAGE, LaunchError
 from acme_mpi.linux.interrupts import INTERRUPTS
 from acme_mpi.linux.processes import command_line
-from acme_mpi.runner.channel import ChannelError, Kind
-from acme_mpi.runner.kept import stop_runner
+from acme_mpi.runner.channel import Channel, ChannelError, Kind
 from acme_mpi.runner.launched import without_launcher
 from acme_mpi.runner.process import Child
+from acme_mpi.session.following import answered, follow, serve_request
 from acme_mpi.session.meant import function_meant
+from acme_mpi.streams.ranks import Leader
 
 logger = logging.getLogger("acme_mpi")
 
@@ -56,8 +57,9 @@ def serve_script(world: World, command: Sequence[str], defaults: Display) -> int
     """
     ranks = world.allgather((world.host, os.getpid()))
     if not world.is_master:
-        while (request := world.bcast("")) != "end":
-            _serve(world, request, Call(surroundings=None))
+        follower = follow(world)
+        if follower is not None:
+            follower.end()
         return 0
     INTERRUPTS.catch_passed_on()
     environment = without_launcher(os.environ)
@@ -82,13 +84,19 @@ def serve_script(world: World, command: Sequence[str], defaults: Display) -> int
 
 
 def _converse(world: World, child: Child, defaults: Display) -> int:
-    """Answer the script's requests until it ends; return their number. Collective with `_serve`."""
+    """Answer the script's requests until it ends; return their number. Collective."""
     n_requests, unread = 0, list[tuple[Kind, Any]]()
-    while (message := unread.pop() if unread else _next_message(child)) is not None:
+    pools = _Pools(world, [child.channel.fileno(), child.pidfd])
+    while (message := unread.pop() if unread else _next_message(child, pools)) is not None:
         kind, content = message
         if kind == Kind.CANCEL:
             continue  # what it means has ended by itself
         number, wanted = content
+        if kind == Kind.STREAM:
+            pools.open(wanted)
+            n_requests += 1
+            _tell(child, Kind.ANSWER, (number, None))
+            continue
         call, request = Call(surroundings=None), "release"
         turn = _Turn(child, number, unread)
         if kind == Kind.CALL:
@@ -97,8 +105,50 @@ def _converse(world: World, child: Child, defaults: Display) -> int:
             call.deliver = turn.deliver
         world.bcast(request)
         n_requests += 1
-        turn.answer(_serve(world, request, call))
+        turn.answer(serve_request(world, request, call))
+    pools.end()
     return n_requests
+
+
+class _Pools:
+    """The stream of the script, which the ranks serve while it asks for nothing else.
+
+    Parameters
+    ----------
+    world : World
+        The ranks.
+    others : list of int
+        Descriptors of what comes first.
+    """
+
+    def __init__(self, world: World, others: list[int]) -> None:
+        self._world, self._others = world, others
+        self._leader: Leader | None = None
+
+    def open(self, channel: Channel) -> None:
+        """Begin to serve what comes through a channel. Collective with `Follower`."""
+        self._world.bcast("stream")
+        self._leader = Leader(self._world, channel)
+        self._leader.give_way()
+
+    def descriptors(self) -> list[int]:
+        """Return what is readable when there is something to do."""
+        return [] if self._leader is None else [self._leader.fileno()]
+
+    def serve(self) -> None:
+        """Serve the stream if it has something to do, until something else comes first."""
+        leader = self._leader
+        if leader is None or not (leader.has_work or select.select([leader], [], [], 0)[0]):
+            return
+        self._world.bcast("stream")
+        if not leader.serve(self._others):
+            self.end()
+
+    def end(self) -> None:
+        """End this rank's runner. Independent."""
+        if self._leader is not None:
+            self._leader.end()
+            self._leader = None
 
 
 class _Turn:
@@ -123,7 +173,7 @@ class _Turn:
 
     def deliver(self, world: World, result: Result) -> None:
         """Send the result, and wait until its values are loaded. Rank 0 only."""
-        self.answer(_answered(result))
+        self.answer(answered(result))
         result.stored.pieces.clear()
         message = _next_message(self._child)
         reasons = None
@@ -138,22 +188,13 @@ class _Turn:
             result.fail_unloadable(reasons, world.host, world.rank)
 
 
-def _serve(world: World, request: str, call: Call) -> Any:
-    """Do on all ranks what the script asks for; return the answer. Collective."""
-    if request == "call":
-        return _serve_call(world, call)
-    stop_runner()
-    world.barrier()  # the script may rely on it that all have ended
-    return None
-
-
 def _wait(child: Child) -> int:
     # The script has closed its channel or ended; it may still clean up.
     sleep_until([child.pidfd])
     return child.kill()
 
 
-def _next_message(child: Child) -> tuple[Kind, Any] | None:
+def _next_message(child: Child, pools: _Pools | None = None) -> tuple[Kind, Any] | None:
     """Wait for what the script wants next; None when it ends."""
     while True:
         ended = child.has_ended()
@@ -165,7 +206,11 @@ def _next_message(child: Child) -> tuple[Kind, Any] | None:
             return message
         if ended:
             return None
-        sleep_until([child.channel.fileno(), child.pidfd])
+        woken_by = [child.channel.fileno(), child.pidfd]
+        if pools is not None:
+            pools.serve()
+            woken_by += pools.descriptors()
+        sleep_until(woken_by)
 
 
 def _to_call(content: Any, defaults: Display) -> Call:
@@ -183,19 +228,6 @@ def _to_call(content: Any, defaults: Display) -> Call:
     )
     os.umask(surroundings.umask)  # of the files that this run makes
     return Call(merged, packed=packed, surroundings=surroundings, fingerprint=fingerprint)
-
-
-def _serve_call(world: World, call: Call) -> tuple[Any, ...]:
-    """Run one call; return the answer for the script: what it is, and the thing. Collective."""
-    try:
-        result = run(world, call)
-    except AcmeMpiError as error:
-        return "error", pack_error(error)
-    return _answered(result)
-
-
-def _answered(result: Result) -> tuple[str, Result]:
-    return "result", replace(result, values=None)  # the script has its own
 
 
 def _tell(child: Child, kind: Kind, content: Any) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from acme_mpi.comm import World, is_launched, launched_rank_and_size, make_world
 from acme_mpi.engine.call import Call, Result
@@ -13,7 +14,12 @@ from acme_mpi.linux.descriptors import occupy_standard_descriptors
 from acme_mpi.linux.terminal import ask
 from acme_mpi.runner.kept import stop_runner
 from acme_mpi.session.base import Session, tell
+from acme_mpi.session.stream import Stream
 from acme_mpi.session.values import deliver
+
+if TYPE_CHECKING:
+    from acme_mpi.session.leading import Following, LeadingSession
+    from acme_mpi.session.stream_alone import AloneStream
 
 
 class SpmdSession(Session):
@@ -24,6 +30,10 @@ class SpmdSession(Session):
         # There is one runner, and one conversation with the other ranks. A function that is called
         # in this process may have calls of its own.
         self._lock = threading.RLock()
+        self._stream: AloneStream | None = None
+        self._leading: LeadingSession | None = None
+        self._following: Following | None = None
+        self._pid = 0  # of the process that has made it: a fork has no part in it
 
     def callers(self, comm: Any = None) -> World:
         """Return the world of `comm`, made at the first call. Collective."""
@@ -50,6 +60,37 @@ class SpmdSession(Session):
         call.deliver = partial(deliver, wants_values=wants_values)
         with self._lock:
             return run(world, call)
+
+    def stream(self) -> Stream | None:
+        """Return the stream of this process, made at the first call. Collective.
+
+        The other ranks than 0 return when rank 0 has closed the pool that it makes now.
+        """
+        # What pools need is not loaded by those who have none.
+        from acme_mpi.session.leading import Following, LeadingSession
+
+        world = self.callers()
+        if world.size == 1:
+            return self._alone(world)
+        if world.is_master:
+            self._leading = self._leading or LeadingSession(world)
+            return self._leading.stream()
+        self._following = self._following or Following(world)
+        self._following.serve()
+        return None
+
+    def _alone(self, world: World) -> AloneStream:
+        from acme_mpi.session.stream_alone import AloneStream
+
+        with self._lock:
+            if self._stream is None or self._pid != os.getpid():
+                self._stream, self._pid = AloneStream(world), os.getpid()
+            return self._stream
+
+    def of_call(self) -> Session:
+        """Return what serves a call that is made now: rank 0 leads while it has pools."""
+        leading = self._leading
+        return self if leading is None or not leading.followed.is_open else leading
 
     def release(self) -> None:
         """End this rank's runner. Independent."""

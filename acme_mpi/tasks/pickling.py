@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import BuiltinFunctionType, CodeType, FunctionType
 from typing import Any
 
@@ -207,6 +207,28 @@ def pickle_result(value: Any, pickler: type[ResultPickler] = ResultPickler) -> b
             raise ResultError(f"a value whose pickle cannot be loaded: {loaded.reason}")
         _LOADED.update(making.kinds)
     return data
+
+
+# Types whose objects every pickler pickles alike, and loads again.
+_PLAIN = frozenset(
+    {bool, int, float, complex, str, bytes, type(None), np.bool_, np.str_, np.bytes_}
+    | {np.dtype(code).type for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"]}
+)
+
+
+def are_plain(values: Iterable[Any]) -> bool:
+    """Tell whether all values are numbers, texts, or arrays of numbers, of no types of others."""
+    kinds = {*map(type, values)}
+    if np.ndarray not in kinds:
+        return kinds <= _PLAIN
+    kinds.discard(np.ndarray)
+    arrays = (value for value in values if type(value) is np.ndarray)
+    return kinds <= _PLAIN and not any(array.dtype.hasobject for array in arrays)
+
+
+def dump_plain(values: Any, take: Take) -> bytes:
+    """Pickle what `are_plain` says so of, or a list of that: without a pickler of our own."""
+    return pickle.dumps(values, protocol=5, buffer_callback=take)
 
 
 def dump_values(values: list[Any]) -> tuple[bytes, list[Any]]:

@@ -79,14 +79,14 @@ print(results == [[100 * i, 100 * i + 1, 100 * i + 2] for i in range(64)])
 """
 BROKEN_AGENT = """
 from acme_mpi import __main__
-from acme_mpi.session import serving
+from acme_mpi.session import following
 
 
 def fail(*args):
     raise RuntimeError("a mistake of ours")
 
 
-serving.run = fail
+following.run = fail
 __main__.main()
 """
 INTERRUPTED = """

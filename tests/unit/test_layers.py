@@ -156,7 +156,7 @@ def test_plain_modules_open_no_files_and_know_no_processes(module):
     assert not {name.split(".")[0] for name in imports_of(MODULES[module])} & foreign
 
 
-@pytest.mark.parametrize("module", ["mpi4py.MPI", "h5py", "tqdm"])
+@pytest.mark.parametrize("module", ["mpi4py.MPI", "h5py", "joblib", "tqdm"])
 def test_importing_the_package_does_not_import(module):
     """MPI is initialised by the import of mpi4py.MPI; a runner must not become a rank."""
     code = f"import sys, acme_mpi; sys.exit({module!r} in sys.modules)"

@@ -1,0 +1,57 @@
+"""Doorbells: ranks of a node wake each other, instead of looking for messages again and again."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import socket
+from collections.abc import Sequence
+
+_NO_NAME = b""
+
+
+class Doorbell:
+    """What wakes this rank, and the bells of the other ranks of its node.
+
+    A bell is a datagram socket. It says only that there may be something to look for: one that
+    is lost, or rung by a stranger, costs or wins time and nothing else.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self._socket.setblocking(False)
+        # No file that would stay behind; nobody can guess it.
+        self.name = b"\0acme_mpi-" + secrets.token_hex(16).encode()
+        self._socket.bind(self.name)
+        self._names: list[bytes] = []
+
+    def meet(self, names: Sequence[bytes], hosts: Sequence[str], own_host: str) -> None:
+        """Learn the names of all ranks' bells; those of other nodes cannot be rung."""
+        self._names = [
+            name if host == own_host else _NO_NAME for name, host in zip(names, hosts, strict=True)
+        ]
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable once somebody has rung."""
+        return self._socket.fileno()
+
+    def reaches(self, rank: int) -> bool:
+        """Tell whether a rank can be woken."""
+        return bool(self._names[rank])
+
+    def ring(self, rank: int) -> None:
+        """Wake a rank, if it is of this node; never waits."""
+        if name := self._names[rank]:
+            # A full queue of rings wakes as well as one.
+            with contextlib.suppress(OSError):
+                self._socket.sendto(b"!", name)
+
+    def hush(self) -> None:
+        """Forget the rings so far; what they told of is to be looked for after this."""
+        with contextlib.suppress(OSError):
+            while True:
+                self._socket.recv(1)
+
+    def close(self) -> None:
+        """Take the bell away."""
+        self._socket.close()

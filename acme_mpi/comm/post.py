@@ -1,0 +1,204 @@
+"""Messages of any size between ranks: plain values, with large buffers beside them.
+
+A small one is a single MPI message. Of a larger one the first message has the sizes of its pieces;
+the pieces follow in slices, which MPI moves while both sides look after other things.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from acme_mpi.comm.base import SLICE_BYTES, Backoff, World
+from acme_mpi.comm.doorbell import Doorbell
+
+TAG_LETTER, TAG_PIECE = 6, 7
+SMALL_BYTES = 64 * 1024  # of a letter in one message
+OUT_OF_BAND_BYTES = 16 * 1024
+LONGEST_PAUSE_S = 0.1  # what a lost ring costs at most,
+IDLE_PAUSE_S = 1.0  # and where nothing has happened for
+IDLE_S = 10.0
+BUSY_PAUSE_S = 0.0002  # while large letters travel, MPI needs both sides
+
+
+class Post(ABC):
+    """Letters to and from the other ranks. Independent, but for its making."""
+
+    @abstractmethod
+    def send(self, dest: int, content: Any) -> None:
+        """Send a letter; never waits. Its buffers must not change until it is taken."""
+
+    @abstractmethod
+    def take(self) -> tuple[int, Any] | None:
+        """Return source and content of a letter that has arrived, else None.
+
+        Those of one source come in the order in which they were sent.
+        """
+
+    @abstractmethod
+    def descriptors(self) -> list[int]:
+        """Return what becomes readable when a letter may have come."""
+
+    @abstractmethod
+    def pause_s(self, waits_for: list[int]) -> float:
+        """Return for how long at most to sleep, and remember that.
+
+        Parameters
+        ----------
+        waits_for : list of int
+            Ranks that a letter is expected from.
+        """
+
+    @abstractmethod
+    def has_woken(self) -> None:
+        """Hear that something has happened: the next pauses are short."""
+
+
+class NoPost(Post):
+    """The post of a rank that is alone."""
+
+    def send(self, dest: int, content: Any) -> None:
+        """Fail: there is nobody."""
+        raise AssertionError(f"no rank {dest} in a world of one")
+
+    def take(self) -> None:
+        """Return None."""
+
+    def descriptors(self) -> list[int]:
+        """Return none."""
+        return []
+
+    def pause_s(self, waits_for: list[int]) -> float:
+        """Return a second, in which the caller looks whether its parent is there."""
+        return 1.0
+
+    def has_woken(self) -> None:
+        """Do nothing."""
+
+
+class MpiPost(Post):
+    """Letters over MPI. Collective.
+
+    Parameters
+    ----------
+    world : World
+        The ranks, over MPI.
+    """
+
+    def __init__(self, world: World) -> None:
+        from mpi4py import MPI
+
+        self._mpi, self._comm, self._status = MPI, world.mpi_comm, MPI.Status()
+        self._bell = Doorbell()
+        self._bell.meet(world.allgather(self._bell.name), world.hosts, world.host)
+        self._sending: deque[tuple[Any, Any, int]] = deque()  # request, buffer, receiver
+        self._coming: dict[int, deque[_Letter]] = {}
+        self._backoff = Backoff(LONGEST_PAUSE_S, share=1 / 32)
+        self._woken_s = time.monotonic()
+
+    def send(self, dest: int, content: Any) -> None:
+        """Send a letter; the receiver is woken if it is of this node."""
+        buffers: list[memoryview] = []
+
+        def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
+            raw = buffer.raw()
+            if raw.nbytes < OUT_OF_BAND_BYTES:
+                return True
+            buffers.append(raw)
+            return False
+
+        body = pickle.dumps(content, protocol=5, buffer_callback=keep_in_band)
+        if not buffers and len(body) <= SMALL_BYTES:
+            self._isend(body, dest, TAG_LETTER)
+        else:
+            pieces = [memoryview(body), *buffers]
+            sizes = struct.pack(f"<{len(pieces)}Q", *(piece.nbytes for piece in pieces))
+            # A pickle begins with b"\x80".
+            self._isend(b"\0" + sizes, dest, TAG_LETTER)
+            for piece in pieces:
+                for start in range(0, piece.nbytes, SLICE_BYTES):
+                    self._isend(piece[start : start + SLICE_BYTES], dest, TAG_PIECE)
+        self._flush()
+        self._bell.ring(dest)
+
+    def _isend(self, buffer: Any, dest: int, tag: int) -> None:
+        request = self._comm.Isend([buffer, self._mpi.BYTE], dest, tag)
+        self._sending.append((request, buffer, dest))
+
+    def _flush(self) -> None:
+        while self._sending and self._sending[0][0].Test():
+            self._sending.popleft()
+
+    def take(self) -> tuple[int, Any] | None:
+        """Return a letter that has arrived whole, else None."""
+        self._bell.hush()  # before the look: what comes after that rings again
+        self._flush()
+        while self._open_next():
+            pass
+        for source, letters in self._coming.items():
+            if letters and letters[0].is_whole():
+                return source, letters.popleft().content()
+        return None
+
+    def _open_next(self) -> bool:
+        """Take in the first message of a letter; tell whether there was one."""
+        comm, status, source = self._comm, self._status, self._mpi.ANY_SOURCE
+        # Open MPI looks first and progresses afterwards: the second look sees what has come in.
+        if not (comm.Iprobe(source, TAG_LETTER, status) or comm.Iprobe(source, TAG_LETTER, status)):
+            return False
+        sender = status.Get_source()
+        head = bytearray(status.Get_count(self._mpi.BYTE))
+        comm.Recv([head, self._mpi.BYTE], sender, TAG_LETTER)
+        letters = self._coming.setdefault(sender, deque())
+        if head[0]:
+            letters.append(_Letter([head], []))
+            return True
+        sizes = struct.unpack(f"<{(len(head) - 1) // 8}Q", head[1:])
+        pieces = [np.empty(size, np.uint8) for size in sizes]
+        requests = [
+            comm.Irecv([piece[start : start + SLICE_BYTES], self._mpi.BYTE], sender, TAG_PIECE)
+            for piece in pieces
+            for start in range(0, len(piece), SLICE_BYTES)
+        ]
+        letters.append(_Letter(pieces, requests))
+        return True
+
+    def descriptors(self) -> list[int]:
+        """Return the bell."""
+        return [self._bell.fileno()]
+
+    def pause_s(self, waits_for: list[int]) -> float:
+        """Return for how long to sleep: long where the bell wakes, short where MPI is needed."""
+        self._flush()
+        if self._sending or any(self._coming.values()):
+            return BUSY_PAUSE_S
+        if all(self._bell.reaches(rank) for rank in waits_for):
+            is_idle = time.monotonic() - self._woken_s > IDLE_S
+            return IDLE_PAUSE_S if is_idle else LONGEST_PAUSE_S
+        return self._backoff.pause()
+
+    def has_woken(self) -> None:
+        """Begin with short pauses again."""
+        self._backoff.reset()
+        self._woken_s = time.monotonic()
+
+
+class _Letter:
+    """A letter that is there, or coming."""
+
+    def __init__(self, pieces: list[Any], requests: list[Any]) -> None:
+        self._pieces, self._requests = pieces, requests
+
+    def is_whole(self) -> bool:
+        while self._requests and self._requests[-1].Test():
+            self._requests.pop()
+        return not self._requests
+
+    def content(self) -> Any:
+        return pickle.loads(self._pieces[0], buffers=self._pieces[1:])

@@ -1,0 +1,282 @@
+"""A pool's way to the stream: what waits, what is out, and whether more is taken."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator
+from types import FunctionType
+from typing import Any, Protocol
+
+from acme_mpi.errors import LaunchError
+from acme_mpi.pools.callbacks import Callbacks
+from acme_mpi.session.stream import Chunk, Setup, Stream
+from acme_mpi.session.stream_here import HereStream
+
+Draw = Callable[[], "list[Chunk | None]"]
+
+
+class Pending(Protocol):
+    """A call of a pool's method that has not got all it waits for."""
+
+    def end(self, error: BaseException) -> None:
+        """Let whoever waits get this error at once. A second call does nothing."""
+
+    def cut(self, error: BaseException) -> None:
+        """Send nothing more, and let what was not sent be this error."""
+
+
+class Lane:
+    """What a pool, or an executor, has at a stream.
+
+    Parameters
+    ----------
+    stream : Stream
+        Where the chunks go.
+    setup : Setup
+        How its tasks are called; its `on_broken` is set here.
+    size : int
+        Ranks that it uses.
+    closed : callable
+        Returns the error for what is submitted after `close`.
+    broken : callable
+        Returns the error for everything after the initializer has raised the given one.
+
+    Attributes
+    ----------
+    number : int
+        Of the setup.
+    is_here : bool
+        Its calls are made in the thread that adds them.
+    callbacks : Callbacks
+        The thread for them.
+    leave : callable
+        Called when the interpreter ends.
+    is_closed, is_unbounded : bool
+        Nothing more is taken; nobody can take results, as all wait for the end.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        setup: Setup,
+        size: int,
+        closed: Callable[[], BaseException],
+        broken: Callable[[BaseException], BaseException],
+    ) -> None:
+        self.stream, self.size = stream, size
+        self.lock = threading.RLock()  # the garbage collector may end a pool at any moment
+        # In a task the queue is drawn by whoever adds to it, also inside of a call.
+        self.is_here = isinstance(stream, HereStream)
+        self.callbacks = Callbacks()
+        self.is_closed = self.is_unbounded = False
+        self._closed, self._broken = closed, broken
+        self._error: BaseException | None = None
+        self._pending: set[Pending] = set()
+        self._sources: set[object] = set()  # one mark for each that is not drawn to its end
+        self._out: set[Chunk] = set()
+        self._waiting: deque[Chunk] = deque()  # single tasks
+        self._is_queue_open = self._is_queue_idle = False
+        self._handles: dict[FunctionType, Any] = {}  # of functions that live on in their modules
+        self._ended = threading.Event()
+        setup.on_broken = self._break
+        self.number = stream.begin(setup)
+        self.leave: Callable[[], None] = self.close
+        _open.add(self)
+        # What was registered last is called first: a stream must outlive its pools.
+        atexit.unregister(_leave)
+        atexit.register(_leave)
+
+    def function(self, func: Callable[..., Any]) -> Any:
+        """Return what goes into chunks for a function that may come again and again.
+
+        One that its module has by name keeps it: as with processes of one's own, what the script
+        changes in its globals later is not seen.
+        """
+        if type(func) is not FunctionType:
+            return self.stream.function(func)
+        handle = self._handles.get(func)
+        if handle is None:
+            handle = self.stream.function(func)
+            if _has_name(func):
+                self._handles[func] = handle
+        return handle
+
+    def submit(self, chunk: Chunk, pending: Pending) -> None:
+        """Send a single task.
+
+        Raises
+        ------
+        BaseException
+            Nothing more is taken.
+        """
+        mark = None
+        with self.lock:
+            self._take(pending)
+            self._waiting.append(chunk)
+            if not self._is_queue_open:
+                self._is_queue_open, mark = True, self._mark()
+            is_idle, self._is_queue_idle = self._is_queue_idle, False
+        if mark is not None:
+            self._add(mark, self._draw_waiting, self)
+        elif is_idle or self.is_here:
+            self.stream.wake()
+
+    def start(self, draw: Draw, pending: Pending) -> None:
+        """Send all chunks of a source.
+
+        Parameters
+        ----------
+        draw : callable
+            Returns a list of its next chunk, of None if it has nothing for now, of nothing at its
+            end: what is suspended while a chunk is out must not hold its value.
+        pending : Pending
+            Whoever waits for the values.
+
+        Raises
+        ------
+        BaseException
+            Nothing more is taken.
+        """
+        with self.lock:
+            self._take(pending)
+            mark = self._mark()
+        self._add(mark, draw, pending)
+
+    def check(self) -> None:
+        """Raise if nothing more is taken."""
+        if self._error is not None:
+            raise self._error
+        if self.is_closed:
+            raise self._closed()
+
+    def _take(self, pending: Pending) -> None:
+        self.check()
+        self._pending.add(pending)
+
+    def forget(self, pending: Pending) -> None:
+        """Hear that nobody waits for it any more."""
+        self._pending.discard(pending)
+
+    def finish(self, chunk: Chunk) -> None:
+        """Hear that all of a chunk has come back, or that it was not sent."""
+        self._out.discard(chunk)
+        if self.is_closed:
+            self._end_if_done()
+
+    def kill(self, is_meant: Callable[[Chunk], bool]) -> None:
+        """End those of the chunks that are out which are meant. Independent."""
+        self.stream.kill([chunk for chunk in self._out.copy() if is_meant(chunk)])
+        self.stream.wake()  # sources of what has ended come to their end
+
+    def end(self, error: BaseException) -> None:
+        """Let everything pending have this error; what is out goes on."""
+        with self.lock:
+            self._waiting.clear()
+        for pending in self.pending():
+            pending.end(error)
+
+    def cut(self, error: BaseException) -> None:
+        """Send nothing more of what is pending now, which ends with this error."""
+        for pending in self.pending():
+            pending.cut(error)
+
+    def pending(self) -> list[Pending]:
+        """Return what has not got all it waits for."""
+        with self.lock:
+            return list(self._pending)
+
+    def close(self) -> None:
+        """Take nothing more; what was taken is done. A second call does nothing."""
+        with self.lock:
+            was_closed, self.is_closed = self.is_closed, True
+        if not was_closed:
+            self.stream.wake()
+            self._end_if_done()
+
+    def terminate(self, error: BaseException) -> None:
+        """Take nothing more, and end what was taken with this error, at once."""
+        self.close()
+        self.end(error)
+        self.kill(lambda chunk: True)
+
+    def join(self) -> None:
+        """Wait until nothing is out, and all callbacks were called."""
+        self.is_unbounded = True
+        self.stream.wake()
+        self._ended.wait()
+        self.callbacks.drain()
+
+    def _break(self, error: BaseException) -> None:
+        with self.lock:
+            self._error = self._broken(error)
+        self.end(self._error)
+
+    def _mark(self) -> object:
+        mark = object()
+        self._sources.add(mark)
+        return mark
+
+    def _add(self, mark: object, draw: Draw, pending: Pending) -> None:
+        try:
+            self.stream.add(self._source(mark, draw, pending))
+        except Exception as error:  # the stream has not taken it
+            pending.end(error)
+            self._leave_source(mark)
+            raise
+
+    def _source(
+        self, mark: object, draw: Draw, pending: Pending
+    ) -> Generator[Chunk | None, None, None]:
+        try:
+            while drawn := draw():
+                self._out.update(filter(None, drawn))
+                yield drawn.pop()
+        except GeneratorExit:
+            pending.end(LaunchError("the ranks that a pool has sent its tasks to have gone"))
+            raise
+        finally:
+            self._leave_source(mark)
+
+    def _leave_source(self, mark: object) -> None:
+        self._sources.discard(mark)
+        if self.is_closed:
+            self._end_if_done()
+
+    def _draw_waiting(self) -> list[Chunk | None]:
+        """Return the next single task; there will be more until the pool is closed."""
+        with self.lock:
+            if self._waiting:
+                return [self._waiting.popleft()]
+            self._is_queue_idle = True
+            return [] if self.is_closed else [None]
+
+    def _end_if_done(self) -> None:
+        with self.lock:
+            is_done = self.is_closed and not (self._sources or self._out or self._waiting)
+        if is_done:
+            self.stream.end(self.number)
+            self.callbacks.stop()
+            self._ended.set()
+            _open.discard(self)
+
+
+def _has_name(func: FunctionType) -> bool:
+    """Tell whether a function's module has it by its name, so that it lives as long."""
+    module = sys.modules.get(func.__module__)
+    return func.__closure__ is None and getattr(module, func.__qualname__, None) is func
+
+
+_open: weakref.WeakSet[Lane] = weakref.WeakSet()
+
+
+def _leave() -> None:
+    for lane in list(_open):
+        lane.leave()
+
+
+os.register_at_fork(after_in_child=_open.clear)  # a child has no part in its parent's pools

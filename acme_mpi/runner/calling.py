@@ -1,0 +1,340 @@
+"""The runner's side of streams: keep setups and functions, call what is given, answer."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from time import monotonic_ns
+from types import FunctionType
+from typing import Any
+
+import cloudpickle
+import numpy as np
+
+from acme_mpi.runner import forked
+from acme_mpi.runner.base import CLOCK_NS, N_RUNNING, REPORT_BYTES, REPORT_NS, Words
+from acme_mpi.runner.calls import (
+    Answer,
+    Begin,
+    Broken,
+    CallNow,
+    End,
+    Forget,
+    Given,
+    Got,
+    NoValue,
+    Teach,
+)
+from acme_mpi.runner.streams import flush_standard_streams
+from acme_mpi.runner.surroundings import Surroundings, change_environment
+from acme_mpi.runner.trace import traceback_text
+from acme_mpi.standing import Standing, become, loading
+from acme_mpi.tasks.pickling import (
+    OUT_OF_BAND_BYTES,
+    Frozen,
+    ValuePickler,
+    are_plain,
+    dump_plain,
+    text_of,
+)
+
+EACH, STAR, ONCE = range(3)  # see `Form`
+
+
+class Caller:
+    """Calls functions that it was taught, and says what they returned.
+
+    Parameters
+    ----------
+    send : callable
+        Takes a list of answers to the agent.
+    words : memoryview
+        Shared page, see `run_chunk`.
+    """
+
+    def __init__(self, send: Callable[[list[Answer]], None], words: Words) -> None:
+        self._send, self._words = send, words
+        self._setups: dict[int, _Setup] = {}
+        self._functions: dict[int, _Function] = {}
+        self._surroundings: Surroundings | None = None
+        self._variables: dict[str, str | None] = {}  # as they were without them
+        self._answers: list[Answer] = []
+        self._n_bytes, self._since_ns = 0, 0
+        self._n_retries = 0  # of the calls that are being made
+
+    def take(self, messages: list[Any]) -> None:
+        """Do what the agent says, one after the other."""
+        become(Standing.IN_TASK)
+        for message in messages:
+            match message:
+                case CallNow():
+                    self._call(message)
+                case Begin():
+                    self._setups[message.setup] = _Setup(message)
+                case End():
+                    self._setups.pop(message.setup, None)
+                case Teach():
+                    self._functions[message.function] = _Function(message)
+                case Forget():
+                    self._functions.pop(message.function, None)
+        self._flush()
+
+    def _call(self, order: CallNow) -> None:
+        given = order.given
+        try:
+            with forked.children_leave():
+                call, arguments = self._prepared(given)
+                arguments = arguments[order.first : order.stop]
+        except BaseException as error:
+            # Nothing has been called: each call of the chunk has the same end.
+            values = [describe_error(error)] * (order.stop - order.first)
+            self._answer(given.chunk, order.first, values, 0)
+            return
+        first = order.first
+        for values, busy_ns in self._called(call, arguments, order):
+            self._answer(given.chunk, first, values, busy_ns)
+            first += len(values)
+
+    def _prepared(self, given: Given) -> tuple[Callable[[Any], Any], list[Any]]:
+        """Return what to call with each argument, and these."""
+        setup = self._setups[given.setup]
+        surroundings = setup.message.surroundings
+        if surroundings is not self._surroundings:
+            change_environment(self._variables)  # what the last pool has changed
+            self._variables = {name: os.environ.get(name) for name in surroundings.variables}
+            change_environment(surroundings.variables)
+            surroundings.take_on()
+            self._surroundings = surroundings
+        if not setup.is_begun:
+            setup.begin()
+            if setup.error is not None:
+                body = pickle.dumps(describe_error(setup.error))
+                self._answers.append(Broken(given.setup, body))
+        if setup.error is not None:
+            raise setup.error
+        func = self._functions[given.function].loaded()
+        with loading():
+            arguments = pickle.loads(given.body, buffers=given.buffers)
+        self._n_retries = setup.message.rules.retries
+        return _FORMS[given.form](func), arguments
+
+    def _called(
+        self, call: Callable[[Any], Any], arguments: list[Any], order: CallNow
+    ) -> Iterator[tuple[list[Any], int]]:
+        """Call, and yield values and the time they took, some at a time.
+
+        Parameters
+        ----------
+        call : callable
+            Takes one argument.
+        arguments : list
+            One for each call.
+        order : CallNow
+            What the agent has asked for.
+        """
+        words, clock = self._words, monotonic_ns
+        number = order.number + order.first
+        values: list[Any] = []
+        begin_ns = now_ns = clock()
+        done, n_between = 0, 1
+        while done < len(arguments):
+            # Calls of a few microseconds share one look at the clock, and one word to the agent.
+            block = arguments[done : done + n_between]
+            n_block = len(block)
+            words[1], words[N_RUNNING] = now_ns, n_block
+            words[0] = number + done
+            block_ns = now_ns
+            self._call_block(call, block, values)
+            done += n_block
+            now_ns = clock()
+            if not order.is_careful:
+                took_ns = now_ns - block_ns
+                n_between = max(1, min(2 * n_block, CLOCK_NS * n_block // (took_ns + 1)))
+            if now_ns - begin_ns > REPORT_NS:
+                words[0] = -1
+                yield values, now_ns - begin_ns
+                values, begin_ns = [], clock()
+                now_ns = begin_ns
+        words[0] = -1
+        if values:
+            yield values, now_ns - begin_ns
+
+    def _call_block(self, call: Callable[[Any], Any], block: list[Any], values: list[Any]) -> None:
+        """Call with some arguments, and add what is returned to the values.
+
+        A process that a task forks makes no more of these calls, and leaves.
+        """
+        own = forked.this_process
+        forked.being_called = block
+        n_before = len(values)
+        rest: Iterable[Any] = block
+        while True:
+            try:
+                values.extend(map(call, rest))
+            except BaseException as error:
+                if forked.this_process is not own:
+                    forked.leave(error)
+                k = len(values) - n_before
+                values.append(self._tried_again(call, block[k], error))
+                rest = islice(block, k + 1, None)
+            else:
+                break
+        if forked.this_process is not own:
+            forked.leave()
+
+    def _tried_again(self, call: Callable[[Any], Any], argument: Any, error: BaseException) -> Any:
+        """Return the value of a call that has raised, after as many trials as there may be."""
+        own = forked.this_process
+        for _ in range(self._n_retries):
+            try:
+                return call(argument)
+            except BaseException as again:
+                if forked.this_process is not own:
+                    forked.leave(again)
+                error = again
+        return describe_error(error)
+
+    def _answer(self, chunk: int, first: int, values: list[Any], busy_ns: int) -> None:
+        body, buffers = dump(values)
+        self._answers.append(Got(chunk, first, len(values), body, buffers, busy_ns))
+        self._n_bytes += len(body) + sum(each.nbytes for each in buffers)
+        now_ns = monotonic_ns()
+        self._since_ns = self._since_ns or now_ns - busy_ns
+        is_late = now_ns - self._since_ns > REPORT_NS or self._n_bytes > REPORT_BYTES
+        # What lies beside it is not copied yet, and may be overwritten by the next call.
+        if is_late or buffers:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._answers:
+            flush_standard_streams()  # what the calls have printed comes before their results
+            self._send(self._answers)
+        self._answers, self._n_bytes, self._since_ns = [], 0, 0
+
+
+class _Setup:
+    """A pool's setup in this process."""
+
+    def __init__(self, message: Begin) -> None:
+        self.message = message
+        self.is_begun = not message.initializer
+        self.error: BaseException | None = None
+
+    def begin(self) -> None:
+        """Call the initializer, once."""
+        self.is_begun = True
+        try:
+            become(Standing.LOADING)
+            initializer, arguments = pickle.loads(self.message.initializer)
+            become(Standing.IN_TASK)
+            initializer(*arguments)
+        except BaseException as error:
+            self.error = error
+        finally:
+            become(Standing.IN_TASK)
+
+
+class _Function:
+    """A function that is loaded when it is first called, and kept."""
+
+    def __init__(self, message: Teach) -> None:
+        self._message: Teach | None = message
+        self._func: Any = None
+
+    def loaded(self) -> Any:
+        if self._message is not None:
+            become(Standing.LOADING)
+            self._func = _load(self._message)
+            self._message = None
+            become(Standing.IN_TASK)
+        return self._func
+
+
+def _load(message: Teach) -> Any:
+    if message.segment is None:
+        return pickle.loads(message.body)
+    # What a task writes into its function's arrays is there for this process alone.
+    view = message.segment.view(private=True)
+    pieces = [view[offset : offset + size] for offset, size in message.places]
+    return pickle.loads(pieces[0], buffers=pieces[1:])
+
+
+def dump(values: list[Any]) -> tuple[bytes, list[Any]]:
+    """Pickle what calls have returned; one that cannot be pickled, or loaded, costs no other.
+
+    Returns
+    -------
+    body : bytes
+        Loads as the list of values; a `NoValue` stands for what cannot be had, and `thaw` may
+        return an `Unloadable`.
+    buffers : list of (n,) ndarray of uint8
+        What lies beside it; not copied.
+    """
+    buffers: list[Any] = []
+
+    def take(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes < OUT_OF_BAND_BYTES:
+            return True
+        buffers.append(np.frombuffer(raw, np.uint8))
+        return False
+
+    if are_plain(values):
+        return dump_plain(values, take), buffers
+    file = io.BytesIO()
+    pickler = ValuePickler(file, protocol=5, buffer_callback=take)
+    try:
+        pickler.dump(values)
+        if pickler.kinds <= {NoValue}:
+            return file.getvalue(), buffers
+    except BaseException:
+        pass  # one of them; which one shows below
+    return pickle.dumps([_alone(value) for value in values], protocol=5), []
+
+
+def _alone(value: Any) -> Any:
+    """Return what loads as a value, whatever becomes of the others."""
+    if isinstance(value, NoValue):
+        return value
+    try:
+        if isinstance(value, FunctionType) and "<" in value.__qualname__:
+            # The pools of Python refuse it, and programs have come to rely on that.
+            raise pickle.PicklingError(f"Can't pickle {value!r}: it is no function of a module")
+        return Frozen(value)
+    except BaseException as error:
+        return NoValue(b"", "result", text_of(error, repr), text_of(value, repr), "")
+
+
+def describe_error(error: BaseException) -> NoValue:
+    """Return what stands for the value of a call that has raised; never raises."""
+    text = traceback_text(error)
+    if isinstance(error, SystemExit):
+        message = f"the task called sys.exit({text_of(error.code, repr)})"
+        return NoValue(b"", "exit", message, "", text)
+    if not isinstance(error, Exception):
+        return NoValue(b"", "exit", f"the task raised {text_of(error, repr)}", "", text)
+    try:
+        data = bytes(cloudpickle.dumps(error, protocol=5))
+        if type(pickle.loads(data)).__qualname__ != type(error).__qualname__:
+            data = b""
+    except BaseException:
+        data = b""  # an __init__ with other arguments than its own, mostly
+    return NoValue(data, "raised", text_of(error, repr), "", text)
+
+
+def _star(func: Callable[..., Any]) -> Callable[[Any], Any]:
+    return lambda arguments: func(*arguments)
+
+
+def _once(func: Callable[..., Any]) -> Callable[[Any], Any]:
+    return lambda given: func(*given[0], **given[1])
+
+
+_FORMS: dict[int, Callable[[Any], Callable[[Any], Any]]] = {
+    EACH: lambda func: func,
+    STAR: _star,
+    ONCE: _once,
+}

@@ -1,0 +1,433 @@
+"""The agent's side of a stream's runner: chunks go in, and answers come out.
+
+A process that ends costs the call that it was running. The calls of its chunks that had returned
+without having been reported, and those that were not begun, go to its successor.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any
+
+from acme_mpi.runner.base import N_RUNNING
+from acme_mpi.runner.calls import (
+    Answer,
+    Begin,
+    Broken,
+    CallNow,
+    End,
+    Forget,
+    Given,
+    Got,
+    Lost,
+    Teach,
+)
+from acme_mpi.runner.channel import ChannelError, Kind
+from acme_mpi.runner.guard import Guard
+from acme_mpi.runner.limits import SHORTEST_LOOK_S, Limits
+from acme_mpi.runner.process import Child, Ending, child_environment
+from acme_mpi.runner.surroundings import need_a_new_process
+
+DYING_S = 0.5
+KILLED = Ending("killed", "the task was ended: nobody waits for its result any more")
+
+
+@dataclass
+class _Open:
+    """Calls [first, stop) of a chunk, which the process has or will get.
+
+    Attributes
+    ----------
+    number : int
+        Of the chunk's first call in the counting of this runner.
+    given : Given
+        The chunk.
+    setup : Begin
+        Its setup, which may be forgotten before its calls have ended, if they are lost.
+    first, stop : int
+        Half-open range of its calls.
+    is_careful : bool
+        One of them has ended its process; which one is to be found out.
+    is_lost : bool
+        They were ended, which has been told: what the process says of them counts no more.
+    """
+
+    number: int
+    given: Given
+    setup: Begin
+    first: int
+    stop: int
+    is_careful: bool = False
+    is_lost: bool = False
+
+    def has(self, index: int) -> bool:
+        return self.number + self.first <= index < self.number + self.stop
+
+
+def _n_calls(pieces: Iterable[_Open]) -> int:
+    return sum(each.stop - each.first for each in pieces)
+
+
+class StreamRunner:
+    """Calls the functions of streams in a child process of its own.
+
+    Parameters
+    ----------
+    n_threads : int
+        Threads of the numerical libraries in the child, >= 1.
+    child : Child, optional
+        One that is there and has called nothing; None: one is started when it is needed.
+    """
+
+    def __init__(self, n_threads: int, child: Child | None = None) -> None:
+        self._n_threads, self._numbers = n_threads, count()
+        self._setups: dict[int, Begin] = {}
+        self._functions: dict[int, Teach] = {}
+        self._open: deque[_Open] = deque()  # what the child has, oldest first
+        self._held: deque[_Open] = deque()  # what its successor gets
+        self._outbox: deque[Any] = deque()  # for the child
+        self._answers: list[Answer] = []
+        self._n_lost = 0  # of what is open
+        self._is_killing = False  # the child, because of a call that was ended
+        self._n_deaths: dict[int, int] = {}  # of the processes of a call, by its number
+        self._n_chunks: dict[int, int] = {}  # that the child has got, by setup
+        self._has_reported = False  # the child, since it was started
+        self._most: int | None = None  # calls that a child gets at once, as one is to blame,
+        self._last_suspect = -1  # up to that with this number
+        self._child: Child | None = None
+        if child is not None:
+            self._adopt(child)
+
+    def _adopt(self, child: Child) -> None:
+        self._child, self._guard = child, Guard(child)
+        self._has_reported = self._is_killing = False
+        self._guard.begin_looks()
+        self._n_chunks.clear()
+
+    def begin(self, setup: Begin) -> None:
+        """Learn a setup."""
+        self._setups[setup.setup] = setup
+        self._tell(setup)
+
+    def end(self, setup: int) -> None:
+        """Forget one."""
+        self._setups.pop(setup, None)
+        self._tell(End(setup))
+
+    def teach(self, function: Teach) -> None:
+        """Learn a function."""
+        self._functions[function.function] = function
+        self._tell(function)
+
+    def forget(self, function: int) -> None:
+        """Forget one."""
+        self._functions.pop(function, None)
+        self._tell(Forget(function))
+
+    def _tell(self, message: Any) -> None:
+        if self._child is not None:
+            self._outbox.append(message)
+
+    @property
+    def n_open(self) -> int:
+        """Number of chunks that are not finished."""
+        return len(self._open) + len(self._held)
+
+    def give(self, chunks: Collection[Given]) -> None:
+        """Have chunks called, after all others."""
+        for given in chunks:
+            number = next(self._numbers)
+            for _ in range(given.n - 1):  # one for each call
+                next(self._numbers)
+            self._held.append(_Open(number, given, self._setups[given.setup], 0, given.n))
+        self._feed()
+
+    def kill(self, chunks: Collection[int]) -> None:
+        """End chunks, with what runs of them; what they have not returned yet is lost."""
+        for each in [*self._held, *self._open]:
+            if each.given.chunk in chunks and not each.is_lost:
+                self._lose(each, each.first, each.stop, KILLED)
+                each.is_lost = True
+        self._n_lost = sum(each.is_lost for each in self._open)
+        self._held = deque(each for each in self._held if not each.is_lost)
+        self._end_lost()
+
+    def _feed(self) -> None:
+        """Give the child what is held back, as far as it may have it."""
+        if self._held and self._child is None:
+            self._start()
+        while self._held and self._child is not None:
+            each = self._held[0]
+            setup = each.setup
+            n_chunks = self._n_chunks.get(setup.setup, 0)
+            if setup.max_chunks and n_chunks >= setup.max_chunks:
+                # Its successor gets the rest, once it has done what it has.
+                if not self._open:
+                    self._child.end()
+                    self._child = None
+                    self._start()
+                    continue
+                break
+            piece = self._next_held()
+            if piece is None:
+                break
+            self._n_chunks[setup.setup] = n_chunks + 1
+            self._open.append(piece)
+            is_careful = piece.is_careful or _has_limits(setup)
+            self._outbox.append(
+                CallNow(piece.number, piece.given, piece.first, piece.stop, is_careful)
+            )
+        self._send()
+
+    def _next_held(self) -> _Open | None:
+        """Take what the child gets next; None: it has to finish something first."""
+        if not self._held:
+            return None
+        if self._held[0].number + self._held[0].first > self._last_suspect and not self._open:
+            self._most = None
+        if self._most is None:
+            return self._held.popleft()
+        room = self._most - _n_calls(self._open)
+        if room <= 0:
+            return None
+        each = self._held.popleft()
+        if each.stop - each.first > room:
+            self._held.appendleft(replace(each, first=each.first + room))
+            each = replace(each, stop=each.first + room)
+        return each
+
+    def _start(self) -> None:
+        """Start a child, and tell it what it has to know."""
+        first = self._held[0].setup if self._held else None
+        wanted = {} if first is None else first.surroundings.variables
+        # The others are set with its first call, and taken back for the next pool's.
+        variables = {n: value for n, value in wanted.items() if need_a_new_process({n: value})}
+        environment = child_environment(self._n_threads, variables)
+        try:
+            self._adopt(Child("acme_mpi.runner.child_main", (), environment))
+        except OSError as error:
+            text = f"no process for tasks can be started: {error.strerror}; is a limit too small?"
+            for each in self._held:
+                self._lose(each, each.first, each.stop, Ending("protocol", text))
+            self._held.clear()
+            return
+        self._outbox = deque([*self._setups.values(), *self._functions.values()])
+
+    def _send(self) -> None:
+        """Send what the child has room for: it may be busy, and this never waits."""
+        child = self._child
+        while self._outbox and child is not None and child.channel.has_room():
+            try:
+                child.channel.send(Kind.GIVE, self._next_messages())
+            except (BrokenPipeError, ConnectionError):
+                return  # seen by `poll`
+
+    def _next_messages(self) -> list[Any]:
+        """Take what goes into one message: a descriptor goes alone."""
+        messages, n_bytes = list[Any](), 0
+        while self._outbox and n_bytes < 32 * 1024:
+            message = self._outbox[0]
+            is_large = isinstance(message, Teach) and message.segment is not None
+            if is_large and messages:
+                break
+            messages.append(self._outbox.popleft())
+            if is_large:
+                break
+            if isinstance(message, CallNow):
+                n_bytes += len(message.given.body)
+        return messages
+
+    def descriptors(self) -> list[int]:
+        """Return what to select on for reading."""
+        child = self._child
+        if child is None:
+            return []
+        return [child.pidfd] if self._guard.over_limit else [child.channel.fileno(), child.pidfd]
+
+    @property
+    def waits_for_room(self) -> int:
+        """Descriptor to select on for writing; -1: none."""
+        return self._child.channel.fileno() if self._child is not None and self._outbox else -1
+
+    @property
+    def look_s(self) -> float | None:
+        """Longest time in seconds between two calls of `look`; None: it need not be called."""
+        if self._n_lost:
+            return SHORTEST_LOOK_S  # to see it begin
+        return self._limits.look_s
+
+    @property
+    def _limits(self) -> Limits:
+        """What the call that runs may take; it is of the oldest chunk, if of any that is open."""
+        if not self._open:
+            return Limits()
+        rules = self._open[0].setup.rules
+        return Limits(rules.timeout_s, rules.memory_bytes)
+
+    def look(self) -> None:
+        """End the call that runs if it is over a limit, or nobody wants it."""
+        limits = self._limits
+        if self._child is not None and limits.look_s is not None:
+            self._guard.look(limits)
+        self._end_lost()
+
+    def _end_lost(self) -> None:
+        """Kill the child if it runs what was ended."""
+        if self._child is None or not self._n_lost or self._is_killing:
+            return
+        if self._guard.over_limit is not None:
+            return
+        index = self._child.words[0]
+        if any(each.is_lost and each.has(index) for each in self._open):
+            self._is_killing = True
+            self._child.send_kill()
+
+    def poll(self) -> list[Answer]:
+        """Return what has been answered."""
+        self._send()
+        while self._child is not None:
+            ended = self._child.has_ended()
+            if self._guard.over_limit is not None:
+                if ended:
+                    self._replace_dead(None)
+                break
+            try:
+                message = self._child.channel.receive(wait=False)
+                if message is not None:
+                    self._take(*message)
+                    continue
+            except EOFError:
+                ended = self._child.has_ended(wait_s=DYING_S)
+                self._replace_dead(None if ended else "closed its channel")
+                break
+            except (ChannelError, TypeError, ValueError, OSError, MemoryError) as error:
+                self._replace_dead(f"wrote garbage into its channel ({error})")
+                break
+            if ended:
+                self._replace_dead(None)
+            break
+        answers, self._answers = self._answers, []
+        return answers
+
+    def _take(self, kind: Kind, content: Any) -> None:
+        if kind != Kind.GOT:
+            return
+        for answer in content:
+            if isinstance(answer, Broken):
+                self._answers.append(answer)
+            else:
+                self._finish(answer)
+        self._feed()
+
+    def _finish(self, got: Got) -> None:
+        each = self._open[0] if self._open else None
+        is_next = each is not None and (each.given.chunk, each.first) == (got.chunk, got.first)
+        if each is None or not is_next or not 0 < got.n <= each.stop - each.first:
+            raise ValueError(f"an answer to what was not asked: {got.chunk}, {got.first}")
+        self._has_reported = True
+        each.first += got.n
+        if each.first == each.stop:
+            self._open.popleft()
+            self._n_lost -= each.is_lost
+        if not each.is_lost:
+            self._answers.append(got)
+
+    def _replace_dead(self, misdeed: str | None) -> None:
+        """Lose the call that a dead child was running; all else goes to its successor."""
+        assert self._child is not None
+        child, self._child = self._child, None
+        n_running: int = child.words[N_RUNNING]
+        index, ending = self._guard.ending(child.kill(), misdeed)
+        self._outbox.clear()
+        left = [*self._open]
+        self._open.clear()
+        self._n_lost = 0
+        running = next((each for each in left if each.has(index)), None)
+        if self._is_killing:
+            running = None  # it may have begun another call before the signal came
+        elif running is None and left:
+            running = self._blamed(left)
+            if running is not None:
+                index, n_running = running.number + running.first, 1
+        if running is not None:
+            self._most = None
+        for each in left:
+            if each.is_lost:
+                continue
+            if each is running and n_running > 1 and not each.is_careful:
+                self._held += _around(each, index, index + n_running)
+            elif each is running:
+                self._held_without(each, index, ending)
+            else:
+                self._held.append(each)
+        self._held = deque(sorted(self._held, key=lambda each: each.number + each.first))
+        self._feed()
+
+    def _blamed(self, left: list[_Open]) -> _Open | None:
+        """Return whose call has ended a process, where it did not say what it was calling.
+
+        What a call does to its process may show only later. So fewer and fewer calls are given to
+        new processes, until one has a single one.
+        """
+        n_calls = _n_calls(left)
+        self._last_suspect = max(self._last_suspect, left[-1].number + left[-1].stop - 1)
+        if self._has_reported:
+            # Earlier calls may have made this process unfit: none of these is to blame yet.
+            self._most = self._most or n_calls
+            return None
+        if n_calls > 1:
+            self._most = n_calls // 2
+            return None
+        return left[0]
+
+    def _held_without(self, each: _Open, index: int, ending: Ending) -> None:
+        """Hold back a chunk's calls, all but the one that has ended its process for good."""
+        k = index - each.number
+        rules = each.setup.rules
+        n_deaths = self._n_deaths[index] = self._n_deaths.get(index, 0) + 1
+        was_over_limit = self._guard.over_limit is not None
+        if was_over_limit:
+            is_given_up = n_deaths > rules.retries
+        else:
+            is_given_up = rules.gives_up(n_deaths, ending.is_from_outside)
+        if not is_given_up:
+            self._held.append(each)
+            return
+        del self._n_deaths[index]
+        self._lose(each, k, k + 1, ending)
+        for first, stop in ((each.first, k), (k + 1, each.stop)):
+            if first < stop:
+                self._held.append(replace(each, first=first, stop=stop))
+
+    def _lose(self, each: _Open, first: int, stop: int, ending: Ending) -> None:
+        lost = Lost(each.given.chunk, first, stop - first, ending.type, ending.message)
+        self._answers.append(lost)
+
+    def leave(self) -> None:
+        """End the child as Python does if it has nothing to do, else kill it."""
+        child, self._child = self._child, None
+        if child is not None and not self._open:
+            child.end()
+        elif child is not None:
+            child.kill()
+        self._open.clear()
+        self._held.clear()
+
+
+def _has_limits(setup: Begin) -> bool:
+    return bool(setup.rules.timeout_s or setup.rules.memory_bytes)
+
+
+def _around(each: _Open, start: int, stop: int) -> list[_Open]:
+    """Return a chunk's calls in parts; in one of them, [start, stop), is the one to be found."""
+    first = start - each.number
+    last = min(stop - each.number, each.stop)
+    parts = [
+        replace(each, stop=first),
+        replace(each, first=first, stop=last, is_careful=True),
+        replace(each, first=last),
+    ]
+    return [part for part in parts if part.first < part.stop]

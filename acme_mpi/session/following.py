@@ -1,0 +1,70 @@
+"""What ranks do for the calls of a script that rank 0 serves, or of rank 0 itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from acme_mpi.comm import World, pack_error
+from acme_mpi.engine.call import Call, Result
+from acme_mpi.engine.run import run
+from acme_mpi.errors import AcmeMpiError
+from acme_mpi.runner.kept import stop_runner
+from acme_mpi.streams.ranks import Follower
+
+
+def follow(world: World, follower: Follower | None = None) -> Follower | None:
+    """Do what rank 0 asks for until it has asked for the end. Collective; not on rank 0.
+
+    Parameters
+    ----------
+    world : World
+        The ranks.
+    follower : Follower, optional
+        This rank's part in streams, if it had one before.
+
+    Returns
+    -------
+    Follower or None
+        The same, or the one that was made meanwhile.
+    """
+    while (request := world.bcast("")) != "end":
+        if request == "stream":
+            follower = follower or Follower(world)
+            follower.serve()
+        else:
+            serve_request(world, request, Call(surroundings=None))
+    return follower
+
+
+def serve_request(world: World, request: str, call: Call) -> Any:
+    """Do on all ranks what is asked for; return the answer. Collective.
+
+    Parameters
+    ----------
+    world : World
+        The ranks.
+    request : {"call", "release"}
+        Run a call, or end the runners.
+    call : Call
+        Rank 0's counts.
+    """
+    if request == "call":
+        return _serve_call(world, call)
+    stop_runner()
+    world.barrier()  # the script may rely on it that all have ended
+    return None
+
+
+def _serve_call(world: World, call: Call) -> tuple[Any, ...]:
+    """Run one call; return the answer for the script: what it is, and the thing. Collective."""
+    try:
+        result = run(world, call)
+    except AcmeMpiError as error:
+        return "error", pack_error(error)
+    return answered(result)
+
+
+def answered(result: Result) -> tuple[str, Result]:
+    """Return the answer for a result without its values: the script has its own."""
+    return "result", replace(result, values=None)

@@ -1,0 +1,365 @@
+"""The ranks of a stream: rank 0 takes chunks from a client and hands them out, all ranks call them.
+
+Nobody waits in MPI: ranks look when a bell, a runner or the client wakes them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from acme_mpi.comm import World, leave_if_orphaned, share
+from acme_mpi.comm.mpi import MpiWorld
+from acme_mpi.comm.post import MpiPost, NoPost, Post
+from acme_mpi.linux.segment import Segment
+from acme_mpi.runner.calls import (
+    Answer,
+    Answers,
+    Begin,
+    End,
+    Forget,
+    Given,
+    Kill,
+    Lost,
+    Teach,
+    Window,
+)
+from acme_mpi.runner.channel import Channel, ChannelError, Kind
+from acme_mpi.runner.kept import take_stream_runner
+from acme_mpi.runner.streaming import KILLED, StreamRunner
+from acme_mpi.streams.schedule import FAR_S, NEAR_S, Schedule
+
+LOOK_EVERY_S = 1.0
+
+
+class Share(NamedTuple):
+    """All ranks fetch the segment of a function, whose `Teach` has none. Collective."""
+
+    teach: Teach
+
+
+class Leave(NamedTuple):
+    """The stream gives way: no rank loses anything."""
+
+
+class _Ready:
+    """Which descriptors are ready; without any, or at first, everything is to be looked at.
+
+    Parameters
+    ----------
+    descriptors : set of int
+        Those that are.
+    """
+
+    def __init__(self, descriptors: set[int] | None = None) -> None:
+        self._descriptors = descriptors
+
+    def has_any(self, descriptors: Iterable[int]) -> bool:
+        """Tell whether one of some descriptors may be ready."""
+        return not self._descriptors or not self._descriptors.isdisjoint(descriptors)
+
+    def has(self, descriptor: int) -> bool:
+        """Tell whether a descriptor is ready for sure."""
+        return self._descriptors is not None and descriptor in self._descriptors
+
+
+class Part:
+    """What every rank does in a stream. Collective.
+
+    Parameters
+    ----------
+    world : World
+        The ranks.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        with_mpi = isinstance(world, MpiWorld) and world.size > 1
+        self._post: Post = MpiPost(world) if with_mpi else NoPost()
+        self._runner: StreamRunner = take_stream_runner(world)
+        self._parent, self._looked_s = os.getppid(), time.monotonic()
+
+    def end(self) -> None:
+        """End the runner. Independent."""
+        self._runner.leave()
+
+    def _do(self, message: Any) -> None:
+        """Have the runner know what a message says."""
+        match message:
+            case Begin():
+                self._runner.begin(message)
+            case End():
+                self._runner.end(message.setup)
+            case Teach():
+                self._runner.teach(message)
+            case Forget():
+                self._runner.forget(message.function)
+            case Kill():
+                self._runner.kill(message.chunks)
+            case Share():
+                self._fetch(message.teach, None)
+
+    def _do_all(self, messages: list[Any]) -> None:
+        """Do what messages say, in order; chunks that stand together are given together."""
+        given: list[Given] = []
+        for message in messages:
+            if isinstance(message, Given):
+                given.append(message)
+                continue
+            if given:
+                self._runner.give(given)
+                given = []
+            self._do(message)
+        if given:
+            self._runner.give(given)
+
+    def _fetch(self, teach: Teach, segment: Segment | None) -> None:
+        """Have the segment of a function on this node. Collective."""
+        shared = share(self._world, segment)
+        self._runner.teach(teach._replace(segment=shared))
+
+    def _answers(self, ready: _Ready) -> list[Answer]:
+        """Return what the runner says, where that may be anything."""
+        if self._runner.look_s is not None:
+            self._runner.look()
+        elif not ready.has_any(self._runner.descriptors()):
+            return []
+        return self._runner.poll()
+
+    def _sleep(
+        self, waits_for: list[int], reading: Sequence[int] = (), writing: Sequence[int] = ()
+    ) -> _Ready:
+        """Sleep until something is ready; return what is."""
+        pauses = [self._post.pause_s(waits_for), self._runner.look_s, LOOK_EVERY_S]
+        pause_s = min(pause for pause in pauses if pause is not None)
+        to_read = [*reading, *self._post.descriptors(), *self._runner.descriptors()]
+        room = self._runner.waits_for_room
+        to_write = [*writing, *([room] if room >= 0 else [])]
+        readable, writable, _ = select.select(to_read, to_write, [], pause_s)
+        if readable or writable:
+            self._post.has_woken()
+        self._look()
+        return _Ready({*readable, *writable})
+
+    def _look(self) -> None:
+        """See once a second whether the launcher and the other ranks are still there."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s > LOOK_EVERY_S:
+            self._looked_s = now_s
+            leave_if_orphaned(self._parent)
+            self._world.abort_if_neighbour_is_gone()
+
+
+class Follower(Part):
+    """The part of the other ranks than rank 0."""
+
+    def serve(self) -> None:
+        """Call what rank 0 hands out until the stream gives way. Collective with `Leader.serve`."""
+        ready = _Ready()
+        while True:
+            while (letter := self._post.take()) is not None:
+                messages = letter[1]
+                self._do_all(messages)
+                if isinstance(messages[-1], Leave):
+                    return
+            if answers := self._answers(ready):
+                self._post.send(0, answers)
+            ready = self._sleep([0])
+
+
+class Leader(Part):
+    """The part of rank 0: the client's messages come here, and chunks are handed out. Collective.
+
+    Parameters
+    ----------
+    world : World
+        The ranks.
+    client : Channel
+        To the process that has the pools.
+    """
+
+    def __init__(self, world: World, client: Channel) -> None:
+        super().__init__(world)
+        self._client = client
+        self._is_open = True
+        is_near = len({*world.hosts}) == 1
+        self._schedule = Schedule(world.size, NEAR_S if is_near else FAR_S)
+        self._setups: dict[int, Begin] = {}
+        self._functions: dict[int, Teach] = {}
+        self._known: list[set[tuple[type, int]]] = [set() for _ in range(world.size)]
+        self._letters: dict[int, list[Any]] = {}
+        self._to_client: deque[Any] = deque()
+        self._window = 0
+
+    def end(self) -> None:
+        """End the runner, and tell the client that nobody serves it any more. Independent."""
+        self._is_open = False
+        self._client.close()
+        super().end()
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when the client wants something."""
+        return self._client.fileno()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether chunks are queued or out, or answers are not taken yet."""
+        return bool(self._schedule.n_queued or self._schedule.n_out or self._to_client)
+
+    def serve(self, until: Sequence[int]) -> bool:
+        """Hand out what the client gives, until another descriptor is readable. Collective.
+
+        Parameters
+        ----------
+        until : sequence of int
+            Descriptors.
+
+        Returns
+        -------
+        bool
+            Whether the client is still there.
+        """
+        ready = _Ready()
+        while self._is_open and not any(map(ready.has, until)):
+            if ready.has_any([self._client.fileno()]):
+                self._take_clients()
+            self._take_letters()
+            if answers := self._answers(ready):
+                self._pass_on(0, answers)
+            self._hand_out()
+            self._tell_client()
+            if self._is_open:
+                writing = [self._client.fileno()] if self._to_client else []
+                ready = self._sleep(self._others_out(), [self._client.fileno(), *until], writing)
+        self.give_way()
+        return self._is_open
+
+    def give_way(self) -> None:
+        """Let the other ranks leave the stream until the next `serve`. Collective."""
+        for rank in range(1, self._world.size):
+            self._put(rank, Leave())
+        self._send_letters()
+
+    def _others_out(self) -> list[int]:
+        return [rank for rank in self._schedule.ranks_out() if rank]
+
+    def _take_clients(self) -> None:
+        """Take in what the client has sent."""
+        while self._is_open:
+            try:
+                message = self._client.receive(wait=False)
+            except (EOFError, ChannelError, OSError):
+                self._is_open = False
+                self._drop_all()
+                return
+            if message is None:
+                return
+            for each in message[1]:
+                self._take(each)
+
+    def _take(self, message: Any) -> None:
+        match message:
+            case Given():
+                self._schedule.add(message)
+            case Begin():
+                self._setups[message.setup] = message
+                self._schedule.begin(message)
+            case End():
+                self._setups.pop(message.setup, None)
+                self._schedule.end(message.setup)
+                self._tell_who_knows(message, (Begin, message.setup))
+            case Teach():
+                self._teach(message)
+            case Forget():
+                self._functions.pop(message.function, None)
+                self._schedule.forget(message.function)
+                self._tell_who_knows(message, (Teach, message.function))
+            case Kill():
+                self._kill(set(message.chunks))
+
+    def _teach(self, teach: Teach) -> None:
+        self._functions[teach.function] = teach
+        if teach.segment is None or self._world.size == 1:
+            return
+        # It goes to each node once, and all ranks take part in that.
+        for rank in range(1, self._world.size):
+            self._put(rank, Share(teach._replace(segment=None)))
+        self._send_letters()
+        self._fetch(teach, teach.segment)
+        for known in self._known:
+            known.add((Teach, teach.function))
+
+    def _tell_who_knows(self, message: Any, what: tuple[type, int]) -> None:
+        for rank, known in enumerate(self._known):
+            if what in known:
+                known.discard(what)
+                self._put(rank, message)
+
+    def _kill(self, chunks: set[int]) -> None:
+        removed = self._schedule.remove(chunks)
+        if removed:
+            lost: list[Answer] = [
+                Lost(given.chunk, 0, given.n, KILLED.type, KILLED.message) for given in removed
+            ]
+            self._to_client.append(Answers(-1, lost))
+        for rank in range(self._world.size):
+            theirs = [chunk for chunk in chunks if self._schedule.has(rank, chunk)]
+            if theirs:
+                self._put(rank, Kill(theirs))
+
+    def _drop_all(self) -> None:
+        """Nobody waits for anything any more."""
+        self._kill(self._schedule.chunks())
+        self._to_client.clear()
+
+    def _take_letters(self) -> None:
+        while (letter := self._post.take()) is not None:
+            self._pass_on(*letter)
+
+    def _pass_on(self, rank: int, answers: list[Answer]) -> None:
+        self._schedule.take(rank, answers)
+        self._to_client.append(Answers(rank, answers))
+
+    def _hand_out(self) -> None:
+        for rank, chunks in self._schedule.assigned():
+            for given in chunks:
+                self._introduce(rank, given)
+                self._put(rank, given)
+        self._send_letters()
+
+    def _introduce(self, rank: int, given: Given) -> None:
+        """Tell a rank what it has to know for a chunk."""
+        known = self._known[rank]
+        if (Begin, given.setup) not in known:
+            known.add((Begin, given.setup))
+            self._put(rank, self._setups[given.setup])
+        if (Teach, given.function) not in known:
+            known.add((Teach, given.function))
+            self._put(rank, self._functions[given.function])
+
+    def _put(self, rank: int, message: Any) -> None:
+        self._letters.setdefault(rank, []).append(message)
+
+    def _send_letters(self) -> None:
+        letters, self._letters = self._letters, {}
+        for rank, messages in letters.items():
+            if rank:
+                self._post.send(rank, messages)
+            else:
+                self._do_all(messages)
+
+    def _tell_client(self) -> None:
+        window = self._schedule.window
+        if not 0.8 * window <= self._window <= window:
+            self._window = window
+            self._to_client.append(Window(window))
+        while self._to_client and self._is_open and self._client.has_room():
+            messages = [*self._to_client]
+            self._to_client.clear()
+            with contextlib.suppress(BrokenPipeError, ConnectionError):  # seen when it is read
+                self._client.send(Kind.GOT, messages)

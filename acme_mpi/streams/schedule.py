@@ -1,0 +1,145 @@
+"""Which rank gets which chunks of a stream, and how many the client shall send ahead."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from acme_mpi.runner.calls import Begin, Given, Got, Lost
+
+# Of work that a rank has ahead, so that the way to rank 0 and back costs no time: within a node,
+# where bells wake, and between nodes, where ranks poll.
+NEAR_S, FAR_S = 0.005, 0.05
+LONG_S = 0.05  # a chunk that takes longer is worth the way: nothing waits behind it
+MAX_AHEAD = 2000  # chunks of one rank
+WEIGHT = 0.25  # of the newest duration in the mean
+
+
+class Schedule:
+    """The chunks of all pools, and who has them.
+
+    Parameters
+    ----------
+    size : int
+        Number of ranks.
+    reserve_s : float
+        For how many seconds a rank shall have work ahead.
+    """
+
+    def __init__(self, size: int, reserve_s: float = NEAR_S) -> None:
+        self._reserve_s = reserve_s
+        self._queues: dict[int, deque[Given]] = {}  # by setup
+        self._limits: dict[int, int] = {}  # how many ranks work for a setup
+        self._out: list[dict[int, list[int]]] = [{} for _ in range(size)]  # chunk: calls left, ns
+        self._function_of: dict[int, int] = {}  # by chunk that is out
+        self._mean_s: dict[int, float] = {}  # of a chunk, by function
+        self._latest = -1  # function of which something has ended last
+        self.n_queued = 0
+
+    @property
+    def n_out(self) -> int:
+        """Number of chunks that ranks have."""
+        return sum(map(len, self._out))
+
+    def ranks_out(self) -> list[int]:
+        """Return the ranks that have chunks."""
+        return [rank for rank, out in enumerate(self._out) if out]
+
+    def begin(self, setup: Begin) -> None:
+        """Learn a setup."""
+        self._queues[setup.setup] = deque()
+        size = len(self._out)
+        self._limits[setup.setup] = min(setup.n_ranks or size, size)
+
+    def end(self, setup: int) -> None:
+        """Forget one; what is queued for it, too."""
+        self.n_queued -= len(self._queues.pop(setup, ()))
+        self._limits.pop(setup, None)
+
+    def forget(self, function: int) -> None:
+        """Forget what is known of a function."""
+        self._mean_s.pop(function, None)
+
+    def add(self, given: Given) -> None:
+        """Queue a chunk."""
+        self._queues[given.setup].append(given)
+        self.n_queued += 1
+
+    def remove(self, chunks: set[int]) -> list[Given]:
+        """Take chunks out of the queue; return those that were there."""
+        found: list[Given] = []
+        for setup, queue in self._queues.items():
+            there = [given for given in queue if given.chunk in chunks]
+            if there:
+                found += there
+                left = deque(given for given in queue if given.chunk not in chunks)
+                self._queues[setup] = left
+        self.n_queued -= len(found)
+        return found
+
+    def has(self, rank: int, chunk: int) -> bool:
+        """Tell whether a rank has a chunk."""
+        return chunk in self._out[rank]
+
+    def chunks(self) -> set[int]:
+        """Return all chunks that are queued or out."""
+        queued = {given.chunk for queue in self._queues.values() for given in queue}
+        return queued.union(*self._out)
+
+    def assigned(self) -> Iterator[tuple[int, list[Given]]]:
+        """Yield ranks and the chunks that they get now."""
+        if not self.n_queued:
+            return
+        ranks = sorted(range(len(self._out)), key=lambda rank: len(self._out[rank]))
+        share = -(-(self.n_queued + self.n_out) // len(ranks))
+        for rank in ranks:
+            if chunks := [*self._for(rank, share)]:
+                yield rank, chunks
+
+    def _for(self, rank: int, share: int) -> Iterator[Given]:
+        out = self._out[rank]
+        # Pools take turns: the one that was served comes last.
+        for setup, queue in [*self._queues.items()]:
+            limit = self._limits[setup]
+            if not queue or rank >= limit:
+                continue
+            most = share if limit == len(self._out) else len(queue) + len(out)
+            self._queues[setup] = self._queues.pop(setup)
+            while queue and len(out) < min(most, self._ahead(queue[0].function)):
+                given = queue.popleft()
+                self.n_queued -= 1
+                out[given.chunk] = [given.n, 0]
+                self._function_of[given.chunk] = given.function
+                yield given
+
+    def _ahead(self, function: int) -> int:
+        """Return how many chunks a rank may have, with the one that runs."""
+        mean_s = self._mean_s.get(function)
+        if mean_s is None or mean_s > LONG_S:
+            return 1
+        return min(MAX_AHEAD, 2 + int(self._reserve_s / (mean_s + 1e-6)))
+
+    def take(self, rank: int, answers: Iterable[Any]) -> None:
+        """Learn what has ended."""
+        out = self._out[rank]
+        for answer in answers:
+            left = out.get(answer.chunk) if isinstance(answer, (Got, Lost)) else None
+            if left is None:
+                continue
+            left[0] -= answer.n
+            left[1] += answer.busy_ns if isinstance(answer, Got) else 0
+            if left[0] <= 0:
+                del out[answer.chunk]
+                self._learn(self._function_of.pop(answer.chunk), left[1] / 1e9)
+
+    def _learn(self, function: int, took_s: float) -> None:
+        before_s = self._mean_s.get(function, took_s)
+        self._mean_s[function] = before_s + WEIGHT * (took_s - before_s)
+        self._latest = function
+
+    @property
+    def window(self) -> int:
+        """How many chunks the client shall have sent that have not ended."""
+        # As many again lie ready at rank 0.
+        return len(self._out) * (1 + self._ahead(self._latest))

@@ -1,0 +1,70 @@
+"""Pools in a script that all ranks run: rank 0 goes on, the others serve it."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import by_stacks
+
+pytestmark = pytest.mark.slow
+
+PROGRAM = """
+import time
+
+import acme_mpi
+from acme_mpi.comm import make_world
+
+world = make_world()
+
+
+def square(x):
+    return x * x
+
+
+def in_memory(xs):
+    return list(acme_mpi.map(square, xs, write_worker_results=False))
+
+
+with acme_mpi.Pool() as pool:
+    if pool.is_master():
+        print(pool.map(square, range(4)), pool.size)
+        with acme_mpi.Executor() as executor:  # its ranks serve it after this pool
+            print(executor.submit(square, 5).result(), in_memory([1, 2]), pool.map(square, [6]))
+    else:
+        pool.wait()
+if not world.is_master:
+    executor = acme_mpi.Executor()
+    try:
+        executor.submit(square, 1)
+    except acme_mpi.InputError as error:
+        assert "rank 0 alone" in str(error) and "is_master()" in str(error), error
+assert in_memory([3, 4]) == [9, 16]  # on all ranks again
+
+pool = acme_mpi.Pool()
+if pool.is_master():
+    waiting = pool.map_async(time.sleep, [1000] * 8)
+    pool.terminate()
+    try:
+        waiting.get()
+    except acme_mpi.StoppedError:
+        print("stopped")
+print("out", world.rank)
+acme_mpi.Pool()  # is not closed: the end of the script does that
+"""
+
+
+@pytest.mark.parametrize("value", by_stacks([2, 4], every=[2]))
+def test_rank_0_has_pools_and_the_others_serve(mpiexec, tmp_path, value):
+    (tmp_path / "script.py").write_text(PROGRAM)
+
+    ran = mpiexec(value, "-W", "ignore", "script.py", cwd=tmp_path)
+
+    assert ran.returncode == 0, ran.stderr
+    lines = sorted(ran.stdout.splitlines())
+    assert lines == sorted(
+        [
+            f"[0, 1, 4, 9] {value}",
+            "25 [1, 4] [36]",
+            "stopped",
+            *(f"out {rank}" for rank in range(value)),
+        ]
+    )

@@ -1,0 +1,303 @@
+"""The client of a stream: what it sends to ranks, which the test plays, and what it hands back."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import pickle
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from running import LIMIT_S
+
+from acme_mpi.runner.calling import describe_error, dump
+from acme_mpi.runner.calls import Answers, Begin, Forget, Given, Got, Teach
+from acme_mpi.runner.channel import Channel, Kind
+from acme_mpi.session.stream import Chunk, Form, Setup
+from acme_mpi.session.stream_client import N_KEPT, ClientStream
+
+pytestmark = pytest.mark.once
+
+
+class Calls(Chunk):
+    """A chunk that keeps what it gets."""
+
+    def __init__(self, setup: int, function: Any, arguments: Sequence[Any]) -> None:
+        super().__init__(setup, function, Form.EACH, arguments)
+        self.values: list[Any] = [None] * len(arguments)
+        self._n_left = len(arguments)
+        self._is_done = threading.Event()
+
+    def begin(self) -> bool:
+        return True
+
+    def receive(self, first: int, values: list[Any]) -> None:
+        self.values[first : first + len(values)] = values
+        self._n_left -= len(values)
+        if not self._n_left:
+            self._is_done.set()
+
+    def result(self) -> list[Any]:
+        assert self._is_done.wait(LIMIT_S), "the chunk has not ended"
+        return self.values
+
+
+class Played:
+    """A client and the ranks' end of its channel."""
+
+    def __init__(self) -> None:
+        own, self.channel = Channel.pair()
+        self.stream = ClientStream(own, ["here", "there"])
+        self.setup = self.stream.begin(Setup())
+        self.seen: list[Any] = []  # all messages
+        self._n_read = 0
+
+    def next(self, kind: type) -> Any:
+        """Return the next message of a kind; those before it count as read."""
+        while True:
+            while self._n_read < len(self.seen):
+                self._n_read += 1
+                if isinstance(self.seen[self._n_read - 1], kind):
+                    return self.seen[self._n_read - 1]
+            self._receive()
+
+    def _receive(self) -> None:
+        self.channel._socket.settimeout(LIMIT_S)
+        received = self.channel.receive()
+        assert received is not None
+        self.seen += received[1]
+
+    def add(self, function: Any, *arguments: Any) -> Calls:
+        chunk = Calls(self.setup, function, arguments)
+        self.stream.add(iter([chunk]))
+        return chunk
+
+    def tell(self, *messages: Any) -> None:
+        self.channel.send(Kind.GOT, [*messages])
+
+    def answer(self, given: Given, values: list[Any], first: int = 0) -> None:
+        body, buffers = dump(values)
+        self.tell(Answers(1, [Got(given.chunk, first, len(values), body, buffers, 0)]))
+
+    def call(self, function: Any, argument: Any = 0) -> None:
+        """Play a whole call."""
+        chunk = self.add(function, argument)
+        self.answer(self.next(Given), [argument])
+        chunk.result()
+
+
+@pytest.fixture
+def played() -> Iterator[Played]:
+    played = Played()
+    yield played
+    played.channel.close()
+
+
+def plain(x: Any) -> Any:
+    return x
+
+
+class Quits:
+    def __reduce__(self) -> Any:
+        raise SystemExit(3)
+
+
+class QuitsWhereItIsLoaded:
+    def __reduce__(self) -> Any:
+        return quit_, ()
+
+
+def quit_() -> None:
+    raise SystemExit("not here")
+
+
+@dataclass(frozen=True)
+class FrozenError(Exception):
+    number: int
+
+    def __reduce__(self) -> Any:
+        return FrozenError, (self.number,)
+
+
+def test_values_come_back_to_their_chunk(played):
+    chunk = played.add(played.stream.function(plain), 1, 2)
+
+    played.answer(played.next(Given), [10, 20])
+
+    assert chunk.result() == [10, 20]
+
+
+def test_an_argument_that_quits_ends_its_chunk_alone(played):
+    function = played.stream.function(plain)
+
+    (raised,) = played.add(function, Quits()).result()
+
+    assert isinstance(raised.error, pickle.PicklingError)
+    assert "SystemExit(3)" in str(raised.error)
+    played.call(function)
+
+
+def test_a_value_that_quits_ends_its_calls_alone(played):
+    function = played.stream.function(plain)
+    chunk = played.add(function, 1)
+    body = pickle.dumps([QuitsWhereItIsLoaded()])
+    played.tell(Answers(1, [Got(played.next(Given).chunk, 0, 1, body, [], 0)]))
+
+    (raised,) = chunk.result()
+
+    assert "SystemExit: not here" in str(raised.error)
+    played.call(function)
+
+
+def test_an_error_that_quits_when_it_is_loaded_is_told(played):
+    function = played.stream.function(plain)
+    chunk = played.add(function, 1)
+    value = describe_error(ValueError("bad"))._replace(error=pickle.dumps(QuitsWhereItIsLoaded()))
+    played.answer(played.next(Given), [value])
+
+    (raised,) = chunk.result()
+
+    assert "bad" in str(raised.error)
+    played.call(function)
+
+
+def test_an_error_may_be_a_frozen_dataclass(played):
+    chunk = played.add(played.stream.function(plain), 1)
+    played.answer(played.next(Given), [describe_error(FrozenError(7))])
+
+    (raised,) = chunk.result()
+
+    assert raised.error == FrozenError(7)
+    assert raised.where == "rank 1 (there)"
+
+
+def test_a_function_is_sent_before_its_first_chunk(played):
+    """It may come while the stream's thread looks for chunks, after it has looked for functions."""
+
+    def source() -> Iterator[Chunk]:
+        setup = played.stream.begin(Setup())
+        yield Calls(setup, played.stream.function(plain), [1])
+
+    played.stream.add(source())
+    given = played.next(Given)
+
+    before = played.seen[: played.seen.index(given)]
+    assert [each.function for each in before if isinstance(each, Teach)] == [given.function]
+    assert given.setup in [each.setup for each in before if isinstance(each, Begin)]
+
+
+def make_constant(n: int) -> Callable[[Any], int]:
+    return lambda x: n
+
+
+def make_sum(array: Any) -> Callable[[Any], Any]:
+    return lambda x: array.sum()
+
+
+def test_the_same_function_has_the_same_number(played):
+    stream, array = played.stream, np.arange(100_000.0)
+
+    assert stream.function(plain) is stream.function(plain)
+    assert stream.function(make_constant(1)) is stream.function(make_constant(1))
+    assert stream.function(make_sum(array)) is stream.function(make_sum(array.copy()))
+
+
+def test_a_changed_function_has_another_number(played):
+    stream, array = played.stream, np.arange(100_000.0)
+    before = stream.function(make_sum(array))
+    array[77_777] = -1.0
+
+    assert stream.function(make_sum(array)) is not before
+    assert stream.function(make_constant(1)) is not stream.function(make_constant(2))
+    assert stream.function(make_sum(array[:-1])) is not stream.function(make_sum(array))
+
+
+def test_a_change_goes_to_the_ranks(played):
+    array = np.arange(100_000.0)
+    played.stream.function(make_sum(array))
+    array[0] = 5.0
+    played.call(played.stream.function(make_sum(array)))
+
+    first, second = (each for each in played.seen if isinstance(each, Teach))
+
+    pieces = [bytes(second.segment.view()[a : a + n]) for a, n in second.places]
+    loaded = pickle.loads(pieces[0], buffers=pieces[1:])
+    assert loaded(0) == array.sum()
+    assert first.function != second.function
+
+
+def test_a_function_that_is_used_is_not_forgotten(played):
+    used = played.stream.function(make_constant(0))
+    chunk = played.add(used, 1)
+    given = played.next(Given)
+    for n in range(3 * N_KEPT):
+        played.call(played.stream.function(make_constant(n + 1)))
+
+    forgotten = [each.function for each in played.seen if isinstance(each, Forget)]
+    assert forgotten
+    assert used.number not in forgotten
+    played.answer(given, [1])
+    chunk.result()
+
+
+def test_only_the_last_functions_are_kept(played):
+    numbers = []
+    for n in range(3 * N_KEPT):
+        function = played.stream.function(make_constant(n))
+        numbers.append(function.number)
+        played.call(function)
+    played.call(function)
+
+    forgotten = [each.function for each in played.seen if isinstance(each, Forget)]
+    assert forgotten == numbers[:-N_KEPT]
+
+
+@pytest.mark.parametrize("make", [make_constant, lambda n: make_sum(np.full(10_000, float(n)))])
+def test_a_forgotten_function_is_taught_again(played, make):
+    """Whoever has asked for it may keep it for as long as he likes."""
+    first = played.stream.function(make(0))
+    for n in range(2 * N_KEPT):
+        played.call(played.stream.function(make(n + 1)))
+    assert first.number in [each.function for each in played.seen if isinstance(each, Forget)]
+
+    played.call(first)
+
+    known = set()
+    for message in played.seen:
+        if isinstance(message, Teach):
+            known.add(message.function)
+        elif isinstance(message, Forget):
+            known.remove(message.function)
+        elif isinstance(message, Given):
+            assert message.function in known
+    assert played.stream.function(make(0)) is first
+
+
+def test_a_pool_has_the_environment_of_its_beginning(played, monkeypatch):
+    """Also where the script is a rank itself, whose runner may have been started before."""
+    monkeypatch.setenv("ACME_TEST_SAID", "late")
+
+    setup = played.stream.begin(Setup())
+
+    begin = played.next(Begin)
+    while begin.setup != setup:
+        begin = played.next(Begin)
+    assert begin.surroundings.variables["ACME_TEST_SAID"] == "late"
+
+
+def test_the_end_of_a_forked_child_is_not_the_streams(played):
+    atexit.register(played.stream.close)
+    pid = os.fork()
+    if not pid:
+        try:
+            atexit._run_exitfuncs()
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    atexit.unregister(played.stream.close)
+
+    played.call(played.stream.function(plain))

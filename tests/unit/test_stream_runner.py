@@ -1,0 +1,372 @@
+"""The agent's side of a stream's runner, with real child processes."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pytest
+from running import LIMIT_S, is_gone, wait_until
+from test_runner_crashes import close_everything, end_by_segfault, end_by_signal, write_garbage
+
+from acme_mpi.rules import Rules
+from acme_mpi.runner.calls import Begin, Broken, Given, Got, Lost, NoValue, Teach
+from acme_mpi.runner.streaming import StreamRunner
+from acme_mpi.runner.surroundings import Surroundings
+from acme_mpi.tasks.pickling import pickle_given
+
+pytestmark = [pytest.mark.once, pytest.mark.slow]
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+class Bench:
+    """A runner, and what has come of the chunks that it got."""
+
+    def __init__(self) -> None:
+        self.runner = StreamRunner(1)
+        self._numbers = count(1)
+        self.values: dict[tuple[int, int], Any] = {}  # by chunk and call
+        self.lost: dict[tuple[int, int], Lost] = {}
+        self.broken: list[Broken] = []
+
+    def begin(
+        self,
+        rules: Rules | None = None,
+        max_chunks: int = 0,
+        initializer: Any = None,
+        variables: dict[str, str | None] | None = None,
+    ) -> int:
+        number = next(self._numbers)
+        body = b"" if initializer is None else pickle_given((initializer, ()))
+        here = Surroundings.here()._replace(variables=variables or {})
+        self.runner.begin(Begin(number, body, rules or Rules(), max_chunks, 0, here))
+        return number
+
+    def teach(self, func: Callable[..., Any]) -> int:
+        number = next(self._numbers)
+        self.runner.teach(Teach(number, pickle_given(func), [], None))
+        return number
+
+    def given(self, setup: int, function: int, arguments: Sequence[Any]) -> Given:
+        number, body = next(self._numbers), pickle_given([*arguments])
+        return Given(number, setup, function, 0, len(arguments), body, [])
+
+    def give(self, setup: int, func: Callable[..., Any], *chunks: Sequence[Any]) -> list[Given]:
+        """Give chunks together; return them."""
+        function = self.teach(func)
+        given = [self.given(setup, function, arguments) for arguments in chunks]
+        self.runner.give(given)
+        return given
+
+    def poll(self) -> None:
+        self.runner.look()
+        for answer in self.runner.poll():
+            if isinstance(answer, Broken):
+                self.broken.append(answer)
+                continue
+            keys = [(answer.chunk, k) for k in range(answer.first, answer.first + answer.n)]
+            assert not {*keys} & ({*self.values} | {*self.lost}), "a call has two ends"
+            if isinstance(answer, Got):
+                values = pickle.loads(answer.body, buffers=answer.buffers)
+                self.values.update(zip(keys, values, strict=True))
+            else:
+                self.lost.update(dict.fromkeys(keys, answer))
+
+    def until(self, is_true: Callable[[], Any]) -> None:
+        """Serve the runner until something is true."""
+        deadline = time.monotonic() + LIMIT_S
+        while not is_true():
+            left_s = deadline - time.monotonic()
+            assert left_s > 0, "it has not happened"
+            room = self.runner.waits_for_room
+            pause_s = min(left_s, 0.02)  # for what `is_true` sees
+            select.select(self.runner.descriptors(), [room] if room >= 0 else [], [], pause_s)
+            self.poll()
+
+    def finish(self) -> None:
+        self.until(lambda: not self.runner.n_open)
+        self.poll()
+
+    def ends(self, given: Sequence[Given]) -> list[Any]:
+        """Return the value or the type of the end of each call of some chunks."""
+        return [
+            self.values[key] if (key := (each.chunk, k)) in self.values else self.lost[key].kind
+            for each in given
+            for k in range(each.n)
+        ]
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.runner.leave()
+
+
+class Pipe:
+    """A pipe with a name, which lets tasks say that they run and wait until they may go on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.began, self.allowed = str(folder / "began"), str(folder / "allowed")
+        for path in (self.began, self.allowed):
+            os.mkfifo(path)
+        self._began = os.open(self.began, os.O_RDWR | os.O_NONBLOCK)
+        self._allowed = os.open(self.allowed, os.O_RDWR | os.O_NONBLOCK)
+
+    def has_begun(self) -> bool:
+        return bool(select.select([self._began], [], [], 0)[0]) and bool(os.read(self._began, 1))
+
+    def allow(self) -> None:
+        os.write(self._allowed, b"!")
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Pipe:
+    return Pipe(tmp_path)
+
+
+def waiting(pipe: Pipe) -> Callable[[Any], Any]:
+    """Return a function that waits for leave if its argument is "wait"."""
+    began, allowed = pipe.began, pipe.allowed
+
+    def wait(x: Any) -> Any:
+        if str(x).startswith("wait"):
+            with open(began, "w") as file:
+                file.write("!")
+            descriptor = os.open(allowed, os.O_RDONLY)
+            os.read(descriptor, 1)
+            os.close(descriptor)
+        while x == "rest":
+            signal.pause()
+        return x
+
+    return wait
+
+
+def double(x: Any) -> Any:
+    return 2 * x
+
+
+def call_at_bad(x: Any) -> Any:
+    return x() if callable(x) else x
+
+
+class Quits:
+    def __reduce__(self) -> Any:
+        raise SystemExit(3)
+
+
+def quits_at_1(x: int) -> Any:
+    return Quits() if x == 1 else x
+
+
+def test_values_come_in_order(bench):
+    given = bench.give(bench.begin(), double, [1, 2], [3], range(1000))
+
+    bench.finish()
+
+    assert bench.ends(given) == [2, 4, 6, *(2 * x for x in range(1000))]
+
+
+def test_a_result_that_quits_costs_its_call_alone(bench):
+    given = bench.give(bench.begin(), quits_at_1, range(3), [5])
+
+    bench.finish()
+
+    first, second, *others = bench.ends(given)
+    assert isinstance(second, NoValue)
+    assert second.kind == "result"
+    assert "3" in second.message
+    assert [first, *others] == [0, 2, 5]
+
+
+CRASHES: dict[str, tuple[Callable[[], Any], str]] = {
+    "SIGKILL": (end_by_signal(signal.SIGKILL), "killed"),
+    "SIGSEGV": (end_by_segfault, "killed"),
+    "os._exit(7)": (lambda: os._exit(7), "exit"),
+    "garbage": (write_garbage, "protocol"),
+    "closed descriptors": (close_everything, "protocol"),
+    "garbage, and goes on": (lambda: garbage_and_on(), "protocol"),
+    "closed descriptors, and goes on": (lambda: os.closerange(3, 256), "protocol"),
+}
+
+
+def garbage_and_on() -> None:
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                os.write(int(name), b"user code was here")
+        except OSError:
+            continue
+
+
+@pytest.mark.parametrize("kind", CRASHES)
+@pytest.mark.parametrize("sizes", [[1] * 9, [9], [4, 5]], ids=["chunks of 1", "one", "two"])
+def test_a_crash_costs_its_call_alone(bench, kind, sizes):
+    """Whether it is seen at once, or later, when others of the chunk have been called."""
+    crash, expected = CRASHES[kind]
+    arguments = [0, 1, 2, 3, 4, 5, crash, 7, 8]
+    chunks, start = [], 0
+    for size in sizes:
+        chunks.append(arguments[start : start + size])
+        start += size
+
+    given = bench.give(bench.begin(), call_at_bad, *chunks)
+    bench.finish()
+
+    assert bench.ends(given) == [0, 1, 2, 3, 4, 5, expected, 7, 8]
+
+
+def test_kill_ends_the_call_that_runs(bench, pipe):
+    first, second = bench.give(bench.begin(), waiting(pipe), ["wait", 1], [2])
+    bench.until(pipe.has_begun)
+
+    bench.runner.kill([first.chunk])
+    bench.finish()
+
+    assert bench.ends([first, second]) == ["killed", "killed", 2]
+
+
+def test_kill_ends_at_once_what_has_not_begun(bench, pipe):
+    given = bench.give(bench.begin(), waiting(pipe), ["wait"], [1], [2])
+    bench.until(pipe.has_begun)
+
+    bench.runner.kill([given[1].chunk])
+    bench.poll()
+
+    assert {*bench.lost} == {(given[1].chunk, 0)}
+    pipe.allow()
+    bench.finish()
+    assert bench.ends(given) == ["wait", "killed", 2]
+
+
+def test_what_was_ended_is_killed_once_it_begins(bench, pipe):
+    given = bench.give(bench.begin(), waiting(pipe), ["wait"], ["rest"], [2])
+    bench.until(pipe.has_begun)
+    bench.runner.kill([given[1].chunk])
+
+    pipe.allow()
+    pipe.allow()  # its value may have been lost with the process
+    bench.finish()
+
+    assert bench.ends(given) == ["wait", "killed", 2]
+
+
+def test_a_setup_may_end_before_its_killed_call(bench, pipe):
+    setup, other = bench.begin(), bench.begin()
+    (given,) = bench.give(setup, waiting(pipe), ["wait"])
+    bench.until(pipe.has_begun)
+
+    bench.runner.kill([given.chunk])
+    bench.runner.end(setup)
+    (good,) = bench.give(other, double, [1])
+    bench.finish()
+
+    assert bench.ends([given, good]) == ["killed", 2]
+
+
+def test_a_kill_that_comes_too_late_costs_no_other_call(bench, pipe, monkeypatch):
+    """The call has returned, and the next one has begun, before the signal comes."""
+    given = bench.give(bench.begin(), waiting(pipe), ["wait"], ["wait longer"])
+    bench.until(pipe.has_begun)
+    child = bench.runner._child
+    kill = child.send_kill
+
+    def kill_late() -> None:
+        monkeypatch.undo()
+        pipe.allow()
+        wait_until(pipe.has_begun)
+        kill()
+
+    monkeypatch.setattr(child, "send_kill", kill_late)
+    bench.runner.kill([given[0].chunk])
+    bench.until(pipe.has_begun)  # again, in a new process
+    pipe.allow()
+    bench.finish()
+
+    assert bench.ends(given) == ["killed", "wait longer"]
+
+
+def test_nothing_is_looked_at_after_a_kill(bench, pipe):
+    """A chunk that waits for a new process is ended, too, and the runner sleeps again."""
+    first, second = bench.give(bench.begin(max_chunks=1), waiting(pipe), ["wait"], [1])
+    bench.until(pipe.has_begun)
+
+    bench.runner.kill([second.chunk])
+    pipe.allow()
+    bench.finish()
+
+    assert bench.ends([first, second]) == ["wait", "killed"]
+    assert bench.runner.look_s is None
+
+
+def test_a_process_is_replaced_after_so_many_chunks(bench):
+    given = bench.give(bench.begin(max_chunks=2), lambda x: os.getpid(), *([x] for x in range(5)))
+
+    bench.finish()
+
+    pids = bench.ends(given)
+    assert [pids.index(pid) for pid in pids] == [0, 0, 2, 2, 4]
+
+
+def test_a_time_limit_costs_its_call_alone(bench, pipe):
+    setup = bench.begin(Rules(timeout=0.2))
+    given = bench.give(setup, waiting(pipe), [0, "wait", 2], [3])
+
+    bench.finish()
+
+    assert bench.ends(given) == [0, "timeout", 2, 3]
+
+
+def test_an_initializer_that_raises_is_told_once(bench):
+    def fail() -> None:
+        raise LookupError("no licence")
+
+    setup = bench.begin(initializer=fail)
+    given = bench.give(setup, double, [1, 2], [3])
+    bench.finish()
+
+    assert [each.setup for each in bench.broken] == [setup]
+    assert all(isinstance(each, NoValue) for each in bench.ends(given))
+
+
+def test_a_process_that_leaves_takes_its_children_along(bench):
+    def start(x: int) -> int:
+        pid = os.fork()
+        if not pid:
+            signal.pause()
+        return pid
+
+    (given,) = bench.give(bench.begin(), start, [0])
+    bench.finish()
+    (pid,) = bench.ends([given])
+
+    bench.runner.leave()
+
+    assert is_gone(pid)
+
+
+def variables_said(x: int) -> list[str | None]:
+    return [os.environ.get(name) for name in ("ACME_TEST_SAID", "OMP_NUM_THREADS")]
+
+
+def test_each_pool_has_its_own_environment(bench):
+    said = {"ACME_TEST_SAID": "first", "OMP_NUM_THREADS": "3"}
+    first, second, third = bench.begin(variables=said), bench.begin(), bench.begin(variables=said)
+
+    given = [bench.give(each, variables_said, [0])[0] for each in (first, second, third)]
+    bench.finish()
+
+    (a, _), (b, _), (c, _) = bench.ends(given)
+    assert [a, b, c] == ["first", None, "first"]
+    assert bench.ends(given)[0] == ["first", "3"]
