@@ -123,7 +123,8 @@ class Bench:
             "target_s": QUICK_TARGET_S if self._is_quick else rates.TARGET_S,
         }
         work = {"measure": side.measure, "options": options, "setting": setting}
-        return ["-m", "benchmarks.once", json.dumps(work)]
+        served = ["-m", "acme_mpi"] if side.is_script else []
+        return [*served, "-m", "benchmarks.once", json.dumps(work)]
 
 
 class Failed(Exception):

@@ -9,7 +9,8 @@ import functools
 import multiprocessing
 import os
 
-from benchmarks import argument, functions, rates
+from benchmarks import argument, functions, processes, rates, sampling
+from benchmarks.methods import run_of
 from benchmarks.rates import N_WORKERS
 from benchmarks.together import together
 
@@ -17,18 +18,18 @@ from benchmarks.together import together
 
 
 @contextlib.contextmanager
-def pool(n_workers=N_WORKERS):
+def pool(n_workers=N_WORKERS, method=None):
     with multiprocessing.get_context("fork").Pool(n_workers) as workers:
-        yield workers.map
+        yield run_of(workers, method) if method else workers.map
 
 
 @contextlib.contextmanager
-def executor():
+def executor(method=None):
     from concurrent.futures import ProcessPoolExecutor
 
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(N_WORKERS, mp_context=context) as workers:
-        yield in_chunks(workers)
+        yield run_of(workers, method) if method else in_chunks(workers)
 
 
 def in_chunks(executor):
@@ -50,7 +51,7 @@ def joblib(n_workers=N_WORKERS):
 
 
 @contextlib.contextmanager
-def mpi4py_futures(with_chunks=False):
+def mpi4py_futures(with_chunks=False, method="map"):
     from mpi4py import MPI
     from mpi4py.futures import MPICommExecutor
 
@@ -60,7 +61,22 @@ def mpi4py_futures(with_chunks=False):
         elif with_chunks:
             yield in_chunks(workers)
         else:
-            yield lambda func, inputs: list(workers.map(func, inputs))
+            yield run_of(workers, method)
+
+
+@contextlib.contextmanager
+def mpi4py_pool():
+    from mpi4py import MPI
+    from mpi4py.futures import MPICommExecutor
+    from mpi4py.util.pool import Pool
+
+    with MPICommExecutor(MPI.COMM_WORLD, root=0) as workers:
+        if workers is None:
+            yield None
+        else:
+            # Its own executor would spawn ranks; these are there.
+            own = {"Executor": staticmethod(lambda *args, **options: workers)}
+            yield type("PoolOfRanks", (Pool,), own)().map
 
 
 @contextlib.contextmanager
@@ -91,19 +107,34 @@ def acme_run(func, inputs, *shared, **options):
         return pmap.compute()
 
 
-PEERS = {each.__name__: each for each in (pool, executor, joblib, mpi4py_futures, schwimmbad, acme)}
+PEERS = {
+    each.__name__: each
+    for each in (pool, executor, joblib, mpi4py_futures, mpi4py_pool, schwimmbad, acme)
+}
 
 # --- What is measured ---------------------------------------------------------------------------
 
 
 def rate(peer, func, n_tasks, target_s, **options):
     with PEERS[peer](**options) as run:
-        return run and rates.measured(run, func, n_tasks, target_s)
+        return run and rates.measured(run, func, n_tasks, target_s, measure=processes.used)
 
 
 def heavy_tail(peer, n_tasks):
     with PEERS[peer]() as run:
         return run and rates.beyond_ideal(run, functions.burn, rates.heavy_tail(n_tasks))
+
+
+def small_maps(peer, func, n_tasks, n_maps):
+    with PEERS[peer]() as run:
+        return run and rates.maps(run, func, n_tasks, n_maps)
+
+
+def closure(n_steps):
+    data = sampling.make_data()
+    context = multiprocessing.get_context("fork")
+    with context.Pool(N_WORKERS, sampling.keep, (data,)) as workers:
+        return sampling.closure(workers.map, data, n_steps)
 
 
 def first_map(peer, n_tasks):

@@ -3,13 +3,15 @@
 import heapq
 import time
 
+from benchmarks import processes
+
 N_WORKERS = 2  # of every side, whatever it calls them
 WARM_UP = 20  # tasks of the call before the measured one
 TARGET_S = 1.2  # tasks are taken for so long; the fastest repetitions must still last a second
 N_MOST = 50_000_000  # inputs fit into memory
 
 
-def measured(run, func, n_tasks, target_s=TARGET_S, agree=int, inputs=range):
+def measured(run, func, n_tasks, target_s=TARGET_S, agree=int, inputs=range, measure=None):
     """Return the rate of ``run(func, inputs(n))``, with as many tasks as last `target_s`.
 
     Parameters
@@ -24,12 +26,31 @@ def measured(run, func, n_tasks, target_s=TARGET_S, agree=int, inputs=range):
         Makes one number of those that several ranks have found.
     inputs : callable
         ``inputs(n)``: the inputs of n tasks.
+    measure : callable, optional
+        ``measure(run, func, inputs)``: makes the call that counts, and returns figures, "seconds"
+        among them.
     """
     run(func, inputs(WARM_UP))
     if n_tasks is None:
         n_tasks = calibrated(lambda n: agree(1e9 * seconds(run, func, inputs(n))) / 1e9, target_s)
-    elapsed_s = seconds(run, func, inputs(n_tasks))
-    return {"n_tasks": n_tasks, "seconds": elapsed_s, "rate": n_tasks / elapsed_s}
+    figures = (measure or timed)(run, func, inputs(n_tasks))
+    return {"n_tasks": n_tasks, **figures, "rate": n_tasks / figures["seconds"]}
+
+
+def maps(run, func, n_tasks, n_maps):
+    """Return the rate of maps of few tasks."""
+
+    def call(n):
+        for _ in range(n):
+            run(func, range(n_tasks))
+
+    call(max(1, n_maps // 10))
+    figures = processes.used(call, n_maps)
+    return {**figures, "rate": n_maps / figures["seconds"]}
+
+
+def timed(call, *args):
+    return {"seconds": seconds(call, *args)}
 
 
 def seconds(call, *args):

@@ -1,90 +1,20 @@
 """The table's rows: what is measured, on whose side, and what is to be reached."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from benchmarks.pool_workloads import POOL_WORKLOADS
+from benchmarks.workload import (
+    ACME,
+    EXECUTOR,
+    JOBLIB,
+    MPI_PEERS,
+    POOL,
+    Line,
+    Side,
+    Target,
+    Workload,
+)
 
 GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Side:
-    """One way to do a workload, in new processes for each repetition.
-
-    Parameters
-    ----------
-    name : str
-        What it is called in the table.
-    measure : str
-        The function, as "peers.rate", that `once` calls; or the whole of a Python program.
-    options : dict
-        Of that function; ``n_tasks=None`` is found at the first repetition.
-    n_ranks : int
-        Of mpiexec; 0: without it.
-    quick : dict
-        Options that ``--quick`` replaces.
-    timeout_s : float
-        It has failed then.
-    """
-
-    name: str
-    measure: str
-    options: dict[str, Any] = field(default_factory=dict)
-    n_ranks: int = 0
-    quick: dict[str, Any] = field(default_factory=dict)
-    timeout_s: float = 120
-
-    @property
-    def is_ours(self):
-        return self.measure.startswith("ours.")
-
-    @property
-    def is_peer(self):
-        """Whether it runs in the peers' environment."""
-        return self.measure.startswith("peers.")
-
-
-@dataclass(frozen=True)
-class Target:
-    """A bound of our figure or, with `against`, of its ratio to the best of these sides."""
-
-    sign: str
-    bound: float
-    against: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line of the table: our figure beside that of the peers and of the limit."""
-
-    what: str
-    figure: str
-    unit: str  # ending in /s: more is better
-    targets: tuple[Target, ...] = ()
-    ours: str = "ours"
-    limit: str = ""
-
-    @property
-    def more_is_better(self):
-        return self.unit.endswith("/s")
-
-
-@dataclass(frozen=True)
-class Workload:
-    """Sides that are measured in turn, and the lines that show them."""
-
-    key: str
-    sides: tuple[Side, ...]
-    lines: tuple[Line, ...]
-    n_repetitions: int = 99  # at most
-
-    @property
-    def peers(self):
-        return [side.name for side in self.sides if side.is_peer]
-
-
 LOOP, RAW = "bare loop", "raw bytes, fsync"
-POOL, JOBLIB, ACME = "Pool", "joblib", "ACME"
-MPI_PEERS = ("mpi4py.futures", "schwimmbad")
 CHUNKED = "mpi4py.futures, chunks"
 
 
@@ -96,7 +26,7 @@ def all_peers(measure, options, extra=()):
 
     return (
         side(POOL, "pool"),
-        side("ProcessPoolExecutor", "executor"),
+        side(EXECUTOR, "executor"),
         side(JOBLIB, "joblib"),
         side(MPI_PEERS[0], "mpi4py_futures", 3),
         *extra,
@@ -327,4 +257,5 @@ WORKLOADS = (
     *argument(),
     crowd(64, 2000),
     memory(),
+    *POOL_WORKLOADS,
 )

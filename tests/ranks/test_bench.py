@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,12 @@ pytestmark = pytest.mark.once
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from benchmarks import rates, showing  # noqa: E402
+from benchmarks import processes, rates, sampling, showing  # noqa: E402
 from benchmarks.measuring import Measured  # noqa: E402
 from benchmarks.stored import read_results, write_results  # noqa: E402
 from benchmarks.together import self_scheduled, together  # noqa: E402
-from benchmarks.workloads import WORKLOADS, Line, Side, Target, Workload  # noqa: E402
+from benchmarks.workload import Line, Side, Target, Workload  # noqa: E402
+from benchmarks.workloads import WORKLOADS  # noqa: E402
 
 
 def make_measured(*values, figure="rate"):
@@ -88,6 +90,42 @@ def test_bare_processes_share_all_indices(tmp_path, monkeypatch):
     parts = [path.read_text() for path in sorted(tmp_path.iterdir())]
     assert parts == ["0 1", "2 3 4"]
     assert self_scheduled(str, range(5)) == ["0", "1", "2", "3", "4"]
+
+
+def test_many_maps_are_counted_after_a_few(monkeypatch):
+    monkeypatch.setenv(processes.MARKER, "none has it")
+    calls = []
+    figures = rates.maps(lambda func, inputs: calls.append(list(inputs)), abs, 3, 20)
+
+    assert calls == 22 * [[0, 1, 2]]
+    assert figures["rate"] == pytest.approx(20 / figures["seconds"])
+
+
+def test_processor_time_is_of_processes_that_live():
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    before_s = time.process_time()
+    found = processes.cpu_by_process([os.getpid(), gone.pid])
+
+    assert list(found) == [os.getpid()]
+    assert before_s <= found[os.getpid()] <= time.process_time()
+
+
+def test_each_step_maps_both_halves_of_the_walkers(monkeypatch):
+    monkeypatch.setattr(sampling, "CALL_S", 0)
+    data = sampling.make_data()
+    sampling.keep(data)
+    maps = []
+
+    def run(func, inputs):
+        maps.append((getattr(func, "args", None), len(inputs)))
+        return list(map(func, inputs))
+
+    sampling.closure(run, data, n_steps=1)
+
+    half = sampling.N_WALKERS // 2
+    each_round = [((data,), half)] * 2 + [((), half)] * 2
+    assert maps == [(None, 2 * half), *(sampling.N_ROUNDS * each_round)]
 
 
 # --- What is said -------------------------------------------------------------------------------
@@ -209,6 +247,17 @@ def test_without_peers_ours_alone_is_measured(checkout):
     assert figures["Pool"].repetitions == [None]
     again = run_bench(checkout, "--from-json", "figures.json")
     assert again.stdout == ended.stdout
+
+
+@pytest.mark.slow
+def test_ranks_serve_the_script_of_a_pool(checkout):
+    """Pools are measured in a script that ranks serve."""
+    ended = run_bench(checkout, "--quick", "--only", "submit", "--json", "figures.json")
+
+    assert ended.returncode == 0, ended.stderr
+    figures = read_results(checkout / "figures.json")[1]["submit"]["ours"].repetitions[0]
+    assert figures["rate"] > 0
+    assert figures["cores"] > 0
 
 
 @pytest.mark.slow
