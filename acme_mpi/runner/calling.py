@@ -142,7 +142,7 @@ class Caller:
         done, n_between = 0, 1
         while done < len(arguments):
             # Calls of a few microseconds share one look at the clock, and one word to the agent.
-            block = arguments[done : done + n_between]
+            block = list(arguments[done : done + n_between])
             n_block = len(block)
             words[1], words[N_RUNNING] = now_ns, n_block
             words[0] = number + done
@@ -169,11 +169,13 @@ class Caller:
         """
         own = forked.this_process
         forked.being_called = block
-        n_before = len(values)
+        n_before, add = len(values), values.append
         rest: Iterable[Any] = block
         while True:
             try:
-                values.extend(map(call, rest))
+                # Not by `map`, which a StopIteration of the user's would end.
+                for argument in rest:
+                    add(call(argument))
             except BaseException as error:
                 if forked.this_process is not own:
                     forked.leave(error)

@@ -18,7 +18,7 @@ import acme_mpi
 
 pytestmark = pytest.mark.slow
 
-CRASHES = """
+MISBEHAVE = """
 import ctypes
 import faulthandler
 import json
@@ -32,12 +32,10 @@ import sys
 import threading
 
 import numpy as np
-from mpi4py import MPI
 
 import acme_mpi
 
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-world = MPI.COMM_WORLD
 
 
 class Silent(Exception):
@@ -140,6 +138,13 @@ def first_of(result):
 # Good tasks stand between the bad ones: they share chunks with them.
 kinds = json.loads(sys.argv[1])
 tasks = [kind for pair in zip(kinds, [f"good {k}" for k in range(len(kinds))]) for kind in pair]
+"""
+CRASHES = (
+    MISBEHAVE
+    + """
+from mpi4py import MPI
+
+world = MPI.COMM_WORLD
 STORES = {
     "rank": {},
     "computation": {"payload": "computation"},
@@ -164,6 +169,26 @@ if world.rank == 0:
     with open("reports.json", "w") as file:
         json.dump({"tasks": tasks, "stores": reports}, file)
 """
+)
+SUBMITS = (
+    MISBEHAVE
+    + """
+with acme_mpi.Executor() as executor:
+    futures = [executor.submit(misbehave, task) for task in tasks]
+    errors = [future.exception(timeout=90) for future in futures]
+report = {"tasks": tasks, "results": [], "errors": {}}
+for task, future, error in zip(tasks, futures, errors):
+    report["results"].append(None if error else first_of(future.result()))
+    if error is not None:
+        try:
+            text = str(error)
+        except RuntimeError:
+            text = "no text"
+        report["errors"][task] = [type(error).__name__, text]
+with open("reports.json", "w") as file:
+    json.dump(report, file)
+"""
+)
 # What happens, and the failure's type and a part of its message; None: the task is done.
 KINDS: dict[str, tuple[str, str] | None] = {
     "segfault": ("killed", "SIGSEGV"),
@@ -194,6 +219,14 @@ KINDS: dict[str, tuple[str, str] | None] = {
     "printing": ("OSError", "Bad file descriptor"),
     "1 GiB": None,
     "handlers": None,
+}
+# What a future gets instead, where that is not the exception itself or a `WorkerDied`.
+OF_FUTURES = {
+    "silent exception": ("Silent", "no text"),
+    "unpicklable exception": ("MaybeEncodingError", "stuck"),
+    "unpicklable result": ("MaybeEncodingError", "lock"),
+    "KeyboardInterrupt": ("WorkerDied", "KeyboardInterrupt"),
+    "GeneratorExit": ("WorkerDied", "GeneratorExit"),
 }
 IN_FILES = ["rank", "computation", "single_file"]
 
@@ -284,6 +317,51 @@ def test_the_summary_names_every_ending(crashes):
 
 def test_our_own_frames_are_not_shown(crashes):
     assert os.path.dirname(acme_mpi.__file__) not in crashes[2].stderr
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(0, marks=pytest.mark.once, id="alone"),
+        pytest.param(3, marks=pytest.mark.every, id="3"),
+    ],
+)
+def submitted(request, mpiexec, tmp_path_factory) -> tuple[dict[str, Any], Any]:
+    """Submit every kind of crash, in plain Python and in a script that ranks serve."""
+    n, folder = request.param, tmp_path_factory.mktemp("submits")
+    (folder / "submits.py").write_text(SUBMITS)
+    before = own_shared_memory()
+    command = [*(["-m", "acme_mpi"] if n else []), "submits.py", json.dumps(list(KINDS))]
+    ran = mpiexec(n, *command, cwd=folder, timeout_s=120)
+    assert ran.returncode == 0, ran.stderr
+    assert own_shared_memory() <= before
+    return json.loads((folder / "reports.json").read_text()), ran
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_crash_costs_its_future_alone_and_is_named(submitted, kind):
+    report, _ = submitted
+    error, expected = report["errors"].get(kind), KINDS[kind]
+
+    if expected is None:
+        assert error is None
+        return
+    name, text = expected
+    if name in ("killed", "exit", "protocol"):
+        name = "WorkerDied"
+    name, text = OF_FUTURES.get(kind, (name, text))
+    assert error is not None
+    assert error[0] == name, error
+    assert text in error[1], error
+
+
+def test_all_other_futures_have_their_results(submitted):
+    report, _ = submitted
+    bad = {kind for kind, expected in KINDS.items() if expected is not None}
+
+    assert set(report["errors"]) == bad
+    expected = [None if task in bad else float(len(task)) for task in report["tasks"]]
+    assert report["results"] == expected
 
 
 PLACED = """
