@@ -105,7 +105,8 @@ class Schedule:
             if not queue or rank >= limit:
                 continue
             most = share if limit == len(self._out) else len(queue) + len(out)
-            self._queues[setup] = self._queues.pop(setup)
+            if len(out) < min(most, self._ahead(queue[0].function)):
+                self._queues[setup] = self._queues.pop(setup)
             while queue and len(out) < min(most, self._ahead(queue[0].function)):
                 given = queue.popleft()
                 self.n_queued -= 1

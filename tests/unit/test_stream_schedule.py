@@ -1,0 +1,170 @@
+"""Which rank gets which chunks of a stream."""
+
+from __future__ import annotations
+
+from itertools import chain, count
+from typing import Any
+
+import pytest
+
+from acme_mpi.rules import Rules
+from acme_mpi.runner.calls import Begin, Given, Got, Lost
+from acme_mpi.runner.surroundings import Surroundings
+from acme_mpi.streams.schedule import LONG_S, MAX_AHEAD, NEAR_S, Schedule
+
+pytestmark = pytest.mark.once
+
+HERE = Surroundings([], "/")
+
+
+class Played:
+    """A schedule, whose ranks the test plays."""
+
+    def __init__(self, size: int) -> None:
+        self.schedule, self._numbers = Schedule(size), count(1)
+
+    def begin(self, setup: int, n_ranks: int = 0) -> None:
+        self.schedule.begin(Begin(setup, b"", Rules(), 0, n_ranks, HERE))
+
+    def add(self, n: int, setup: int = 1, function: int = 1, n_calls: int = 1) -> list[int]:
+        numbers = [next(self._numbers) for _ in range(n)]
+        for number in numbers:
+            self.schedule.add(Given(number, setup, function, 0, n_calls, b"", []))
+        return numbers
+
+    def assigned(self) -> dict[int, list[int]]:
+        return {rank: [each.chunk for each in given] for rank, given in self.schedule.assigned()}
+
+    def end(self, rank: int, chunk: int, seconds: float = 0.0, n: int = 1) -> None:
+        self.schedule.take(rank, [Got(chunk, 0, n, b"", [], int(seconds * 1e9))])
+
+    def learn(self, seconds: float, function: int = 1) -> None:
+        """Have a chunk of a function take so long."""
+        self.add(1, function=function)
+        ((rank, (chunk,)),) = self.assigned().items()
+        self.end(rank, chunk, seconds)
+
+
+@pytest.fixture
+def played() -> Played:
+    played = Played(3)
+    played.begin(1)
+    return played
+
+
+def test_of_an_unknown_function_each_rank_gets_one(played):
+    first, second, third, *_ = played.add(10)
+
+    assert played.assigned() == {0: [first], 1: [second], 2: [third]}
+    assert played.assigned() == {}
+    assert played.schedule.n_queued == 7
+
+
+def test_a_rank_that_is_done_gets_the_next(played):
+    chunks = played.add(4)
+    played.assigned()
+    played.end(1, chunks[1], 2 * LONG_S)
+
+    assert played.assigned() == {1: [chunks[3]]}
+
+
+def test_short_chunks_are_sent_ahead(played):
+    played.learn(NEAR_S / 10)
+    chunks = played.add(300)
+
+    given = played.assigned()
+
+    assert [len(each) for each in given.values()] == [11, 11, 11]
+    assert [*chain(*given.values())] == chunks[:33]
+
+
+def test_long_chunks_are_not_sent_ahead(played):
+    played.learn(2 * LONG_S)
+    played.add(300)
+
+    assert [len(each) for each in played.assigned().values()] == [1, 1, 1]
+
+
+def test_no_rank_gets_more_than_its_share(played):
+    played.learn(1e-6)
+    played.add(9)
+
+    assert [len(each) for each in played.assigned().values()] == [3, 3, 3]
+
+
+def test_there_is_a_most_that_a_rank_has(played):
+    played.learn(0.0)
+    played.add(4 * MAX_AHEAD)
+
+    assert {len(each) for each in played.assigned().values()} == {MAX_AHEAD}
+
+
+def test_a_small_pool_has_few_ranks(played):
+    played.begin(2, n_ranks=1)
+    chunks = played.add(5, setup=2)
+
+    assert played.assigned() == {0: [chunks[0]]}
+
+
+def test_pools_take_turns(played):
+    played.begin(2)
+    one, two = played.add(6, setup=1), played.add(6, setup=2)
+
+    first = [*chain(*played.assigned().values())]
+
+    assert first == [one[0], two[0], one[1]]
+
+
+def test_what_is_removed_is_not_assigned(played):
+    chunks = played.add(6)
+    removed = played.schedule.remove({chunks[1], chunks[5], 99})
+
+    assert [each.chunk for each in removed] == [chunks[1], chunks[5]]
+    assert [*chain(*played.assigned().values())] == [chunks[0], chunks[2], chunks[3]]
+    assert played.schedule.n_queued == 1
+
+
+def test_a_chunk_has_ended_with_its_last_call(played):
+    (chunk,) = played.add(1, n_calls=3)
+    played.assigned()
+    played.end(0, chunk, n=2)
+    assert played.schedule.ranks_out() == [0]
+
+    played.schedule.take(0, [Lost(chunk, 2, 1, "killed", "")])
+
+    assert played.schedule.ranks_out() == []
+    assert played.schedule.n_out == 0
+
+
+def test_a_late_answer_of_what_has_ended_counts_nothing(played):
+    (chunk,) = played.add(1)
+    played.assigned()
+    played.end(0, chunk)
+
+    played.end(0, chunk)
+
+    assert played.schedule.n_out == 0
+
+
+def test_a_pool_that_ends_leaves_nothing_queued(played):
+    played.add(9)
+    played.assigned()
+
+    played.schedule.end(1)
+
+    assert (played.schedule.n_queued, played.schedule.n_out) == (0, 3)
+
+
+def test_the_window_grows_where_chunks_are_short(played):
+    before = played.schedule.window
+    played.learn(NEAR_S / 50)
+
+    assert before == 6
+    assert played.schedule.window > 3 * 50
+
+
+def test_all_chunks_are_known(played):
+    chunks: Any = played.add(7)
+    played.assigned()
+
+    assert played.schedule.chunks() == {*chunks}
