@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from queue import SimpleQueue
 from typing import Any
 
+from acme_mpi.errors import WorkerDied
 from acme_mpi.pools.feeds import Feed, Listed
 from acme_mpi.pools.lane import Lane
 from acme_mpi.pools.results import AsyncResult
@@ -98,7 +100,7 @@ class Batch(ABC):
         judged = list(values)
         for index, value in enumerate(values, start):
             if type(value) is Raised:
-                note(value.error, index)
+                note(value, index)
                 self.failures.append((index, value.error))
                 judged[index - start] = self._stand_in(value)
         return judged
@@ -213,7 +215,15 @@ class ToldBatch(MapBatch):
         self.arrived.put(None)
 
 
-def note(error: BaseException, index: int) -> None:
-    """Say in a note (PEP 678) which call has raised, unless that is said."""
-    if not any(text.startswith("task ") for text in getattr(error, "__notes__", ())):
-        error.add_note(f"task {index} of the call of a pool")
+def note(raised: Raised, index: int) -> None:
+    """Say in a note (PEP 678) which call has raised, and where, unless that is said.
+
+    That a process has died is said in the message itself: there is no traceback beside it.
+    """
+    error = raised.error
+    task = f"task {index} of the call of a pool"
+    if isinstance(error, WorkerDied):
+        error.args = (f"{task}: {error.args[0]}", *error.args[1:])
+    elif not any(text.startswith("task ") for text in getattr(error, "__notes__", ())):
+        with contextlib.suppress(Exception):  # a frozen one takes no notes
+            error.add_note(f"{task}, on {raised.where}" if raised.where else task)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from acme_mpi.pools.batch import Batch, note
 from acme_mpi.pools.feeds import Feed
 from acme_mpi.pools.lane import Lane
 from acme_mpi.pools.results import ResultTimeoutError
+from acme_mpi.pools.waiting import wait_in_turns
 from acme_mpi.session.stream import Form, Raised
 
 MOST_UNTAKEN = 4096  # tasks that are drawn, and whose values nobody has taken
@@ -91,7 +93,7 @@ class ImapBatch(Batch):
         """
         self._ask_for_more()
         with self._changed:
-            if not self._changed.wait_for(self._has_answer, timeout):
+            if not wait_in_turns(partial(self._changed.wait_for, self._has_answer), timeout):
                 raise ResultTimeoutError(f"no value of a pool has come within {timeout} s")
             if not self._ready:
                 raise StopIteration
@@ -138,7 +140,7 @@ class ImapBatch(Batch):
             return super()._judge(start, values)
         for index, value in enumerate(values, start):
             if type(value) is Raised:
-                note(value.error, index)
+                note(value, index)
         return values
 
     def _has_answer(self) -> bool:

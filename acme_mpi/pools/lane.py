@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from acme_mpi.errors import LaunchError
 from acme_mpi.pools.callbacks import Callbacks
+from acme_mpi.pools.waiting import wait_in_turns
 from acme_mpi.session.stream import Chunk, Setup, Stream
 from acme_mpi.session.stream_here import HereStream
 
@@ -208,7 +209,7 @@ class Lane:
         """Wait until nothing is out, and all callbacks were called."""
         self.is_unbounded = True
         self.stream.wake()
-        self._ended.wait()
+        wait_in_turns(self._ended.wait)
         self.callbacks.drain()
 
     def _break(self, error: BaseException) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -17,6 +18,7 @@ from acme_mpi.pools.imap import ImapBatch, ImapIterator, most_untaken
 from acme_mpi.pools.lane import Lane
 from acme_mpi.pools.results import ON_ERROR, AsyncResult, SingleChunk
 from acme_mpi.pools.setup import check_count, limit_ranks, make_setup, served
+from acme_mpi.pools.waiting import TURN_S
 from acme_mpi.rules import Rules
 from acme_mpi.session import current
 from acme_mpi.session.stream import Form
@@ -426,9 +428,14 @@ class Pool:
 
 def _tell(batch: ToldBatch, callback: Callback) -> None:
     assert callback is not None
-    while (values := batch.arrived.get()) is not None:
+    values: list[Any] | None = []
+    while values is not None:
         for value in values:
             callback(value)
+        try:
+            values = batch.arrived.get(timeout=TURN_S)
+        except queue.Empty:
+            values = []
 
 
 def _not_running() -> ValueError:

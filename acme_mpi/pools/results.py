@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from acme_mpi.pools.lane import Lane
+from acme_mpi.pools.waiting import wait_in_turns
 from acme_mpi.session.stream import Chunk, Form, Raised
 
 ON_ERROR = ("raise", "none", "return")
@@ -63,7 +64,7 @@ class AsyncResult:
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until it is done, or for `timeout` seconds."""
-        self._event.wait(timeout)
+        wait_in_turns(self._event.wait, timeout)
 
     def get(self, timeout: float | None = None) -> Any:
         """Return the value, or raise the error, as soon as it is done.
@@ -73,7 +74,7 @@ class AsyncResult:
         TimeoutError
             It was not done after `timeout` seconds; it is `multiprocessing.TimeoutError`, too.
         """
-        if not self._event.wait(timeout):
+        if not wait_in_turns(self._event.wait, timeout):
             raise ResultTimeoutError(f"the call of a pool was not done within {timeout} s")
         if self._error is not None:
             try:

@@ -412,7 +412,7 @@ class ClientStream(Stream):
         where = f"rank {rank} ({self._hosts[rank]})" if rank >= 0 else ""
         if isinstance(answer, Lost):
             text = f"{answer.message}; on {where}" if where else answer.message
-            return [Raised(WorkerDied(text), where)] * answer.n
+            return [Raised(WorkerDied(text), where) for _ in range(answer.n)]
         try:
             with loading():
                 values = pickle.loads(answer.body, buffers=answer.buffers)

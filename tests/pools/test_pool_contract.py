@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import multiprocessing
 import pickle
 import threading
@@ -154,15 +153,18 @@ def test_an_error_of_the_input_comes_in_its_place(make):
         yield 2
         raise KeyError("input")
 
-    for method in ("imap", "imap_unordered"):
-        pool = make()
-        values = getattr(pool, method)(double, items())
-        assert sorted(itertools.islice(values, 2)) == [2, 4]
-        with pytest.raises(KeyError, match="input") as caught:
-            next(values)
-        with pytest.raises(StopIteration):
-            next(values)
-        assert method == "imap" or caught.value.args == ("input",)
+    def outcomes(values):
+        while True:
+            try:
+                yield next(values)
+            except StopIteration:
+                return
+            except KeyError as error:
+                yield str(error)
+
+    assert [*outcomes(make().imap(double, items()))] == [2, 4, "'input'"]
+    # Of what comes as it comes, the error may be the first.
+    assert {*outcomes(make().imap_unordered(double, items()))} == {2, 4, "'input'"}
 
 
 def test_map_raises_an_error_of_the_input_there(make):
