@@ -59,7 +59,7 @@ ROOT_SETTINGS = {
     for suffix in ("", "_CONFIRM")
 }
 # What a launcher around pytest itself, or a developer's shell, would put into every start.
-FOREIGN_PREFIXES = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "HYDI_", "MPI_LOCAL", "SLURM_")
+FOREIGN_PREFIXES = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "HYDI_", "MPI_LOCAL", "SLURM_", "PYTHON")
 FOREIGN_SUFFIX = "_NUM_THREADS"
 MODULE = """\
 def f(x, y, z=3):

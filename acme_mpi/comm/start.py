@@ -26,9 +26,6 @@ def _load_mpi() -> Any:
     # Wrong data was reported for OMPIO's data sieving (open-mpi/ompi#10546, #12718).
     os.environ.setdefault("OMPI_MCA_fbtl_posix_read_datasieving", "0")
     os.environ.setdefault("OMPI_MCA_fbtl_posix_write_datasieving", "0")
-    # With more ranks than cores Open MPI gives the core away whenever it finds no message: 0.5 ms
-    # for each look on a busy machine, where it takes 0.01 ms. Nobody here looks without pauses.
-    os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "0")
     # `refuse_singletons` says once what mpi4py would warn of on every rank.
     os.environ.setdefault("MPI4PY_CHECK_MPIEXEC", "0")
     import mpi4py

@@ -47,7 +47,7 @@ if pool.is_master():
         waiting.get()
     except acme_mpi.StoppedError:
         print("stopped")
-print("out", world.rank)
+print(f"out {world.rank}")
 acme_mpi.Pool()  # is not closed: the end of the script does that
 """
 
