@@ -28,7 +28,8 @@ CLOCK_NS = 200_000  # the start of a task is known this well
 SLOW_NS = 10_000_000  # tasks from here on are listed with their times
 DRAIN = 2  # number of the word by which the agent wishes that no further task is started
 N_RUNNING = 3  # of the word that says how many calls of a stream the first word stands for
-N_WORDS = 4
+SKIP_FROM, SKIP_TO = 4, 5  # of the words with the numbers of the calls that are taken back
+N_WORDS = 6
 
 FailureFields = dict[str, Any]
 

@@ -15,9 +15,15 @@ import cloudpickle
 import numpy as np
 
 from acme_mpi.runner import forked
-from acme_mpi.runner.base import CLOCK_NS, N_RUNNING, REPORT_BYTES, REPORT_NS, Words
+from acme_mpi.runner.base import (
+    CLOCK_NS,
+    N_RUNNING,
+    REPORT_BYTES,
+    REPORT_NS,
+    SKIP_FROM,
+    SKIP_TO,
+)
 from acme_mpi.runner.calls import (
-    Answer,
     Begin,
     Broken,
     CallNow,
@@ -26,8 +32,10 @@ from acme_mpi.runner.calls import (
     Given,
     Got,
     NoValue,
+    Skipped,
     Teach,
 )
+from acme_mpi.runner.shelf import Shelf
 from acme_mpi.runner.streams import flush_standard_streams
 from acme_mpi.runner.surroundings import Surroundings, change_environment
 from acme_mpi.runner.trace import traceback_text
@@ -42,6 +50,7 @@ from acme_mpi.tasks.pickling import (
 )
 
 EACH, STAR, ONCE = range(3)  # see `Form`
+REPLY_NS = 10_000_000  # an answer leaves the runner when it is older, with those after it
 
 
 class Caller:
@@ -55,13 +64,14 @@ class Caller:
         Shared page, see `run_chunk`.
     """
 
-    def __init__(self, send: Callable[[list[Answer]], None], words: Words) -> None:
+    def __init__(self, send: Callable[[list[Any]], None], words: memoryview) -> None:
         self._send, self._words = send, words
+        self._shelf = Shelf(words)
         self._setups: dict[int, _Setup] = {}
         self._functions: dict[int, _Function] = {}
         self._surroundings: Surroundings | None = None
         self._variables: dict[str, str | None] = {}  # as they were without them
-        self._answers: list[Answer] = []
+        self._answers: list[Any] = []
         self._n_bytes, self._since_ns = 0, 0
         self._n_retries = 0  # of the calls that are being made
 
@@ -83,7 +93,10 @@ class Caller:
         self._flush()
 
     def _call(self, order: CallNow) -> None:
-        given = order.given
+        given, number = order.given, order.number + order.first
+        if self._words[SKIP_FROM] <= number < self._words[SKIP_TO]:
+            self._answers.append(Skipped(number))
+            return
         try:
             with forked.children_leave():
                 call, arguments = self._prepared(given)
@@ -201,19 +214,21 @@ class Caller:
 
     def _answer(self, chunk: int, first: int, values: list[Any], busy_ns: int) -> None:
         body, buffers = dump(values)
-        self._answers.append(Got(chunk, first, len(values), body, buffers, busy_ns))
-        self._n_bytes += len(body) + sum(each.nbytes for each in buffers)
+        answer = Got(chunk, first, len(values), body, buffers, busy_ns)
+        self._answers.append(answer)
+        self._n_bytes += len(body)
         now_ns = monotonic_ns()
-        self._since_ns = self._since_ns or now_ns - busy_ns
-        is_late = now_ns - self._since_ns > REPORT_NS or self._n_bytes > REPORT_BYTES
+        self._since_ns = self._since_ns or now_ns
+        is_late = max(busy_ns, now_ns - self._since_ns) > REPLY_NS or self._n_bytes > REPORT_BYTES
+        flush_standard_streams()  # what the calls have printed comes before their results
         # What lies beside it is not copied yet, and may be overwritten by the next call.
-        if is_late or buffers:
+        if is_late or buffers or not self._shelf.put(answer):
             self._flush()
 
     def _flush(self) -> None:
         if self._answers:
-            flush_standard_streams()  # what the calls have printed comes before their results
             self._send(self._answers)
+            self._shelf.clear()
         self._answers, self._n_bytes, self._since_ns = [], 0, 0
 
 

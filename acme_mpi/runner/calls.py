@@ -183,7 +183,26 @@ class Broken(NamedTuple):
     body: bytes
 
 
+class Skipped(NamedTuple):
+    """Calls that a runner was given and has not made, as its agent took them back.
+
+    Attributes
+    ----------
+    number : int
+        Of the first, in the runner's counting.
+    """
+
+    number: int
+
+
+class Back(NamedTuple):
+    """Chunks that stood behind a long call, and are for whoever has time."""
+
+    given: list[Given]
+
+
 Answer = Got | Lost | Broken
+Reply = Answer | Back  # of a rank to rank 0
 
 
 class Answers(NamedTuple):

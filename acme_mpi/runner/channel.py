@@ -90,6 +90,7 @@ PLAIN_CLASSES = {
         ("acme_mpi.runner.calls", name)
         for name in (
             "Answers",
+            "Back",
             "Begin",
             "Broken",
             "CallNow",
@@ -99,6 +100,7 @@ PLAIN_CLASSES = {
             "Got",
             "Kill",
             "Lost",
+            "Skipped",
             "Teach",
             "Window",
         )
@@ -139,6 +141,22 @@ class _PlainUnpickler(pickle.Unpickler):
         if is_plain or (module in self._NUMPY and name in self._NAMES):
             return super().find_class(module, name)
         raise ChannelError(f"a message holds a {module}.{name}")
+
+
+def loads_plain(data: bytes) -> Any:
+    """Unpickle what holds nothing else than a message may, and no descriptors.
+
+    Raises
+    ------
+    ChannelError
+        It holds something else.
+    """
+    try:
+        return _PlainUnpickler(io.BytesIO(data), [], []).load()
+    except ChannelError:
+        raise
+    except Exception as error:
+        raise ChannelError(f"what cannot be read: {error}") from None
 
 
 def _sent_segment(number: int) -> Segment:

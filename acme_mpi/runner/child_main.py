@@ -28,7 +28,6 @@ from acme_mpi.runner.base import (
     DRAIN,
     Assignment,
     MediumError,
-    Words,
     load_assignment,
     make_encoder,
     reason_unready,
@@ -36,7 +35,7 @@ from acme_mpi.runner.base import (
 )
 from acme_mpi.runner.changed import Baseline
 from acme_mpi.runner.channel import Channel, Kind
-from acme_mpi.runner.process import BROKEN, arm_lifeline
+from acme_mpi.runner.process import BROKEN, PAGE_BYTES, arm_lifeline
 from acme_mpi.runner.stack import show_stack_on_demand
 from acme_mpi.runner.streams import flush_standard_streams
 from acme_mpi.runner.surroundings import change_environment
@@ -63,7 +62,7 @@ def main() -> None:
     show_stack_on_demand(stack)
     volunteer_for_the_oom_killer()
     show_name()
-    words = memoryview(mmap.mmap(page, mmap.PAGESIZE)).cast("q")
+    words = memoryview(mmap.mmap(page, PAGE_BYTES)).cast("q")
     os.close(page)
     sys.argv[:] = [""]
     begin_main()
@@ -164,7 +163,7 @@ class Server:
         Shared page, see `run_chunk`.
     """
 
-    def __init__(self, channel: Channel, words: Words) -> None:
+    def __init__(self, channel: Channel, words: memoryview) -> None:
         self._channel, self._words = channel, words
         self._process = forked.this_process
         self._waiting: deque[tuple[Kind, Any]] = deque()

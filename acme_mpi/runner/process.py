@@ -32,6 +32,7 @@ _BOOT = (
     "import sys; sys.path[: not sys.flags.safe_path] = [sys.argv.pop(1)]; "
     "from {module} import main; main()"
 )
+PAGE_BYTES = 16 * mmap.PAGESIZE  # that a child shares with its parent
 BROKEN = 70  # exit code of a runner in which a task has broken what it needs to go on
 LEAVING_S = 1.5  # for a child that is asked to leave, and for its own children
 _ROOT = str(Path(__file__).resolve().parents[2])
@@ -101,8 +102,8 @@ class Child:
         page = os.memfd_create("acme_mpi_page", os.MFD_CLOEXEC)
         self._stack = os.memfd_create("acme_mpi_stack", os.MFD_CLOEXEC)
         try:
-            os.ftruncate(page, mmap.PAGESIZE)
-            self.words = memoryview(mmap.mmap(page, mmap.PAGESIZE)).cast("q")
+            os.ftruncate(page, PAGE_BYTES)
+            self.words = memoryview(mmap.mmap(page, PAGE_BYTES)).cast("q")
             self.words[0] = -1
             inherited = (remote.fileno(), lifeline, page, self._stack)
             words = [*map(str, inherited), *arguments]

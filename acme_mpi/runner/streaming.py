@@ -1,7 +1,8 @@
 """The agent's side of a stream's runner: chunks go in, and answers come out.
 
-A process that ends costs the call that it was running. The calls of its chunks that had returned
-without having been reported, and those that were not begun, go to its successor.
+A process that ends costs the call that it was running. Of its chunks, those that had returned and
+were not reported are found on its shelf as far as that holds; all others go to its successor. While
+a call takes long, what stands behind it in its process is taken back.
 """
 
 from __future__ import annotations
@@ -9,12 +10,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
-from itertools import count
 from typing import Any
 
 from acme_mpi.runner.base import N_RUNNING
 from acme_mpi.runner.calls import (
-    Answer,
+    Back,
     Begin,
     Broken,
     CallNow,
@@ -23,19 +23,23 @@ from acme_mpi.runner.calls import (
     Given,
     Got,
     Lost,
+    Reply,
+    Skipped,
     Teach,
 )
 from acme_mpi.runner.channel import ChannelError, Kind
 from acme_mpi.runner.guard import Guard
 from acme_mpi.runner.limits import SHORTEST_LOOK_S, Limits
 from acme_mpi.runner.process import Child, Ending, child_environment
+from acme_mpi.runner.recall import Recall
+from acme_mpi.runner.shelf import Shelf
 from acme_mpi.runner.surroundings import need_a_new_process
 
 DYING_S = 0.5
 KILLED = Ending("killed", "the task was ended: nobody waits for its result any more")
 
 
-@dataclass
+@dataclass(eq=False)
 class _Open:
     """Calls [first, stop) of a chunk, which the process has or will get.
 
@@ -83,13 +87,14 @@ class StreamRunner:
     """
 
     def __init__(self, n_threads: int, child: Child | None = None) -> None:
-        self._n_threads, self._numbers = n_threads, count()
+        self._n_threads, self._n_numbers = n_threads, 0
         self._setups: dict[int, Begin] = {}
         self._functions: dict[int, Teach] = {}
         self._open: deque[_Open] = deque()  # what the child has, oldest first
         self._held: deque[_Open] = deque()  # what its successor gets
         self._outbox: deque[Any] = deque()  # for the child
-        self._answers: list[Answer] = []
+        self._answers: list[Reply] = []
+        self._taken: set[tuple[int, int]] = set()  # chunk and first call of what was on the shelf
         self._n_lost = 0  # of what is open
         self._is_killing = False  # the child, because of a call that was ended
         self._n_deaths: dict[int, int] = {}  # of the processes of a call, by its number
@@ -103,6 +108,8 @@ class StreamRunner:
 
     def _adopt(self, child: Child) -> None:
         self._child, self._guard = child, Guard(child)
+        self._shelf, self._recall = Shelf(child.words), Recall(child.words)
+        self._taken.clear()
         self._has_reported = self._is_killing = False
         self._guard.begin_looks()
         self._n_chunks.clear()
@@ -139,11 +146,14 @@ class StreamRunner:
     def give(self, chunks: Collection[Given]) -> None:
         """Have chunks called, after all others."""
         for given in chunks:
-            number = next(self._numbers)
-            for _ in range(given.n - 1):  # one for each call
-                next(self._numbers)
+            number = self._new_number(given.n)
             self._held.append(_Open(number, given, self._setups[given.setup], 0, given.n))
         self._feed()
+
+    def _new_number(self, n_calls: int) -> int:
+        """Return the number of the first of some new calls."""
+        self._n_numbers += n_calls
+        return self._n_numbers - n_calls
 
     def kill(self, chunks: Collection[int]) -> None:
         """End chunks, with what runs of them; what they have not returned yet is lost."""
@@ -159,7 +169,7 @@ class StreamRunner:
         """Give the child what is held back, as far as it may have it."""
         if self._held and self._child is None:
             self._start()
-        while self._held and self._child is not None:
+        while self._held and self._child is not None and not self._recall.has_taken:
             each = self._held[0]
             setup = each.setup
             n_chunks = self._n_chunks.get(setup.setup, 0)
@@ -257,7 +267,8 @@ class StreamRunner:
         """Longest time in seconds between two calls of `look`; None: it need not be called."""
         if self._n_lost:
             return SHORTEST_LOOK_S  # to see it begin
-        return self._limits.look_s
+        pauses_s = [self._limits.look_s, self._recall.look_s if len(self._open) > 1 else None]
+        return min((pause_s for pause_s in pauses_s if pause_s is not None), default=None)
 
     @property
     def _limits(self) -> Limits:
@@ -273,6 +284,54 @@ class StreamRunner:
         if self._child is not None and limits.look_s is not None:
             self._guard.look(limits)
         self._end_lost()
+        if self._child is not None and not (self._is_killing or self._guard.over_limit):
+            self._look_around_long_call()
+
+    def _look_around_long_call(self) -> None:
+        """Take what was returned before a call that takes long, and what is to come behind it."""
+        if len(self._open) < 2 or (index := self._recall.long_call()) is None:
+            return
+        self._take_from_shelf()
+        behind = [each for each in self._open if each.number + each.first > index]
+        if not behind:
+            return
+        if self._recall.take(behind[0].number + behind[0].first, self._n_numbers):
+            for each in behind:
+                self._take_back(each)
+
+    def _take_back(self, each: _Open) -> None:
+        """Hold back what the child will not call."""
+        self._open.remove(each)
+        self._n_lost -= each.is_lost
+        setup = each.setup.setup
+        self._n_chunks[setup] = self._n_chunks.get(setup, 1) - 1
+        if each.is_lost:
+            return
+        # The child goes on to skip what has the numbers that it had.
+        number, old = self._new_number(each.given.n), each.number
+        for index in filter(each.has, [*self._n_deaths]):
+            self._n_deaths[index - old + number] = self._n_deaths.pop(index)
+        if old + each.first <= self._last_suspect:
+            self._last_suspect = number + each.given.n - 1
+        self._held.append(replace(each, number=number))
+
+    def _give_back(self) -> None:
+        """Let others have the chunks that are held back because of a long call."""
+        whole = [
+            each
+            for each in self._held
+            if each.stop - each.first == each.given.n and not any(map(each.has, self._n_deaths))
+        ]
+        if whole:
+            self._held = deque(each for each in self._held if each not in whole)
+            self._answers.append(Back([each.given for each in whole]))
+
+    def _take_from_shelf(self) -> None:
+        """Take the answers that the child has not sent."""
+        for got in self._shelf.answers():
+            if isinstance(got, Got) and self._is_next(got):
+                self._finish(got)
+                self._taken.add((got.chunk, got.first))
 
     def _end_lost(self) -> None:
         """Kill the child if it runs what was ended."""
@@ -285,7 +344,7 @@ class StreamRunner:
             self._is_killing = True
             self._child.send_kill()
 
-    def poll(self) -> list[Answer]:
+    def poll(self) -> list[Reply]:
         """Return what has been answered."""
         self._send()
         while self._child is not None:
@@ -309,6 +368,8 @@ class StreamRunner:
             if ended:
                 self._replace_dead(None)
             break
+        if self._child is not None and self._recall.has_taken:
+            self._give_back()
         answers, self._answers = self._answers, []
         return answers
 
@@ -318,16 +379,35 @@ class StreamRunner:
         for answer in content:
             if isinstance(answer, Broken):
                 self._answers.append(answer)
+            elif isinstance(answer, Skipped):
+                self._skip(answer.number)
+            elif (key := (answer.chunk, answer.first)) in self._taken:
+                self._taken.discard(key)
             else:
                 self._finish(answer)
+        self._recall.end()
         self._feed()
 
+    def _skip(self, number: int) -> None:
+        """Hear that something was skipped; it may be that this was not known to happen."""
+        for each in [*self._open]:
+            if each.number + each.first == number:
+                self._take_back(each)
+
+    def _is_next(self, got: Got) -> bool:
+        """Tell whether an answer is to what the child was to call next."""
+        if not self._open:
+            return False
+        each = self._open[0]
+        is_its = (each.given.chunk, each.first) == (got.chunk, got.first)
+        return is_its and 0 < got.n <= each.stop - each.first
+
     def _finish(self, got: Got) -> None:
-        each = self._open[0] if self._open else None
-        is_next = each is not None and (each.given.chunk, each.first) == (got.chunk, got.first)
-        if each is None or not is_next or not 0 < got.n <= each.stop - each.first:
+        if not self._is_next(got):
             raise ValueError(f"an answer to what was not asked: {got.chunk}, {got.first}")
+        each = self._open[0]
         self._has_reported = True
+        self._forget_deaths(each.number + got.first, got.n)
         each.first += got.n
         if each.first == each.stop:
             self._open.popleft()
@@ -342,6 +422,8 @@ class StreamRunner:
         n_running: int = child.words[N_RUNNING]
         index, ending = self._guard.ending(child.kill(), misdeed)
         self._outbox.clear()
+        if misdeed is None and index >= 0:  # else what was returned may be what has spoilt it
+            self._take_from_shelf()
         left = [*self._open]
         self._open.clear()
         self._n_lost = 0
@@ -396,15 +478,21 @@ class StreamRunner:
         if not is_given_up:
             self._held.append(each)
             return
-        del self._n_deaths[index]
         self._lose(each, k, k + 1, ending)
         for first, stop in ((each.first, k), (k + 1, each.stop)):
             if first < stop:
                 self._held.append(replace(each, first=first, stop=stop))
 
     def _lose(self, each: _Open, first: int, stop: int, ending: Ending) -> None:
+        self._forget_deaths(each.number + first, stop - first)
         lost = Lost(each.given.chunk, first, stop - first, ending.type, ending.message)
         self._answers.append(lost)
+
+    def _forget_deaths(self, number: int, n_calls: int) -> None:
+        """Forget whose calls have ended processes: these calls have an end."""
+        for index in [*self._n_deaths]:
+            if number <= index < number + n_calls:
+                del self._n_deaths[index]
 
     def leave(self) -> None:
         """End the child as Python does if it has nothing to do, else kill it."""

@@ -20,12 +20,14 @@ from acme_mpi.linux.segment import Segment
 from acme_mpi.runner.calls import (
     Answer,
     Answers,
+    Back,
     Begin,
     End,
     Forget,
     Given,
     Kill,
     Lost,
+    Reply,
     Teach,
     Window,
 )
@@ -123,7 +125,7 @@ class Part:
         shared = share(self._world, segment)
         self._runner.teach(teach._replace(segment=shared))
 
-    def _answers(self, ready: _Ready) -> list[Answer]:
+    def _answers(self, ready: _Ready) -> list[Reply]:
         """Return what the runner says, where that may be anything."""
         if self._runner.look_s is not None:
             self._runner.look()
@@ -191,6 +193,7 @@ class Leader(Part):
         self._schedule = Schedule(world.size, NEAR_S if is_near else FAR_S)
         self._setups: dict[int, Begin] = {}
         self._functions: dict[int, Teach] = {}
+        self._killed: set[int] = set()  # chunks that ranks were told to kill
         self._known: list[set[tuple[type, int]]] = [set() for _ in range(world.size)]
         self._letters: dict[int, list[Any]] = {}
         self._to_client: deque[Any] = deque()
@@ -302,15 +305,19 @@ class Leader(Part):
 
     def _kill(self, chunks: set[int]) -> None:
         removed = self._schedule.remove(chunks)
-        if removed:
-            lost: list[Answer] = [
-                Lost(given.chunk, 0, given.n, KILLED.type, KILLED.message) for given in removed
-            ]
-            self._to_client.append(Answers(-1, lost))
+        self._lose(removed)
         for rank in range(self._world.size):
             theirs = [chunk for chunk in chunks if self._schedule.has(rank, chunk)]
             if theirs:
+                self._killed.update(theirs)
                 self._put(rank, Kill(theirs))
+
+    def _lose(self, killed: list[Given]) -> None:
+        if killed:
+            lost: list[Answer] = [
+                Lost(given.chunk, 0, given.n, KILLED.type, KILLED.message) for given in killed
+            ]
+            self._to_client.append(Answers(-1, lost))
 
     def _drop_all(self) -> None:
         """Nobody waits for anything any more."""
@@ -321,9 +328,20 @@ class Leader(Part):
         while (letter := self._post.take()) is not None:
             self._pass_on(*letter)
 
-    def _pass_on(self, rank: int, answers: list[Answer]) -> None:
+    def _pass_on(self, rank: int, answers: list[Reply]) -> None:
         self._schedule.take(rank, answers)
-        self._to_client.append(Answers(rank, answers))
+        theirs = list[Answer]()
+        for answer in answers:
+            if isinstance(answer, Back):
+                self._schedule.take_back(rank, answer.given)
+                # What was to be killed was on its way here.
+                self._lose(self._schedule.remove(self._killed & {g.chunk for g in answer.given}))
+            else:
+                theirs.append(answer)
+        if theirs:
+            self._to_client.append(Answers(rank, theirs))
+        if not self._schedule.n_out:
+            self._killed.clear()
 
     def _hand_out(self) -> None:
         for rank, chunks in self._schedule.assigned():

@@ -9,8 +9,9 @@ from typing import Any
 from acme_mpi.runner.calls import Begin, Given, Got, Lost
 
 # Of work that a rank has ahead, so that the way to rank 0 and back costs no time: within a node,
-# where bells wake, and between nodes, where ranks poll.
-NEAR_S, FAR_S = 0.005, 0.05
+# where bells wake, and between nodes, where ranks poll. It gets more when half of that is done:
+# few large messages, as each wakes two processes.
+NEAR_S, FAR_S = 0.02, 0.05
 LONG_S = 0.05  # a chunk that takes longer is worth the way: nothing waits behind it
 MAX_AHEAD = 2000  # chunks of one rank
 WEIGHT = 0.25  # of the newest duration in the mean
@@ -35,6 +36,7 @@ class Schedule:
         self._function_of: dict[int, int] = {}  # by chunk that is out
         self._mean_s: dict[int, float] = {}  # of a chunk, by function
         self._latest = -1  # function of which something has ended last
+        self._delayed: set[int] = set()  # ranks that have given chunks back, and not ended a call
         self.n_queued = 0
 
     @property
@@ -66,6 +68,15 @@ class Schedule:
         self._queues[given.setup].append(given)
         self.n_queued += 1
 
+    def take_back(self, rank: int, chunks: Iterable[Given]) -> None:
+        """Queue chunks that a rank has, and gives back as a call before them takes long."""
+        self._delayed.add(rank)
+        out = self._out[rank]
+        for given in sorted(chunks, key=lambda given: given.chunk, reverse=True):
+            del out[given.chunk], self._function_of[given.chunk]
+            self._queues[given.setup].appendleft(given)
+            self.n_queued += 1
+
     def remove(self, chunks: set[int]) -> list[Given]:
         """Take chunks out of the queue; return those that were there."""
         found: list[Given] = []
@@ -91,8 +102,11 @@ class Schedule:
         """Yield ranks and the chunks that they get now."""
         if not self.n_queued:
             return
-        ranks = sorted(range(len(self._out)), key=lambda rank: len(self._out[rank]))
-        share = -(-(self.n_queued + self.n_out) // len(ranks))
+        ranks = sorted(
+            (rank for rank, out in enumerate(self._out) if not (out and rank in self._delayed)),
+            key=lambda rank: len(self._out[rank]),
+        )
+        share = -(-(self.n_queued + self.n_out) // len(self._out))
         for rank in ranks:
             if chunks := [*self._for(rank, share)]:
                 yield rank, chunks
@@ -105,8 +119,9 @@ class Schedule:
             if not queue or rank >= limit:
                 continue
             most = share if limit == len(self._out) else len(queue) + len(out)
-            if len(out) < min(most, self._ahead(queue[0].function)):
-                self._queues[setup] = self._queues.pop(setup)
+            if len(out) > min(most, self._ahead(queue[0].function)) // 2:
+                continue
+            self._queues[setup] = self._queues.pop(setup)
             while queue and len(out) < min(most, self._ahead(queue[0].function)):
                 given = queue.popleft()
                 self.n_queued -= 1
@@ -125,6 +140,8 @@ class Schedule:
         """Learn what has ended."""
         out = self._out[rank]
         for answer in answers:
+            if isinstance(answer, (Got, Lost)):
+                self._delayed.discard(rank)
             left = out.get(answer.chunk) if isinstance(answer, (Got, Lost)) else None
             if left is None:
                 continue
@@ -142,5 +159,6 @@ class Schedule:
     @property
     def window(self) -> int:
         """How many chunks the client shall have sent that have not ended."""
-        # As many again lie ready at rank 0.
-        return len(self._out) * (1 + self._ahead(self._latest))
+        # What the ranks get next lies ready at rank 0.
+        ahead = self._ahead(self._latest)
+        return len(self._out) * (ahead + max(1, ahead // 2))

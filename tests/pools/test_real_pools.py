@@ -15,7 +15,7 @@ from typing import Any
 import pool_program
 import pytest
 from conftest import by_stacks
-from pool_program import APART, FACTS, MANY
+from pool_program import FACTS, MANY
 from running import wait_until
 from watching import kill_rank
 
@@ -24,11 +24,6 @@ pytestmark = pytest.mark.slow
 SIZES = [0, 1, 2, 4]  # 0: plain Python
 EACH_SIZE = by_stacks(SIZES, every=[2])
 SCRIPT_MODE = ["-m", "acme_mpi"]
-# What is not so yet, and why.
-FAULTS = {
-    "short_calls_do_not_wait_behind_a_long_one": "chunks are sent ahead, and do not come back",
-    "a_short_result_does_not_wait_for_a_long_call": "it is sent with that of the long one",
-}
 
 
 @pytest.fixture(scope="module")
@@ -48,22 +43,12 @@ def facts(mpiexec, tmp_path_factory) -> Callable[..., tuple[dict[str, str], str]
     return check
 
 
-@pytest.mark.parametrize("name", [name for name in FACTS if name not in MANY + APART])
+@pytest.mark.parametrize("name", [name for name in FACTS if name not in MANY])
 @pytest.mark.parametrize("n", EACH_SIZE)
 def test_fact(facts, n, name):
     report, said = facts(n)
 
     assert report.get(name, "not begun: " + said[-3000:]) == "", said[-2000:]
-
-
-@pytest.mark.once
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.xfail(reason=FAULTS[n], strict=True)) for n in APART]
-)
-def test_fact_that_is_not_so_yet(facts, name):
-    report, _ = facts(2, name)
-
-    assert report[name] == ""
 
 
 @pytest.mark.many

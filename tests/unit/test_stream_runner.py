@@ -19,7 +19,8 @@ from running import LIMIT_S, is_gone, wait_until
 from test_runner_crashes import close_everything, end_by_segfault, end_by_signal, write_garbage
 
 from acme_mpi.rules import Rules
-from acme_mpi.runner.calls import Begin, Broken, Given, Got, Lost, NoValue, Teach
+from acme_mpi.runner.base import SKIP_FROM, SKIP_TO
+from acme_mpi.runner.calls import Back, Begin, Broken, Given, Got, Lost, NoValue, Teach
 from acme_mpi.runner.streaming import StreamRunner
 from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.tasks.pickling import pickle_given
@@ -38,6 +39,7 @@ class Bench:
         self.values: dict[tuple[int, int], Any] = {}  # by chunk and call
         self.lost: dict[tuple[int, int], Lost] = {}
         self.broken: list[Broken] = []
+        self.back: list[Given] = []  # what is given again once something has ended
 
     def begin(
         self,
@@ -74,6 +76,9 @@ class Bench:
             if isinstance(answer, Broken):
                 self.broken.append(answer)
                 continue
+            if isinstance(answer, Back):
+                self.back += answer.given
+                continue
             keys = [(answer.chunk, k) for k in range(answer.first, answer.first + answer.n)]
             assert not {*keys} & ({*self.values} | {*self.lost}), "a call has two ends"
             if isinstance(answer, Got):
@@ -81,6 +86,8 @@ class Bench:
                 self.values.update(zip(keys, values, strict=True))
             else:
                 self.lost.update(dict.fromkeys(keys, answer))
+            back, self.back = self.back, []
+            self.runner.give(back)
 
     def until(self, is_true: Callable[[], Any]) -> None:
         """Serve the runner until something is true."""
@@ -94,7 +101,7 @@ class Bench:
             self.poll()
 
     def finish(self) -> None:
-        self.until(lambda: not self.runner.n_open)
+        self.until(lambda: not self.runner.n_open and not self.back)
         self.poll()
 
     def ends(self, given: Sequence[Given]) -> list[Any]:
@@ -225,6 +232,110 @@ def test_a_crash_costs_its_call_alone(bench, kind, sizes):
     bench.finish()
 
     assert bench.ends(given) == [0, 1, 2, 3, 4, 5, expected, 7, 8]
+
+
+def noting(path: Path) -> Callable[[Any], Any]:
+    """Return the function that notes that it is called."""
+
+    def note(x: Any) -> Any:
+        with open(path, "a") as file:
+            file.write(f"{x}\n")
+        return x() if callable(x) else x
+
+    return note
+
+
+def test_what_had_returned_before_a_crash_is_not_called_again(bench, tmp_path):
+    crash, noted = end_by_signal(signal.SIGKILL), tmp_path / "noted"
+    given = bench.give(bench.begin(), noting(noted), [1], [2], [crash], [3])
+
+    bench.finish()
+
+    assert bench.ends(given) == [1, 2, "killed", 3]
+    assert [line for line in noted.read_text().split("\n") if len(line) == 1] == ["1", "2", "3"]
+
+
+def test_a_result_does_not_wait_for_the_call_behind_it(bench, pipe):
+    given = bench.give(bench.begin(), waiting(pipe), [1], [2], ["wait"])
+
+    bench.until(lambda: len(bench.values) == 2)
+
+    pipe.allow()
+    bench.finish()
+    assert bench.ends(given) == [1, 2, "wait"]
+
+
+def test_chunks_behind_a_long_call_come_back(bench, pipe):
+    given = bench.give(bench.begin(), waiting(pipe), [1], ["wait"], [2], [3, 4], [5])
+
+    bench.until(lambda: bench.back)
+
+    assert bench.back == given[2:]
+    assert bench.runner.look_s is None
+    pipe.allow()
+    bench.finish()
+    assert bench.ends(given) == [1, "wait", 2, 3, 4, 5]
+
+
+def test_they_come_back_after_a_call_that_was_tried_again(bench, pipe, tmp_path):
+    flag = tmp_path / "flag"
+
+    def die_once() -> None:
+        if not flag.exists():
+            flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    wait, setup = call_waiting(pipe), bench.begin(Rules(retries=1))
+    first = bench.give(setup, wait, [die_once])
+    bench.finish()
+    given = bench.give(setup, wait, ["wait"], [2])
+
+    bench.until(lambda: bench.back)
+
+    pipe.allow()
+    bench.finish()
+    assert bench.ends(first + given) == [None, "wait", 2]
+
+
+def test_what_came_back_is_called_once(bench, pipe, tmp_path):
+    """Also by the process that it was taken from."""
+    wait, note = waiting(pipe), noting(tmp_path / "noted")
+    given = bench.give(bench.begin(), lambda x: note(wait(x)), ["wait"], *([x] for x in range(9)))
+    bench.until(lambda: bench.back)
+
+    pipe.allow()
+    bench.finish()
+
+    assert bench.ends(given) == ["wait", *range(9)]
+    assert (tmp_path / "noted").read_text().split() == ["wait", *map(str, range(9))]
+
+
+def test_a_part_of_a_chunk_stays_with_its_runner(bench, pipe):
+    crash = end_by_signal(signal.SIGKILL)
+    given = bench.give(bench.begin(), call_waiting(pipe), ["wait"], [1, crash, 2])
+    bench.until(pipe.has_begun)
+    pipe.allow()
+    bench.finish()
+
+    assert bench.ends(given) == ["wait", 1, "killed", 2]
+
+
+def call_waiting(pipe: Pipe) -> Callable[[Any], Any]:
+    wait = waiting(pipe)
+    return lambda x: x() if callable(x) else wait(x)
+
+
+def test_a_skip_that_nobody_knew_of_costs_nothing(bench, pipe):
+    """The call has ended just when the rest was to be taken back."""
+    given = bench.give(bench.begin(), waiting(pipe), ["wait"], [1], [2])
+    bench.until(pipe.has_begun)
+    runner = bench.runner
+    runner._child.words[SKIP_TO], runner._child.words[SKIP_FROM] = 3, 1
+
+    pipe.allow()
+    bench.finish()
+
+    assert bench.ends(given) == ["wait", 1, 2]
 
 
 def test_kill_ends_the_call_that_runs(bench, pipe):

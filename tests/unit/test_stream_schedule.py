@@ -22,6 +22,7 @@ class Played:
 
     def __init__(self, size: int) -> None:
         self.schedule, self._numbers = Schedule(size), count(1)
+        self.given: dict[int, Given] = {}
 
     def begin(self, setup: int, n_ranks: int = 0) -> None:
         self.schedule.begin(Begin(setup, b"", Rules(), 0, n_ranks, HERE))
@@ -29,7 +30,8 @@ class Played:
     def add(self, n: int, setup: int = 1, function: int = 1, n_calls: int = 1) -> list[int]:
         numbers = [next(self._numbers) for _ in range(n)]
         for number in numbers:
-            self.schedule.add(Given(number, setup, function, 0, n_calls, b"", []))
+            self.given[number] = Given(number, setup, function, 0, n_calls, b"", [])
+            self.schedule.add(self.given[number])
         return numbers
 
     def assigned(self) -> dict[int, list[int]]:
@@ -76,6 +78,46 @@ def test_short_chunks_are_sent_ahead(played):
 
     assert [len(each) for each in given.values()] == [11, 11, 11]
     assert [*chain(*given.values())] == chunks[:33]
+
+
+def test_a_rank_gets_more_when_half_is_done(played):
+    played.learn(NEAR_S / 10)
+    played.add(300)
+    (first, *_), *_ = played.assigned().values()
+
+    for chunk in range(first, first + 5):
+        played.end(0, chunk, NEAR_S / 10)
+    assert played.assigned() == {}
+    played.end(0, first + 5, NEAR_S / 10)
+
+    assert [len(each) for each in played.assigned().values()] == [6]
+
+
+def test_what_is_given_back_goes_to_others_first(played):
+    played.learn(NEAR_S / 10)
+    chunks = played.add(9)
+    mine = played.assigned()[0]
+    back = [played.given[chunk] for chunk in mine[1:]]
+    played.schedule.take_back(0, back)
+    played.add(9)
+
+    given = played.assigned()
+
+    assert [*given] == [1, 2]
+    assert [*chain(*given.values())][:2] == mine[1:]
+    played.end(0, chunks[0])
+    assert 0 in played.assigned()
+
+
+def test_a_rank_that_has_nothing_left_is_not_delayed(played):
+    """What it was busy with was killed: that is told before the rest comes back."""
+    first, second, third, *_ = played.add(3)
+    played.assigned()
+    played.schedule.take(0, [Lost(first, 0, 1, "killed", "")])
+    for rank, chunk in enumerate([second, third], 1):
+        played.schedule.take_back(rank, [played.given[chunk]])
+
+    assert [*chain(*played.assigned().values())] == [second, third]
 
 
 def test_long_chunks_are_not_sent_ahead(played):

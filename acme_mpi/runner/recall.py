@@ -1,0 +1,71 @@
+"""Taking back what a runner was given, and has not begun because a call before it takes long."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from acme_mpi.runner.base import SKIP_FROM, SKIP_TO
+from acme_mpi.runner.watch import Watch
+
+LONG_CALL_S = 0.1
+SEEN_S = 0.002  # in which a word that one process writes is seen by another for sure
+
+
+class Recall:
+    """An agent's orders to its runner not to call what has certain numbers.
+
+    The runner looks at them before it begins what it was given. It may have looked, and not yet be
+    seen to have begun: so only what stands behind a call that runs still, `SEEN_S` after the
+    order, is known to be skipped. Whatever is skipped is told in its turn as well.
+
+    Parameters
+    ----------
+    words : memoryview
+        The page that is shared with the runner.
+    clock : callable
+        Returns seconds.
+
+    Attributes
+    ----------
+    has_taken : bool
+        Something was taken back; the runner is given no more until it has answered.
+    """
+
+    def __init__(self, words: memoryview, clock: Callable[[], float] = time.monotonic) -> None:
+        self._words, self._clock = words, clock
+        self._watch = Watch(words, clock)
+        self._asked: tuple[int, float] | None = None  # what ran, and when
+        self.has_taken = False
+
+    @property
+    def look_s(self) -> float:
+        """How soon in seconds the next look is due."""
+        return LONG_CALL_S / 4 if self._asked is None else SEEN_S
+
+    def long_call(self) -> int | None:
+        """Return the number of the call that was seen to run for `LONG_CALL_S`; None: none is."""
+        running = self._watch.look()
+        if running is None or running[1] < LONG_CALL_S:
+            return None
+        return running[0]
+
+    def take(self, first: int, stop: int) -> bool:
+        """Ask for the calls with numbers in [first, stop), or tell whether they are back.
+
+        Parameters
+        ----------
+        first, stop : int
+            Of all that stands behind the call that runs.
+        """
+        running: int = self._words[0]
+        if self._asked is None or self._asked[0] != running:
+            self._words[SKIP_TO], self._words[SKIP_FROM] = stop, first
+            self._asked = running, self._clock()
+            return False
+        self.has_taken = self._clock() - self._asked[1] >= SEEN_S
+        return self.has_taken
+
+    def end(self) -> None:
+        """Hear that the runner has answered: it may be given what it likes, with new numbers."""
+        self._asked, self.has_taken = None, False
