@@ -11,6 +11,7 @@ import struct
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ TAG_LETTER, TAG_PIECE = 6, 7
 SMALL_BYTES = 64 * 1024  # of a letter in one message
 OUT_OF_BAND_BYTES = 16 * 1024
 LONGEST_PAUSE_S = 0.1  # what a lost ring costs at most,
-IDLE_PAUSE_S = 1.0  # and where nothing has happened for
-IDLE_S = 10.0
+IDLE_PAUSE_S = 4.0  # and where nothing has happened for
+IDLE_S = 0.2
 BUSY_PAUSE_S = 0.0002  # while large letters travel, MPI needs both sides
 
 
@@ -35,11 +36,15 @@ class Post(ABC):
         """Send a letter; never waits. Its buffers must not change until it is taken."""
 
     @abstractmethod
-    def take(self) -> tuple[int, Any] | None:
-        """Return source and content of a letter that has arrived, else None.
+    def letters(self) -> Iterator[tuple[int, Any]]:
+        """Yield source and content of each letter that has arrived.
 
         Those of one source come in the order in which they were sent.
         """
+
+    @abstractmethod
+    def is_due(self) -> bool:
+        """Tell whether to look for letters though no bell has rung."""
 
     @abstractmethod
     def descriptors(self) -> list[int]:
@@ -67,8 +72,13 @@ class NoPost(Post):
         """Fail: there is nobody."""
         raise AssertionError(f"no rank {dest} in a world of one")
 
-    def take(self) -> None:
-        """Return None."""
+    def letters(self) -> Iterator[tuple[int, Any]]:
+        """Yield nothing."""
+        return iter(())
+
+    def is_due(self) -> bool:
+        """Return False."""
+        return False
 
     def descriptors(self) -> list[int]:
         """Return none."""
@@ -100,7 +110,8 @@ class MpiPost(Post):
         self._sending: deque[tuple[Any, Any, int]] = deque()  # request, buffer, receiver
         self._coming: dict[int, deque[_Letter]] = {}
         self._backoff = Backoff(LONGEST_PAUSE_S, share=1 / 32)
-        self._woken_s = time.monotonic()
+        self._woken_s = self._looked_s = time.monotonic()
+        self._is_near = all(map(self._bell.reaches, range(world.size)))
 
     def send(self, dest: int, content: Any) -> None:
         """Send a letter; the receiver is woken if it is of this node."""
@@ -125,26 +136,31 @@ class MpiPost(Post):
                 for start in range(0, piece.nbytes, SLICE_BYTES):
                     self._isend(piece[start : start + SLICE_BYTES], dest, TAG_PIECE)
         self._flush()
-        self._bell.ring(dest)
+        if any(receiver == dest for _, _, receiver in self._sending):
+            self._bell.ring(dest)  # it has to take part in what travels
 
     def _isend(self, buffer: Any, dest: int, tag: int) -> None:
         request = self._comm.Isend([buffer, self._mpi.BYTE], dest, tag)
         self._sending.append((request, buffer, dest))
 
     def _flush(self) -> None:
+        """Let go of what has been sent, and wake its receivers: not before it is there to find."""
+        receivers = set()
         while self._sending and self._sending[0][0].Test():
-            self._sending.popleft()
+            receivers.add(self._sending.popleft()[2])
+        for receiver in receivers:
+            self._bell.ring(receiver)
 
-    def take(self) -> tuple[int, Any] | None:
-        """Return a letter that has arrived whole, else None."""
+    def letters(self) -> Iterator[tuple[int, Any]]:
+        """Yield letters that have arrived whole."""
+        self._looked_s = time.monotonic()
         self._bell.hush()  # before the look: what comes after that rings again
         self._flush()
         while self._open_next():
             pass
         for source, letters in self._coming.items():
-            if letters and letters[0].is_whole():
-                return source, letters.popleft().content()
-        return None
+            while letters and letters[0].is_whole():
+                yield source, letters.popleft().content()
 
     def _open_next(self) -> bool:
         """Take in the first message of a letter; tell whether there was one."""
@@ -169,6 +185,12 @@ class MpiPost(Post):
         letters.append(_Letter(pieces, requests))
         return True
 
+    def is_due(self) -> bool:
+        """Tell whether something travels, is to be polled for, or may have come unheard."""
+        if self._sending or not self._is_near or any(self._coming.values()):
+            return True
+        return time.monotonic() - self._looked_s > LONGEST_PAUSE_S
+
     def descriptors(self) -> list[int]:
         """Return the bell."""
         return [self._bell.fileno()]
@@ -178,7 +200,7 @@ class MpiPost(Post):
         self._flush()
         if self._sending or any(self._coming.values()):
             return BUSY_PAUSE_S
-        if all(self._bell.reaches(rank) for rank in waits_for):
+        if self._is_near or all(self._bell.reaches(rank) for rank in waits_for):
             is_idle = time.monotonic() - self._woken_s > IDLE_S
             return IDLE_PAUSE_S if is_idle else LONGEST_PAUSE_S
         return self._backoff.pause()

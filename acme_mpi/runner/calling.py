@@ -220,13 +220,13 @@ class Caller:
         now_ns = monotonic_ns()
         self._since_ns = self._since_ns or now_ns
         is_late = max(busy_ns, now_ns - self._since_ns) > REPLY_NS or self._n_bytes > REPORT_BYTES
-        flush_standard_streams()  # what the calls have printed comes before their results
         # What lies beside it is not copied yet, and may be overwritten by the next call.
         if is_late or buffers or not self._shelf.put(answer):
             self._flush()
 
     def _flush(self) -> None:
         if self._answers:
+            flush_standard_streams()  # what the calls have printed comes before their results
             self._send(self._answers)
             self._shelf.clear()
         self._answers, self._n_bytes, self._since_ns = [], 0, 0

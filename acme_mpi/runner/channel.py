@@ -143,22 +143,6 @@ class _PlainUnpickler(pickle.Unpickler):
         raise ChannelError(f"a message holds a {module}.{name}")
 
 
-def loads_plain(data: bytes) -> Any:
-    """Unpickle what holds nothing else than a message may, and no descriptors.
-
-    Raises
-    ------
-    ChannelError
-        It holds something else.
-    """
-    try:
-        return _PlainUnpickler(io.BytesIO(data), [], []).load()
-    except ChannelError:
-        raise
-    except Exception as error:
-        raise ChannelError(f"what cannot be read: {error}") from None
-
-
 def _sent_segment(number: int) -> Segment:
     """Stand in a message for the segment whose descriptor travels beside it, by its number."""
     raise AssertionError("only a channel's receiver knows its descriptors")

@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import errno
 import gc
+import io
 import mmap
 import os
 import signal
@@ -65,6 +66,7 @@ def main() -> None:
     words = memoryview(mmap.mmap(page, PAGE_BYTES)).cast("q")
     os.close(page)
     sys.argv[:] = [""]
+    show_lines()
     begin_main()
     channel = Channel.from_descriptor(channel_fd)
     os.set_inheritable(channel_fd, False)
@@ -144,6 +146,12 @@ def volunteer_for_the_oom_killer() -> None:
             file.write("500")
     except OSError:
         pass
+
+
+def show_lines() -> None:
+    """Have a line that a task prints leave this process at once: it may not live to do so later."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
 
 
 def show_name() -> None:

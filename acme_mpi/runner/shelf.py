@@ -5,14 +5,12 @@ It lies in the page that both share. The runner alone writes, and not while it c
 
 from __future__ import annotations
 
-import pickle
 import struct
-from typing import Any
 
-from acme_mpi.runner.channel import ChannelError, loads_plain
+from acme_mpi.runner.calls import Got
 
 SIZE, FIRST = 8, 16  # number of the word with the bytes in use, and of the first word behind it
-LENGTH = struct.Struct("<Q")
+HEAD = struct.Struct("<5q")  # chunk, first, n, busy_ns, bytes of the body behind it
 
 
 class Shelf:
@@ -26,15 +24,18 @@ class Shelf:
 
     def __init__(self, words: memoryview) -> None:
         self._words, self._area = words, words[FIRST:].cast("B")
+        self._n_bytes = len(self._area)
 
-    def put(self, answer: Any) -> bool:
-        """Add one; tell whether it had room."""
-        data = pickle.dumps(answer, protocol=5)
+    def put(self, answer: Got) -> bool:
+        """Add one that has nothing beside it; tell whether it had room."""
+        chunk, first, n, body, _, busy_ns = answer
         start: int = self._words[SIZE]
-        stop = start + LENGTH.size + len(data)
-        if stop > len(self._area):
+        middle = start + HEAD.size
+        stop = middle + len(body)
+        if stop > self._n_bytes:
             return False
-        self._area[start:stop] = LENGTH.pack(len(data)) + data
+        HEAD.pack_into(self._area, start, chunk, first, n, busy_ns, len(body))
+        self._area[middle:stop] = body
         self._words[SIZE] = stop  # last: who looks meanwhile finds the earlier ones
         return True
 
@@ -42,15 +43,15 @@ class Shelf:
         """Forget them: they have been sent."""
         self._words[SIZE] = 0
 
-    def answers(self) -> list[Any]:
-        """Return what is there; only from what is whole, as the runner may have spoilt it."""
-        found, done = list[Any](), 0
-        try:
-            while done < self._words[SIZE]:
-                (size,) = LENGTH.unpack_from(self._area, done)
-                start = done + LENGTH.size
-                done = start + size
-                found.append(loads_plain(bytes(self._area[start:done])))
-        except (ChannelError, struct.error):
-            pass
+    def answers(self) -> list[Got]:
+        """Return what is there, as far as the runner has not spoilt it."""
+        found, done = list[Got](), 0
+        size: int = min(self._words[SIZE], self._n_bytes)
+        while done + HEAD.size <= size:
+            chunk, first, n, busy_ns, n_bytes = HEAD.unpack_from(self._area, done)
+            start = done + HEAD.size
+            done = start + n_bytes
+            if not start <= done <= size:
+                break
+            found.append(Got(chunk, first, n, bytes(self._area[start:done]), [], busy_ns))
         return found

@@ -329,7 +329,7 @@ class StreamRunner:
     def _take_from_shelf(self) -> None:
         """Take the answers that the child has not sent."""
         for got in self._shelf.answers():
-            if isinstance(got, Got) and self._is_next(got):
+            if self._is_next(got):
                 self._finish(got)
                 self._taken.add((got.chunk, got.first))
 

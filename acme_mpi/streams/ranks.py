@@ -10,7 +10,7 @@ import os
 import select
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from acme_mpi.comm import World, leave_if_orphaned, share
@@ -125,6 +125,11 @@ class Part:
         shared = share(self._world, segment)
         self._runner.teach(teach._replace(segment=shared))
 
+    def _news(self, ready: _Ready) -> Iterator[tuple[int, Any]]:
+        """Yield source and content of the letters that have come, where there may be any."""
+        if ready.has_any(self._post.descriptors()) or self._post.is_due():
+            yield from self._post.letters()
+
     def _answers(self, ready: _Ready) -> list[Reply]:
         """Return what the runner says, where that may be anything."""
         if self._runner.look_s is not None:
@@ -164,8 +169,7 @@ class Follower(Part):
         """Call what rank 0 hands out until the stream gives way. Collective with `Leader.serve`."""
         ready = _Ready()
         while True:
-            while (letter := self._post.take()) is not None:
-                messages = letter[1]
+            for _, messages in self._news(ready):
                 self._do_all(messages)
                 if isinstance(messages[-1], Leave):
                     return
@@ -231,7 +235,8 @@ class Leader(Part):
         while self._is_open and not any(map(ready.has, until)):
             if ready.has_any([self._client.fileno()]):
                 self._take_clients()
-            self._take_letters()
+            for letter in self._news(ready):
+                self._pass_on(*letter)
             if answers := self._answers(ready):
                 self._pass_on(0, answers)
             self._hand_out()
@@ -323,10 +328,6 @@ class Leader(Part):
         """Nobody waits for anything any more."""
         self._kill(self._schedule.chunks())
         self._to_client.clear()
-
-    def _take_letters(self) -> None:
-        while (letter := self._post.take()) is not None:
-            self._pass_on(*letter)
 
     def _pass_on(self, rank: int, answers: list[Reply]) -> None:
         self._schedule.take(rank, answers)

@@ -12,6 +12,7 @@ from acme_mpi.runner.calls import Begin, Given, Got, Lost
 # where bells wake, and between nodes, where ranks poll. It gets more when half of that is done:
 # few large messages, as each wakes two processes.
 NEAR_S, FAR_S = 0.02, 0.05
+LAST_S = 0.002  # of work may wait at one rank for no gain, when others have nothing left
 LONG_S = 0.05  # a chunk that takes longer is worth the way: nothing waits behind it
 MAX_AHEAD = 2000  # chunks of one rank
 WEIGHT = 0.25  # of the newest duration in the mean
@@ -119,22 +120,29 @@ class Schedule:
             if not queue or rank >= limit:
                 continue
             most = share if limit == len(self._out) else len(queue) + len(out)
-            if len(out) > min(most, self._ahead(queue[0].function)) // 2:
+            if len(out) > self._limit(queue[0].function, most) // 2:
                 continue
             self._queues[setup] = self._queues.pop(setup)
-            while queue and len(out) < min(most, self._ahead(queue[0].function)):
+            while queue and len(out) < self._limit(queue[0].function, most):
                 given = queue.popleft()
                 self.n_queued -= 1
                 out[given.chunk] = [given.n, 0]
                 self._function_of[given.chunk] = given.function
                 yield given
 
-    def _ahead(self, function: int) -> int:
+    def _limit(self, function: int, share: int) -> int:
+        """Return how many chunks a rank may have, if a share of what is left may be so large."""
+        # The last chunks go to whoever is ready first.
+        at_last = max(1, share // 2, self._ahead(function, LAST_S) - 1)
+        return min(share, self._ahead(function), at_last)
+
+    def _ahead(self, function: int, reserve_s: float | None = None) -> int:
         """Return how many chunks a rank may have, with the one that runs."""
         mean_s = self._mean_s.get(function)
         if mean_s is None or mean_s > LONG_S:
             return 1
-        return min(MAX_AHEAD, 2 + int(self._reserve_s / (mean_s + 1e-6)))
+        reserve_s = self._reserve_s if reserve_s is None else reserve_s
+        return min(MAX_AHEAD, 2 + int(reserve_s / (mean_s + 1e-6)))
 
     def take(self, rank: int, answers: Iterable[Any]) -> None:
         """Learn what has ended."""

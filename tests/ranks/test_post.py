@@ -83,7 +83,7 @@ def test_bells_of_other_nodes_are_not_rung(bells):
 def test_a_rank_alone_has_no_post():
     post = NoPost()
 
-    assert post.take() is None
+    assert next(post.letters(), None) is None
     assert post.descriptors() == []
     with pytest.raises(AssertionError):
         post.send(1, "anything")
@@ -92,7 +92,7 @@ def test_a_rank_alone_has_no_post():
 def next_letter(post: MpiPost) -> Any:
     """Return the next letter as a rank waits for it: woken by the bell, or after a pause."""
     give_up_s = time.monotonic() + LIMIT_S
-    while (letter := post.take()) is None:
+    while (letter := next(post.letters(), None)) is None:
         assert time.monotonic() < give_up_s, "no letter"
         if select.select(post.descriptors(), [], [], post.pause_s([0, 1]))[0]:
             post.has_woken()
@@ -167,7 +167,7 @@ class Checks:
 
     def check_nothing_is_left(self) -> bool:
         self.world.barrier()
-        return self.post.take() is None and not self.post._sending
+        return next(self.post.letters(), None) is None and not self.post._sending
 
 
 CHECKS = [name for name in vars(Checks) if name.startswith("check_")]

@@ -10,7 +10,7 @@ import pytest
 from acme_mpi.rules import Rules
 from acme_mpi.runner.calls import Begin, Given, Got, Lost
 from acme_mpi.runner.surroundings import Surroundings
-from acme_mpi.streams.schedule import LONG_S, MAX_AHEAD, NEAR_S, Schedule
+from acme_mpi.streams.schedule import LAST_S, LONG_S, MAX_AHEAD, NEAR_S, Schedule
 
 pytestmark = pytest.mark.once
 
@@ -94,7 +94,7 @@ def test_a_rank_gets_more_when_half_is_done(played):
 
 
 def test_what_is_given_back_goes_to_others_first(played):
-    played.learn(NEAR_S / 10)
+    played.learn(NEAR_S / 1000)
     chunks = played.add(9)
     mine = played.assigned()[0]
     back = [played.given[chunk] for chunk in mine[1:]]
@@ -117,7 +117,18 @@ def test_a_rank_that_has_nothing_left_is_not_delayed(played):
     for rank, chunk in enumerate([second, third], 1):
         played.schedule.take_back(rank, [played.given[chunk]])
 
-    assert [*chain(*played.assigned().values())] == [second, third]
+    assert {*chain(*played.assigned().values())} == {second, third}
+
+
+def test_the_last_chunks_go_to_whoever_is_ready(played):
+    played.learn(2 * LAST_S)
+    chunks = played.add(12)
+    assert [len(each) for each in played.assigned().values()] == [2, 2, 2]
+
+    played.end(2, chunks[2], 2 * LAST_S)
+    played.end(2, chunks[5], 2 * LAST_S)
+
+    assert [len(each) for each in played.assigned().values()] == [1]
 
 
 def test_long_chunks_are_not_sent_ahead(played):
@@ -136,7 +147,7 @@ def test_no_rank_gets_more_than_its_share(played):
 
 def test_there_is_a_most_that_a_rank_has(played):
     played.learn(0.0)
-    played.add(4 * MAX_AHEAD)
+    played.add(6 * MAX_AHEAD)
 
     assert {len(each) for each in played.assigned().values()} == {MAX_AHEAD}
 
