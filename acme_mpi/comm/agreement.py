@@ -30,7 +30,11 @@ def unpack_error(packed: Packed) -> AcmeMpiError:
 
 
 def settle(
-    world: World, error: AcmeMpiError | None, brings: V, decide: Callable[[list[V]], T]
+    world: World,
+    error: AcmeMpiError | None,
+    brings: V,
+    decide: Callable[[list[V]], T],
+    notify: Callable[[str], None] | None = None,
 ) -> T:
     """Return what rank 0 decides; raise on every rank if any has an error. Collective.
 
@@ -45,8 +49,10 @@ def settle(
     decide : callable
         ``decide(brought)`` is called on rank 0 with what every rank brings, if none has an error;
         returns plain values, may raise AcmeMpiError or OSError.
+    notify : callable, optional
+        As of `World.barrier`: is told of ranks that do not come.
     """
-    brought = world.gather((pack_error(error), brings))
+    brought = world.gather((pack_error(error), brings), notify)
     verdict: tuple[Packed | None, T | None] | None = None
     if brought is not None:
         fault = _first_fault([each for each, _ in brought])

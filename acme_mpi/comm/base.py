@@ -132,8 +132,11 @@ class World(ABC):
         """
 
     @abstractmethod
-    def gather(self, value: T) -> list[T] | None:
-        """Return the list of all values on rank 0, None elsewhere. Collective."""
+    def gather(self, value: T, notify: Callable[[str], None] | None = None) -> list[T] | None:
+        """Return the list of all values on rank 0, None elsewhere. Collective.
+
+        It waits as `barrier` does, which may `notify`.
+        """
 
     def forward(self) -> None:  # noqa: B027 (only some worlds have ways of several steps)
         """Pass on what other ranks have sent through this one; never waits. Independent."""

@@ -189,10 +189,16 @@ class MpiWorld(World):
                 part.Bcast([view[start : start + SLICE_BYTES], self._mpi.BYTE], 0)
             part.Free()
 
-    def gather(self, value: T) -> list[T] | None:
+    def gather(self, value: T, notify: Callable[[str], None] | None = None) -> list[T] | None:
         """Return the list of all values on rank 0; each may be larger than 2 GiB."""
-        self.barrier()
+        self.barrier(notify)
         return self._gather_over(self._comm, value)
+
+    def allgather(self, value: T) -> list[T]:
+        """Return the list of all values on every rank, which waits for the others once."""
+        gathered = self.gather(value)
+        shared: list[T] = self._comm.bcast(gathered)
+        return shared
 
     def _gather_over(self, comm: Any, value: T) -> list[T] | None:
         """Gather over the ranks of a communicator, all of which are here."""

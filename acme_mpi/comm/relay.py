@@ -12,7 +12,7 @@ A message is any number of rows, each with its source and destination: `ROW_INTS
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -113,9 +113,9 @@ class RelayedWorld(MpiWorld):
         listed: list[list[int]] = rows.tolist()
         return listed
 
-    def gather(self, value: T) -> list[T] | None:
+    def gather(self, value: T, notify: Callable[[str], None] | None = None) -> list[T] | None:
         """Return the list of all values on rank 0, brought together on every node first."""
-        self.barrier()
+        self.barrier(notify)
         of_node = self._gather_over(self._node_comm, (self.rank, value))
         of_nodes = None if of_node is None else self._gather_over(self._first_comm, of_node)
         if of_nodes is None:

@@ -38,7 +38,7 @@ class SerialWorld(World):
     def bcast_bytes(self, view: memoryview | None) -> None:
         """Do nothing: nobody else gives any."""
 
-    def gather(self, value: T) -> list[T]:
+    def gather(self, value: T, notify: Callable[[str], None] | None = None) -> list[T]:
         """Return a list of one."""
         return [value]
 
@@ -138,7 +138,7 @@ class ThreadWorld(World):
             view[:] = source
         self.barrier()
 
-    def gather(self, value: T) -> list[T] | None:
+    def gather(self, value: T, notify: Callable[[str], None] | None = None) -> list[T] | None:
         """Return the list of all values on rank 0."""
         values = self._exchange(value)
         return values if self.is_master else None

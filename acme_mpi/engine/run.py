@@ -60,7 +60,6 @@ def run(world: World, call: Call) -> Result:
     """
     said: list[Said] = []
     with collected(said):
-        world.barrier(_warn)
         agreed = Run.agreed(world, call)
     with _ending_together(world, call), agreed.released():
         result = agreed.play(said)
@@ -129,6 +128,8 @@ class Run:
         The right to write there; on rank 0, of runs that write files.
     is_resumed : bool
         There are results of earlier runs.
+    surroundings : Surroundings, optional
+        Those of rank 0's caller, where tasks are to be called.
     """
 
     def __init__(
@@ -139,9 +140,11 @@ class Run:
         layout: Layout,
         lease: Lease | None = None,
         is_resumed: bool = False,
+        surroundings: Surroundings | None = None,
     ) -> None:
         self._world, self._call, self._options, self._layout = world, call, options, layout
         self._lease, self._is_resumed = lease, is_resumed
+        self._surroundings = surroundings
         self._work, self._output, self._display = options.work, options.output, options.display
 
     @classmethod
@@ -149,15 +152,20 @@ class Run:
         """Check all ranks' calls, and take the place of the files; all ranks raise alike."""
         begun: list[Beginning] = []
 
-        def decide(digests: list[dict[str, str]]) -> tuple[Options, Layout, bool]:
+        def decide(
+            digests: list[dict[str, str]],
+        ) -> tuple[Options, Layout, bool, Surroundings | None]:
             _warn_of_differences(digests)
             assert call.options is not None
             begun.append(_begin(call, call.options, world.size))
-            return call.options, begun[0].layout, begun[0].earlier is not None
+            is_resumed = begun[0].earlier is not None
+            return call.options, begun[0].layout, is_resumed, call.surroundings
 
         error = call.error or fault_of_limits()
-        options, layout, is_resumed = settle(world, error, dict(call.digests), decide)
-        return cls(world, call, options, layout, begun[0].lease if begun else None, is_resumed)
+        agreed = settle(world, error, dict(call.digests), decide, _warn)
+        options, layout, is_resumed, surroundings = agreed
+        lease = begun[0].lease if begun else None
+        return cls(world, call, options, layout, lease, is_resumed, surroundings)
 
     @contextlib.contextmanager
     def released(self) -> Iterator[None]:
@@ -279,12 +287,12 @@ class Run:
         if worker is not None:
             worker.close()
         # A barrier before the container is made: everybody's records are on the disk.
-        ends = world.allgather(_RankEnd.of(worker))
+        ends = world.allgather(_RankEnd.of(worker, master, self._lease))
         storage_error = next((each.storage_error for each in ends if each.storage_error), "")
         if world.is_master:
             _warn_of_changes({name for each in ends for name in each.changed})
         # Who has lost the folder must not write into it: somebody else does.
-        lost = world.bcast(self._lease.lost if self._lease is not None else "")
+        lost = ends[0].lost
         stored = Stored()
         try:
             stored = Stored() if lost else self.link()
@@ -292,19 +300,17 @@ class Run:
             storage_error = storage_error or str(error)
         if raised is not None:
             raise raised
-        ended = (master.n_ready, master.n_not_done, master.stopped_because) if master else None
-        n_ready, n_unfinished, stopped_because = world.bcast(ended)
         failures = [*remaining.failures, *(failure for each in ends for failure in each.failures)]
         return Result(
             self._options,
             stored,
             sorted(failures, key=lambda failure: failure.index),
-            n_unfinished,
+            ends[0].n_unfinished,
             lost or storage_error,
             [each.retired_because for each in ends if each.retired_because],
-            n_ready,
+            ends[0].n_ready,
             min((each.unstorable for each in ends if each.unstorable), default=None),
-            stopped_because,
+            ends[0].stopped_because,
             self._layout.directory,
         )
 
@@ -344,7 +350,7 @@ class Run:
         return Assignment(
             call.func,
             packed,
-            self._share_surroundings(),
+            self._callers_surroundings(),
             self._work.spec,
             in_memory=not store.writes_files,
             as_pickles=store.is_pickled,
@@ -352,13 +358,12 @@ class Run:
             can_place=self.store.can_place and self._work.isolate,
         )
 
-    def _share_surroundings(self) -> Surroundings:
+    def _callers_surroundings(self) -> Surroundings:
         """Return the caller's: this rank's own, but those of rank 0 where all share them.
 
         The files of a script have its umask, whoever writes them.
         """
-        own = self._call.surroundings
-        first = self._world.bcast(own)
+        own, first = self._call.surroundings, self._surroundings
         assert first is not None  # rank 0 has a call
         if own is not None:
             return own._replace(sys_path=first.sys_path, directory=first.directory)
@@ -467,25 +472,37 @@ def _warn_of_changes(names: set[str]) -> None:
 
 
 class _RankEnd(NamedTuple):
-    """What a rank tells all others when its last task has ended."""
+    """What a rank tells all others when its last task has ended; what follows `lost`, rank 0."""
 
     failures: list[Failure]
     retired_because: str = ""
     storage_error: str = ""
     unstorable: tuple[int, str] | None = None
     changed: tuple[str, ...] = ()
+    lost: str = ""
+    n_ready: int = 0
+    n_unfinished: int = 0
+    stopped_because: str = ""
 
     @classmethod
-    def of(cls, worker: Worker | None) -> _RankEnd:
-        if worker is None:
-            return cls([])
-        return cls(
-            worker.failures,
-            worker.retired_because,
-            worker.storage_error,
-            worker.unstorable,
-            worker.changed,
-        )
+    def of(cls, worker: Worker | None, master: Master | None, lease: Lease | None) -> _RankEnd:
+        end = cls([])
+        if worker is not None:
+            end = cls(
+                worker.failures,
+                worker.retired_because,
+                worker.storage_error,
+                worker.unstorable,
+                worker.changed,
+            )
+        if master is not None:
+            end = end._replace(
+                lost="" if lease is None else lease.lost,
+                n_ready=master.n_ready,
+                n_unfinished=master.n_not_done,
+                stopped_because=master.stopped_because,
+            )
+        return end
 
 
 class StopFile:

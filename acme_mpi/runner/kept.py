@@ -20,6 +20,8 @@ class _Kept:
         Its own.
     n_threads : int
         With which that was started.
+    n_threads_of : dict
+        This rank's share of the cores, by the name of the world.
     of_parents : list of ChildRunner
         Those of the processes that this one was forked from: whoever drops them waits for processes
         that are not his own.
@@ -28,6 +30,7 @@ class _Kept:
     def __init__(self) -> None:
         self.runner: ChildRunner | None = None
         self.n_threads = 0
+        self.n_threads_of: dict[str, int] = {}
         self.of_parents: list[ChildRunner] = []
 
     def keep(self, runner: ChildRunner, n_threads: int) -> None:
@@ -95,6 +98,8 @@ def _threads_per_rank(world: World) -> int:
 
     All ranks count, also those that have nothing to do now: the runner is kept for later runs.
     """
-    mask = sorted(os.sched_getaffinity(0))
-    ranks = world.allgather((world.host, mask))
-    return share_of_cores(ranks.count((world.host, mask)))
+    if world.name not in _kept.n_threads_of:
+        mask = sorted(os.sched_getaffinity(0))
+        ranks = world.allgather((world.host, mask))
+        _kept.n_threads_of[world.name] = share_of_cores(ranks.count((world.host, mask)))
+    return _kept.n_threads_of[world.name]

@@ -169,7 +169,7 @@ class StreamRunner:
         """Give the child what is held back, as far as it may have it."""
         if self._held and self._child is None:
             self._start()
-        while self._held and self._child is not None and not self._recall.has_taken:
+        while self._held and self._child is not None and not self._has_taken:
             each = self._held[0]
             setup = each.setup
             n_chunks = self._n_chunks.get(setup.setup, 0)
@@ -344,6 +344,15 @@ class StreamRunner:
             self._is_killing = True
             self._child.send_kill()
 
+    @property
+    def has_answers(self) -> bool:
+        """Whether `poll` has something to return, whatever the child says."""
+        return bool(self._answers) or (self._has_taken and bool(self._held))
+
+    @property
+    def _has_taken(self) -> bool:
+        return self._child is not None and self._recall.has_taken
+
     def poll(self) -> list[Reply]:
         """Return what has been answered."""
         self._send()
@@ -368,7 +377,7 @@ class StreamRunner:
             if ended:
                 self._replace_dead(None)
             break
-        if self._child is not None and self._recall.has_taken:
+        if self._has_taken:
             self._give_back()
         answers, self._answers = self._answers, []
         return answers

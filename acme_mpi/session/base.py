@@ -57,8 +57,7 @@ class Session(ABC):
         AcmeMpiError
             On every rank alike, if any brings an `error`.
         """
-        world.barrier(tell)
-        return settle(world, error, (world.host, os.getpid()), lambda brought: brought)
+        return settle(world, error, (world.host, os.getpid()), lambda brought: brought, tell)
 
     @property
     @abstractmethod

@@ -134,9 +134,9 @@ class Part:
         """Return what the runner says, where that may be anything."""
         if self._runner.look_s is not None:
             self._runner.look()
-        elif not ready.has_any(self._runner.descriptors()):
-            return []
-        return self._runner.poll()
+        if ready.has_any(self._runner.descriptors()) or self._runner.has_answers:
+            return self._runner.poll()
+        return []
 
     def _sleep(
         self, waits_for: list[int], reading: Sequence[int] = (), writing: Sequence[int] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from acme_mpi.runner.calls import Begin, Given, Got, Lost
 
@@ -13,9 +13,16 @@ from acme_mpi.runner.calls import Begin, Given, Got, Lost
 # few large messages, as each wakes two processes.
 NEAR_S, FAR_S = 0.02, 0.05
 LAST_S = 0.002  # of work may wait at one rank for no gain, when others have nothing left
-LONG_S = 0.05  # a chunk that takes longer is worth the way: nothing waits behind it
+LONG_S = 0.05  # a call that takes longer is worth the way: nothing waits behind it
 MAX_AHEAD = 2000  # chunks of one rank
 WEIGHT = 0.25  # of the newest duration in the mean
+
+
+class _Means(NamedTuple):
+    """What chunks of a function take, and single calls, in seconds."""
+
+    chunk_s: float
+    call_s: float
 
 
 class Schedule:
@@ -33,9 +40,10 @@ class Schedule:
         self._reserve_s = reserve_s
         self._queues: dict[int, deque[Given]] = {}  # by setup
         self._limits: dict[int, int] = {}  # how many ranks work for a setup
-        self._out: list[dict[int, list[int]]] = [{} for _ in range(size)]  # chunk: calls left, ns
+        # By rank and chunk: calls left, nanoseconds, calls.
+        self._out: list[dict[int, list[int]]] = [{} for _ in range(size)]
         self._function_of: dict[int, int] = {}  # by chunk that is out
-        self._mean_s: dict[int, float] = {}  # of a chunk, by function
+        self._means: dict[int, _Means] = {}  # by function
         self._latest = -1  # function of which something has ended last
         self._delayed: set[int] = set()  # ranks that have given chunks back, and not ended a call
         self.n_queued = 0
@@ -62,7 +70,7 @@ class Schedule:
 
     def forget(self, function: int) -> None:
         """Forget what is known of a function."""
-        self._mean_s.pop(function, None)
+        self._means.pop(function, None)
 
     def add(self, given: Given) -> None:
         """Queue a chunk."""
@@ -126,7 +134,7 @@ class Schedule:
             while queue and len(out) < self._limit(queue[0].function, most):
                 given = queue.popleft()
                 self.n_queued -= 1
-                out[given.chunk] = [given.n, 0]
+                out[given.chunk] = [given.n, 0, given.n]
                 self._function_of[given.chunk] = given.function
                 yield given
 
@@ -138,11 +146,11 @@ class Schedule:
 
     def _ahead(self, function: int, reserve_s: float | None = None) -> int:
         """Return how many chunks a rank may have, with the one that runs."""
-        mean_s = self._mean_s.get(function)
-        if mean_s is None or mean_s > LONG_S:
+        means = self._means.get(function)
+        if means is None or means.call_s > LONG_S:
             return 1
         reserve_s = self._reserve_s if reserve_s is None else reserve_s
-        return min(MAX_AHEAD, 2 + int(reserve_s / (mean_s + 1e-6)))
+        return min(MAX_AHEAD, 2 + int(reserve_s / (means.chunk_s + 1e-6)))
 
     def take(self, rank: int, answers: Iterable[Any]) -> None:
         """Learn what has ended."""
@@ -157,11 +165,14 @@ class Schedule:
             left[1] += answer.busy_ns if isinstance(answer, Got) else 0
             if left[0] <= 0:
                 del out[answer.chunk]
-                self._learn(self._function_of.pop(answer.chunk), left[1] / 1e9)
+                self._learn(self._function_of.pop(answer.chunk), left[1] / 1e9, left[2])
 
-    def _learn(self, function: int, took_s: float) -> None:
-        before_s = self._mean_s.get(function, took_s)
-        self._mean_s[function] = before_s + WEIGHT * (took_s - before_s)
+    def _learn(self, function: int, took_s: float, n_calls: int) -> None:
+        new = _Means(took_s, took_s / n_calls)
+        old = self._means.get(function, new)
+        self._means[function] = _Means(
+            *(before + WEIGHT * (now - before) for before, now in zip(old, new, strict=True))
+        )
         self._latest = function
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from types import BuiltinFunctionType, CodeType, FunctionType
 from typing import Any
 
@@ -17,6 +17,7 @@ from acme_mpi.tasks.classes import fill_unless_own, name_class
 from acme_mpi.tasks.hdf5_arguments import reduce_hdf5
 from acme_mpi.tasks.scripts_main import reduce_of_main
 
+FEW = 64  # values, of which a pickler of our own costs more than the pickling
 TRIED_BYTES = 16 * 1024 * 1024  # a larger pickle is not loaded only to see whether it can be
 OUT_OF_BAND_BYTES = 16 * 1024  # arrays from here on stand beside the pickle, and are not copied
 
@@ -209,15 +210,22 @@ def pickle_result(value: Any, pickler: type[ResultPickler] = ResultPickler) -> b
     return data
 
 
-# Types whose objects every pickler pickles alike, and loads again.
+# Types whose objects every pickler pickles alike, and loads again; these it knows by itself.
+_NATIVE = frozenset({bool, int, float, str, bytes, type(None)})
 _PLAIN = frozenset(
-    {bool, int, float, complex, str, bytes, type(None), np.bool_, np.str_, np.bytes_}
+    _NATIVE
+    | {complex, np.bool_, np.str_, np.bytes_}
     | {np.dtype(code).type for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"]}
 )
 
 
-def are_plain(values: Iterable[Any]) -> bool:
-    """Tell whether all values are numbers, texts, or arrays of numbers, of no types of others."""
+def are_plain(values: Sequence[Any]) -> bool:
+    """Tell whether all values are numbers, texts, or arrays of numbers, of no types of others.
+
+    It says no as well where to look at all would cost as much as the pickling.
+    """
+    if len(values) > FEW and type(values[0]) in _NATIVE:
+        return False
     kinds = {*map(type, values)}
     if np.ndarray not in kinds:
         return kinds <= _PLAIN

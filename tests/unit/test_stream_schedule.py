@@ -138,6 +138,15 @@ def test_long_chunks_are_not_sent_ahead(played):
     assert [len(each) for each in played.assigned().values()] == [1, 1, 1]
 
 
+def test_a_large_chunk_of_short_calls_has_one_behind_it(played):
+    played.add(1, n_calls=1000)
+    ((rank, (chunk,)),) = played.assigned().items()
+    played.end(rank, chunk, 4 * LONG_S, n=1000)
+    played.add(300, n_calls=1000)
+
+    assert [len(each) for each in played.assigned().values()] == [2, 2, 2]
+
+
 def test_no_rank_gets_more_than_its_share(played):
     played.learn(1e-6)
     played.add(9)
