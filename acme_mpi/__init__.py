@@ -2,7 +2,8 @@
 
 `map` is the collective call for scripts, `ParallelMap` the same with ACME's interface, ``python -m
 acme_mpi`` the command line; `PerTask` and `Shared` say how one argument is distributed. Importing
-the package does not initialise MPI.
+the package does not initialise MPI. `submit` has a job make the call, on this machine or a
+cluster; `attach` finds the job again.
 """
 
 from importlib import import_module
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     )
     from acme_mpi.acme.parallel_map import ACMEdaemon, ParallelMap
     from acme_mpi.api import map as map
+    from acme_mpi.api import submit
     from acme_mpi.errors import (
         AcmeMpiError,
         Failure,
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
         TaskError,
         WorkerDied,
     )
+    from acme_mpi.jobs.job import Job, attach
+    from acme_mpi.launch.local import Local
+    from acme_mpi.launch.slurm import Slurm
     from acme_mpi.pools.executor import Executor
     from acme_mpi.pools.joblib import register_joblib
     from acme_mpi.pools.pool import Pool
@@ -42,7 +47,7 @@ __version__ = "0.2.0"
 # Where the public names are. They are imported at their first use: agents and runners, of which
 # there may be hundreds on a node, import what they need and not the whole package.
 _PLACES = {
-    "api": ("map",),
+    "api": ("map", "submit"),
     "acme.client": ("get_client",),
     "acme.cluster": (
         "bic_cluster_setup",
@@ -64,6 +69,9 @@ _PLACES = {
         "WorkerDied",
     ),
     "acme.parallel_map": ("ACMEdaemon", "ParallelMap"),
+    "jobs.job": ("Job", "attach"),
+    "launch.local": ("Local",),
+    "launch.slurm": ("Slurm",),
     "pools.executor": ("Executor",),
     "pools.joblib": ("register_joblib",),
     "pools.pool": ("Pool",),
@@ -93,18 +101,22 @@ __all__ = [
     "Failure",
     "InputError",
     "InputTypeError",
+    "Job",
     "LaunchError",
+    "Local",
     "ParallelMap",
     "PerTask",
     "PlaceError",
     "Pool",
     "Rules",
     "Shared",
+    "Slurm",
     "StoppedError",
     "StoreError",
     "TaskError",
     "WorkerDied",
     "__version__",
+    "attach",
     "bic_cluster_setup",
     "cluster_cleanup",
     "esi_cluster_setup",
@@ -112,4 +124,5 @@ __all__ = [
     "local_cluster_setup",
     "register_joblib",
     "slurm_cluster_setup",
+    "submit",
 ]

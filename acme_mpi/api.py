@@ -1,9 +1,9 @@
-"""The dialect of MPI-aware scripts: `map`."""
+"""The dialect of MPI-aware scripts: `map`; and `submit`, which has a job make the same call."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from acme_mpi.engine.call import Call, Display, Options, Output, Work
 from acme_mpi.errors import InputError, StoreError
@@ -15,6 +15,10 @@ from acme_mpi.session.keywords import check, check_rules, refuse_unlimited, resu
 from acme_mpi.session.request import Request
 from acme_mpi.session.values import finish
 from acme_mpi.tasks.taskset import distribute, function_name
+
+if TYPE_CHECKING:
+    from acme_mpi.jobs.job import Job
+    from acme_mpi.launch.base import Launcher
 
 
 def map(
@@ -33,6 +37,7 @@ def map(
     rules: Rules | None = None,
     comm: Any = None,
     root: int | None = None,
+    launch: Launcher | None = None,
     **kwargs: Any,
 ) -> Any:
     """Call `func` for many inputs on all ranks and return file names (values only if asked).
@@ -86,6 +91,9 @@ def map(
     root : int, optional
         With ``write_worker_results=False``: the only rank that gets the results, the others get
         None.
+    launch : Local or Slurm, optional
+        Submit the call as a job, show its progress, and wait for its end, as `submit` and
+        `Job.result` do; for a process that is no rank. Results have to go to files.
 
     Returns
     -------
@@ -117,6 +125,24 @@ def map(
     >>> acme_mpi.map(f, [2, 4, 6, 8], 4, write_worker_results=False)
     [18, 24, 30, 36]
     """
+    if launch is not None:
+        _refuse_beside_launch(write_worker_results, comm, root)
+        job = submit(
+            func,
+            *args,
+            launch=launch,
+            arguments=_merge(kwargs, arguments),
+            n_inputs=n_inputs,
+            output_dir=output_dir,
+            result_shape=result_shape,
+            result_dtype=result_dtype,
+            single_file=single_file,
+            payload=payload,
+            isolate=isolate,
+            resume=resume,
+            rules=rules,
+        )
+        return job.result(bar=None)
     session = current()
     world = session.callers(comm)
     try:
@@ -127,27 +153,116 @@ def map(
         check("isolate", isolate)
         check("output_dir", output_dir)
         tasks = distribute(func, args, named, n_inputs, caller=map)
-        options = Options(
-            Work(
-                function_name(func),
-                tasks.n_tasks,
-                spec,
-                isolate,
-                rules=check_rules(rules, isolate),
-            ),
-            Output(
-                kind,
-                output_dir,
-                root,
-                policy=resume_policy(resume, kind),
-                retry_failed=resume == "failed",
-            ),
-            Display(session.bar),
+        work = Work(
+            function_name(func), tasks.n_tasks, spec, isolate, rules=check_rules(rules, isolate)
         )
-        call = Request(func, tasks, options).to_call(session, world)
+        output = _output(kind, output_dir, root, resume)
+        request = Request(func, tasks, Options(work, output, Display(session.bar)))
+        call = request.to_call(session, world)
     except (InputError, StoreError) as error:
         call = Call(error=error)
     return finish(session.run(world, call, wants_values=root is None or world.rank == root))
+
+
+def submit(
+    func: Callable[..., Any],
+    *args: Any,
+    launch: Launcher | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    n_inputs: int | str = "auto",
+    output_dir: str | None = None,
+    result_shape: tuple[Any, ...] | None = None,
+    result_dtype: Any = "float",
+    single_file: bool = False,
+    payload: str = "rank",
+    isolate: bool = True,
+    resume: bool | str = False,
+    rules: Rules | None = None,
+    **kwargs: Any,
+) -> Job:
+    """Have a job call `func` for many inputs, and return at once.
+
+    For a process that is no rank: a notebook, a login node. The job is known by its files alone,
+    so this process may end; `attach` finds the job again. A job that is started anew, by Slurm or
+    by hand, calls only what is left.
+
+    Parameters
+    ----------
+    func : callable
+        As for `map`. Function and arguments are written to a file in `output_dir`, which only you
+        can read.
+    *args, **kwargs
+        Arguments of `func`, as for `map`.
+    launch : Local or Slurm, optional
+        What starts the ranks; default ``Local()``: this machine, a rank for each core.
+    arguments, n_inputs, output_dir, result_shape, result_dtype, single_file, payload, isolate
+        As for `map`.
+    resume, rules
+        As for `map`.
+
+    Returns
+    -------
+    Job
+        It was submitted; it may have to wait.
+
+    Raises
+    ------
+    InputError
+        A mistake in the call.
+    PlaceError
+        `output_dir` holds results already, or another job is at work there.
+    StoreError
+        The call could not be written.
+    LaunchError
+        The job was refused, in the launcher's own words.
+
+    Examples
+    --------
+    >>> import acme_mpi
+    >>> def f(x, y, z=3):
+    ...     return (x + y) * z
+    >>> job = acme_mpi.submit(f, [2, 4, 6, 8], 4, launch=acme_mpi.Local(2))  # doctest: +SKIP
+    >>> job.result()  # doctest: +SKIP
+    ['/home/me/ACME_20260101-120000-000000/f.h5']
+    """
+    # All ranks import this module, and few of them submit jobs.
+    from acme_mpi.jobs.submitting import check_caller, check_launcher, submit_call
+
+    check_caller()
+    launcher = check_launcher(launch)
+    named = _merge(kwargs, arguments)
+    kind = store_kind(True, single_file, payload)
+    spec = make_row_spec(result_shape, result_dtype)
+    check("isolate", isolate)
+    check("output_dir", output_dir)
+    tasks = distribute(func, args, named, n_inputs, caller=submit)
+    work = Work(
+        function_name(func), tasks.n_tasks, spec, isolate, rules=check_rules(rules, isolate)
+    )
+    options = Options(work, _output(kind, output_dir, None, resume))
+    request = Request(func, tasks, options)
+    layout = request.free_layout()
+    return submit_call(layout, options, request.to_packed(), request.fingerprint(), launcher)
+
+
+def _refuse_beside_launch(write: Any, comm: Any, root: Any) -> None:
+    if write is not True:
+        raise InputError(
+            "`launch` needs results in files, as its ranks end with the job; leave out "
+            f"write_worker_results={write!r}"
+        )
+    if comm is not None or root is not None:
+        raise InputError("`comm` and `root` are for calls by ranks; leave them out with `launch`")
+
+
+def _output(kind: str, output_dir: str | None, root: int | None, resume: Any) -> Output:
+    return Output(
+        kind,
+        output_dir,
+        root,
+        policy=resume_policy(resume, kind),
+        retry_failed=resume == "failed",
+    )
 
 
 def _merge(kwargs: Mapping[str, Any], arguments: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -132,6 +132,8 @@ def _with_ranks(options: Any, scripts: Sequence[str], launched_rank: int) -> int
         if options.script:
             defaults = Display(bar=options.bar, level=_level_asked_for(options))
             status = serve_script(world, [*options.script, *scripts], defaults)
+        elif options.call is not None:
+            _make_saved_call(world, options)
         else:
             call_target(world, options)
     except TaskError as error:
@@ -144,6 +146,13 @@ def _with_ranks(options: Any, scripts: Sequence[str], launched_rank: int) -> int
         sys.stderr.flush()
         world.abort(EXIT_INTERNAL)
     return status if world.is_master else 0
+
+
+def _make_saved_call(world: Any, options: Any) -> None:
+    from acme_mpi.jobs.running import run_saved
+
+    policy = "force" if options.force_resume else ""
+    run_saved(world, options.call, policy, options.retry_failed)
 
 
 def _level_asked_for(options: Any) -> int | None:

@@ -66,6 +66,12 @@ def make_parser() -> CommandParser:
         help="instead of TARGET: run a module as a script, for example pytest [its own arguments]",
     )
     parser.add_argument(
+        "--call",
+        metavar="FILE",
+        help="instead of TARGET: run the call that acme_mpi.submit has saved; scripts of its jobs "
+        "say so",
+    )
+    parser.add_argument(
         "arguments",
         metavar="ARGS",
         nargs="?",
@@ -262,9 +268,12 @@ def _is_script(text: str) -> bool:
 
 def check_options(options: Any) -> None:
     """Raise InputError for what makes no sense together; fill `script`, `kind` and `spec`."""
+    if options.call is not None:
+        _check_call(options)
+        return
     options.script = _script_of(options)
     if options.script:
-        _refuse_function_options(options)
+        _refuse_function_options(options, _OF_SCRIPTS)
         return
     if ":" not in options.target:
         raise InputError(
@@ -336,10 +345,32 @@ def _script_of(options: Any) -> list[str]:
     return [options.target]
 
 
-def _refuse_function_options(options: Any) -> None:
-    """Raise for options that a script gives to `map` itself, before they are silently ignored."""
+# What counts where the command line names a script, or a saved call.
+_SHOWN = {"bar", "verbose", "quiet"}
+_OF_SCRIPTS = (
+    {"target", "module", *_SHOWN},
+    "cannot be used with a script; the script's own calls of acme_mpi.map say such things (or give "
+    "the script's options behind its name)",
+)
+_OF_CALLS = (
+    {"call", "resume", "retry_failed", "force_resume", *_SHOWN},
+    "cannot be used with --call: the saved call says all of that",
+)
+
+
+def _check_call(options: Any) -> None:
+    """Check what is given besides a saved call; its run is resumed in any case."""
+    if options.target is not None or options.module is not None:
+        raise InputError(f"--call {options.call} names what is run; leave out the target")
+    _refuse_function_options(options, _OF_CALLS)
+    options.script = []
+    options.plan, options.debug_task = False, None
+
+
+def _refuse_function_options(options: Any, allowed: tuple[set[str], str]) -> None:
+    """Raise for options that would be silently ignored."""
     parser = make_parser()
-    taken = {"target", "module", "bar", "verbose", "quiet"}
+    taken, why = allowed
     given = [
         action.option_strings[0]
         for action in parser._actions
@@ -349,10 +380,7 @@ def _refuse_function_options(options: Any) -> None:
         and getattr(options, action.dest) != parser.get_default(action.dest)
     ]
     if given:
-        raise InputError(
-            f"{', '.join(given)} cannot be used with a script; the script's own calls of "
-            "acme_mpi.map say such things (or give the script's options behind its name)"
-        )
+        raise InputError(f"{', '.join(given)} {why}")
 
 
 def parse_shape(text: str | None) -> tuple[Any, ...] | None:

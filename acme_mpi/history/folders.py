@@ -15,7 +15,7 @@ from datetime import datetime
 
 from acme_mpi.errors import PlaceError, StoreError
 from acme_mpi.history.journal import stamp_of
-from acme_mpi.history.layout import DOT_FOLDER, Layout
+from acme_mpi.history.layout import DOT_FOLDER, JOB, Layout
 from acme_mpi.history.lease import LEASE
 from acme_mpi.history.parsing import read_file
 from acme_mpi.history.stores import STORES, find_store
@@ -23,6 +23,7 @@ from acme_mpi.linux.offsets import reason
 
 FINISHED = "finished"
 LINKED = "linked"
+_JOBS = re.compile(rf"{JOB}\d+")
 MADE_UP = re.compile(r"ACME_\d{8}-\d{6}-\d{6}")
 
 
@@ -183,7 +184,8 @@ def _ended_s(path: str) -> float | None:
 def remove_results(layout: Layout, also: Sequence[str] = ()) -> None:
     """Remove all that runs of this function have left, and directories that are then empty.
 
-    Rank 0 only. The lease stays, unless its folder is named.
+    Rank 0 only. The lease stays, unless its folder is named; what belongs to submitted jobs stays
+    anyway: one of them may be the caller.
 
     Parameters
     ----------
@@ -194,8 +196,10 @@ def remove_results(layout: Layout, also: Sequence[str] = ()) -> None:
     """
     if not layout.directory:
         return
+    kept = "" if layout.dot_folder in also else LEASE
     for entry in _entries(layout.dot_folder):
-        if os.path.basename(entry) != LEASE:
+        name = os.path.basename(entry)
+        if name != kept and not _JOBS.fullmatch(name):
             _remove(entry)
     payload = os.path.join(layout.directory, layout.payload_folder)
     pickles = glob.glob(
@@ -204,9 +208,10 @@ def remove_results(layout: Layout, also: Sequence[str] = ()) -> None:
     own = [path for path in pickles if path[len(layout.pickle(0)) - 8 : -7].isdigit()]
     containers = {replace(layout, suffix=each.suffix).container for each in STORES.values()}
     for path in (payload, *containers, *own, *also):
-        _remove(path)
+        if path != layout.dot_folder:
+            _remove(path)
     # The directories go only if nothing else is in them.
-    for path in (os.path.dirname(layout.dot_folder), layout.directory):
+    for path in (layout.dot_folder, os.path.dirname(layout.dot_folder), layout.directory):
         with contextlib.suppress(OSError):
             os.rmdir(path)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from acme_mpi.history.journal import journal_name
 
 DOT_FOLDER = ".acme_mpi"
+JOB = "job"  # and a number: folders of submitted jobs in the dot folder of a run
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,10 @@ class Layout:
     def partial(self) -> str:
         """The container while it is being made."""
         return os.path.join(self.dot_folder, f"{self.name}{self.suffix}.partial")
+
+    def job_folder(self, number: int) -> str:
+        """Return the folder of one of the jobs that were submitted to run this."""
+        return os.path.join(self.dot_folder, f"{JOB}{number}")
 
     @property
     def stop_file(self) -> str:

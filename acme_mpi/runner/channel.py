@@ -153,6 +153,22 @@ def _sent_channel(number: int) -> Channel:
     raise AssertionError("only a channel's receiver knows its descriptors")
 
 
+def load_plain(data: bytes) -> Any:
+    """Return an object from a pickle of what messages may hold, from elsewhere than a channel.
+
+    Raises
+    ------
+    ChannelError
+        It holds something else, or cannot be read.
+    """
+    try:
+        return _PlainUnpickler(io.BytesIO(data), [], []).load()
+    except ChannelError:
+        raise
+    except Exception as error:
+        raise ChannelError(f"it cannot be read: {error}") from None
+
+
 class Channel:
     """One end of a two-way connection to a process on this node.
 

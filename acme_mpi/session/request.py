@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from acme_mpi.engine.run import new_run
 from acme_mpi.errors import InputError, StoreError
 from acme_mpi.history.beginning import choose_place
 from acme_mpi.history.folders import refuse_unmakeable
+from acme_mpi.linux.segment import Segment
 from acme_mpi.session.base import Session
 from acme_mpi.standing import loading
 from acme_mpi.storage import Layout
@@ -53,22 +55,27 @@ class Request:
         call = Call(self.options, own_func=self.func)
         # A function that is called in this very process need not be picklable.
         func = self.func if session.needs_pickles(self.options.work.isolate) else None
-        try:
-            with loading():
-                self._pack(call, world, func)
-        except (InputError, StoreError):
-            raise
-        except Exception as error:
-            raise InputError(
-                f"the function or an argument cannot be pickled: {error}; make open files, locks "
-                "and connections inside the function"
-            ) from None
+        with _pickling():
+            self._pack(call, world, func)
         if world.size > 1:
             # A rank that pickles an open file flushes it, too, and so changes its time of change.
             call.digests = {each.label: digest(each.value, False) for each in self.tasks.arguments}
         if world.is_master:
             call.fingerprint = self.fingerprint()
         return call
+
+    def to_packed(self) -> Segment:
+        """Return function and arguments, for ranks that are started later. Independent.
+
+        Raises
+        ------
+        InputError
+            Function or arguments cannot be pickled.
+        StoreError
+            There is no room for them.
+        """
+        with _pickling():
+            return packing.pack(self.func, self.tasks)
 
     def to_debug_call(self, world: World) -> Call:
         """Return what this rank brings into a run in rank 0's own process. Independent."""
@@ -110,3 +117,18 @@ class Request:
         call.func = pickle_given(func)  # every rank calls a function of its own
         if world.is_master:
             call.packed = packing.pack(None, self.tasks)
+
+
+@contextlib.contextmanager
+def _pickling() -> Iterator[None]:
+    """Context in which function and arguments are pickled; say what users can do if they cannot."""
+    try:
+        with loading():
+            yield
+    except (InputError, StoreError):
+        raise
+    except Exception as error:
+        raise InputError(
+            f"the function or an argument cannot be pickled: {error}; make open files, locks "
+            "and connections inside the function"
+        ) from None

@@ -1,0 +1,107 @@
+"""What a job has led to, read from the journals: what its call returns, or what it raises."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from acme_mpi.engine.call import Display, Options, Output, Result, Work
+from acme_mpi.engine.summary import error_of
+from acme_mpi.errors import AcmeMpiError, LaunchError
+from acme_mpi.history.description import described_runs
+from acme_mpi.history.journal import AS_PICKLES
+from acme_mpi.history.records import History, indices_of
+from acme_mpi.history.status import read_told
+from acme_mpi.history.stores import find_store
+from acme_mpi.jobs.record import SCRIPT, Record
+from acme_mpi.launch.base import State
+from acme_mpi.storage import Stored
+
+N_LINES = 10  # of a log, in an error
+
+
+def has_run(record: Record) -> bool:
+    """Tell whether a run of this job has begun."""
+    runs = described_runs(record.layout.dot_folder)
+    return bool(runs) and runs[-1] >= record.first_run
+
+
+def outcome(record: Record, state: State) -> tuple[list[str | None], AcmeMpiError | None]:
+    """Return what the call of a job returns, and the exception that it raises, if any.
+
+    Parameters
+    ----------
+    record : Record
+        Of a job that has ended.
+    state : State
+        In which it has ended.
+
+    Raises
+    ------
+    InputError
+        The journals cannot be read.
+    """
+    if not has_run(record):
+        return [], LaunchError(f"{_ended(record, state)}{_log_text(record)}{_way(record)}")
+    told = read_told(record.layout.dot_folder)
+    n_tasks = told.description.n_tasks
+    is_done = told.history.is_done(n_tasks)
+    failures = [
+        told.history.failed[index]
+        for index in sorted(told.history.failed)
+        if index < n_tasks and not is_done[index]
+    ]
+    stored = _stored(record, told.history, n_tasks)
+    n_open = n_tasks - int(is_done.sum()) - len(failures)
+    command = record.make_launcher().how_to_submit(record.path(SCRIPT))
+    options = Options(
+        Work(record.name, n_tasks, told.description.spec),
+        Output(told.description.kind),
+        Display(resume_command=command),
+    )
+    why = f"{_ended(record, state)}{_log_text(record)}" if n_open else ""
+    result = Result(
+        options,
+        stored,
+        failures,
+        n_open,
+        n_ready=1,
+        stopped_because=why,
+        output_dir=record.directory,
+    )
+    paths = stored.paths or []
+    return paths, error_of(result, paths)
+
+
+def _stored(record: Record, history: History, n_tasks: int) -> Stored:
+    """Return where the results are, as the store itself says it, which needs HDF5 for that."""
+    layout, kind = record.layout, find_store(record.store)
+    container = layout.container if kind.has_container else None
+    done = history.done[history.done["first"] < n_tasks]
+    is_pickled = (done["form"] & AS_PICKLES != 0) & (not kind.is_pickled)
+    pickles = {index: layout.emergency_pickle(index) for index in indices_of(done[is_pickled])}
+    if kind.task_file is None:
+        return Stored(container, [layout.container, *pickles.values()])
+    paths: list[str | None] = [None] * n_tasks
+    for index in indices_of(done):
+        paths[index] = pickles.get(index) or kind.task_file(layout, index)
+    return Stored(container, paths)
+
+
+def _ended(record: Record, state: State) -> str:
+    launcher = record.make_launcher().title
+    job_id, status = record.get("id"), record.exit_status
+    with_status = "" if status is None else f" with status {status}"
+    begun = "" if has_run(record) else " before any task was called"
+    return f"job {job_id} on {launcher} has ended{with_status}{begun}: {state}"
+
+
+def _log_text(record: Record) -> str:
+    lines = record.log_lines(N_LINES)
+    if not lines:
+        return ""
+    return f"\n  the last lines of {record.path('log')}:\n" + "\n".join(f"    {x}" for x in lines)
+
+
+def _way(record: Record) -> str:
+    how: Any = record.make_launcher().how_to_submit(record.path(SCRIPT))
+    return f"\n  resume with: {how}"

@@ -1,0 +1,165 @@
+"""Ranks on this machine: an mpiexec in the background, which outlives who has started it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from acme_mpi.errors import LaunchError
+from acme_mpi.launch.base import RUNNING, Launcher, Order, State
+from acme_mpi.launch.environment import clean_environment
+from acme_mpi.launch.words import check_count, check_lines
+from acme_mpi.linux.cores import n_cores
+from acme_mpi.linux.processes import command_line
+
+_AS_ROOT = [
+    f"{prefix}_ALLOW_RUN_AS_ROOT{suffix}=1"
+    for prefix in ("OMPI", "PRTE")
+    for suffix in ("", "_CONFIRM")
+]
+_MORE_RANKS_THAN_CORES = (
+    "OMPI_MCA_rmaps_base_oversubscribe=1",
+    "PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe",
+)
+
+
+def find_mpiexec() -> str:
+    """Return the path of the mpiexec beside this Python, or of that on PATH.
+
+    Raises
+    ------
+    LaunchError
+        There is none.
+    """
+    beside = os.path.join(os.path.dirname(sys.executable), "mpiexec")
+    found = beside if os.access(beside, os.X_OK) else shutil.which("mpiexec")
+    if found is None:
+        raise LaunchError(
+            "there is no mpiexec on PATH, which starts the ranks; install an MPI: pip install "
+            "'acme_mpi[mpi]', or the system's package openmpi-bin"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Local(Launcher):
+    """Start ranks on this machine by mpiexec, in the background; they outlive their caller.
+
+    Parameters
+    ----------
+    n : int, optional
+        Number of ranks, >= 1; default: one for each core that this process may use.
+    prologue : list of str
+        Lines of shell before mpiexec: ``["module load openmpi"]``.
+
+    Raises
+    ------
+    InputTypeError, InputError
+        A word has a wrong value.
+
+    Examples
+    --------
+    >>> import acme_mpi
+    >>> acme_mpi.Local(n=2)
+    Local(n=2, prologue=())
+    """
+
+    n: int | None = None
+    prologue: tuple[str, ...] = ()
+
+    kind: ClassVar[str] = "local"
+    title: ClassVar[str] = "this machine"
+
+    def __post_init__(self) -> None:
+        """Check all words."""
+        n = n_cores() if self.n is None else check_count("n", self.n)
+        object.__setattr__(self, "n", n)
+        object.__setattr__(self, "prologue", check_lines("prologue", self.prologue))
+
+    def script(self, order: Order) -> str:
+        """Return a script that a person may also run."""
+        job = shlex.quote(order.folder)
+        return "\n".join(
+            [
+                "#!/bin/bash",
+                "# Made by acme_mpi; it can be run again, and computes what is left.",
+                "",
+                f"job={job}",
+                'rm -f "$job/exit"',
+                'echo "$HOSTNAME $$" >"$job/id"  # by which the job is found',
+                "trap : INT TERM  # the ranks get them, too, and this script tells how they end",
+                f"cd {shlex.quote(order.directory)} || exit",
+                *self._exports(),
+                *self.prologue,
+                "",
+                f'{shlex.join([find_mpiexec(), "-n", str(self.n), *order.command])} "$@"',
+                "status=$?",
+                'echo "$status" >"$job/exit"',
+                'exit "$status"',
+                "",
+            ]
+        )
+
+    def _exports(self) -> list[str]:
+        assert self.n is not None
+        settings = [*(_AS_ROOT if os.geteuid() == 0 else ())]
+        settings += _MORE_RANKS_THAN_CORES if self.n > n_cores() else ()
+        return [f"export {' '.join(settings)}"] if settings else []
+
+    def how_to_submit(self, path: str) -> str:
+        """Return the command that runs a script."""
+        return f"bash {shlex.quote(path)}"
+
+    def submit(self, path: str, log: str, directory: str) -> str:
+        """Run the script in a session of its own, so that no signal to the caller's reaches it."""
+        try:
+            with open(log, "ab") as file:
+                process = subprocess.Popen(
+                    ["bash", path],
+                    cwd=directory,
+                    env=clean_environment(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=file,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise LaunchError(f"cannot run bash {path}: {error.strerror}") from None
+        # It is waited for as long as this process lives, so that it leaves no zombie.
+        threading.Thread(target=process.wait, name="local job", daemon=True).start()
+        return f"{socket.gethostname()} {process.pid}"
+
+    @classmethod
+    def states(cls, scripts: Mapping[str, str]) -> dict[str, State]:
+        """Tell which scripts are running; those of other hosts cannot be seen from here."""
+        found = {}
+        for job_id, path in scripts.items():
+            host, pid = _host_and_pid(job_id)
+            if host != socket.gethostname():
+                found[job_id] = State(RUNNING, f"on {host}, as far as can be known from here")
+            elif pid and path in command_line(pid):
+                found[job_id] = State(RUNNING)
+        return found
+
+    @classmethod
+    def cancel(cls, job_ids: Collection[str], force: bool = False) -> None:
+        """Send a signal to the script and its mpiexec, which ends the ranks."""
+        for job_id in job_ids:
+            _, pid = _host_and_pid(job_id)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL if force else signal.SIGTERM)
+
+
+def _host_and_pid(job_id: str) -> tuple[str, int]:
+    host, _, pid = job_id.rpartition(" ")
+    return host, int(pid) if pid.isascii() and pid.isdecimal() else 0

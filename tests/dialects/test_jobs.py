@@ -1,0 +1,219 @@
+"""Jobs on this machine: submitted, found again, waited for, cancelled, resumed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import pytest
+from conftest import start_environment
+from running import wait_until
+
+import acme_mpi
+from acme_mpi.errors import (
+    InputError,
+    LaunchError,
+    PlaceError,
+    StoppedError,
+    TaskError,
+)
+from acme_mpi.jobs.job import Job
+from acme_mpi.jobs.saved_call import read_call
+
+pytestmark = pytest.mark.slow
+
+LIMIT_S = 120
+CLIENT = """\
+import os
+import signal
+
+import acme_mpi
+
+def f(x, y):
+    open(f"begun{x}", "w").close()
+    while not os.path.exists("allowed"):
+        pass
+    return x + y
+
+acme_mpi.submit(f, [1, 2, 3, 4], 10, output_dir="out", launch=acme_mpi.Local(2))
+os.killpg(0, signal.SIGKILL)
+"""
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@contextmanager
+def ended(job: Job) -> Iterator[Job]:
+    """Context at whose end a job has ended."""
+    try:
+        yield job
+    finally:
+        job.cancel(grace_s=0)
+
+
+def add(x, y):
+    return x + y
+
+
+def f(x, y):
+    return x - y
+
+
+def fail_once(x):
+    """Fail for 2, as long as nobody allows it."""
+    if x == 2 and not os.path.exists("allowed"):
+        raise ValueError("two")
+    return x
+
+
+def wait_for_permission(x):
+    Path(f"begun{x}").touch()
+    while not os.path.exists("allowed"):
+        pass
+    return x
+
+
+def values_in(path: str) -> list[float]:
+    with h5py.File(path) as file:
+        return [file[f"comp_{i}/result_0"][()].item() for i in range(len(file))]
+
+
+def test_a_job_outlives_its_client(place):
+    client = subprocess.run(
+        [sys.executable, "-c", CLIENT], env=start_environment(), start_new_session=True
+    )
+    assert client.returncode == -signal.SIGKILL
+    with ended(acme_mpi.attach("out")) as job:
+        wait_until(lambda: list(place.glob("begun*")))
+        assert job.status().state.name == "RUNNING"
+        with pytest.raises(TimeoutError, match="has not ended: RUNNING"):
+            job.wait(timeout=0)
+        with pytest.raises(PlaceError, match="is being written by process"):
+            acme_mpi.submit(f, [1], 1, output_dir="out", resume="force")
+        (place / "allowed").touch()
+
+        assert job.result(LIMIT_S) == [str(place / "out" / "f.h5")] == job.files
+        assert job.wait() == "COMPLETED"
+    assert values_in(job.files[0]) == [11, 12, 13, 14]
+    assert "SUCCESS! 4 tasks done" in Path(job.log).read_text()
+    assert "4 of 4 tasks done" in str(job.status())
+    assert "mpiexec -n 2" in job.script()
+
+
+@pytest.mark.once
+def test_failed_tasks_are_raised_and_called_again(place):
+    launch = acme_mpi.Local(1)
+    job = acme_mpi.submit(fail_once, [1, 2, 3], output_dir="out", payload="computation")
+    with ended(job), pytest.raises(TaskError, match=r"1 of 3 tasks failed.*two") as raised:
+        job.result(LIMIT_S)
+    assert [failure.index for failure in raised.value.failures] == [1]
+    assert [path is None for path in raised.value.results] == [False, True, False]
+    script = place / "out" / ".acme_mpi" / "fail_once" / "job0" / "script.sh"
+    assert f"resume with: bash {script} --retry-failed" in str(raised.value)
+    assert job.wait() == "FAILED"
+
+    (place / "allowed").touch()
+    again = acme_mpi.submit(
+        fail_once,
+        [1, 2, 3],
+        output_dir="out",
+        payload="computation",
+        resume="failed",
+        launch=launch,
+    )
+    with ended(again):
+        assert again.result(LIMIT_S) == again.files
+    assert acme_mpi.attach("out").id == again.id
+
+
+@pytest.mark.once
+def test_a_cancelled_job_can_be_resumed(place):
+    job = acme_mpi.submit(wait_for_permission, range(4), output_dir="out", launch=acme_mpi.Local(1))
+    with ended(job):
+        wait_until(lambda: list(place.glob("begun*")))
+        job.cancel(grace_s=0.01)
+    with pytest.raises(StoppedError, match=r"4 of 4 tasks were not run, because job .*CANCELLED"):
+        job.result(LIMIT_S)
+
+    (place / "allowed").touch()
+    files = acme_mpi.map(
+        wait_for_permission,
+        range(4),
+        output_dir="out",
+        launch=acme_mpi.Local(1),
+        resume=True,
+    )
+    assert values_in(files[0]) == [0, 1, 2, 3]
+
+
+@pytest.mark.once
+def test_a_job_that_never_calls_a_task_says_so():
+    launch = acme_mpi.Local(1, prologue=["echo no such module", "exit 3"])
+    job = acme_mpi.submit(add, [1], 1, output_dir="out", launch=launch)
+
+    with pytest.raises(LaunchError, match=r"before any task was called(?s:.)*no such module"):
+        job.result(LIMIT_S)
+    assert acme_mpi.submit(add, [1], 1, output_dir="out", launch=acme_mpi.Local(1)).result(LIMIT_S)
+
+
+@pytest.mark.once
+class TestSavedCalls:
+    @pytest.fixture
+    def path(self, place):
+        launch = acme_mpi.Local(1, prologue=["exit"])
+        job = acme_mpi.submit(add, [1], 1, output_dir="out", launch=launch)
+        job.wait(LIMIT_S)
+        return place / "out" / ".acme_mpi" / "add" / "job0" / "call"
+
+    def test_they_are_for_their_user_alone(self, path):
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert read_call(str(path)).options.work.name == "add"
+
+    def test_one_that_others_can_write_is_refused(self, path):
+        path.chmod(0o620)
+        with pytest.raises(InputError, match="mode 620"):
+            read_call(str(path))
+
+    def test_one_that_is_a_link_is_refused(self, path):
+        link = path.with_name("link")
+        link.symlink_to(path)
+        with pytest.raises(InputError, match="cannot read"):
+            read_call(str(link))
+
+    def test_one_that_was_cut_short_is_refused(self, path):
+        content = path.read_bytes()
+        for n in (0, 10, 30, 4096):
+            path.write_bytes(content[:n])
+            with pytest.raises(InputError, match="submit"):
+                read_call(str(path))
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("keywords", "text"),
+    [
+        ({"launch": "slurm"}, "`launch` has to be"),
+        ({"launch": acme_mpi.Local(1), "write_worker_results": False}, "needs results in files"),
+        ({"launch": acme_mpi.Local(1), "root": 0}, "`root`"),
+    ],
+)
+def test_calls_that_no_job_can_make_are_refused(place, keywords, text):
+    with pytest.raises(InputError, match=text):
+        acme_mpi.map(add, [1], 1, **keywords)
+    assert not list(place.iterdir())
+
+
+@pytest.mark.once
+def test_there_may_be_no_job():
+    with pytest.raises(InputError, match="no job was submitted"):
+        acme_mpi.attach("out")
