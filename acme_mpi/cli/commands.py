@@ -1,6 +1,7 @@
 """The commands on the directory of a run: ``status``, ``stop``, ``recover`` and ``check``.
 
-They are for any shell, while the run goes on or later, and start no MPI.
+Those of jobs are named here, and lie in `job_commands`. All are for any shell, while the run goes
+on or later, and start no MPI.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import NamedTuple
 
 from acme_mpi.cli.command_parser import CommandParser
 from acme_mpi.cli.status_text import status_text
+from acme_mpi.cli.summaries import COMMANDS, OF_JOBS
 from acme_mpi.comm import SerialWorld
 from acme_mpi.engine.messages import ConsoleFormatter
 from acme_mpi.errors import EXIT_DONE, EXIT_STORAGE, AcmeMpiError, InputError, StoreError
@@ -42,12 +44,6 @@ from acme_mpi.visible import say, visible
 
 logger = logging.getLogger("acme_mpi")
 
-COMMANDS = {
-    "status": "say what is done, what is slow, and what has failed",
-    "stop": "stop a run in good order: running tasks finish; the same command resumes it later",
-    "recover": "link what a killed run has left, and what is intact in damaged files",
-    "check": "read all results and compare their checksums; follow all links",
-}
 MAX_FAULTS = 20  # that are shown
 
 
@@ -70,6 +66,8 @@ def run_command(argv: Sequence[str]) -> int:
         Its name and its arguments.
     """
     name = argv[0]
+    if name in OF_JOBS:
+        return _run_job_command(name, argv[1:])
     parser = CommandParser(
         prog=f"python -m acme_mpi {name}", description=f"{COMMANDS[name].capitalize()}."
     )
@@ -84,6 +82,10 @@ def run_command(argv: Sequence[str]) -> int:
     act = {"status": _status, "stop": _stop, "recover": _recover, "check": _check}[name]
     try:
         with _messages(), standard_output():
+            if name == "status" and not (options.json or options.joblog):
+                has_job = _say_job(options.directory)
+                if has_job and not runs_in(options.directory):
+                    return EXIT_DONE
             return max(_act_on(layout, act, options) for layout in _layouts(options.directory))
     except AcmeMpiError as error:
         return say_error(error)
@@ -100,6 +102,37 @@ def _messages() -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
+
+
+def _run_job_command(name: str, arguments: Sequence[str]) -> int:
+    from acme_mpi.cli.job_commands import run_job_command
+
+    try:
+        with _messages(), standard_output():
+            return run_job_command(name, arguments)
+    except AcmeMpiError as error:
+        return say_error(error)
+    return EXIT_DONE  # the reader has seen enough
+
+
+def _say_job(directory: str) -> bool:
+    """Say how the job of a directory is, unless it has ended and the run says more of it.
+
+    Returns
+    -------
+    bool
+        Whether there is one.
+    """
+    from acme_mpi.jobs.job import Job
+    from acme_mpi.jobs.record import newest_record
+
+    record = newest_record(directory)
+    if record is None:
+        return False
+    status = Job(record).status()
+    if not status.state.is_over or status.run is None:
+        say(str(status._replace(run=None)))
+    return True
 
 
 def _act_on(layout: Layout, act: _Act, options: argparse.Namespace) -> int:

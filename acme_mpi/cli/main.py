@@ -21,6 +21,7 @@ with limited_threads():
 
 from acme_mpi.cli.command_call import call_target, command_of
 from acme_mpi.cli.options import check_options, make_parser, split_script
+from acme_mpi.cli.summaries import COMMANDS
 from acme_mpi.comm import (
     finalize,
     how_to_silence,
@@ -62,11 +63,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         rank, size = launched_rank_and_size()
     except AcmeMpiError as error:
         sys.exit(say_error(error))
-    if argv and argv[0].isidentifier():
-        from acme_mpi.cli.commands import COMMANDS, run_command
+    if argv and argv[0] in COMMANDS:
+        from acme_mpi.cli.commands import run_command
 
-        if argv[0] in COMMANDS:
-            sys.exit(run_command(argv) if rank == 0 else 0)
+        sys.exit(run_command(argv) if rank == 0 else 0)
     own, scripts = split_script(argv)
     # Every rank finds the same mistake; one of them says it.
     if rank > 0:

@@ -10,6 +10,7 @@ from typing import Any
 from acme_mpi import __version__
 from acme_mpi.api import store_kind
 from acme_mpi.cli.command_parser import CommandParser, whole
+from acme_mpi.cli.summaries import COMMANDS
 from acme_mpi.errors import InputError
 from acme_mpi.history.stores import find_store, payload_names
 from acme_mpi.results.spec import make_row_spec
@@ -34,6 +35,11 @@ commands on the directory of a run, from any shell, while it is running or later
   python -m acme_mpi stop DIR                         stop the run: running tasks finish
   python -m acme_mpi recover DIR                      link what a killed run has left
   python -m acme_mpi check DIR                        read all results and compare checksums
+
+jobs, of Slurm or on this machine in the background; submit --help tells more:
+  python -m acme_mpi submit -n 64 --time 2h mymod:f args.npz --output-dir DIR [--print]
+  python -m acme_mpi wait DIR                         wait for the job, say how it has ended
+  python -m acme_mpi cancel DIR                       end the job; submit it again to resume it
 
 exit status: 0 all tasks done; 1 some failed; 2 usage or bad input, nothing was run;
   69 a rank was lost; 74 results could not be written; 75 stopped early. After these three the
@@ -294,8 +300,6 @@ def check_options(options: Any) -> None:
 
 def _target_meant(options: Any) -> str:
     """Return what a target without a colon is likely to be instead."""
-    from acme_mpi.cli.commands import COMMANDS
-
     if meant := did_you_mean(options.target, COMMANDS):
         return meant
     if options.arguments is not None and options.arguments.isidentifier():

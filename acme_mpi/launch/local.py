@@ -95,7 +95,7 @@ class Local(Launcher):
                 "# Made by acme_mpi; it can be run again, and computes what is left.",
                 "",
                 f"job={job}",
-                'rm -f "$job/exit"',
+                'rm -f "$job/exit" "$job/cancelled"',
                 'echo "$HOSTNAME $$" >"$job/id"  # by which the job is found',
                 "trap : INT TERM  # the ranks get them, too, and this script tells how they end",
                 f"cd {shlex.quote(order.directory)} || exit",

@@ -67,6 +67,6 @@ done
 
 # Stopped early, so there is more to do than fits into one job: the same job goes on with it.
 if [[ $status == 75 && ! -e $job/cancelled ]] && (($(count_tasks n_done) > n_at_first)); then
-    scontrol requeue "$SLURM_JOB_ID" && exit 75
+    scontrol requeue "$SLURM_JOB_ID" && exit "$status"  # it has not ended
 fi
 """

@@ -122,7 +122,7 @@ class Slurm(Launcher):
                 *options,
                 "",
                 f"job={shlex.quote(order.folder)}",
-                'rm -f "$job/exit"',
+                'rm -f "$job/exit" "$job/cancelled"',
                 'echo "$SLURM_JOB_ID" >"$job/id"  # by which the job is found',
                 f"cd {shlex.quote(order.directory)} || exit",
                 *self.prologue,

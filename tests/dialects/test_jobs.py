@@ -217,3 +217,58 @@ def test_calls_that_no_job_can_make_are_refused(place, keywords, text):
 def test_there_may_be_no_job():
     with pytest.raises(InputError, match="no job was submitted"):
         acme_mpi.attach("out")
+
+
+def command(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of the package, which starts no ranks itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "acme_mpi", *words],
+        env=start_environment(),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+
+
+@pytest.mark.once
+class TestCommandLine:
+    def test_it_submits_waits_and_says_how_it_ended(self, module_folder):
+        call = ("mymod:f", "args.npz", "--output-dir", "out", "--single-file")
+        submitted = command("submit", "--local", "-n", "2", *call)
+        assert submitted.returncode == 0, submitted.stderr
+        with ended(acme_mpi.attach("out")) as job:
+            assert f"job {job.id} on this machine" in submitted.stdout
+            assert f"f: 4 tasks, results go to {job.files[0]}" in submitted.stdout
+            waited = command("wait", "out")
+        assert waited.returncode == 0, waited.stderr
+        assert "COMPLETED, 4 of 4 tasks done" in waited.stdout
+        assert values_in(job.files[0]) == [18, 24, 30, 36]
+        assert "--single-file --output-dir" in job.script()
+        assert command("cancel", "out").returncode == 0
+
+    def test_it_prints_the_script_and_leaves_nothing(self, module_folder):
+        words = ("-n", "64", "--partition", "8GBS", "--time", "2h", "mymod:f", "args.npz")
+        printed = command("submit", *words, "--output-dir", "out", "--print")
+
+        assert "#SBATCH --ntasks=64\n#SBATCH --partition=8GBS\n" in printed.stdout
+        assert "#SBATCH --time=02:00:00\n" in printed.stdout
+        assert "--ntasks=64 " in printed.stdout
+        assert f"mymod:f args.npz --output-dir {module_folder}/out" in printed.stdout
+        assert not Path("out").exists()
+
+    @pytest.mark.parametrize(
+        ("words", "text"),
+        [
+            (["-n", "0", "--print", "mymod:f"], "`n` has to be a whole number >= 1, not 0"),
+            (["--local", "--time", "2h", "mymod:f"], "--time cannot be used with --local"),
+            (["--local", "mymod:f", "args.npz", "--plan"], "--plan cannot be used with submit"),
+            (["--local", "mymod:g", "args.npz"], "no function 'g'"),
+            (["--local", "mymod.py"], "submit takes a function"),
+        ],
+    )
+    def test_mistakes_are_found_before_anything_is_written(self, module_folder, words, text):
+        ran = command("submit", *words)
+
+        assert ran.returncode == 2
+        assert text in ran.stderr
+        assert not list(module_folder.glob("ACME_*"))

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import acme_mpi
-from acme_mpi.cli.commands import COMMANDS
 from acme_mpi.cli.options import check_options, make_parser, split_script
+from acme_mpi.cli.summaries import COMMANDS
 
 pytestmark = pytest.mark.once
 

@@ -1,0 +1,14 @@
+"""What each command does, in a line; known before the command is imported."""
+
+OF_JOBS = {
+    "submit": "have a job call the function: of Slurm, or on this machine in the background",
+    "wait": "wait for the job of a directory, and say how it has ended",
+    "cancel": "end the job of a directory: running tasks may end for 30 s; it can be resumed",
+}
+COMMANDS = {
+    "status": "say what is done, what is slow, and what has failed",
+    "stop": "stop a run in good order: running tasks finish; the same command resumes it later",
+    "recover": "link what a killed run has left, and what is intact in damaged files",
+    "check": "read all results and compare their checksums; follow all links",
+    **OF_JOBS,
+}

@@ -1,0 +1,184 @@
+"""Jobs that are submitted from Python under a real Slurm: see `scripts/slurm_sandbox`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from pathlib import Path
+
+import h5py
+import pytest
+from sandbox import Slurm
+
+pytestmark = [pytest.mark.once, pytest.mark.slurm, pytest.mark.slow]
+
+LIMIT_S = 120
+HEAD = f"""\
+import json
+import os
+import subprocess
+import time
+
+import acme_mpi
+
+LIMIT_S = {LIMIT_S}
+
+
+def f(x, y):
+    return x + y
+
+
+def brief(x):
+    time.sleep(0.25)
+    return x
+
+
+def wait_for_permission(x):
+    open(f"begun{{x}}", "w").close()
+    while not os.path.exists("allowed"):
+        time.sleep(0.01)
+    return x
+
+
+def until(condition):
+    end_s = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.05)
+
+
+def state_of(job_id):
+    command = ["squeue", "--noheader", f"--jobs={{job_id}}", "--format=%T"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+def fails(action):
+    try:
+        action()
+    except (acme_mpi.AcmeMpiError, TimeoutError) as error:
+        return [type(error).__name__, str(error)]
+
+
+"""
+
+
+@pytest.fixture
+def folder(slurm: Slurm, request: pytest.FixtureRequest) -> Path:
+    """Create a directory that all nodes see."""
+    path = slurm.shared_dir / str(request.node.name)
+    path.mkdir()
+    return path
+
+
+def run_client(slurm: Slurm, folder: Path, text: str) -> dict[str, str]:
+    """Run a script on the login machine and return what it calls `said`."""
+    path = folder / "client.py"
+    path.write_text(f"{HEAD}{textwrap.dedent(text)}\nprint(json.dumps(said))\n")
+    ran = slurm.call(sys.executable, str(path), cwd=folder, timeout_s=2 * LIMIT_S)
+    assert ran.returncode == 0, ran.stderr
+    said: dict[str, str] = json.loads(ran.stdout.splitlines()[-1])
+    return said
+
+
+def values_in(path: Path) -> list[float]:
+    with h5py.File(path) as file:
+        return [file[f"comp_{i}/result_0"][()].item() for i in range(len(file))]
+
+
+def test_a_job_waits_runs_and_is_found_again(slurm: Slurm, folder: Path) -> None:
+    said = run_client(
+        slurm,
+        folder,
+        """
+        wrong = acme_mpi.Slurm(4, partition="nowhere")
+        refused = fails(lambda: acme_mpi.submit(f, [1], 1, output_dir="out", launch=wrong))
+        said = dict(refused=refused)
+        said["left"] = os.listdir()
+        launch = acme_mpi.Slurm(4, partition="main", time="10min", nodes=2, extra=["--hold"])
+        job = acme_mpi.submit(f, [1, 2, 3, 4], 10, output_dir="out", launch=launch)
+        said["status"] = str(job.status())
+        said["second"] = fails(
+            lambda: acme_mpi.submit(f, [1, 2, 3, 4], 10, output_dir="out", launch=launch)
+        )
+        subprocess.run(["scontrol", "release", job.id], check=True)
+        """,
+    )
+    assert said["refused"][0] == "LaunchError"
+    assert "invalid partition specified: nowhere" in said["refused"][1]
+    assert said["left"] == ["client.py"]
+    assert "PENDING (JobHeldUser)" in said["status"]
+    assert said["second"][0] == "PlaceError"
+    assert "PENDING (JobHeldUser)" in said["second"][1]
+
+    said = run_client(
+        slurm,
+        folder,
+        """
+        job = acme_mpi.attach("out")
+        said = dict(files=job.result(LIMIT_S), state=job.wait(), script=job.script())
+        """,
+    )
+    assert said["files"] == [str(folder / "out" / "f.h5")]
+    assert said["state"] == "COMPLETED"
+    assert "\n#SBATCH --partition=main\n#SBATCH --time=00:10:00\n" in said["script"]
+    assert values_in(folder / "out" / "f.h5") == [11, 12, 13, 14]
+
+
+def test_jobs_that_end_early_say_how_and_what_resumes_them(slurm: Slurm, folder: Path) -> None:
+    said = run_client(
+        slurm,
+        folder,
+        """
+        held = acme_mpi.Slurm(1, extra=["--hold"])
+        pending = acme_mpi.submit(f, [1], 1, output_dir="pending", launch=held)
+        none = acme_mpi.Slurm(2, prologue=["export SLURM_MPI_TYPE=none"])
+        unable = acme_mpi.submit(f, [1], 1, output_dir="unable", launch=none)
+        running = acme_mpi.submit(
+            wait_for_permission, range(4), output_dir="out", launch=acme_mpi.Slurm(1)
+        )
+        pending.cancel()
+        said = dict(pending=[pending.wait(LIMIT_S), *fails(pending.result)])
+        until(lambda: os.path.exists("begun0"))
+        subprocess.run(["scancel", running.id], check=True)
+        said["running"] = [running.wait(LIMIT_S), *fails(running.result)]
+        said["unable"] = [unable.wait(LIMIT_S), *fails(unable.result)]
+        """,
+    )
+    assert said["pending"][:2] == ["CANCELLED", "LaunchError"]
+    state, kind, text = said["running"]
+    assert (state, kind) == ("CANCELLED", "StoppedError")
+    assert "4 of 4 tasks were not run, because job" in text
+    assert "the last lines of" in text
+    job_folder = folder / "out" / ".acme_mpi" / "wait_for_permission" / "job0"
+    assert f"resume with: sbatch {job_folder}/script.sh" in text
+    state, kind, text = said["unable"]
+    assert (state, kind) == ("FAILED", "LaunchError")
+    assert "has ended with status 2 before any task was called" in text
+    assert "each is rank 0 of 1" in text.replace("\n", " ")
+
+
+def test_a_job_is_queued_again_when_its_time_is_over(slurm: Slurm, folder: Path) -> None:
+    """Slurm lets it wait for two minutes then; its script, submitted again, is quicker."""
+    said = run_client(
+        slurm,
+        folder,
+        """
+        launch = acme_mpi.Slurm(1, time="10min", again=True)
+        job = acme_mpi.submit(brief, range(60), output_dir="out", launch=launch)
+        until(lambda: (run := job.status().run) is not None and run.n_done)
+        # As it does before the time is over, see the script.
+        subprocess.run(["scancel", "--signal=USR2", job.id], check=True)
+        until(lambda: state_of(job.id) == "PENDING")
+        said = dict(first=job.id, before=job.status().run.n_done)
+        job.cancel()
+        said["cancelled"] = [job.wait(LIMIT_S), *fails(job.result)]
+        command = said["cancelled"][-1].rpartition("resume with: ")[2]
+        subprocess.run(command, shell=True, check=True)
+        until(lambda: job.id != said["first"])
+        said["files"] = job.result(LIMIT_S)
+        """,
+    )
+    assert 0 < int(said["before"]) < 60
+    assert said["cancelled"][:2] == ["CANCELLED", "StoppedError"]
+    assert values_in(Path(said["files"][0])) == list(range(60))
