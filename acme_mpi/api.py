@@ -142,7 +142,7 @@ def map(
             resume=resume,
             rules=rules,
         )
-        return job.result(bar=None)
+        return job.show()
     session = current()
     world = session.callers(comm)
     try:

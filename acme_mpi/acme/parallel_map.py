@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from acme_mpi.acme.arguments import ArgumentShape, rough_bytes, takes
 from acme_mpi.acme.client import Client, begin_use, end_use, keep, kept_client
@@ -53,6 +53,10 @@ from acme_mpi.tasks.taskset import (
     distribute,
     function_name,
 )
+
+if TYPE_CHECKING:
+    from acme_mpi.jobs.job import Job
+    from acme_mpi.launch.base import Launcher
 
 logger = logging.getLogger("acme_mpi")
 
@@ -144,6 +148,9 @@ class ParallelMap(ACMEdaemon):
     cleanup_threshold_days : int, optional
         Remove directories ``ACME_*`` in the working directory, >= 0 days after their last run has
         ended. Only those which carry the mark of a finished run of this package.
+    launch : acme_mpi.Local or acme_mpi.Slurm, optional
+        `compute` submits a job, and waits for its end, as ``acme_mpi.map(..., launch=...)``; for a
+        process that is no rank. Results have to go to files.
 
     Attributes
     ----------
@@ -157,6 +164,8 @@ class ParallelMap(ACMEdaemon):
         before `compute` count; a file that is wanted elsewhere gets a second name there.
     client : Client or None
         The ranks. If None is put in its place, `compute` calls nothing and returns None.
+    job : Job or None
+        With `launch`, once it is submitted.
     config, daemon : ParallelMap
         This object: ACME keeps some attributes there.
 
@@ -207,6 +216,7 @@ class ParallelMap(ACMEdaemon):
         dryrun: bool = False,
         logfile: bool | str | None = None,
         cleanup_threshold_days: int | None = None,
+        launch: Launcher | None = None,
         **kwargs: Any,
     ) -> None:
         session = current()
@@ -235,6 +245,7 @@ class ParallelMap(ACMEdaemon):
                 )
                 self._set_workers(n_workers, stop_client)
                 self._check_launched(partition, mem_per_worker, setup_timeout)
+                self._set_launcher(launch, form)
                 check("dryrun", dryrun)
                 check("setup_interactive", setup_interactive)
                 check("cleanup_threshold_days", cleanup_threshold_days)
@@ -311,6 +322,22 @@ class ParallelMap(ACMEdaemon):
         self._n_wanted = check("n_workers", n_workers)
         self._is_stopping = check("stop_client", stop_client)
         self.stop_client = stop_client
+
+    def _set_launcher(self, launch: Any, form: ResultForm) -> None:
+        self.job: Job | None = None
+        self._launcher: Launcher | None = None
+        if launch is None:
+            return
+        # All ranks import this module, and few of them submit jobs.
+        from acme_mpi.jobs.submitting import check_caller, check_launcher
+
+        check_caller()
+        self._launcher = check_launcher(launch)
+        if not form.store.writes_files:
+            raise InputError(
+                "`launch` needs results in files, as its ranks end with the job; leave out "
+                "write_worker_results=False"
+            )
 
     def _check_launched(self, partition: Any, memory: Any, timeout: Any) -> None:
         """Check what the launcher has decided already."""
@@ -441,6 +468,8 @@ class ParallelMap(ACMEdaemon):
         if is_declined:
             self._say(logging.INFO, "%s is not executed", function_name(self.func))
             return None
+        if self._launcher is not None and not is_debug:
+            return self._compute_by_job(self._launcher, wanted)
         try:
             result = self._run(is_debug)
         except PlaceError as error:
@@ -484,6 +513,19 @@ class ParallelMap(ACMEdaemon):
         except (InputError, StoreError) as error:
             call = Call(error=self._prefixed(error))
         return run_here(world, call) if is_debug else session.run(world, call)
+
+    def _compute_by_job(self, launcher: Launcher, wanted: list[str] | None) -> Any:
+        """Submit a job, show its progress, and return what it returns, or raise what it raises."""
+        from acme_mpi.jobs.submitting import submit_call
+
+        with self._prefixing():
+            request = self._request(self.output_dir)
+            options = replace(request.options, work=replace(request.options.work, workers=None))
+            request = replace(request, options=options)
+            layout, packed = request.free_layout(), request.to_packed()
+            self.job = submit_call(layout, options, packed, request.fingerprint(), launcher)
+        paths = self.job.show()
+        return paths if wanted is None else hand_out(paths, wanted)
 
     def _refuse_without_workers(self) -> None:
         if not self._workers():

@@ -50,7 +50,7 @@ def run_job_command(name: str, arguments: Sequence[str]) -> int:
 
 def _wait(job: Job) -> int:
     logger.setLevel(logging.INFO)
-    job.wait(bar=None)
+    job.wait(bar=True)
     say(str(job.status()))
     try:
         job.result()

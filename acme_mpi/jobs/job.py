@@ -7,6 +7,7 @@ import logging
 import math
 import numbers
 import os
+import sys
 import time
 from typing import Any, NamedTuple
 
@@ -19,7 +20,8 @@ from acme_mpi.jobs.ending import has_run, outcome
 from acme_mpi.jobs.queue import queue_of
 from acme_mpi.jobs.record import LAUNCHERS, SCRIPT, Record, newest_record
 from acme_mpi.launch.base import CANCELLED, COMPLETED, FAILED, RUNNING, UNKNOWN, State
-from acme_mpi.visible import visible
+from acme_mpi.linux.terminal import is_watched
+from acme_mpi.visible import say, visible
 
 logger = logging.getLogger("acme_mpi")
 
@@ -73,7 +75,6 @@ class Job:
         self._record = record
         self.directory, self.name = record.directory, record.name
         self._queue = queue_of(LAUNCHERS[record.launcher])
-        self._said = ""
 
     @property
     def id(self) -> str:
@@ -147,15 +148,16 @@ class Job:
         record.keep_state(found)
         return found
 
-    def wait(self, timeout: float | None = None, bar: bool | None = False) -> str:
+    def wait(self, timeout: float | None = None, bar: bool = False) -> str:
         """Wait for the end of the job.
 
         Parameters
         ----------
         timeout : float, optional
             In seconds, >= 0; None: for ever.
-        bar : bool or None
-            Show a progress bar on stderr; None: if somebody watches, else lines now and then.
+        bar : bool
+            Show its progress on stderr, and why it is pending: a bar if somebody watches, else
+            messages of the logger ``acme_mpi``.
 
         Returns
         -------
@@ -169,12 +171,12 @@ class Job:
             It has not ended by then; it goes on.
         """
         deadline_s = time.monotonic() + _seconds("timeout", timeout)
-        shown: _Shown | None = None if bar is False else _Shown(self, bar)
+        shown = _Shown(self._record) if bar else None
         pause_s = LOOK_S
         try:
             while not (state := self._state()).is_over:
-                self._tell(state, bar)
                 if shown is not None:
+                    shown.tell(state)
                     shown.look()
                 left_s = deadline_s - time.monotonic()
                 if left_s <= 0:
@@ -189,14 +191,7 @@ class Job:
                 shown.close()
         return state.name
 
-    def _tell(self, state: State, bar: bool | None) -> None:
-        """Say why a job is pending, whenever that changes."""
-        text = str(state)
-        if bar is not False and state.is_pending and text != self._said:
-            self._said = text
-            logger.info("job %s of %s: %s", self.id, self.name, text)
-
-    def result(self, timeout: float | None = None, bar: bool | None = False) -> list[str | None]:
+    def result(self, timeout: float | None = None, bar: bool = False) -> list[str | None]:
         """Wait for the end of the job and return what `acme_mpi.map` would have returned.
 
         Parameters
@@ -226,6 +221,17 @@ class Job:
         if error is not None:
             raise error
         return paths
+
+    def show(self) -> list[str | None]:
+        """Return as `result`, and show the progress; an interrupt says that the job goes on."""
+        try:
+            return self.result(bar=True)
+        except KeyboardInterrupt as interrupt:
+            interrupt.add_note(
+                f"job {self.id} goes on: acme_mpi.attach({self.directory!r}) finds it again, and "
+                "its cancel() ends it"
+            )
+            raise
 
     def cancel(self, grace_s: float = GRACE_S) -> None:
         """End the job: tasks that run may end, no other begins, and what is done is safe.
@@ -288,22 +294,35 @@ class Job:
 class _Shown:
     """A job's progress, as a run itself shows it."""
 
-    def __init__(self, job: Job, bar: bool | None) -> None:
-        self._job, self._bar = job, bar
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        # What a notebook writes to stderr is seen, though that is no terminal.
+        self._is_seen = is_watched() or "ipykernel" in sys.modules
         self._progress: Progress | None = None
         self._next_s = 0.0
+        self._said = ""
+
+    def tell(self, state: State) -> None:
+        """Say why a job is pending, whenever that changes."""
+        text = f"job {self._record.get('id')} of {self._record.name}: {state}"
+        if not state.is_pending or text == self._said:
+            return
+        self._said = text
+        if self._is_seen:
+            say(text, sys.stderr)
+        else:
+            logger.info("%s", text)
 
     def look(self, is_last: bool = False) -> None:
         """Show what is done, unless that was shown just now."""
         begin_s = time.monotonic()
         if not is_last and begin_s < self._next_s:
             return
-        record = self._job._record
-        if not has_run(record):
+        if not has_run(self._record):
             return
-        run = read_status(record.layout.dot_folder)
+        run = read_status(self._record.layout.dot_folder)
         if self._progress is None:
-            self._progress = Progress(run.n_tasks, self._bar)
+            self._progress = Progress(run.n_tasks, self._is_seen or None)
         progress = self._progress
         n_ended = run.n_done + run.n_failed
         progress.add(n_ended - progress.n_done, run.n_failed - progress.n_failed)

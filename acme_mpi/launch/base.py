@@ -74,7 +74,7 @@ class Order(NamedTuple):
     Attributes
     ----------
     name : str
-        Of the job.
+        Of the function, and so of the job.
     folder : str
         Absolute path of the job's own folder, which has its script, its log and its state.
     directory : str

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 OPTIONS = ("--no-kill", "--requeue")
 
-# {n} ranks, {srun} and its options, {command}, {python} and {output_dir} are filled in.
+# {n} ranks, {srun} and its options, {command}, {python}, {output_dir} and {name} are filled in.
 TEXT = r"""
 n_ranks={n}
 max_rounds=5    # how often the ranks are started, at most; two rounds without results are the end
@@ -27,7 +27,8 @@ count() {{ wc -w <<<"${{1//,/ }}"; }}
 # How many tasks are done (n_done), or neither done nor failed (n_open).
 count_tasks() {{
     {python} -m acme_mpi status {output_dir} --json 2>/dev/null |
-        {python} -c "import json, sys; print(sum(json.loads(line)['$1'] for line in sys.stdin))" ||
+        {python} -c "import json, sys; found = map(json.loads, sys.stdin)
+print(sum(each['$1'] for each in found if each['name'] == sys.argv[1]))" {name} ||
         echo 0
 }}
 

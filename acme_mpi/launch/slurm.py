@@ -109,9 +109,13 @@ class Slurm(Launcher):
         srun = shlex.join(["srun", "--kill-on-bad-exit=1", *self._for_ranks()])
         command = shlex.join(order.command)
         if self.again:
-            python, output_dir = map(shlex.quote, (sys.executable, order.output_dir))
             work = rounds.TEXT.format(
-                n=self.n, srun=srun, command=command, python=python, output_dir=output_dir
+                n=self.n,
+                srun=srun,
+                command=command,
+                python=shlex.quote(sys.executable),
+                output_dir=shlex.quote(order.output_dir),
+                name=shlex.quote(order.name),
             )
         else:
             work = f'\n{srun} --ntasks={self.n} {command} "$@"\nstatus=$?\n'

@@ -167,6 +167,19 @@ def test_a_job_that_never_calls_a_task_says_so():
 
 
 @pytest.mark.once
+def test_a_parallel_map_may_be_a_job(place):
+    launch = acme_mpi.Local(2)
+    with acme_mpi.ParallelMap(f, [2, 4], 1, output_dir="out", launch=launch) as pmap:
+        files = pmap.compute()
+
+    assert files == [str(place / "out" / "f_payload" / f"f_{i}.h5") for i in range(2)]
+    assert pmap.job is not None
+    assert pmap.job.files == files
+    assert "using 2 workers" in Path(pmap.job.log).read_text()
+    assert values_in(str(pmap.results_container)) == [1, 3]
+
+
+@pytest.mark.once
 class TestSavedCalls:
     @pytest.fixture
     def path(self, place):
