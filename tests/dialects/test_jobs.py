@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from conftest import start_environment
 from running import wait_until
 
 import acme_mpi
+from acme_mpi.cli.commands import run_command
 from acme_mpi.errors import (
     InputError,
     LaunchError,
@@ -83,6 +85,12 @@ def wait_for_permission(x):
     return x
 
 
+def brief(x):
+    Path(f"begun{x}").touch()
+    time.sleep(0.1)
+    return x
+
+
 def values_in(path: str) -> list[float]:
     with h5py.File(path) as file:
         return [file[f"comp_{i}/result_0"][()].item() for i in range(len(file))]
@@ -134,6 +142,21 @@ def test_failed_tasks_are_raised_and_called_again(place):
     with ended(again):
         assert again.result(LIMIT_S) == again.files
     assert acme_mpi.attach("out").id == again.id
+
+
+@pytest.mark.once
+def test_tasks_of_a_cancelled_job_may_end(place):
+    job = acme_mpi.submit(brief, range(100), output_dir="out", launch=acme_mpi.Local(1))
+    with ended(job):
+        wait_until(lambda: list(place.glob("begun*")))
+        job.cancel()
+        assert job.wait() == "CANCELLED"
+    n_done = job.status().run.n_done
+    assert 0 < n_done < 100
+    assert len(list(place.glob("begun*"))) == n_done
+    with pytest.raises(StoppedError, match=f"{100 - n_done} of 100 tasks were not run"):
+        job.result()
+    assert len(values_in(job.files[0])) == n_done
 
 
 @pytest.mark.once
@@ -279,9 +302,13 @@ class TestCommandLine:
             (["--local", "mymod.py"], "submit takes a function"),
         ],
     )
-    def test_mistakes_are_found_before_anything_is_written(self, module_folder, words, text):
-        ran = command("submit", *words)
+    def test_mistakes_are_found_before_anything_is_written(
+        self, module_folder, monkeypatch, capfd, words, text
+    ):
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        monkeypatch.delitem(sys.modules, "mymod", raising=False)
 
-        assert ran.returncode == 2
-        assert text in ran.stderr
+        assert run_command(["submit", *words]) == 2
+        assert text in capfd.readouterr().err
         assert not list(module_folder.glob("ACME_*"))
+        sys.modules.pop("mymod", None)

@@ -30,7 +30,7 @@ def f(x, y):
 
 
 def brief(x):
-    time.sleep(0.25)
+    time.sleep(0.1)
     return x
 
 
