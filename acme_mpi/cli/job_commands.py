@@ -40,9 +40,7 @@ def run_job_command(name: str, arguments: Sequence[str]) -> int:
     """
     if name == "submit":
         return _submit(arguments)
-    parser = CommandParser(
-        prog=f"python -m acme_mpi {name}", description=f"{OF_JOBS[name].capitalize()}."
-    )
+    parser = CommandParser(prog=f"python -m acme_mpi {name}", description=_sentence(name))
     parser.add_argument("directory", metavar="DIR", help="output directory of the job")
     job = attach(parser.parse_args(arguments).directory)
     return _wait(job) if name == "wait" else _cancel(job)
@@ -85,7 +83,7 @@ def submit_parser() -> CommandParser:
     parser = CommandParser(
         prog="python -m acme_mpi submit",
         usage="%(prog)s [-n N] [options of the job] TARGET [ARGS] [options of the run]",
-        description=f"{OF_JOBS['submit'].capitalize()}. The function is loaded, and its "
+        description=f"{_sentence('submit')} The function is loaded, and its "
         "arguments are checked, before anything is submitted.",
         epilog="TARGET, ARGS and the options of the run are those of python -m acme_mpi --help",
         allow_abbrev=False,
@@ -121,6 +119,11 @@ def submit_parser() -> CommandParser:
     )
     parser.add_argument("--print", action="store_true", help="print the script, and submit nothing")
     return parser
+
+
+def _sentence(name: str) -> str:
+    text = OF_JOBS[name]
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _launcher(words: argparse.Namespace) -> Launcher:
