@@ -6,7 +6,7 @@ from typing import Any
 
 from acme_mpi.engine.call import Display, Options, Output, Result, Work
 from acme_mpi.engine.summary import error_of
-from acme_mpi.errors import AcmeMpiError, LaunchError
+from acme_mpi.errors import AcmeMpiError, LaunchError, StoppedError
 from acme_mpi.history.description import described_runs
 from acme_mpi.history.journal import AS_PICKLES
 from acme_mpi.history.records import History, indices_of
@@ -58,18 +58,21 @@ def outcome(record: Record, state: State) -> tuple[list[str | None], AcmeMpiErro
         Output(told.description.kind),
         Display(resume_command=command),
     )
-    why = f"{_ended(record, state)}{_log_text(record)}" if n_open else ""
     result = Result(
         options,
         stored,
         failures,
         n_open,
         n_ready=1,
-        stopped_because=why,
+        stopped_because=_ended(record, state) if n_open else "",
         output_dir=record.directory,
     )
     paths = stored.paths or []
-    return paths, error_of(result, paths)
+    error = error_of(result, paths)
+    if isinstance(error, StoppedError):
+        said, resume, command = str(error).rpartition("\n  resume with: ")
+        error = StoppedError(f"{said}{_log_text(record)}{resume}{command}")
+    return paths, error
 
 
 def _stored(record: Record, history: History, n_tasks: int) -> Stored:

@@ -36,6 +36,12 @@ from acme_mpi.spelling import whole_number
 LAUNCHERS: dict[str, type[Launcher]] = {each.kind: each for each in (Local, Slurm)}
 RECORD, CALL, SCRIPT = "job.json", "call", "script.sh"
 _FOLDER = re.compile(rf"{JOB}(\d{{1,9}})")
+# What Open MPI says between two lines of dashes when a rank ends with a status.
+_OF_MPIEXEC = re.compile(
+    r"^-{60,}\n(?:(?!-{60}).*\n){1,12}?.*(?:Exit code:|job has been aborted).*\n(?:(?!-{60}).*\n)?"
+    r"-{60,}\n?",
+    re.MULTILINE,
+)
 _MOST_BYTES = 4096  # of an id or a status
 _LOG_BYTES = 16 * 1024  # of the end of a log
 
@@ -142,7 +148,7 @@ class Record:
             self.put("end", f"{self.get('id')}|{state.name}|{state.reason}")
 
     def log_lines(self, n_most: int = 10) -> list[str]:
-        """Return the last lines of the log."""
+        """Return the last lines of the log, without what mpiexec adds to any failure."""
         try:
             with open(self.path("log"), "rb") as file:
                 size = os.fstat(file.fileno()).st_size
@@ -150,7 +156,7 @@ class Record:
                 text = file.read(_LOG_BYTES).decode(errors="replace")
         except OSError:
             return []
-        lines = re.split(r"[\r\n]+", text.strip())
+        lines = re.split(r"[\r\n]+", _OF_MPIEXEC.sub("", text).strip())
         return [line for line in lines if line.strip()][-n_most:]
 
 

@@ -63,6 +63,17 @@ def test_an_end_without_results_names_the_state(answers, submit, state, who):
     assert acme_mpi.attach("out").wait() == state
 
 
+def test_what_mpiexec_says_of_any_failure_is_left_out(answers, submit):
+    job = submit()
+    rule = "-" * 74
+    with open(job.log, "w") as log:
+        log.write(f"our words\n{rule}\nmpiexec detected\n\n  Exit code:    2\n{rule}\n")
+    answers["squeue"] = "17|FAILED\n"
+
+    with pytest.raises(LaunchError, match=r"log:\n    our words\n  resume with"):
+        job.result()
+
+
 def test_one_that_is_gone_is_unknown(answers, submit):
     job = submit()
     answers["squeue"] = ""
