@@ -153,6 +153,8 @@ def map(
         check("isolate", isolate)
         check("output_dir", output_dir)
         tasks = distribute(func, args, named, n_inputs, caller=map)
+        if tasks.n_tasks > 1 and isolate and comm is None:
+            session = session.with_ranks()
         work = Work(
             function_name(func), tasks.n_tasks, spec, isolate, rules=check_rules(rules, isolate)
         )

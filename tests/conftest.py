@@ -61,6 +61,10 @@ ROOT_SETTINGS = {
 # What a launcher around pytest itself, or a developer's shell, would put into every start.
 FOREIGN_PREFIXES = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "HYDI_", "MPI_LOCAL", "SLURM_", "PYTHON")
 FOREIGN_SUFFIX = "_NUM_THREADS"
+# Tests of what one process does, here and in starts without a launcher, need no ranks, which cost a
+# second each. `test_local_ranks` and `test_notebook` take this back.
+ALONE = {"ACME_MPI_LAUNCH": "none"}
+os.environ.update(ALONE)
 MODULE = """\
 def f(x, y, z=3):
     return (x + y) * z
@@ -171,7 +175,8 @@ def start_environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(FOREIGN_PREFIXES) and not name.endswith(FOREIGN_SUFFIX)
     }
-    return {**inherited, **LAUNCHER_SETTINGS, **(ROOT_SETTINGS if os.geteuid() == 0 else {})}
+    own = {**LAUNCHER_SETTINGS, **(ROOT_SETTINGS if os.geteuid() == 0 else {}), **ALONE}
+    return {**inherited, **own}
 
 
 def end_all(start_id: str, wait_s: float) -> list[str]:
@@ -358,6 +363,7 @@ def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadStream]:
     """Return the stream of two threads that pools and executors of a test use."""
     stream = ThreadStream(2)
     session = SimpleNamespace(stream=lambda: stream)
+    session.with_ranks = lambda n_wanted=None: session
     for module in (pool_module, executor_module):
         monkeypatch.setattr(module, "current", lambda: session)
     yield stream

@@ -26,6 +26,8 @@ from acme_mpi.session.keywords import (
 
 logger = logging.getLogger("acme_mpi")
 
+LOCAL = "local_cluster_setup"  # whose ranks can be started, where there is no launcher
+
 
 def tell_of_missing_ranks(
     n_wanted: int, n_there: int, dialect: str, client: Client | None = None
@@ -102,6 +104,8 @@ def _set_up(name: str, given: dict[str, Any]) -> Client:
         n_workers = KEYWORDS["n_workers"].check("n_workers", given["n_workers"])
     except InputError as caught:
         error = type(caught)(f"<{name}> {caught}")
+    if error is None and name == LOCAL:
+        session = session.with_ranks(n_workers, is_set_up=True)
     ranks = session.job_ranks(world, error)
     client = Client(ranks, n_workers)
     keep(client)
@@ -151,7 +155,7 @@ def local_cluster_setup(
     given = locals()
     if mem_per_worker is None:
         del given["mem_per_worker"]
-    return _set_up("local_cluster_setup", given)
+    return _set_up(LOCAL, given)
 
 
 def slurm_cluster_setup(

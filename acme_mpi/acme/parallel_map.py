@@ -251,6 +251,8 @@ class ParallelMap(ACMEdaemon):
                 check("cleanup_threshold_days", cleanup_threshold_days)
             except InputError as caught:
                 error = self._prefixed(caught)
+            if error is None and kept_client() is None:
+                session = session.with_ranks(self._n_wanted)
             ranks = session.job_ranks(self._world, error)
             self._take_client(ranks)
             self._is_declined = False
@@ -507,6 +509,8 @@ class ParallelMap(ACMEdaemon):
     def _run(self, is_debug: bool) -> Result | BaseException:
         """Run all tasks; return what the exception is that ends a run in this process."""
         world, session = self._world, current()
+        if not is_debug and len(workers := self._workers()) > 1:
+            session = session.with_ranks(max(workers) + 1)  # those of then may have ended
         try:
             request = self._request(self.output_dir)
             call = request.to_debug_call(world) if is_debug else request.to_call(session, world)

@@ -53,7 +53,7 @@ LAUNCHER_PREFIXES = (
     "PMI_",
     "PMI2_",
     "PMIX_",
-    "SLURM_PROCID",
+    "SLURM_STEP_NUM_TASKS",  # SLURM_PROCID stands in batch scripts, too, which are no ranks
     "MPI_LOCAL",
     "MV2_COMM_",
     "PALS_",

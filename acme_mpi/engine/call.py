@@ -49,7 +49,9 @@ class Work:
 
     def worker_ranks(self, size: int) -> set[int]:
         """Return the ranks that call tasks, of a world of `size`."""
-        chosen = set(range(size) if self.workers is None else self.workers)
+        everyone = set(range(size))
+        # Ranks that were chosen may have ended, and not all be there again.
+        chosen = everyone if self.workers is None else everyone.intersection(self.workers)
         # In its own process the function would keep rank 0 from handing out chunks.
         return chosen - {0} if not self.isolate and size > 1 else chosen
 

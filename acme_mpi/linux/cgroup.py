@@ -1,4 +1,4 @@
-"""The control groups that bound this process's memory, as a batch system sets them up."""
+"""The control groups that bound this process, as batch systems and containers set them up."""
 
 from __future__ import annotations
 
@@ -16,10 +16,17 @@ _BOUNDS = (
 
 
 def memory_groups(membership: str = MEMBERSHIP, root: str = ROOT) -> Iterator[Path]:
+    """Yield the folders of the groups that bound this process's memory, see `groups_of`."""
+    return groups_of("memory", membership, root)
+
+
+def groups_of(controller: str, membership: str = MEMBERSHIP, root: str = ROOT) -> Iterator[Path]:
     """Yield the folders of the groups that this process is in, innermost first.
 
     Parameters
     ----------
+    controller : str
+        Of what, in version 1: ``"memory"`` or ``"cpu"``.
     membership : str
         File that says which groups these are.
     root : str
@@ -33,8 +40,8 @@ def memory_groups(membership: str = MEMBERSHIP, root: str = ROOT) -> Iterator[Pa
         _, controllers, group = line.split(":", 2)
         if not controllers:  # version 2, alone or beside version 1
             mounts = [Path(root), Path(root, "unified")]
-        elif "memory" in controllers.split(","):
-            mounts = [Path(root, "memory")]
+        elif controller in controllers.split(","):
+            mounts = [Path(root, controller)]
         else:
             continue
         for mount in mounts:
@@ -60,6 +67,34 @@ def bytes_left(membership: str = MEMBERSHIP, root: str = ROOT) -> float:
                 n_bytes = int((group / limit).read_text()) - int((group / usage).read_text())
                 left = min(left, max(0, n_bytes) + field(group / "memory.stat", spare))
     return left
+
+
+def cpus_allowed(membership: str = MEMBERSHIP, root: str = ROOT) -> float:
+    """Return how many processors' time the groups allow this process; infinity without a limit.
+
+    Parameters
+    ----------
+    membership, root : str
+        As in `groups_of`.
+    """
+    allowed = float("inf")
+    for group in groups_of("cpu", membership, root):
+        # Not there, or the word, or -1, for "none".
+        with contextlib.suppress(OSError, ValueError):
+            quota, period = _quota(group)
+            if quota > 0 and period > 0:
+                allowed = min(allowed, quota / period)
+    return allowed
+
+
+def _quota(group: Path) -> tuple[int, int]:
+    """Return the time that a group may use in a period, as version 2 tells it, or 1."""
+    try:
+        quota, period = (group / "cpu.max").read_text().split()
+    except FileNotFoundError:
+        quota = (group / "cpu.cfs_quota_us").read_text()
+        period = (group / "cpu.cfs_period_us").read_text()
+    return int(quota), int(period)
 
 
 def field(path: Path, name: str) -> int:

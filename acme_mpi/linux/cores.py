@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
+
+from acme_mpi.linux.cgroup import cpus_allowed
 
 TOPOLOGY = "/sys/devices/system/cpu"
 
@@ -17,6 +20,11 @@ def n_cores(topology: str = TOPOLOGY) -> int:
         Where the kernel tells which processors are threads of one core.
     """
     return len({_core_of(number, Path(topology)) for number in os.sched_getaffinity(0)})
+
+
+def n_busy_cores() -> int:
+    """Return how many cores this process can keep busy, >= 1: a container may have less of them."""
+    return max(1, math.ceil(min(n_cores(), cpus_allowed())))
 
 
 def _core_of(number: int, topology: Path) -> str:

@@ -61,7 +61,7 @@ class Executor(concurrent.futures.Executor):
     ) -> None:
         check_count("max_workers", max_workers)
         setup = make_setup(initializer, initargs, rules)
-        stream = current().stream()
+        stream = current().with_ranks(max_workers).stream()
         self._max_workers = limit_ranks(setup, stream, max_workers)
         self._pid = os.getpid()
         self._lane: Lane | None = None

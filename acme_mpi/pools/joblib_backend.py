@@ -47,11 +47,11 @@ class RanksBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
         """
         if n_jobs == 0:
             raise InputError("`n_jobs` has to be a whole number other than 0, or None; -1: all")
-        stream = current().stream()
-        if stream is None:
-            raise served("backend")
         if n_jobs is None:
             n_jobs = self.default_n_jobs
+        stream = current().with_ranks(n_jobs if n_jobs > 0 else None).stream()
+        if stream is None:
+            raise served("backend")
         return min(n_jobs, stream.size) if n_jobs > 0 else max(stream.size + 1 + n_jobs, 1)
 
     def configure(self, n_jobs: int = 1, parallel: Any = None, **kwargs: Any) -> int:

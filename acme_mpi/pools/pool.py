@@ -102,7 +102,7 @@ class Pool:
         self.failures: list[tuple[int, BaseException]] = []
         self._state = "RUN"
         self._pid = os.getpid()
-        stream = current().stream()
+        stream = current().with_ranks(processes).stream()
         self.size = limit_ranks(setup, stream, processes)
         self._lane: Lane | None = None
         if stream is not None:

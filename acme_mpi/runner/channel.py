@@ -66,6 +66,7 @@ class Kind(IntEnum):
     GOT = 30  # what became of a stream's calls: list of messages of `runner.calls`
     STREAM = 31  # a script has pools: (number, its end of their channel)
     TAKEN = 29  # a script has loaded its values: (number, why some do not load, None: it has not)
+    SAID = 32  # to a script that waits for an answer: a message (level, text, dialect or None)
 
 
 # Classes whose objects are what their fields say, and no more.

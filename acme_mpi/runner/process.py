@@ -67,6 +67,12 @@ def interpreter_flags() -> list[str]:
     return flags
 
 
+def python_command(module: str) -> list[str]:
+    """Return the command that calls ``main`` of a module of this package in another Python."""
+    boot = ("-c", _BOOT.format(module=module), _ROOT)
+    return [sys.executable, *interpreter_flags(), *boot]
+
+
 class Child:
     """A Python child with a channel, a shared page, a file for its stack, and a lifeline.
 
@@ -112,10 +118,8 @@ class Child:
                 main = import_module(module).main
                 self._process = Fork(main, words, inherited, environment)
             else:
-                python = (sys.executable, *interpreter_flags())
-                boot = ("-c", _BOOT.format(module=module), _ROOT)
                 self._process = subprocess.Popen(
-                    [*python, *boot, *words],
+                    [*python_command(module), *words],
                     stdin=for_child("stdin") if has_terminal else subprocess.DEVNULL,
                     stdout=for_child("stdout"),
                     stderr=for_child("stderr"),

@@ -45,6 +45,18 @@ class Session(ABC):
         """Return the session of a call that is made now, of which this one knows."""
         return self
 
+    def with_ranks(self, n_wanted: int | None = None, is_set_up: bool = False) -> Session:
+        """Return the session for a call that is to use ranks; it may start them.
+
+        Parameters
+        ----------
+        n_wanted : int, optional
+            At most so many can be used, >= 1; default as many as there are cores.
+        is_set_up : bool
+            So many and no more are to stay for later calls, until the client is closed.
+        """
+        return self
+
     @abstractmethod
     def callers(self, comm: Any = None) -> World:
         """Return the processes that make a call together, `comm` or all. Collective."""

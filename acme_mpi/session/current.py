@@ -6,14 +6,14 @@ import os
 
 from acme_mpi.session.base import Session
 from acme_mpi.session.inside import LoadingSession, TaskSession
-from acme_mpi.session.spmd import SpmdSession
+from acme_mpi.session.plain import PlainSession
 from acme_mpi.standing import Standing, standing
 
 _inside: dict[Standing, Session] = {
     Standing.IN_TASK: TaskSession(),
     Standing.LOADING: LoadingSession(),
 }
-_outside: Session = SpmdSession()
+_outside: Session = PlainSession()
 
 
 def current() -> Session:
@@ -36,4 +36,5 @@ def enter(session: Session) -> None:
 
 def _leave() -> None:
     global _outside
-    _outside = SpmdSession()
+    _outside = PlainSession()
+    _outside.stay_alone()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
 
 from acme_mpi.comm import SerialWorld, World, pack_error, unpack_error
 from acme_mpi.engine.call import Call, Result
@@ -21,28 +23,40 @@ if TYPE_CHECKING:
 
 
 class ScriptSession(Session):
-    """The script's end of the channel.
+    """A client's end of its channel to rank 0's agent.
 
     Parameters
     ----------
     channel : Channel
-        To rank 0's agent, which says first of all what there is.
+        To rank 0's agent.
+    ranks : list of (str, int)
+        Host and process id of every rank.
+    start : mapping
+        Environment variables that the ranks have, but for what their launcher has told them.
     """
 
-    bar = None
+    bar: bool | None = None
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(
+        self, channel: Channel, ranks: list[tuple[str, int]], start: Mapping[str, str]
+    ) -> None:
         super().__init__()
-        message = channel.receive()
-        assert message is not None
-        self._ranks: list[tuple[str, int]]
-        self._ranks, self.level, self._is_launched = message[1]
-        self._channel = channel
-        self._environment_at_start = dict(os.environ)
+        self._channel, self._ranks, self._environment_at_start = channel, ranks, dict(start)
+        self._is_launched = False
         self._lock = threading.RLock()
         self._numbers = itertools.count(1)
         self._stream: ClientStream | None = None
         self._waiting: set[int] = set()  # numbers of the requests that are not answered
+
+    @classmethod
+    def of_script(cls, channel: Channel) -> Self:
+        """Return the session of rank 0's child, to whom the agent says first what there is."""
+        message = channel.receive()
+        assert message is not None
+        ranks, level, is_launched = message[1]
+        session = cls(channel, ranks, os.environ)
+        session.level, session._is_launched = level, is_launched
+        return session
 
     @property
     def is_waiting(self) -> bool:
@@ -82,12 +96,16 @@ class ScriptSession(Session):
                 raise unpack_error(answer)
             result: Result = answer
             if not result.options.output.store.writes_files:
-                reasons = None
-                try:
-                    reasons = deliver(world, result)
-                finally:
-                    self._ask_agent(Kind.TAKEN, reasons)
+                self._take_values(world, result)
         return result
+
+    def _take_values(self, world: World, result: Result) -> None:
+        """Load the values of a run in memory, and say what became of that."""
+        reasons = None
+        try:
+            reasons = deliver(world, result)
+        finally:
+            self._ask_agent(Kind.TAKEN, reasons)
 
     def stream(self) -> ClientStream:
         """Return the stream of this script, whose chunks the ranks call between other calls."""
@@ -114,19 +132,32 @@ class ScriptSession(Session):
         """
         with self._lock:
             number = next(self._numbers)
-            self._channel.send(kind, (number, wanted))
             try:
+                self._channel.send(kind, (number, wanted))
                 self._waiting.add(number)
-                while True:
-                    message = self._channel.receive()
-                    assert message is not None
-                    answered, answer = message[1]
-                    if answered == number:
-                        return answer
-            except EOFError:
-                raise LaunchError("the ranks that served this script have gone") from None
+                return self._answer(number)
+            except (EOFError, ConnectionError):
+                raise LaunchError(self._have_gone()) from None
             except BaseException:
-                self._channel.send(Kind.CANCEL)
+                self._cancel()
                 raise
             finally:
                 self._waiting.discard(number)
+
+    def _answer(self, number: int) -> Any:
+        """Wait for the answer to a request."""
+        while True:
+            message = self._channel.receive()
+            assert message is not None
+            answered, answer = message[1]
+            if answered == number:
+                return answer
+
+    def _cancel(self) -> None:
+        """Tell rank 0's agent that nobody waits for the answer any more."""
+        with contextlib.suppress(OSError):  # it has gone
+            self._channel.send(Kind.CANCEL)
+
+    def _have_gone(self) -> str:
+        """Return what to say when nobody answers."""
+        return "the ranks that served this script have gone"

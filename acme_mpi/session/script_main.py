@@ -34,7 +34,7 @@ def main() -> None:
     os.close(page)
     os.close(stack)
     os.set_inheritable(channel_fd, False)
-    enter(ScriptSession(Channel.from_descriptor(channel_fd)))
+    enter(ScriptSession.of_script(Channel.from_descriptor(channel_fd)))
     command = sys.argv[5:]
     sys.excepthook = print_without_own_frames
     try:

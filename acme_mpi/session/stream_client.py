@@ -180,6 +180,11 @@ class ClientStream(Stream):
 
     # What anybody calls.
 
+    @property
+    def has_pools(self) -> bool:
+        """Whether a pool has begun that has not ended."""
+        return bool(self._setups)
+
     def begin(self, setup: Setup) -> int:
         """Return the number of a new pool's setup."""
         pair = (setup.initializer, setup.initargs)

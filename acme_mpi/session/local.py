@@ -1,0 +1,149 @@
+"""The session of a process that has started ranks for itself: it is their client."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+from dataclasses import replace
+from enum import IntEnum
+from typing import Any
+
+from acme_mpi.comm import World
+from acme_mpi.engine.call import Call, Result
+from acme_mpi.linux.interrupts import INTERRUPTS, signal_name
+from acme_mpi.linux.terminal import ask
+from acme_mpi.runner.channel import Kind
+from acme_mpi.session.base import Session
+from acme_mpi.session.local_ranks import LocalRanks
+from acme_mpi.session.script import ScriptSession
+
+logger = logging.getLogger("acme_mpi")
+
+
+class Hold(IntEnum):
+    """Who has asked for ranks, and so how long they stay at most."""
+
+    BY_CALL = 0  # until a call wants more of them
+    BY_SET_UP = 1  # until the client that was set up is closed
+    BY_USER = 2  # until `stop`
+
+
+class LocalSession(ScriptSession):
+    """A process whose calls are served by ranks that it has started.
+
+    Parameters
+    ----------
+    local : LocalRanks
+        The ranks.
+    alone : Session
+        Where calls go that are made in this very process.
+    hold : Hold
+        Who has asked for the ranks.
+    """
+
+    bar = False
+
+    def __init__(self, local: LocalRanks, alone: Session, hold: Hold) -> None:
+        super().__init__(local.channel, local.ranks, local.environment)
+        self.local, self.hold = local, hold
+        self._alone = alone
+        self._got = 0  # the signal that has ended the present call
+
+    @property
+    def size(self) -> int:
+        """Number of ranks."""
+        return len(self._ranks)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no call is being served, and no pool is open."""
+        return not self.is_waiting and (self._stream is None or not self._stream.has_pools)
+
+    def with_ranks(self, n_wanted: int | None = None, is_set_up: bool = False) -> Session:
+        """Return the session for a call that is to use ranks, mostly this one."""
+        return self._alone.with_ranks(n_wanted, is_set_up)
+
+    def ask(self, question: str) -> bool | None:
+        """Ask where this process was started."""
+        return ask(question)
+
+    def needs_pickles(self, isolate: bool) -> bool:
+        """Tell whether the function goes to ranks: if it is not isolated it is called here."""
+        return isolate
+
+    def run(self, world: World, call: Call, wants_values: bool = True) -> Result:
+        """Have the ranks run the call, and load its values here. Independent.
+
+        A function that is not isolated needs the state of its process: it is called here.
+
+        Raises
+        ------
+        AcmeMpiError
+            What is wrong with the call, or with the ranks.
+        """
+        if call.error is not None:
+            raise call.error
+        assert call.options is not None
+        if not call.options.work.isolate:
+            return self._alone.run(world, call, wants_values)
+        if call.options.display.level is None:
+            display = replace(call.options.display, level=logger.getEffectiveLevel())
+            call.options = replace(call.options, display=display)
+        with self._lock:
+            self._got = 0
+            result = super().run(world, call, wants_values)
+            if self._got and result.n_unfinished:
+                result.stopped_because = f"this process got {signal_name(self._got)}"
+            return result
+
+    def _take_values(self, world: World, result: Result) -> None:
+        if not self._got:
+            super()._take_values(world, result)
+        elif not result.n_unfinished:
+            # All is done, but nobody has told rank 0 so: the signal has its usual meaning.
+            os.kill(os.getpid(), self._got)
+
+    def release(self) -> None:
+        """End the ranks, or only their runners if the user has asked for these ranks."""
+        if self.hold is Hold.BY_USER or not self.is_idle:
+            super().release()
+        else:
+            self.local.stop()
+
+    def _answer(self, number: int) -> Any:
+        with INTERRUPTS.caught():
+            answer = self._next_answer(number)
+        self.local.show_printed()
+        return answer
+
+    def _next_answer(self, number: int) -> Any:
+        """Wait for an answer; the first signal cancels the request, whose answer comes soon."""
+        is_cancelled = False
+        while True:
+            heard = [INTERRUPTS.fileno()] if INTERRUPTS.fileno() >= 0 and not is_cancelled else []
+            ready, _, _ = select.select([self._channel.fileno(), *heard], [], [])
+            if set(heard) & set(ready):
+                is_cancelled, self._got = True, INTERRUPTS.number
+                self._cancel()
+            message = self._channel.receive(wait=False)
+            if message is not None and message[0] == Kind.SAID:
+                say_again(*message[1])
+            elif message is not None and message[1][0] == number:
+                return message[1][1]
+
+    def _have_gone(self) -> str:
+        self.local.show_printed()
+        said = self.local.said()
+        self.local.stop()
+        return f"the ranks that this process has started have gone; a new call starts others{said}"
+
+
+def say_again(level: int, text: str, dialect: str | None) -> None:
+    """Say here what rank 0 has said."""
+    if not logger.isEnabledFor(level):
+        return
+    fields: dict[str, Any] = {"name": logger.name, "levelno": level, "msg": text}
+    if dialect is not None:
+        fields["dialect"] = dialect
+    logger.handle(logging.makeLogRecord({**fields, "levelname": logging.getLevelName(level)}))

@@ -1,0 +1,129 @@
+"""A process that no launcher has started: it starts ranks on its machine when a call wants them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+
+from acme_mpi.comm import is_launched, launched_rank_and_size
+from acme_mpi.engine.messages import tell_once
+from acme_mpi.errors import AcmeMpiError, LaunchError
+from acme_mpi.linux.cores import n_busy_cores
+from acme_mpi.session.base import Session
+from acme_mpi.session.local import Hold, LocalSession
+from acme_mpi.session.local_ranks import LocalRanks
+from acme_mpi.session.spmd import SpmdSession
+
+VARIABLE = "ACME_MPI_LAUNCH"  # "none": no call starts ranks by itself
+_NONE = "none"
+
+logger = logging.getLogger("acme_mpi")
+
+
+class PlainSession(SpmdSession):
+    """The session of a process until it has ranks, and of its calls that need none.
+
+    Under a launcher it is nothing but an `SpmdSession`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._local: LocalSession | None = None
+        self._is_copy = self._has_failed = False
+        os.register_at_fork(after_in_child=self.stay_alone)
+
+    def stay_alone(self) -> None:
+        """Have no ranks in this process, a forked child, and start none: it may be one of many."""
+        self._is_copy, self._lock = True, threading.RLock()
+        local, self._local = self._local, None
+        if local is not None:
+            local.local.let_go()
+
+    def of_call(self) -> Session:
+        """Return what serves a call that is made now: the ranks, if there are any."""
+        return self._with_local() or super().of_call()
+
+    def _with_local(self) -> LocalSession | None:
+        local = self._local
+        if local is not None and local.local.status() != "running":
+            self._local = local = None
+        return local
+
+    def with_ranks(self, n_wanted: int | None = None, is_set_up: bool = False) -> Session:
+        """Return the session for a call that is to use ranks; start them if need be.
+
+        Where none can be started, the session of this process alone. That is said, once.
+        """
+        with self._lock:
+            local = self._with_local()
+            n = n_busy_cores() if n_wanted is None else n_wanted
+            if local is not None and not self._is_to_be_replaced(local, n, is_set_up):
+                if n_wanted is not None and n_wanted > local.size:
+                    _tell_of_fewer(n_wanted, local.size)
+                return local
+            if local is None and (n < 2 or not self._may_start()):
+                return self.of_call()
+            return self._start_for_call(n, Hold.BY_SET_UP if is_set_up else Hold.BY_CALL)
+
+    def _is_to_be_replaced(self, local: LocalSession, n: int, is_set_up: bool) -> bool:
+        if local.hold is not Hold.BY_CALL or not local.is_idle:
+            return False
+        return n > local.size or (is_set_up and n != local.size)
+
+    def _may_start(self) -> bool:
+        return (
+            not (self._is_copy or self._has_failed or is_launched())
+            and not _is_child_of_multiprocessing()
+            and os.environ.get(VARIABLE) != _NONE
+            and self.callers().size == 1  # also for a launcher that nobody knows
+        )
+
+    def _start_for_call(self, n: int, hold: Hold) -> Session:
+        try:
+            local = self._start(n, hold)
+        except (AcmeMpiError, OSError) as error:
+            self._has_failed = True
+            logger.warning("one rank calls all tasks, as no others can be started: %s", error)
+            return self.of_call()
+        logger.info("Started %d ranks on this machine for this process", local.size)
+        return local
+
+    def _start(self, n: int, hold: Hold) -> LocalSession:
+        if self._local is not None:
+            self._local.local.stop()
+        self._local = LocalSession(LocalRanks(n), self, hold)
+        return self._local
+
+    def launch(self, n: int | None) -> LocalRanks:
+        """Start ranks because the user says so.
+
+        Raises
+        ------
+        LaunchError
+            They cannot be started, or there are such ranks already.
+        """
+        with self._lock:
+            local = self._with_local()
+            if self._is_copy or launched_rank_and_size()[1] > 1 or self.callers().size > 1:
+                raise LaunchError(
+                    "this process cannot start ranks: it is one of several itself, or a fork of a "
+                    "process that may have ranks"
+                )
+            if local is not None and (local.hold is not Hold.BY_CALL or not local.is_idle):
+                raise LaunchError(
+                    f"this process has {local.size} ranks already, which are in use; stop() them, "
+                    "or close what uses them, before others are started"
+                )
+            return self._start(n_busy_cores() if n is None else n, Hold.BY_USER).local
+
+
+def _tell_of_fewer(n_wanted: int, size: int) -> None:
+    text = "%d ranks were asked for, and the %d that are there are used: they are in use, or kept"
+    tell_once(text, n_wanted, size, dialect="", level=logging.WARNING)
+
+
+def _is_child_of_multiprocessing() -> bool:
+    module = sys.modules.get("multiprocessing.process")
+    return module is not None and module.parent_process() is not None
