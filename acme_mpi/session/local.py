@@ -60,6 +60,11 @@ class LocalSession(ScriptSession):
         """Whether no call is being served, and no pool is open."""
         return not self.is_waiting and (self._stream is None or not self._stream.has_pools)
 
+    @property
+    def may_be_replaced(self) -> bool:
+        """Whether other ranks can take the place of these: nobody has asked for just them."""
+        return self.hold is Hold.BY_CALL and self.is_idle
+
     def with_ranks(self, n_wanted: int | None = None, is_set_up: bool = False) -> Session:
         """Return the session for a call that is to use ranks, mostly this one."""
         return self._alone.with_ranks(n_wanted, is_set_up)
@@ -111,13 +116,14 @@ class LocalSession(ScriptSession):
         else:
             self.local.stop()
 
-    def _answer(self, number: int) -> Any:
+    def _ask_agent(self, kind: Kind, wanted: Any) -> Any:
+        # From before the ranks can know of it: a task may be the one that sends the signal.
         with INTERRUPTS.caught():
-            answer = self._next_answer(number)
+            answer = super()._ask_agent(kind, wanted)
         self.local.show_printed()
         return answer
 
-    def _next_answer(self, number: int) -> Any:
+    def _answer(self, number: int) -> Any:
         """Wait for an answer; the first signal cancels the request, whose answer comes soon."""
         is_cancelled = False
         while True:

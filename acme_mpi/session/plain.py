@@ -6,15 +6,18 @@ import logging
 import os
 import sys
 import threading
+from typing import TYPE_CHECKING
 
 from acme_mpi.comm import is_launched, launched_rank_and_size
 from acme_mpi.engine.messages import tell_once
 from acme_mpi.errors import AcmeMpiError, LaunchError
 from acme_mpi.linux.cores import n_busy_cores
 from acme_mpi.session.base import Session
-from acme_mpi.session.local import Hold, LocalSession
-from acme_mpi.session.local_ranks import LocalRanks
 from acme_mpi.session.spmd import SpmdSession
+
+if TYPE_CHECKING:
+    from acme_mpi.session.local import Hold, LocalSession
+    from acme_mpi.session.local_ranks import LocalRanks
 
 VARIABLE = "ACME_MPI_LAUNCH"  # "none": no call starts ranks by itself
 _NONE = "none"
@@ -65,10 +68,10 @@ class PlainSession(SpmdSession):
                 return local
             if local is None and (n < 2 or not self._may_start()):
                 return self.of_call()
-            return self._start_for_call(n, Hold.BY_SET_UP if is_set_up else Hold.BY_CALL)
+            return self._start_for_call(n, is_set_up)
 
     def _is_to_be_replaced(self, local: LocalSession, n: int, is_set_up: bool) -> bool:
-        if local.hold is not Hold.BY_CALL or not local.is_idle:
+        if not local.may_be_replaced:
             return False
         return n > local.size or (is_set_up and n != local.size)
 
@@ -80,9 +83,11 @@ class PlainSession(SpmdSession):
             and self.callers().size == 1  # also for a launcher that nobody knows
         )
 
-    def _start_for_call(self, n: int, hold: Hold) -> Session:
+    def _start_for_call(self, n: int, is_set_up: bool) -> Session:
+        from acme_mpi.session.local import Hold
+
         try:
-            local = self._start(n, hold)
+            local = self._start(n, Hold.BY_SET_UP if is_set_up else Hold.BY_CALL)
         except (AcmeMpiError, OSError) as error:
             self._has_failed = True
             logger.warning("one rank calls all tasks, as no others can be started: %s", error)
@@ -91,6 +96,10 @@ class PlainSession(SpmdSession):
         return local
 
     def _start(self, n: int, hold: Hold) -> LocalSession:
+        # The ranks themselves, and processes that are alone, load nothing of it.
+        from acme_mpi.session.local import LocalSession
+        from acme_mpi.session.local_ranks import LocalRanks
+
         if self._local is not None:
             self._local.local.stop()
         self._local = LocalSession(LocalRanks(n), self, hold)
@@ -104,6 +113,8 @@ class PlainSession(SpmdSession):
         LaunchError
             They cannot be started, or there are such ranks already.
         """
+        from acme_mpi.session.local import Hold
+
         with self._lock:
             local = self._with_local()
             if self._is_copy or launched_rank_and_size()[1] > 1 or self.callers().size > 1:
@@ -111,7 +122,7 @@ class PlainSession(SpmdSession):
                     "this process cannot start ranks: it is one of several itself, or a fork of a "
                     "process that may have ranks"
                 )
-            if local is not None and (local.hold is not Hold.BY_CALL or not local.is_idle):
+            if local is not None and not local.may_be_replaced:
                 raise LaunchError(
                     f"this process has {local.size} ranks already, which are in use; stop() them, "
                     "or close what uses them, before others are started"
