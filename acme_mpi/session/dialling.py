@@ -156,7 +156,7 @@ def dial(word: str, rank: int) -> tuple[Dialled, list[int]]:
         raise
     if len(outputs) != 2 or not hmac.compare_digest(answer, both[KEY_BYTES:]):
         sock.close()
-        raise LaunchError("the process that has started this rank has not taken its key")
+        raise LaunchError("who answers this rank does not have its key: has its starter gone?")
     sock.settimeout(None)
     return Dialled(Channel(sock), pidfd, rank), outputs
 

@@ -1,10 +1,10 @@
-"""What control groups tell of memory, in both versions."""
+"""What control groups tell of memory and processors, in both versions."""
 
 from __future__ import annotations
 
 import pytest
 
-from acme_mpi.linux.cgroup import bytes_left, memory_groups
+from acme_mpi.linux.cgroup import bytes_left, cpus_allowed, memory_groups
 
 pytestmark = pytest.mark.once
 
@@ -76,3 +76,20 @@ def test_without_a_limit_there_is_none(place, membership):
 
 def test_without_groups_there_is_no_limit():
     assert bytes_left("/nowhere/at/all") == float("inf")
+
+
+def test_the_least_time_of_processors_counts(place):
+    groups = {"job": {"cpu.max": "150000 100000\n"}, "job/step": {"cpu.max": "max 100000\n"}}
+
+    assert cpus_allowed(*place("0::/job/step\n", **groups)) == 1.5
+
+
+def test_version_1_tells_time_in_two_files(place):
+    files = {"cpu.cfs_quota_us": "300000\n", "cpu.cfs_period_us": "100000\n"}
+
+    assert cpus_allowed(*place("4:cpu,cpuacct:/job\n", **{"cpu/job": files})) == 3
+
+
+@pytest.mark.parametrize("files", [{}, {"cpu.cfs_quota_us": "-1", "cpu.cfs_period_us": "100000"}])
+def test_without_a_limit_all_time_is_allowed(place, files):
+    assert cpus_allowed(*place("4:cpu:/job\n", **{"cpu/job": files})) == float("inf")

@@ -1,0 +1,161 @@
+"""A real Jupyter kernel, whose cells use ranks that the kernel starts."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+from conftest import ENDING_S, MARKER, end_all, has_ended, processes_of, start_environment
+
+manager = pytest.importorskip("jupyter_client.manager")
+pytest.importorskip("ipykernel")
+
+pytestmark = [pytest.mark.once, pytest.mark.slow]
+
+ANSWERED_S = 60.0
+FIRST = """\
+import os, time
+import acme_mpi
+
+def f(x):
+    print("task", x)
+    return factor * x
+
+factor = 2
+with acme_mpi.ParallelMap(f, [1, 2, 3], write_worker_results=False) as pmap:
+    values = pmap.compute()
+values
+"""
+
+
+class Shown(NamedTuple):
+    """What a cell shows.
+
+    Attributes
+    ----------
+    text : dict of str to str
+        By ``"stdout"`` and ``"stderr"``.
+    value : str
+        Of its last line.
+    error : str
+        Class and text of its exception.
+    """
+
+    text: dict[str, str]
+    value: str
+    error: str
+
+
+class Kernel:
+    """A kernel, as a notebook has it."""
+
+    def __init__(self, folder: Any) -> None:
+        self.start_id = uuid.uuid4().hex
+        places = {name: str(folder) for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "HOME")}
+        own = {"ACME_MPI_LAUNCH": "", MARKER: self.start_id, "JUPYTER_PLATFORM_DIRS": "1"}
+        self.manager = manager.KernelManager(kernel_name="python3")
+        self.manager.start_kernel(env={**start_environment(), **places, **own}, cwd=str(folder))
+        self.client = self.manager.client()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=ANSWERED_S)
+
+    def run(self, code: str, interrupt_at: str = "") -> Shown:
+        """Run a cell to its end, and interrupt it once when it has printed some text."""
+        cell = self.client.execute(code)
+        text, value, error = {"stdout": "", "stderr": ""}, "", ""
+        while True:
+            message = self.client.get_iopub_msg(timeout=ANSWERED_S)
+            kind, content = message["msg_type"], message["content"]
+            if message["parent_header"].get("msg_id") != cell:
+                continue
+            if kind == "stream":
+                text[content["name"]] += content["text"]
+                if interrupt_at and interrupt_at in text["stdout"]:
+                    self.manager.interrupt_kernel()
+                    interrupt_at = ""
+            elif kind == "execute_result":
+                value = content["data"]["text/plain"]
+            elif kind == "error":
+                error = f"{content['ename']}: {content['evalue']}"
+            elif kind == "status" and content["execution_state"] == "idle":
+                return Shown(text, value, error)
+
+    def end(self) -> None:
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=True)
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    """Return a kernel in which the first cell has run; nothing may stay of it."""
+    kernel = Kernel(tmp_path_factory.mktemp("notebook"))
+    try:
+        yield kernel
+    finally:
+        kernel.end()
+        left = end_all(kernel.start_id, ENDING_S)
+    assert not left
+
+
+@pytest.fixture(scope="module")
+def first(kernel: Kernel) -> Shown:
+    """Return what the first cell has shown."""
+    return kernel.run(FIRST)
+
+
+def test_a_cell_shows_values_prints_and_messages(first):
+    assert (first.error, first.value) == ("", "[2, 4, 6]")
+    assert sorted(first.text["stdout"].splitlines()) == ["task 1", "task 2", "task 3"]
+    assert "Started" in first.text["stderr"]
+    assert "SUCCESS! 3 tasks done" in first.text["stderr"]
+
+
+def test_a_cell_that_is_changed_counts(kernel, first):
+    kernel.run("factor = 10\nclass Point:\n    def __init__(self, x): self.x = x")
+    code = "with acme_mpi.Pool() as pool: found = pool.map(lambda x: Point(f(x)), range(3))\n"
+
+    shown = kernel.run(f"{code}[type(each) is Point and each.x for each in found]")
+
+    assert (shown.error, shown.value) == ("", "[0, 10, 20]")
+    assert sorted(shown.text["stdout"].splitlines()) == ["task 0", "task 1", "task 2"]
+
+
+def test_an_error_of_a_task_ends_the_cell(kernel, first):
+    shown = kernel.run("acme_mpi.map(lambda x: 1 / x, [0, 1], write_worker_results=False)\n")
+
+    assert shown.error.startswith("TaskError: 1 of 2 tasks failed, first: task 0 on rank")
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        ("acme_mpi.map(hang, range(2), write_worker_results=False)", "StoppedError: "),
+        ("with acme_mpi.Pool() as pool: pool.map(hang, range(2))", "KeyboardInterrupt: "),
+    ],
+)
+def test_an_interrupt_ends_the_cell_and_keeps_the_ranks(kernel, first, call, error):
+    ranks = "from acme_mpi.session import current; current().job_ranks(current().callers())"
+    before = kernel.run(ranks)
+    hang = "def hang(x):\n    print('begun', flush=True)\n    time.sleep(100)\n"
+
+    shown = kernel.run(hang + call, interrupt_at="begun")
+    after = kernel.run(f"acme_mpi.map(abs, range(8), write_worker_results=False)\n{ranks}")
+
+    assert shown.error.startswith(error)
+    assert (after.error, after.value) == ("", before.value)
+
+
+def test_a_restart_leaves_no_rank(kernel, first):
+    def others() -> set[int]:
+        return set(processes_of(kernel.start_id)) - {kernel.manager.provisioner.pid}
+
+    before = others()
+    kernel.manager.restart_kernel(now=True)
+    kernel.client.wait_for_ready(timeout=ANSWERED_S)
+
+    assert before
+    assert all(has_ended(pid, ENDING_S) for pid in before)
+    again = kernel.run("import acme_mpi; acme_mpi.map(abs, [-1, 2], write_worker_results=False)")
+    assert (again.error, again.value) == ("", "[1, 2]")
