@@ -47,9 +47,10 @@ class Kind(IntEnum):
     SITE = 4  # where to write a placed array: (path, offset), or None to send it
     SHOW = 5  # make text of values: (pieces, number of tasks)
     ANSWER = 6  # to a script: (number of its request, answer)
-    HELLO = 7  # to a script: fields of a `Connection`
+    HELLO = 7  # the first message to a script, or to who has started the ranks, and its answer
     FORGET = 8  # drop function and arguments: shall it answer?
     GIVE = 9  # setups, functions and calls of a stream: list of messages of `runner.calls`
+    SAID = 10  # to a script that waits for an answer: a message (level, text, dialect or None)
     # ----
     READY = 17  # the function is loaded: (number of the assignment, has it opened files?)
     UNREADY = 18  # it cannot be loaded: (number of the assignment, reason)
@@ -66,7 +67,6 @@ class Kind(IntEnum):
     GOT = 30  # what became of a stream's calls: list of messages of `runner.calls`
     STREAM = 31  # a script has pools: (number, its end of their channel)
     TAKEN = 29  # a script has loaded its values: (number, why some do not load, None: it has not)
-    SAID = 32  # to a script that waits for an answer: a message (level, text, dialect or None)
 
 
 # Classes whose objects are what their fields say, and no more.

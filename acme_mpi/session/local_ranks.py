@@ -22,7 +22,7 @@ from acme_mpi.runner.process import python_command
 from acme_mpi.session.dialling import VARIABLE, Dialled, Listener
 from acme_mpi.session.printed import outputs_of_this_process
 
-STARTED_S = 120.0  # within which all ranks are there
+STARTED_S = 60.0  # within which all ranks are there
 ENDED_S = 5.0  # within which all ranks have left that were told to
 N_LAST_LINES = 10  # of what mpiexec has said, in an error
 NO_MPIEXEC = (

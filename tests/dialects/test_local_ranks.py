@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 
 import pytest
+
+import acme_mpi
+from acme_mpi.standing import calling
 
 PLAIN = {"ACME_MPI_LAUNCH": ""}
 # The parent of the process that calls a task is a rank's agent. All tasks wait until `n` ranks have
@@ -191,6 +195,36 @@ def test_without_mpiexec_one_rank_works_and_says_so(run, tmp_path):
     assert used == [True]
     assert run.stderr.count("one rank calls all tasks") == 1
     assert 'pip install "acme-mpi[mpi]"' in run.stderr
+
+
+@pytest.mark.once
+def test_what_mpiexec_says_of_a_failure_is_said_once(run, tmp_path):
+    fake = tmp_path / "mpiexec"
+    fake.write_text("#!/bin/sh\necho no slots\nexit 3\n")
+    fake.chmod(0o755)
+    used, said = run(
+        "import acme_mpi.comm.mpiexec as found\nfound._folders = lambda: ()\n"
+        "say(agents(1) == agents(1) == [os.getpid()])\n"
+        "try: acme_mpi.launch(2)\nexcept acme_mpi.LaunchError as error: say(str(error))",
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )
+
+    assert used == [True]
+    assert run.stderr.count("no slots") == 1
+    assert said == [f"{fake} was to start ranks, and has ended; it has said:\n  no slots"]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(("n", "kind"), [(0, ValueError), (True, TypeError), ("2", TypeError)])
+def test_a_wrong_number_of_ranks_is_refused(n, kind):
+    with pytest.raises(kind, match=r"`n` has to be a whole number >= 1 or None, not"):
+        acme_mpi.launch(n)
+
+
+@pytest.mark.once
+def test_a_task_cannot_launch_ranks():
+    with calling(), pytest.raises(acme_mpi.LaunchError, match="a task, or a script"):
+        acme_mpi.launch(2)
 
 
 @pytest.mark.once
