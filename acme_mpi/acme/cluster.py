@@ -1,6 +1,7 @@
 """ACME's functions that set up clients and clusters, on ranks that the launcher has started.
 
-What a launcher has decided, such as partition and memory, is checked and changes nothing.
+What a launcher has decided, such as partition and memory, is checked and changes nothing. Where
+none has, on a login node of a Slurm cluster, computations become jobs: see `acme.batch`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 from acme_mpi.acme.client import Client, Cluster, keep, kept_client, tell_of_the_end
 from acme_mpi.engine.messages import add_console_handler, tell_once
-from acme_mpi.errors import InputError, InputTypeError
+from acme_mpi.errors import AcmeMpiError, InputError, InputTypeError
 from acme_mpi.session import current
 from acme_mpi.session.keywords import (
     FLAG,
@@ -26,6 +27,7 @@ from acme_mpi.session.keywords import (
 
 logger = logging.getLogger("acme_mpi")
 
+N_WORKERS = 2  # of a client whose jobs Slurm starts, if nothing is said, as in ACME
 LOCAL = "local_cluster_setup"  # whose ranks can be started, where there is no launcher
 
 
@@ -106,6 +108,11 @@ def _set_up(name: str, given: dict[str, Any]) -> Client:
         error = type(caught)(f"<{name}> {caught}")
     if error is None and name == LOCAL:
         session = session.with_ranks(n_workers, is_set_up=True)
+    if error is None and name != LOCAL:
+        from acme_mpi.acme.batch import may_submit  # all ranks import this module
+
+        if may_submit():
+            return _set_up_batch(name, given, n_workers)
     ranks = session.job_ranks(world, error)
     client = Client(ranks, n_workers)
     keep(client)
@@ -118,6 +125,23 @@ def _set_up(name: str, given: dict[str, Any]) -> Client:
         tell_of_missing_ranks(n_workers or 1, len(ranks), name)
         text = "Using %d of %d ranks: %s"
         logger.info(text, client.n_workers, len(ranks), client, extra={"dialect": name})
+    return client
+
+
+def _set_up_batch(name: str, given: dict[str, Any], n_workers: int | None) -> Client:
+    """Return the client of a process that can submit jobs."""
+    from acme_mpi.acme.batch import BatchClient, slurm_of
+
+    n_cores = given.get("n_cores") or given.get("cores_per_worker")
+    memory, extra = given["mem_per_worker"], given["job_extra"] or ()
+    try:
+        launcher = slurm_of(n_workers or N_WORKERS, given["partition"], memory, n_cores, extra)
+    except AcmeMpiError as error:
+        raise type(error)(f"<{name}> {error}") from None
+    client = BatchClient(launcher)
+    keep(client)
+    text = "Each computation will be a job of Slurm with %d workers: %s"
+    logger.info(text, client.n_workers, client, extra={"dialect": name})
     return client
 
 
@@ -177,15 +201,27 @@ def slurm_cluster_setup(
     mem_cushion: int = 100,
     **kwargs: Any,
 ) -> Client | Cluster:
-    """Return a handle on the ranks of this Slurm job. Collective.
+    """Return a handle on the ranks of this Slurm job, or on those of jobs to come. Collective.
+
+    Outside of a job, where there is ``sbatch``, each `ParallelMap` that computes submits a job, and
+    waits for it. Inside of one the ranks are there, and what else is said is checked only.
 
     Parameters
     ----------
-    partition, n_cores, processes_per_worker, mem_per_worker, n_workers_startup, timeout, \
-    interactive_wait, job_extra, worker_extra_args, scheduler_options, mem_cushion
-        Decided by ``srun``; checked only.
+    partition : str
+        Where jobs are submitted.
+    n_cores : int
+        Cores of each rank, >= 1.
     n_workers : int, optional
-        How many of the ranks to use, >= 1; default all.
+        Inside of a job: how many of the ranks to use, >= 1; default all. Outside: the number of
+        ranks of each job; default 2.
+    mem_per_worker : str
+        Memory of each rank; said to Slurm if it is not the default.
+    job_extra : sequence of str
+        Further options of sbatch: ``["--time=02:00:00"]``.
+    processes_per_worker, n_workers_startup, timeout, interactive_wait, worker_extra_args, \
+    scheduler_options, mem_cushion
+        Checked only: a computation waits for its ranks, which come together.
     interactive : bool
         Nothing is asked here.
     start_client : bool
@@ -218,10 +254,10 @@ def esi_cluster_setup(
     mem_cushion: int = 100,
     **kwargs: Any,
 ) -> Client | Cluster:
-    """Return a handle on the ranks of this job: `slurm_cluster_setup` with ESI's keywords.
+    """Return a handle on ranks: `slurm_cluster_setup` with ESI's keywords. Collective.
 
-    Collective. The cores of a worker are `cores_per_worker` and, like all that is not `n_workers`,
-    decided by the launcher.
+    The cores of a worker are `cores_per_worker`. A `partition` "auto" is the smallest of those
+    named by the memory of their workers ("8GBXS") that has `mem_per_worker`.
 
     Raises
     ------
@@ -246,9 +282,9 @@ def bic_cluster_setup(
     mem_cushion: int = 500,
     **kwargs: Any,
 ) -> Client | Cluster:
-    """Return a handle on the ranks of this job: `slurm_cluster_setup` with CoBIC's keywords.
+    """Return a handle on ranks: `slurm_cluster_setup` with CoBIC's keywords. Collective.
 
-    Collective.
+    See `esi_cluster_setup`.
 
     Raises
     ------

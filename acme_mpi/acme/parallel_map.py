@@ -55,11 +55,13 @@ from acme_mpi.tasks.taskset import (
 )
 
 if TYPE_CHECKING:
+    from acme_mpi.acme.batch import BatchClient
     from acme_mpi.jobs.job import Job
     from acme_mpi.launch.base import Launcher
 
 logger = logging.getLogger("acme_mpi")
 
+MOST_BY_ITSELF = 64  # ranks of a job whose number nobody has said
 LARGE_ARGUMENT = (
     "argument size %4.2f MB exceeds recommended limit of %d MB. Distributing large variables "
     "across workers may result in poor performance. `%s` is sent to every node once; a file "
@@ -244,14 +246,14 @@ class ParallelMap(ACMEdaemon):
                     function_name(func), self.n_inputs, form.spec, rules=check_rules(rules)
                 )
                 self._set_workers(n_workers, stop_client)
-                self._check_launched(partition, mem_per_worker, setup_timeout)
-                self._set_launcher(launch, form)
+                self._check_words(partition, mem_per_worker, setup_timeout)
+                self._set_launcher(launch, form, partition, mem_per_worker)
                 check("dryrun", dryrun)
                 check("setup_interactive", setup_interactive)
                 check("cleanup_threshold_days", cleanup_threshold_days)
             except InputError as caught:
                 error = self._prefixed(caught)
-            if error is None and kept_client() is None:
+            if error is None and kept_client() is None and self._launcher is None:
                 session = session.with_ranks(self._n_wanted)
             ranks = session.job_ranks(self._world, error)
             self._take_client(ranks)
@@ -325,10 +327,14 @@ class ParallelMap(ACMEdaemon):
         self._is_stopping = check("stop_client", stop_client)
         self.stop_client = stop_client
 
-    def _set_launcher(self, launch: Any, form: ResultForm) -> None:
+    def _set_launcher(self, launch: Any, form: ResultForm, partition: str, memory: str) -> None:
         self.job: Job | None = None
         self._launcher: Launcher | None = None
+        self._batch = None if launch is not None else self._batch_client(partition, memory)
+        if self._batch is not None:
+            launch = self._batch.launcher
         if launch is None:
+            self._tell_of_words(partition, memory)
             return
         # All ranks import this module, and few of them submit jobs.
         from acme_mpi.jobs.submitting import check_caller, check_launcher
@@ -341,12 +347,28 @@ class ParallelMap(ACMEdaemon):
                 "write_worker_results=False"
             )
 
-    def _check_launched(self, partition: Any, memory: Any, timeout: Any) -> None:
-        """Check what the launcher has decided already."""
+    def _batch_client(self, partition: str, memory: str) -> BatchClient | None:
+        """Return the client whose workers Slurm has to start; None: ranks are there, or local."""
+        kept = kept_client()
+        if kept is None and partition == "auto":
+            return None
+        from acme_mpi.acme.batch import BatchClient, may_submit, slurm_of
+
+        if kept is not None:
+            return kept if isinstance(kept, BatchClient) else None
+        if not may_submit():
+            return None
+        n_workers = self._n_wanted or min(self.n_inputs, MOST_BY_ITSELF)
+        return BatchClient(slurm_of(n_workers, partition, memory))
+
+    def _check_words(self, partition: Any, memory: Any, timeout: Any) -> None:
         check("setup_timeout", timeout)
+        check("partition", partition)
+        check("mem_per_worker", memory)
+
+    def _tell_of_words(self, partition: Any, memory: Any) -> None:
+        """Say what the launcher has decided already."""
         given = {"partition": partition, "mem_per_worker": memory}
-        for name, value in given.items():
-            check(name, value)
         names = " and ".join(f"`{name}`" for name, value in given.items() if value != "auto")
         if names and self._world.is_master:
             tell_once(
@@ -359,10 +381,10 @@ class ParallelMap(ACMEdaemon):
         found = kept_client()
         if found is not None:
             self._say(logging.INFO, "Attaching to global parallel computing client %s", found)
-        self.client: Client | None = found or Client(ranks, self._n_wanted)
+        self.client: Client | None = found or self._batch or Client(ranks, self._n_wanted)
         if self._is_stopping is False:
             keep(self.client)
-        if self._world.is_master and self._n_wanted is not None:
+        if self._world.is_master and self._n_wanted is not None and self._launcher is None:
             tell_of_missing_ranks(self._n_wanted, len(ranks), "ParallelMap", self.client)
 
     def _settle_place(self, cleanup_days: int | None, dryrun: bool) -> bool:
@@ -528,6 +550,8 @@ class ParallelMap(ACMEdaemon):
             request = replace(request, options=options)
             layout, packed = request.free_layout(), request.to_packed()
             self.job = submit_call(layout, options, packed, request.fingerprint(), launcher)
+        if self._batch is not None:
+            self._batch.jobs.append(self.job)
         paths = self.job.show()
         return paths if wanted is None else hand_out(paths, wanted)
 

@@ -207,6 +207,20 @@ class Slurm(Launcher):
 _NAMES = ("partition", "account", "qos")
 
 
+def partitions() -> list[str]:
+    """Return the names of the partitions, in Slurm's order.
+
+    Raises
+    ------
+    LaunchError
+        Slurm does not say.
+    """
+    ran = _call(["sinfo", "--noheader", "--format=%R"], None, ANSWER_S)
+    if ran.returncode:
+        raise LaunchError(_said(ran))
+    return list(dict.fromkeys(ran.stdout.split()))
+
+
 def parse_squeue(text: str) -> dict[str, State]:
     """Return states from lines ``id|state|reason|start`` of squeue."""
     found = {}

@@ -182,3 +182,48 @@ def test_a_job_is_queued_again_when_its_time_is_over(slurm: Slurm, folder: Path)
     assert 0 < int(said["before"]) < 60
     assert said["cancelled"][:2] == ["CANCELLED", "StoppedError"]
     assert values_in(Path(said["files"][0])) == list(range(60))
+
+
+def test_a_cluster_is_set_up_on_the_login_machine(slurm: Slurm, folder: Path) -> None:
+    """Without mpiexec or srun: two maps on one client, as ACME's users write it."""
+    said = run_client(
+        slurm,
+        folder,
+        """
+        from acme_mpi import ParallelMap, cluster_cleanup, esi_cluster_setup, slurm_cluster_setup
+
+        # The smallest of ESI's names; here there are none.
+        said = dict(auto=fails(lambda: esi_cluster_setup(mem_per_worker="8GB")))
+        client = slurm_cluster_setup(
+            partition="main", n_workers=3, job_extra=["--time=00:10:00"]
+        )
+        said["client"] = [repr(client), client.n_workers]
+        with ParallelMap(f, [1, 2, 3, 4], 10, output_dir="one") as pmap:
+            said["files"] = len(pmap.compute())
+            said["script"] = pmap.job.script()
+        with ParallelMap(f, [1, 2], y=[20, 30], output_dir="two", stop_client=False) as pmap:
+            pmap.compute()
+        said["jobs"] = len({job.id for job in client.jobs})
+        said["memory"] = fails(lambda: ParallelMap(f, [1, 2], 3, write_worker_results=False))
+        held = slurm_cluster_setup(partition="main", n_workers=2, job_extra=["--hold"])
+        held.jobs.append(
+            acme_mpi.submit(f, [1], 1, output_dir="three", launch=held.launcher)
+        )
+        cluster_cleanup()
+        said["cleaned"] = held.jobs[0].status().state.name
+        with ParallelMap(f, [1, 2], 3, partition="main", n_workers=2, output_dir="four") as pmap:
+            pmap.compute()
+        """,
+    )
+    assert said["auto"][0] == "InputError"
+    assert "<esi_cluster_setup> `partition` 'auto' takes the smallest" in said["auto"][1]
+    assert said["client"] == ["<Client: 'slurm://main' processes=3 threads=3>", 3]
+    assert said["files"] == 4
+    for line in ("--ntasks=3", "--partition=main", "--time=00:10:00"):
+        assert f"#SBATCH {line}\n" in said["script"]
+    assert said["jobs"] == 2
+    assert "needs results in files" in said["memory"][1]
+    assert said["cleaned"] == "CANCELLED"
+    assert values_in(folder / "one" / "f.h5") == [11, 12, 13, 14]
+    assert values_in(folder / "two" / "f.h5") == [21, 32]
+    assert values_in(folder / "four" / "f.h5") == [4, 5]
