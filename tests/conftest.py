@@ -15,7 +15,6 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -23,7 +22,7 @@ import numpy as np
 import pytest
 from playing import FakeClock
 from sandbox import Slurm, running_slurm
-from streaming import ThreadStream
+from streaming import StreamSession, ThreadStream
 
 from acme_mpi import local_cluster_setup
 from acme_mpi.engine import master as master_module
@@ -362,8 +361,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadStream]:
     """Return the stream of two threads that pools and executors of a test use."""
     stream = ThreadStream(2)
-    session = SimpleNamespace(stream=lambda: stream)
-    session.with_ranks = lambda n_wanted=None: session
+    session = StreamSession(stream)
     for module in (pool_module, executor_module):
         monkeypatch.setattr(module, "current", lambda: session)
     yield stream

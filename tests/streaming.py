@@ -25,6 +25,19 @@ class Unpicklable:
         return self
 
 
+class StreamSession:
+    """A session of which pools want the stream alone; None: of a rank that has served."""
+
+    def __init__(self, stream: Stream | None) -> None:
+        self._stream = stream
+
+    def with_ranks(self, n_wanted: int | None = None) -> StreamSession:
+        return self
+
+    def stream(self) -> Stream | None:
+        return self._stream
+
+
 class ThreadStream(Stream):
     """Calls chunks in `size` threads; a thread of its own draws sources and hands out values.
 

@@ -35,9 +35,12 @@ def tell_of_missing_ranks(
     n_wanted: int, n_there: int, dialect: str, client: Client | None = None
 ) -> None:
     """Warn, once, that the job, or the client in use, has fewer ranks than were asked for."""
-    if current().is_nested:
+    session = current()
+    if session.is_nested:
         return
     if n_wanted > n_there:
+        if session.starts_ranks:
+            return
         tell_once(
             "`n_workers` is %d, but the job has %d rank(s): all are used. The launcher sets their "
             "number: srun -n %d, or mpiexec -n %d",

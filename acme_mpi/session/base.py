@@ -23,6 +23,8 @@ class Session(ABC):
     ----------
     is_nested : bool
         Its calls are made inside of another run, whose caller owns console, terminal and ranks.
+    starts_ranks : bool
+        It has started its ranks, and says so if they are fewer than a call wants.
     bar : bool or None
         Whether `map` shows a progress bar; None: if somebody watches.
     level : int or None
@@ -34,6 +36,7 @@ class Session(ABC):
     """
 
     is_nested = False
+    starts_ranks = False
     bar: bool | None = False
     level: int | None = None
 

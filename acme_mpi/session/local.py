@@ -11,6 +11,7 @@ from typing import Any
 
 from acme_mpi.comm import World
 from acme_mpi.engine.call import Call, Result
+from acme_mpi.engine.messages import tell_once
 from acme_mpi.linux.interrupts import INTERRUPTS, signal_name
 from acme_mpi.linux.terminal import ask
 from acme_mpi.runner.channel import Kind
@@ -19,6 +20,10 @@ from acme_mpi.session.local_ranks import LocalRanks
 from acme_mpi.session.script import ScriptSession
 
 logger = logging.getLogger("acme_mpi")
+
+
+# For tasks that wait. Words for a cluster ask for hundreds, which would take this machine's memory.
+MOST_PER_CORE = 4
 
 
 class Hold(IntEnum):
@@ -43,6 +48,7 @@ class LocalSession(ScriptSession):
     """
 
     bar = False
+    starts_ranks = True
 
     def __init__(self, local: LocalRanks, alone: Session, hold: Hold) -> None:
         super().__init__(local.channel, local.ranks, local.environment)
@@ -68,6 +74,23 @@ class LocalSession(ScriptSession):
     def with_ranks(self, n_wanted: int | None = None, is_set_up: bool = False) -> Session:
         """Return the session for a call that is to use ranks, mostly this one."""
         return self._alone.with_ranks(n_wanted, is_set_up)
+
+    def tell_of_fewer(self, n_wanted: int, n_allowed: int) -> None:
+        """Say, once, why there are fewer ranks than a call wants.
+
+        Parameters
+        ----------
+        n_wanted : int
+            Ranks that the call wants.
+        n_allowed : int
+            So many could be started for it.
+        """
+        why = "they are in use, or `launch` or a set-up function has started just so many"
+        if n_wanted > n_allowed == self.size:
+            why = f"that is {MOST_PER_CORE} for each core; acme_mpi.launch({n_wanted}) starts all"
+        if n_wanted > self.size:
+            text = "%d ranks were asked for, and %d are used: %s"
+            tell_once(text, n_wanted, self.size, why, dialect="", level=logging.WARNING)
 
     def ask(self, question: str) -> bool | None:
         """Ask where this process was started."""

@@ -9,7 +9,6 @@ import threading
 from typing import TYPE_CHECKING
 
 from acme_mpi.comm import is_launched, launched_rank_and_size
-from acme_mpi.engine.messages import tell_once
 from acme_mpi.errors import AcmeMpiError, LaunchError
 from acme_mpi.linux.cores import n_busy_cores
 from acme_mpi.session.base import Session
@@ -60,15 +59,22 @@ class PlainSession(SpmdSession):
         Where none can be started, the session of this process alone. That is said, once.
         """
         with self._lock:
-            local = self._with_local()
-            n = n_busy_cores() if n_wanted is None else n_wanted
-            if local is not None and not self._is_to_be_replaced(local, n, is_set_up):
-                if n_wanted is not None and n_wanted > local.size:
-                    _tell_of_fewer(n_wanted, local.size)
-                return local
-            if local is None and (n < 2 or not self._may_start()):
+            if self._with_local() is None and (n_wanted == 1 or not self._may_start()):
                 return self.of_call()
-            return self._start_for_call(n, is_set_up)
+            return self._with_local_ranks(n_wanted, is_set_up) or self.of_call()
+
+    def _with_local_ranks(self, n_wanted: int | None, is_set_up: bool) -> LocalSession | None:
+        from acme_mpi.session.local import MOST_PER_CORE
+
+        local, n_cores = self._with_local(), n_busy_cores()
+        n = n_cores if n_wanted is None else min(n_wanted, MOST_PER_CORE * n_cores)
+        if local is None and n < 2:
+            return None
+        if local is None or self._is_to_be_replaced(local, n, is_set_up):
+            local = self._start_for_call(n, is_set_up)
+        if local is not None and n_wanted is not None:
+            local.tell_of_fewer(n_wanted, n)
+        return local
 
     def _is_to_be_replaced(self, local: LocalSession, n: int, is_set_up: bool) -> bool:
         if not local.may_be_replaced:
@@ -83,7 +89,7 @@ class PlainSession(SpmdSession):
             and self.callers().size == 1  # also for a launcher that nobody knows
         )
 
-    def _start_for_call(self, n: int, is_set_up: bool) -> Session:
+    def _start_for_call(self, n: int, is_set_up: bool) -> LocalSession | None:
         from acme_mpi.session.local import Hold
 
         try:
@@ -91,7 +97,7 @@ class PlainSession(SpmdSession):
         except (AcmeMpiError, OSError) as error:
             self._has_failed = True
             logger.warning("one rank calls all tasks, as no others can be started: %s", error)
-            return self.of_call()
+            return None
         logger.info("Started %d ranks on this machine for this process", local.size)
         return local
 
@@ -128,11 +134,6 @@ class PlainSession(SpmdSession):
                     "or close what uses them, before others are started"
                 )
             return self._start(n_busy_cores() if n is None else n, Hold.BY_USER).local
-
-
-def _tell_of_fewer(n_wanted: int, size: int) -> None:
-    text = "%d ranks were asked for, and the %d that are there are used: they are in use, or kept"
-    tell_once(text, n_wanted, size, dialect="", level=logging.WARNING)
 
 
 def _is_child_of_multiprocessing() -> bool:

@@ -350,7 +350,7 @@ with acme_mpi.launch(2) as ranks:
 
     assert counts == [2, 3, 3]
     assert kept == [2, 1, "running"]
-    assert "4 ranks were asked for, and the 3 that are there are used" in run.stderr
+    assert "4 ranks were asked for, and 3 are used: they are in use" in run.stderr
 
 
 def test_ranks_that_are_in_use_are_not_started_twice(run):

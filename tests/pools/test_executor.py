@@ -13,10 +13,9 @@ import warnings
 import weakref
 from concurrent import futures
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from streaming import LIMIT_S, Unpicklable
+from streaming import LIMIT_S, StreamSession, Unpicklable
 
 import acme_mpi
 from acme_mpi.errors import InputError, WorkerDied
@@ -358,7 +357,7 @@ def test_an_executor_that_was_dropped_finishes_its_tasks(stream, gate):
 
 
 def test_a_rank_that_has_served_is_told_what_to_do(monkeypatch):
-    session = SimpleNamespace(stream=lambda: None)
+    session = StreamSession(None)
     monkeypatch.setattr(executor_module, "current", lambda: session)
     with acme_mpi.Executor() as executor:
         assert not executor.is_master()
@@ -381,12 +380,11 @@ def test_tasks_that_were_submitted_run_before_the_interpreter_ends(tmp_path):
     path = tmp_path / "script.py"
     path.write_text(
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from types import SimpleNamespace\n"
         "import acme_mpi\n"
         "from acme_mpi.pools import executor, pool\n"
-        "from streaming import ThreadStream\n"
+        "from streaming import StreamSession, ThreadStream\n"
         "stream = ThreadStream(1)\n"
-        "executor.current = pool.current = lambda: SimpleNamespace(stream=lambda: stream)\n"
+        "executor.current = pool.current = lambda: StreamSession(stream)\n"
         "pool = acme_mpi.Pool()\n"
         "results = pool.imap(abs, iter(int, 1))\n"
         "executor = acme_mpi.Executor()\n"

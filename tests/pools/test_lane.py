@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 import weakref
-from types import SimpleNamespace
 
 import pytest
+from streaming import StreamSession
 
 import acme_mpi
 from acme_mpi.errors import LaunchError
@@ -53,7 +53,7 @@ class HeldStream:
 def held(monkeypatch):
     stream = HeldStream()
     for module in (pool_module, executor_module):
-        monkeypatch.setattr(module, "current", lambda: SimpleNamespace(stream=lambda: stream))
+        monkeypatch.setattr(module, "current", lambda: StreamSession(stream))
     return stream
 
 

@@ -7,10 +7,9 @@ import itertools
 import logging
 import signal
 import threading
-from types import SimpleNamespace
 
 import pytest
-from streaming import LIMIT_S
+from streaming import LIMIT_S, StreamSession
 
 import acme_mpi
 from acme_mpi.errors import InputError, StoppedError, WorkerDied
@@ -343,7 +342,7 @@ def test_a_pool_lives_until_its_results_are_there(stream, gate):
 
 
 def test_a_rank_that_has_served_is_told_what_to_do(monkeypatch):
-    session = SimpleNamespace(stream=lambda: None)
+    session = StreamSession(None)
     monkeypatch.setattr(pool_module, "current", lambda: session)
     with acme_mpi.Pool() as pool:
         assert not pool.is_master()
