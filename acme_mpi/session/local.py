@@ -23,7 +23,7 @@ logger = logging.getLogger("acme_mpi")
 
 
 # For tasks that wait. Words for a cluster ask for hundreds, which would take this machine's memory.
-MOST_PER_CORE = 4
+MOST_PER_CORE = 2
 
 
 class Hold(IntEnum):
