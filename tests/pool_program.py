@@ -800,8 +800,8 @@ def give_back(value: Any) -> Any:
 
 
 def fact_large_arguments_and_results_travel() -> None:
-    array = np.arange(300 * MIB // 8, dtype=np.float64)
-    data = os.urandom(MIB) * 40
+    array = np.arange(96 * MIB // 8, dtype=np.float64)
+    data = os.urandom(MIB) * 20  # so large a pickle is not tried
     with acme_mpi.Pool() as pool:
         result = pool.apply(twice, (array,))
         assert result.nbytes == array.nbytes
@@ -950,6 +950,13 @@ def fact_what_tasks_print_appears() -> None:
         pool.map(say, range(6), 2)
 
 
+# Those about memory: what they need does not depend on how many ranks there are.
+OF_MEMORY = (
+    "imap_takes_a_generator_in_flat_memory",
+    "large_arguments_and_results_travel",
+    "many_arrays_are_one_argument",
+    "arrays_of_a_function_are_shared_and_sent_once",
+)
 MANY = ("three_gib_travel",)
 
 

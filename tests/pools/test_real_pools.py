@@ -15,13 +15,15 @@ from typing import Any
 import pool_program
 import pytest
 from conftest import by_stacks
-from pool_program import FACTS, MANY
+from pool_program import FACTS, MANY, OF_MEMORY
 from running import wait_until
 from watching import kill_rank
 
 pytestmark = pytest.mark.slow
 
 SIZES = [0, 1, 2, 4]  # 0: plain Python
+FULL_SIZES = [0, 2]
+USUAL = [name for name in FACTS if name not in MANY + OF_MEMORY]
 EACH_SIZE = by_stacks(SIZES, every=[2])
 SCRIPT_MODE = ["-m", "acme_mpi"]
 
@@ -32,6 +34,7 @@ def facts(mpiexec, tmp_path_factory) -> Callable[..., tuple[dict[str, str], str]
     done: dict[Any, Any] = {}
 
     def check(n: int, *names: str) -> tuple[dict[str, str], str]:
+        names = names or (*USUAL, *(OF_MEMORY if n in FULL_SIZES else ()))
         if (n, names) not in done:
             folder = tmp_path_factory.mktemp(f"pools{n}")
             command = [*(SCRIPT_MODE if n else []), pool_program.__file__, "report.json", *names]
@@ -43,9 +46,17 @@ def facts(mpiexec, tmp_path_factory) -> Callable[..., tuple[dict[str, str], str]
     return check
 
 
-@pytest.mark.parametrize("name", [name for name in FACTS if name not in MANY])
+@pytest.mark.parametrize("name", USUAL)
 @pytest.mark.parametrize("n", EACH_SIZE)
 def test_fact(facts, n, name):
+    report, said = facts(n)
+
+    assert report.get(name, "not begun: " + said[-3000:]) == "", said[-2000:]
+
+
+@pytest.mark.parametrize("name", OF_MEMORY)
+@pytest.mark.parametrize("n", by_stacks(FULL_SIZES, every=[2]))
+def test_fact_of_memory(facts, n, name):
     report, said = facts(n)
 
     assert report.get(name, "not begun: " + said[-3000:]) == "", said[-2000:]
