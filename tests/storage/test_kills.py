@@ -5,6 +5,7 @@ The moments are counted in changes of files, not in seconds: a run is killed aft
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import shutil
@@ -242,7 +243,7 @@ def test_a_commit_that_is_killed_is_repeated(killed, moment, undisturbed):
 
     def kill(start_id: str, watch: Watch) -> None:
         for path in watch.changes(start_id):
-            if len(killed.done()) == killed.n_tasks and MOMENTS[moment](path):
+            if MOMENTS[moment](path) and len(killed.done()) == killed.n_tasks:
                 break
         kill_all(start_id)
 
@@ -251,17 +252,20 @@ def test_a_commit_that_is_killed_is_repeated(killed, moment, undisturbed):
     killed.options.pop()
     assert killed.done() == set(range(killed.n_tasks))
 
-    killed.verify_what_is_there(undisturbed[killed.store])
-    killed.finish(0, undisturbed[killed.store], moment)
+    expected = undisturbed(killed.store)
+    killed.verify_what_is_there(expected)
+    killed.finish(0, expected, moment)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, mpiexec) -> dict[str, Any]:
-    """Return the content of the container of a run without trouble, for each store."""
-    found = {}
-    for store in CONTAINERS:
+def undisturbed(tmp_path_factory, mpiexec) -> Callable[[str], Any]:
+    """Return the function that gives the container's content of a run of a store in peace."""
+
+    @functools.cache
+    def content(store: str) -> Any:
         killed = Killed(tmp_path_factory.mktemp("undisturbed"), mpiexec, store)
         ran = killed.run(0)
         assert ran.returncode == 0, ran.stderr
-        found[store] = killed.content()
-    return found
+        return killed.content()
+
+    return content
