@@ -85,7 +85,7 @@ class Start:
 
 @pytest.fixture(
     scope="module",
-    params=by_stacks(MODES, every=["script-2"], many=["script-1", "script-4", "spmd-2"]),
+    params=by_stacks(MODES, twice=["script-2"], many=["script-1", "script-4", "spmd-2"]),
 )
 def start(request, mpiexec, tmp_path_factory) -> Start:
     """Run all examples once, in one mode."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import by_stacks
 
 import acme_mpi
 from acme_mpi.linux.cores import n_cores
@@ -115,18 +116,22 @@ def numbers(content: dict[str, Any], dtype: str = "<i8") -> list[Any]:
 # --- The main job
 
 
+RANKS_AND_OPTIONS = [
+    "1 --single-file",
+    "2 --payload computation",
+    "2 --payload rank",
+    "3 --no-isolate",
+]
+
+
+# On stacks that differ in MPI alone: with runners and without.
 @pytest.mark.parametrize(
-    ("n", "options"),
-    [
-        (1, ["--single-file"]),
-        (2, ["--payload", "computation"]),
-        (2, ["--payload", "rank"]),
-        (3, ["--no-isolate"]),
-    ],
+    "ranks_and_options", by_stacks(RANKS_AND_OPTIONS, every=RANKS_AND_OPTIONS[1::2])
 )
-@pytest.mark.every
-def test_the_four_results(acme, folder, content_of, n, options):
-    ran = acme(n, "mymod:f", "args.npz", "--output-dir", "out", *options)
+def test_the_four_results(acme, folder, content_of, ranks_and_options):
+    n, *options = ranks_and_options.split()
+
+    ran = acme(int(n), "mymod:f", "args.npz", "--output-dir", "out", *options)
 
     assert_is_told(ran, 0, "SUCCESS! 4 tasks done")
     assert ran.stdout == ""
@@ -135,13 +140,15 @@ def test_the_four_results(acme, folder, content_of, n, options):
     assert numbers(content) == EXPECTED
 
 
-@pytest.mark.parametrize(
-    ("n", "options"), [(0, []), (2, ["--single-file"]), (3, ["--payload", "computation"])]
-)
-def test_the_four_results_in_one_dataset(acme, folder, content_of, n, options):
+ROWS = ["0", "2 --single-file", "3 --payload computation"]
+
+
+@pytest.mark.parametrize("ranks_and_options", by_stacks(ROWS, twice=["2 --single-file"]))
+def test_the_four_results_in_one_dataset(acme, folder, content_of, ranks_and_options):
+    n, *options = ranks_and_options.split()
     shape = ["--result-shape", "None", "--result-dtype", "int32"]
 
-    ran = acme(n, "mymod:f", "args.npz", "--output-dir", "out", *shape, *options)
+    ran = acme(int(n), "mymod:f", "args.npz", "--output-dir", "out", *shape, *options)
 
     assert_is_told(ran, 0, "SUCCESS! 4 tasks done")
     rows = np.array(EXPECTED, "i4")
@@ -149,6 +156,7 @@ def test_the_four_results_in_one_dataset(acme, folder, content_of, n, options):
 
 
 @pytest.mark.parametrize("n", [0, 2])
+@pytest.mark.once
 def test_no_write_prints_the_results_and_writes_nothing(acme, folder, n):
     before = sorted(folder.iterdir())
 
@@ -303,6 +311,7 @@ def test_n_inputs_chooses_what_is_split(acme, folder):
 
 
 @pytest.mark.parametrize("n", [0, 3])
+@pytest.mark.once
 def test_n_equal_calls_are_made_n_times(acme, folder, n):
     """And a parameter called taskID gets the task's index."""
     options = ["--n-inputs", "5", "--set", f"folder={folder}", "--no-write", "-q"]
@@ -336,7 +345,7 @@ def test_prints_of_the_function_are_passed_on(acme, folder):
     assert ran.stderr == ""
 
 
-@pytest.mark.parametrize("n", [0, 2])
+@pytest.mark.parametrize("n", by_stacks([0, 2], twice=[2]))
 def test_the_first_runner_is_a_clean_copy_of_its_rank(acme, folder, n):
     np.save(folder / "x.npy", np.arange(3))
     n_threads = max(1, len(os.sched_getaffinity(0)) // max(1, n))
@@ -357,15 +366,20 @@ def test_one_rank_hints_at_all_cores(acme):
 
 
 @pytest.mark.every
-def test_quiet_verbose_and_the_bar(acme):
+def test_quiet_and_the_bar(acme):
     quiet = acme(2, "mymod:f", "args.npz", "--output-dir", "quiet", "-q", "--no-bar")
     bar = acme(2, "mymod:f", "args.npz", "--output-dir", "bar", "--bar", "-q")
-    usual = acme(0, "mymod:f", "args.npz", "--no-write", "--no-bar")
-    verbose = acme(0, "mymod:f", "args.npz", "--no-write", "--no-bar", "-v")
 
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
     assert bar.stderr.count("100%") == 1
     assert "4/4" in bar.stderr
+
+
+@pytest.mark.once
+def test_usual_and_verbose(acme):
+    usual = acme(0, "mymod:f", "args.npz", "--no-write", "--no-bar")
+    verbose = acme(0, "mymod:f", "args.npz", "--no-write", "--no-bar", "-v")
+
     assert "%" not in usual.stderr
     assert usual.stderr.count("Preparing 4 parallel calls of `f` using 1 workers") == 1
     assert verbose.returncode == 0
@@ -394,6 +408,7 @@ def test_failed_tasks_are_summed_up_with_a_command(acme, folder):
     assert "(1, 10)" in again.stdout.replace("np.int64(1)", "1")
 
 
+@pytest.mark.once
 def test_failed_tasks_leave_the_other_results(acme, folder, content_of):
     np.save(folder / "x.npy", np.arange(5))
 
@@ -433,6 +448,7 @@ def test_the_installed_command(mpiexec):
 
 
 @pytest.mark.parametrize("n", [0, 2])
+@pytest.mark.once
 def test_a_plan_says_everything_and_calls_nothing(acme, folder, n):
     np.savez(folder / "args.npz", x=np.arange(3))
     options = ["--plan", "--result-shape", "None", "--output-dir", "out"]
@@ -466,7 +482,7 @@ def test_a_plan_names_shared_arguments_and_the_task_id(acme, folder):
     assert "count(folder='.', taskID=6)" in ran.stdout
 
 
-@pytest.mark.parametrize("n", [0, 2])
+@pytest.mark.parametrize("n", by_stacks([0, 2], twice=[2]))
 def test_one_task_can_be_debugged(acme, folder, n):
     """The debugger reads standard input, in the function's frame; nothing is written."""
     np.save(folder / "x.npy", np.arange(6))
@@ -507,6 +523,33 @@ BEFORE_MPI: dict[str, tuple[list[str], str]] = {
     "single-file and payload": (
         ["mymod:f", "args.npz", "--single-file", "--payload", "computation"],
         "payload",
+    ),
+    "overwrite and resume": (
+        ["mymod:f", "args.npz", "--overwrite", "--resume"],
+        "give one of them",
+    ),
+    "no-write and resume": (
+        ["mymod:f", "args.npz", "--no-write", "--resume"],
+        "leave out --no-write",
+    ),
+    "retries": (["mymod:f", "args.npz", "--retries", "-1"], "`retries` has to be"),
+    "crash-limit": (["mymod:f", "args.npz", "--crash-limit", "0"], "`crash_limit` has to be"),
+    "timeout without a runner": (
+        ["mymod:f", "args.npz", "--no-isolate", "--timeout", "5s"],
+        "leave out isolate=False (--no-isolate)",
+    ),
+    "halt": (["mymod:f", "args.npz", "--halt", "later"], "`halt` has to be"),
+    "timeout": (
+        ["mymod:f", "args.npz", "--timeout", "soon"],
+        "`timeout`: a duration has to be",
+    ),
+    "memory": (
+        ["mymod:f", "args.npz", "--memory", "much"],
+        "`memory`: an amount of memory has to be",
+    ),
+    "time-limit": (
+        ["mymod:f", "args.npz", "--time-limit", "-3"],
+        "`time_limit`: a duration has to be",
     ),
     "inf in memory": (["mymod:f", "args.npz", "--no-write", "--result-shape", "None,inf"], "inf"),
     "no script": (["missing.py", "--option"], "'missing.py'"),

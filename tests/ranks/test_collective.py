@@ -27,7 +27,7 @@ IS_LAUNCHED = launched_rank_and_size(os.environ)[1] > 1
 
 @pytest.mark.slow
 @pytest.mark.skipif(IS_LAUNCHED, reason="these are the ranks")
-@pytest.mark.parametrize("n", by_stacks([2, 3], every=[3]))
+@pytest.mark.parametrize("n", by_stacks([2, 3], every=[3], many=[2]))
 def test_on_real_ranks(mpiexec, monkeypatch, tmp_path, n):
     options = ["--with-mpi", "--only-mpi", "-p", "no:cacheprovider", "-q", "--tb=short"]
     # Each rank would tidy up what another one, or another run of pytest, is tidying up.

@@ -404,7 +404,6 @@ if MPI.COMM_WORLD.rank == 0:
 """
 
 
-@pytest.mark.every
 def test_large_results_survive_crashes_around_them(mpiexec, tmp_path, content_of, write_script):
     """They are written in place by the processes that die next."""
     write_script(PLACED)

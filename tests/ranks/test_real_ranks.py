@@ -49,7 +49,6 @@ def written_by_real_ranks(mpiexec, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(("kind", "name"), BY_REAL_RANKS)
 @pytest.mark.slow
-@pytest.mark.every
 def test_real_ranks_write_the_same(kind, name, written_by_real_ranks, content_of):
     """With a parallel build of h5py this is parallel HDF5, with a serial one it is not."""
     folder = folder_of(written_by_real_ranks, kind, name)

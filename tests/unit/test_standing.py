@@ -13,6 +13,7 @@ from pathlib import Path
 
 import h5py
 import pytest
+from conftest import by_stacks
 
 import acme_mpi
 from acme_mpi import standing
@@ -237,17 +238,14 @@ if __name__ == "__main__":
 """
 
 
+STARTS = ["plain isolated", "plain inline", "spmd isolated", "spmd inline", "script inline"]
+
+
 @pytest.mark.parametrize(
-    ("start", "how"),
-    [
-        ("plain", "isolated"),
-        ("plain", "inline"),
-        ("spmd", "isolated"),
-        ("spmd", "inline"),
-        ("script", "inline"),
-    ],
+    "start_and_how", by_stacks(STARTS, twice=["spmd isolated", "script inline"])
 )
-def test_calls_of_a_task_run_right_there(tmp_path, mpiexec, start, how):
+def test_calls_of_a_task_run_right_there(tmp_path, mpiexec, start_and_how):
+    start, how = start_and_how.split()
     (tmp_path / "nested.py").write_text(NESTED)
     served = ("-m", "acme_mpi") if start == "script" else ()
     n = 0 if start == "plain" else 2
