@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import select
 import shutil
 import signal
@@ -45,6 +46,11 @@ FIRST = (
     "test_containers",
 )
 ENDING_S = 10.0  # killed processes are gone by then, also on a machine that is busy
+# What a file says that has no test for what `scripts/test` asks for on its further stacks.
+IS_WITHOUT: dict[str, Callable[[str], object]] = {
+    "every": lambda text: not re.search(r"\bmark\.every\b|\bevery=", text),
+    "not once": lambda text: re.search(r"^pytestmark = .*\bmark\.once\b", text, re.MULTILINE),
+}
 LAUNCHER_SETTINGS = {
     # More ranks than cores, Open MPI 4 and 5; unbound, so that every rank may use every core.
     "OMPI_MCA_rmaps_base_oversubscribe": "1",
@@ -319,6 +325,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return scope
 
     return Scheduling(config, log)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files without a test of this stack: each worker would import and collect them."""
+    is_without = IS_WITHOUT.get(config.option.markexpr)
+    if is_without is None or not collection_path.name.startswith("test_"):
+        return None
+    return True if is_without(collection_path.read_text()) else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
