@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import re
@@ -88,15 +89,17 @@ def assert_refused(ran: Any, path: Path | str) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, mpiexec) -> dict[tuple[str, ...], Any]:
-    """Return the content of the container of a run without trouble, for each command."""
-    found = {}
-    for command in [*STORES.values(), *SMALL.values()]:
+def undisturbed(tmp_path_factory, mpiexec) -> Callable[[tuple[str, ...]], Any]:
+    """Return the function that gives the container's content of a command's run in peace."""
+
+    @functools.cache
+    def content(command: tuple[str, ...]) -> Any:
         faulty = Faulty(tmp_path_factory.mktemp("undisturbed"), mpiexec, command)
         ran = faulty.run(0)
         assert ran.returncode == 0, ran.stderr
-        found[command] = read_content(faulty.layout.container)
-    return found
+        return read_content(faulty.layout.container)
+
+    return content
 
 
 def mount(*arguments: str) -> None:
@@ -140,7 +143,7 @@ def test_a_full_disk_costs_nothing_recorded(store, tmp_path, mpiexec, disk, undi
 
     assert ran.returncode == 0, ran.stderr
     assert set(faulty.place.take_calls()) == set(range(N_TASKS)) - done
-    assert read_content(faulty.layout.container) == undisturbed[STORES[store]]
+    assert read_content(faulty.layout.container) == undisturbed(STORES[store])
     assert run_command(["check", str(faulty.out)]) == 0
 
 
@@ -222,7 +225,7 @@ def test_a_disk_that_cannot_be_written(is_resumed, tmp_path, mpiexec, disk, undi
     mount("-o", "remount,rw", str(disk))
     ran = faulty.run(0)
     assert ran.returncode == 0, ran.stderr
-    assert read_content(faulty.layout.container) == undisturbed[SMALL["rank"]]
+    assert read_content(faulty.layout.container) == undisturbed(SMALL["rank"])
 
 
 def newest_payload(faulty: Faulty) -> Path:
@@ -255,7 +258,7 @@ class TestMeanwhile:
         ran = faulty.run_and_meanwhile(lambda: remove_all(faulty.out))
 
         assert_refused(ran, faulty.out)
-        self.go_on(faulty, undisturbed[SMALL[store]])
+        self.go_on(faulty, undisturbed(SMALL[store]))
 
     @pytest.mark.parametrize("choose", [newest_payload, a_journal])
     @pytest.mark.parametrize("store", by_stacks(SMALL, many=OFTEN_ALIKE))
@@ -269,7 +272,7 @@ class TestMeanwhile:
         ran = faulty.run_and_meanwhile(remove)
 
         assert_refused(ran, gone[0])
-        self.go_on(faulty, undisturbed[SMALL[store]])
+        self.go_on(faulty, undisturbed(SMALL[store]))
 
     def test_a_second_run_is_refused_and_the_first_goes_on(self, tmp_path, mpiexec, undisturbed):
         faulty, refused = Faulty(tmp_path, mpiexec, SMALL["rank"]), []
@@ -281,7 +284,7 @@ class TestMeanwhile:
         assert re.search(rf"is being written by process \d+ on {host} \(since", refused[0].stderr)
         assert ran.returncode == 0, ran.stderr
         assert faulty.place.take_calls() == dict.fromkeys(range(N_TASKS), 1)
-        assert read_content(faulty.layout.container) == undisturbed[SMALL["rank"]]
+        assert read_content(faulty.layout.container) == undisturbed(SMALL["rank"])
 
     def test_the_lease_of_a_silent_run_elsewhere_is_taken_at_once(
         self, tmp_path, mpiexec, undisturbed
@@ -309,4 +312,4 @@ class TestMeanwhile:
         assert ran.returncode == 0, ran.stderr
         assert "waiting" not in ran.stderr
         assert not path.exists()
-        assert read_content(faulty.layout.container) == undisturbed[SMALL["rank"]]
+        assert read_content(faulty.layout.container) == undisturbed(SMALL["rank"])
