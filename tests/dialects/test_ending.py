@@ -392,7 +392,7 @@ class TestTimeLimit:
 class TestTroubledTasks:
     def test_hung_and_greedy_tasks_cost_themselves_alone(self, place):
         """One rank: it goes on after each."""
-        ran = place.run(1, "mixed", "--timeout", "2s", "--memory", "400M")
+        ran = place.run(1, "mixed", "--timeout", "5s", "--memory", "400M")
 
         assert ran.returncode == 1, ran.stderr
         assert place.stored("mixed") == {i: 2.0 * i for i in range(N_TASKS) if i not in (1, 4, 7)}
