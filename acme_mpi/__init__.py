@@ -34,8 +34,8 @@ if TYPE_CHECKING:
         WorkerDied,
     )
     from acme_mpi.jobs.job import Job, attach
-    from acme_mpi.launch.local import Local
-    from acme_mpi.launch.slurm import Slurm
+    from acme_mpi.launchers.local import Local
+    from acme_mpi.launchers.slurm import Slurm
     from acme_mpi.pools.executor import Executor
     from acme_mpi.pools.joblib import register_joblib
     from acme_mpi.pools.pool import Pool
@@ -71,8 +71,8 @@ _PLACES = {
     ),
     "acme.parallel_map": ("ACMEdaemon", "ParallelMap"),
     "jobs.job": ("Job", "attach"),
-    "launch.local": ("Local",),
-    "launch.slurm": ("Slurm",),
+    "launchers.local": ("Local",),
+    "launchers.slurm": ("Slurm",),
     "pools.executor": ("Executor",),
     "pools.joblib": ("register_joblib",),
     "pools.pool": ("Pool",),

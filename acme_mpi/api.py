@@ -18,7 +18,7 @@ from acme_mpi.tasks.taskset import distribute, function_name
 
 if TYPE_CHECKING:
     from acme_mpi.jobs.job import Job
-    from acme_mpi.launch.base import Launcher
+    from acme_mpi.launchers.base import Launcher
 
 
 def map(

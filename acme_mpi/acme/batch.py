@@ -16,7 +16,7 @@ from acme_mpi.acme.client import Client
 from acme_mpi.comm import is_launched
 from acme_mpi.errors import InputError
 from acme_mpi.jobs.job import Job
-from acme_mpi.launch.slurm import Slurm, partitions
+from acme_mpi.launchers.slurm import Slurm, partitions
 from acme_mpi.standing import Standing, standing
 
 AUTO, MEMORY, TIME = "auto", "--mem-per-cpu=", "--time="

@@ -57,7 +57,7 @@ from acme_mpi.tasks.taskset import (
 if TYPE_CHECKING:
     from acme_mpi.acme.batch import BatchClient
     from acme_mpi.jobs.job import Job
-    from acme_mpi.launch.base import Launcher
+    from acme_mpi.launchers.base import Launcher
 
 logger = logging.getLogger("acme_mpi")
 

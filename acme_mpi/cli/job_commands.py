@@ -18,9 +18,9 @@ from acme_mpi.errors import EXIT_DONE, AcmeMpiError, InputError
 from acme_mpi.jobs.job import Job, attach
 from acme_mpi.jobs.record import new_number
 from acme_mpi.jobs.submitting import Submission, check_caller
-from acme_mpi.launch.base import Launcher
-from acme_mpi.launch.local import Local
-from acme_mpi.launch.slurm import Slurm
+from acme_mpi.launchers.base import Launcher
+from acme_mpi.launchers.local import Local
+from acme_mpi.launchers.slurm import Slurm
 from acme_mpi.linux.printing import say_error
 from acme_mpi.runner.loading import load_command
 from acme_mpi.session.request import Request

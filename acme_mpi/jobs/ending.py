@@ -13,7 +13,7 @@ from acme_mpi.history.records import History, indices_of
 from acme_mpi.history.status import read_told
 from acme_mpi.history.stores import find_store
 from acme_mpi.jobs.record import SCRIPT, Record
-from acme_mpi.launch.base import State
+from acme_mpi.launchers.base import State
 from acme_mpi.storage import Stored
 
 N_LINES = 10  # of a log, in an error

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from acme_mpi.launch.base import Launcher, State
+from acme_mpi.launchers.base import Launcher, State
 
 
 class Queue:

@@ -28,9 +28,9 @@ from acme_mpi.errors import InputError, StoreError
 from acme_mpi.history.layout import DOT_FOLDER, JOB, Layout
 from acme_mpi.history.parsing import Damaged, read_file
 from acme_mpi.history.stores import STORES, find_store
-from acme_mpi.launch.base import Launcher, State
-from acme_mpi.launch.local import Local
-from acme_mpi.launch.slurm import Slurm
+from acme_mpi.launchers.base import Launcher, State
+from acme_mpi.launchers.local import Local
+from acme_mpi.launchers.slurm import Slurm
 from acme_mpi.spelling import whole_number
 
 LAUNCHERS: dict[str, type[Launcher]] = {each.kind: each for each in (Local, Slurm)}

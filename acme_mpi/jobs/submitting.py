@@ -21,8 +21,8 @@ from acme_mpi.history.lease import holder
 from acme_mpi.jobs.job import Job
 from acme_mpi.jobs.record import CALL, SCRIPT, Record, new_number, newest_record, write_text
 from acme_mpi.jobs.saved_call import SavedCall
-from acme_mpi.launch.base import Launcher, Order
-from acme_mpi.launch.local import Local
+from acme_mpi.launchers.base import Launcher, Order
+from acme_mpi.launchers.local import Local
 from acme_mpi.linux.segment import Segment
 from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.standing import Standing, refuse_while_loading, standing

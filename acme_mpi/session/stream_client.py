@@ -175,6 +175,7 @@ class ClientStream(Stream):
         self._numbers: dict[Chunk, int] = {}
         self._window = 2 * self.size
         self._lost: BaseException | None = None
+        self._is_over = False  # nobody takes sources any more
         os.register_at_fork(after_in_child=self._leave_to_parent)
         start_thread("stream", self._serve)
 
@@ -186,10 +187,18 @@ class ClientStream(Stream):
         return bool(self._setups)
 
     def begin(self, setup: Setup) -> int:
-        """Return the number of a new pool's setup."""
+        """Return the number of a new pool's setup.
+
+        Raises
+        ------
+        LaunchError
+            The ranks have gone.
+        """
         pair = (setup.initializer, setup.initargs)
         initializer = b"" if setup.initializer is None else pickle_given(pair)
         with self._lock:
+            if self._is_over:
+                raise LaunchError(str(self._lost))
             self._n_setups += 1
             number = self._n_setups
             self._setups[number] = setup
@@ -462,11 +471,19 @@ class ClientStream(Stream):
         for each in out.values():
             for k in each.missing():
                 each.chunk.receive(k, [Raised(error)])
-        while True:
+        while not self._is_left():
             self._take_sources()
             self._drawn()
             select([self._ears], [], [])
             self._hush()
+        for end in (self._channel, self._ears, self._mouth):
+            end.close()
+
+    def _is_left(self) -> bool:
+        """Tell whether all pools are closed; then there are no new ones."""
+        with self._lock:
+            self._is_over = not (self._setups or self._sources or self._dry or self._added)
+            return self._is_over
 
 
 def _pickled(arguments: Sequence[Any]) -> tuple[bytes, list[Any]]:

@@ -76,6 +76,11 @@ def test_every_room_is_in_the_table(floor_of):
     assert max(floor_of.values()) <= MAX_FLOORS
 
 
+def test_no_room_hides_what_users_call():
+    """Once it is imported, a room takes the place of a name of the package that is equal."""
+    assert not {*acme_mpi.__all__} & {room_of(module) for module in MODULES}
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_go_downwards_only(module, floor_of):
     room = room_of(module)

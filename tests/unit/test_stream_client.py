@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from running import LIMIT_S
 
+from acme_mpi.errors import LaunchError
 from acme_mpi.runner.calling import describe_error, dump
 from acme_mpi.runner.calls import Answers, Begin, Forget, Given, Got, Teach
 from acme_mpi.runner.channel import Channel, Kind
@@ -301,3 +302,20 @@ def test_the_end_of_a_forked_child_is_not_the_streams(played):
     atexit.unregister(played.stream.close)
 
     played.call(played.stream.function(plain))
+
+
+def test_a_stream_whose_ranks_have_gone_ends_with_its_pools():
+    before = {*threading.enumerate()}
+    played = Played()
+    (thread,) = {*threading.enumerate()} - before
+    chunk = played.add(played.stream.function(plain), 1)
+    played.channel.close()
+    assert "have gone" in str(chunk.result()[0].error)
+    assert thread.is_alive()  # as long as there is a pool, it ends what that adds
+
+    played.stream.end(played.setup)
+
+    thread.join(LIMIT_S)
+    assert not thread.is_alive()
+    with pytest.raises(LaunchError, match="have gone"):
+        played.stream.begin(Setup())

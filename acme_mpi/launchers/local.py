@@ -15,9 +15,9 @@ from typing import ClassVar
 
 from acme_mpi.comm.mpiexec import mpiexec
 from acme_mpi.errors import LaunchError
-from acme_mpi.launch.base import RUNNING, Launcher, Order, State
-from acme_mpi.launch.environment import clean_environment
-from acme_mpi.launch.words import check_count, check_lines
+from acme_mpi.launchers.base import RUNNING, Launcher, Order, State
+from acme_mpi.launchers.environment import clean_environment
+from acme_mpi.launchers.words import check_count, check_lines
 from acme_mpi.linux.cores import n_cores
 from acme_mpi.linux.processes import command_line
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from acme_mpi.errors import InputError, LaunchError
-from acme_mpi.launch import rounds
-from acme_mpi.launch.base import Launcher, Order, State
-from acme_mpi.launch.environment import clean_environment
-from acme_mpi.launch.words import (
+from acme_mpi.launchers import rounds
+from acme_mpi.launchers.base import Launcher, Order, State
+from acme_mpi.launchers.environment import clean_environment
+from acme_mpi.launchers.words import (
     check_count,
     check_lines,
     check_memory,
