@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from acme_mpi.runner.base import SKIP_FROM, SKIP_TO
 from acme_mpi.runner.watch import Watch
 
 LONG_CALL_S = 0.1
 SEEN_S = 0.002  # in which a word that one process writes is seen by another for sure
+
+
+class _Asked(NamedTuple):
+    """An order: what ran at the time, when that was, and the range of the numbers."""
+
+    running: int
+    since_s: float
+    first: int
+    stop: int
 
 
 class Recall:
@@ -35,7 +45,7 @@ class Recall:
     def __init__(self, words: memoryview, clock: Callable[[], float] = time.monotonic) -> None:
         self._words, self._clock = words, clock
         self._watch = Watch(words, clock)
-        self._asked: tuple[int, float] | None = None  # what ran, and when
+        self._asked: _Asked | None = None
         self.has_taken = False
 
     @property
@@ -50,21 +60,34 @@ class Recall:
             return None
         return running[0]
 
-    def take(self, first: int, stop: int) -> bool:
-        """Ask for the calls with numbers in [first, stop), or tell whether they are back.
+    def take(self, first: int, stop: int) -> int:
+        """Ask for the calls with numbers in [first, stop), or tell which of them are back.
 
         Parameters
         ----------
         first, stop : int
-            Of all that stands behind the call that runs.
+            Of all that stands behind the call that runs; the runner may have got more of it since
+            it was asked.
+
+        Returns
+        -------
+        int
+            Those with smaller numbers are.
         """
         running: int = self._words[0]
-        if self._asked is None or self._asked[0] != running:
-            self._words[SKIP_TO], self._words[SKIP_FROM] = stop, first
-            self._asked = running, self._clock()
-            return False
-        self.has_taken = self._clock() - self._asked[1] >= SEEN_S
-        return self.has_taken
+        asked = self._asked
+        if asked is None or asked.running != running:
+            self._ask(_Asked(running, self._clock(), first, stop))
+        elif first >= asked.stop:  # what was asked for is back, and this stands behind it
+            self._ask(_Asked(running, self._clock(), asked.first, stop))
+        elif self._clock() - asked.since_s >= SEEN_S:
+            self.has_taken = True
+            return asked.stop
+        return first
+
+    def _ask(self, asked: _Asked) -> None:
+        self._words[SKIP_TO], self._words[SKIP_FROM] = asked.stop, asked.first
+        self._asked = asked
 
     def end(self) -> None:
         """Hear that the runner has answered: it may be given what it likes, with new numbers."""

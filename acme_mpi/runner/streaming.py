@@ -295,8 +295,10 @@ class StreamRunner:
         behind = [each for each in self._open if each.number + each.first > index]
         if not behind:
             return
-        if self._recall.take(behind[0].number + behind[0].first, self._n_numbers):
-            for each in behind:
+        last = behind[-1]
+        n_back = self._recall.take(behind[0].number + behind[0].first, last.number + last.stop)
+        for each in behind:
+            if each.number + each.first < n_back:
                 self._take_back(each)
 
     def _take_back(self, each: _Open) -> None:

@@ -92,39 +92,52 @@ def test_a_call_is_long_once_it_was_seen_so_long(clock):
     assert seen == [None, None, 7, None]
 
 
-def test_what_stands_behind_is_back_when_the_same_call_still_runs(clock):
+@pytest.fixture
+def recall(clock: Clock) -> Recall:
+    """Return orders to a runner that calls number 7."""
     words = page()
     words[0] = 7
-    recall = Recall(words, clock)
+    return Recall(words, clock)
 
-    assert not recall.take(8, 20)
-    assert (words[SKIP_FROM], words[SKIP_TO]) == (8, 20)
-    assert not recall.take(8, 20)
+
+def skipped(recall: Recall) -> tuple[int, int]:
+    return recall._words[SKIP_FROM], recall._words[SKIP_TO]
+
+
+def test_what_stands_behind_is_back_when_the_same_call_still_runs(recall, clock):
+    assert recall.take(8, 20) == 8
+    assert skipped(recall) == (8, 20)
+    assert recall.take(8, 20) == 8
     assert not recall.has_taken
     clock.s += 2 * SEEN_S
 
-    assert recall.take(8, 20)
+    assert recall.take(8, 20) == 20
     assert recall.has_taken
 
 
-def test_it_is_asked_for_anew_when_another_call_runs(clock):
-    words = page()
-    words[0] = 7
-    recall = Recall(words, clock)
+def test_it_is_asked_for_anew_when_another_call_runs(recall, clock):
     recall.take(8, 20)
     clock.s += 2 * SEEN_S
-    words[0] = 9
+    recall._words[0] = 9
 
-    assert not recall.take(10, 20)
-    assert (words[SKIP_FROM], words[SKIP_TO]) == (10, 20)
+    assert recall.take(10, 20) == 10
+    assert skipped(recall) == (10, 20)
     clock.s += 2 * SEEN_S
-    assert recall.take(10, 20)
+    assert recall.take(10, 20) == 20
 
 
-def test_after_an_answer_all_begins_anew(clock):
-    words = page()
-    words[0] = 7
-    recall = Recall(words, clock)
+def test_what_came_after_the_order_is_not_back_with_the_rest(recall, clock):
+    recall.take(8, 20)
+    clock.s += 2 * SEEN_S
+
+    assert recall.take(8, 25) == 20
+    assert recall.take(20, 25) == 20
+    assert skipped(recall) == (8, 25)
+    clock.s += 2 * SEEN_S
+    assert recall.take(20, 25) == 25
+
+
+def test_after_an_answer_all_begins_anew(recall, clock):
     recall.take(8, 20)
     clock.s += 2 * SEEN_S
     recall.take(8, 20)
@@ -132,4 +145,4 @@ def test_after_an_answer_all_begins_anew(clock):
     recall.end()
 
     assert not recall.has_taken
-    assert not recall.take(21, 22)
+    assert recall.take(21, 22) == 21

@@ -310,6 +310,23 @@ def test_what_came_back_is_called_once(bench, pipe, tmp_path):
     assert (tmp_path / "noted").read_text().split() == ["wait", *map(str, range(9))]
 
 
+def test_what_is_given_after_the_order_is_called_once(bench, pipe, tmp_path):
+    wait, note = waiting(pipe), noting(tmp_path / "noted")
+    setup = bench.begin()
+    function = bench.teach(lambda x: note(wait(x)))
+    given = [bench.given(setup, function, [x]) for x in ("wait", 1, 2)]
+    bench.runner.give(given[:2])
+    bench.until(lambda: bench.runner._recall._asked)
+    bench.runner.give(given[2:])
+    bench.until(lambda: len(bench.back) == 2)
+
+    pipe.allow()
+    bench.finish()
+
+    assert bench.ends(given) == ["wait", 1, 2]
+    assert (tmp_path / "noted").read_text().split() == ["wait", "1", "2"]
+
+
 def test_a_part_of_a_chunk_stays_with_its_runner(bench, pipe):
     crash = end_by_signal(signal.SIGKILL)
     given = bench.give(bench.begin(), call_waiting(pipe), ["wait"], [1, crash, 2])
