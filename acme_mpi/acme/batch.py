@@ -17,6 +17,8 @@ from acme_mpi.comm import is_launched
 from acme_mpi.errors import InputError
 from acme_mpi.jobs.job import Job
 from acme_mpi.launchers.slurm import Slurm, partitions
+from acme_mpi.session.current import outside
+from acme_mpi.session.plain import PlainSession
 from acme_mpi.standing import Standing, standing
 
 AUTO, MEMORY, TIME = "auto", "--mem-per-cpu=", "--time="
@@ -27,12 +29,14 @@ _NAMED_BY_MEMORY = re.compile(r"(\d+)GB\w*")
 
 
 def may_submit() -> bool:
-    """Tell whether this process can submit jobs, and is not part of one itself."""
+    """Tell whether this process is no part of a job, and a Slurm is there that answers."""
     return (
         shutil.which("sbatch") is not None
         and not is_launched()
         and "SLURM_JOB_ID" not in os.environ
         and standing() is Standing.ELSEWHERE
+        and isinstance(outside(), PlainSession)
+        and bool(partitions())
     )
 
 

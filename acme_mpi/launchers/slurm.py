@@ -24,6 +24,7 @@ from acme_mpi.launchers.words import (
 )
 
 ANSWER_S = 60.0  # a controller that is asked for states may take so long
+KNOWN_S = 10.0  # and one that is asked whether it is there
 NOTICE_S = 120  # before the time limit all ranks are asked to stop
 NOTICE_SHARE = 10  # but not earlier than that part of the time
 _PLAIN = re.compile(r"[\w./=,:@+-]+")
@@ -208,17 +209,12 @@ _NAMES = ("partition", "account", "qos")
 
 
 def partitions() -> list[str]:
-    """Return the names of the partitions, in Slurm's order.
-
-    Raises
-    ------
-    LaunchError
-        Slurm does not say.
-    """
-    ran = _call(["sinfo", "--noheader", "--format=%R"], None, ANSWER_S)
-    if ran.returncode:
-        raise LaunchError(_said(ran))
-    return list(dict.fromkeys(ran.stdout.split()))
+    """Return the names of the partitions, in Slurm's order; none if Slurm does not answer."""
+    try:
+        ran = _call(["sinfo", "--noheader", "--format=%R"], None, KNOWN_S)
+    except (LaunchError, subprocess.TimeoutExpired):
+        return []
+    return [] if ran.returncode else list(dict.fromkeys(ran.stdout.split()))
 
 
 def parse_squeue(text: str) -> dict[str, State]:

@@ -13,6 +13,8 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
+
 import numpy as np
 
 import acme_mpi

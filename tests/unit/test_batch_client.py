@@ -72,6 +72,20 @@ def test_nothing_is_submitted_without_slurm(monkeypatch):
     assert not may_submit()
 
 
+def test_nothing_is_submitted_to_a_slurm_that_does_not_answer(monkeypatch):
+    monkeypatch.setattr(batch.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(batch, "partitions", list)
+
+    assert not may_submit()
+
+
+def test_a_script_that_ranks_serve_submits_nothing(monkeypatch):
+    monkeypatch.setattr(batch.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(batch, "outside", lambda: object())
+
+    assert not may_submit()
+
+
 def test_a_client_has_the_workers_that_come_with_a_computation():
     client = BatchClient(Slurm(3, partition="main"))
 
