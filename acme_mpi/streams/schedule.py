@@ -14,7 +14,7 @@ from acme_mpi.runner.calls import Begin, Given, Got, Lost
 NEAR_S, FAR_S = 0.02, 0.05
 LAST_S = 0.002  # of work may wait at one rank for no gain, when others have nothing left
 LONG_S = 0.05  # a call that takes longer is worth the way: nothing waits behind it
-MAX_AHEAD = 2000  # chunks of one rank
+MAX_AHEAD = 500  # chunks of one rank
 WEIGHT = 0.25  # of the newest duration in the mean
 
 
