@@ -43,6 +43,17 @@ def by_parallel_map(*given):
 
 def say(*values):
     print(json.dumps(values), flush=True)
+
+me = os.getpid()
+
+def rest():
+    # A task that does not end by itself before whatever the test does ends it.
+    time.sleep(60)
+
+def signal_at_1(k, number):
+    if k == 1:
+        os.kill(me, number)
+    rest()
 """
 
 
@@ -97,17 +108,10 @@ def test_a_killed_script_leaves_no_process(run, when):
     """The start fails by itself if a process stays."""
     (before,) = run(
         f"""
-me = os.getpid()
-
-def task(k):
-    if k == 1:
-        os.kill(me, signal.SIGKILL)
-    time.sleep(60)
-
 say(*agents())
 if {when!r} == "between calls":
     os.kill(me, signal.SIGKILL)
-acme_mpi.map(task, range(2), write_worker_results=False)
+acme_mpi.map(signal_at_1, range(2), signal.SIGKILL, write_worker_results=False)
 """,
         status=-signal.SIGKILL,
     )
@@ -118,16 +122,9 @@ acme_mpi.map(task, range(2), write_worker_results=False)
 @pytest.mark.every
 def test_an_interrupt_ends_the_call_and_keeps_the_ranks(run):
     before, said, after = run("""
-me = os.getpid()
-
-def task(k):
-    if k == 1:
-        os.kill(me, signal.SIGINT)
-    time.sleep(60)
-
 say(*agents())
 try:
-    acme_mpi.map(task, range(2), write_worker_results=False)
+    acme_mpi.map(signal_at_1, range(2), signal.SIGINT, write_worker_results=False)
 except acme_mpi.StoppedError as error:
     say(str(error))
 say(*agents())
@@ -139,13 +136,11 @@ say(*agents())
 
 def test_an_interrupted_run_can_be_resumed(run, tmp_path):
     said, done = run("""
-me = os.getpid()
-
 def task(k, path="ended"):
     if k == 7 and not os.path.exists(path):
         open(path, "w").close()
         os.kill(me, signal.SIGINT)
-        time.sleep(60)
+        rest()
     return k
 
 for resume in (False, True):
@@ -165,17 +160,10 @@ with h5py.File(files[0]) as file:
 
 def test_an_interrupt_ends_what_a_pool_calls(run):
     before, after = run("""
-me = os.getpid()
-
-def task(k):
-    if k == 1:
-        os.kill(me, signal.SIGINT)
-    time.sleep(60)
-
 say(*agents())
 try:
     with acme_mpi.Pool() as pool:
-        pool.map(task, range(2), 1)
+        pool.starmap(signal_at_1, [(k, signal.SIGINT) for k in range(2)], 1)
 except KeyboardInterrupt:
     say(*agents())
 """)
@@ -282,10 +270,11 @@ if __name__ == "__main__":
 
 def test_what_tasks_print_comes_before_their_results(mpiexec, write_script):
     script = write_script("""
+        import sys
         import acme_mpi
 
         def task(k):
-            print("task", k)
+            sys.stdout.write(f"task {k}\\n")  # at once: nothing is buffered, and two ranks write
 
         acme_mpi.map(task, range(2), write_worker_results=False)
         print("all", flush=True)
@@ -320,7 +309,7 @@ def test_a_rank_that_dies_is_told_and_the_next_call_has_new_ones(run):
     said, used = run("""
 def task(k):
     os.kill(os.getppid(), signal.SIGKILL)
-    time.sleep(60)
+    rest()
 
 try:
     acme_mpi.map(task, range(4), write_worker_results=False)
