@@ -14,7 +14,7 @@ from acme_mpi.session import current
 from acme_mpi.session.keywords import check, check_rules, refuse_unlimited, resume_policy
 from acme_mpi.session.request import Request
 from acme_mpi.session.values import finish
-from acme_mpi.tasks.taskset import distribute, function_name
+from acme_mpi.tasks.taskset import TaskSet, distribute, function_name
 
 if TYPE_CHECKING:
     from acme_mpi.jobs.job import Job
@@ -153,12 +153,10 @@ def map(
         check("isolate", isolate)
         check("output_dir", output_dir)
         tasks = distribute(func, args, named, n_inputs, caller=map)
-        if tasks.n_tasks > 1 and isolate and comm is None:
-            session = session.with_ranks()
-        work = Work(
-            function_name(func), tasks.n_tasks, spec, isolate, rules=check_rules(rules, isolate)
-        )
+        work = _work(func, tasks, spec, isolate, rules)
         output = _output(kind, output_dir, root, resume)
+        if tasks.n_tasks > 1 and isolate and comm is None:
+            session = session.with_ranks()  # last: a mistake starts none
         request = Request(func, tasks, Options(work, output, Display(session.bar)))
         call = request.to_call(session, world)
     except (InputError, StoreError) as error:
@@ -238,9 +236,7 @@ def submit(
     check("isolate", isolate)
     check("output_dir", output_dir)
     tasks = distribute(func, args, named, n_inputs, caller=submit)
-    work = Work(
-        function_name(func), tasks.n_tasks, spec, isolate, rules=check_rules(rules, isolate)
-    )
+    work = _work(func, tasks, spec, isolate, rules)
     options = Options(work, _output(kind, output_dir, None, resume))
     request = Request(func, tasks, options)
     layout = request.free_layout()
@@ -248,13 +244,18 @@ def submit(
 
 
 def _refuse_beside_launch(write: Any, comm: Any, root: Any) -> None:
-    if write is not True:
-        raise InputError(
-            "`launch` needs results in files, as its ranks end with the job; leave out "
-            f"write_worker_results={write!r}"
-        )
+    from acme_mpi.jobs.submitting import refuse_in_memory  # few ranks submit jobs
+
+    refuse_in_memory(write)
     if comm is not None or root is not None:
         raise InputError("`comm` and `root` are for calls by ranks; leave them out with `launch`")
+
+
+def _work(
+    func: Callable[..., Any], tasks: TaskSet, spec: RowSpec | None, isolate: bool, rules: Any
+) -> Work:
+    rules = check_rules(rules, isolate)
+    return Work(function_name(func), tasks.n_tasks, spec, isolate, rules=rules)
 
 
 def _output(kind: str, output_dir: str | None, root: int | None, resume: Any) -> Output:

@@ -120,11 +120,8 @@ class BatchClient(Client):
 
     def scheduler_info(self) -> dict[str, Any]:
         """Return what `Client.scheduler_info` returns; no worker is there between computations."""
-        return {"type": "Scheduler", "address": self._address, "workers": {}}
-
-    @property
-    def _address(self) -> str:
-        return f"slurm://{self.launcher.partition or 'default partition'}"
+        address = f"slurm://{self.launcher.partition or 'default partition'}"
+        return {"type": "Scheduler", "address": address, "workers": {}}
 
     def retire_workers(
         self,
@@ -147,6 +144,3 @@ class BatchClient(Client):
         for job in self.jobs:
             if not job.status().state.is_over:
                 job.cancel()
-
-    def __repr__(self) -> str:
-        return f"<Client: {self._address!r} processes={self.n_workers} threads={self.n_workers}>"

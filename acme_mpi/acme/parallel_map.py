@@ -337,15 +337,11 @@ class ParallelMap(ACMEdaemon):
             self._tell_of_words(partition, memory)
             return
         # All ranks import this module, and few of them submit jobs.
-        from acme_mpi.jobs.submitting import check_caller, check_launcher
+        from acme_mpi.jobs.submitting import check_caller, check_launcher, refuse_in_memory
 
         check_caller()
         self._launcher = check_launcher(launch)
-        if not form.store.writes_files:
-            raise InputError(
-                "`launch` needs results in files, as its ranks end with the job; leave out "
-                "write_worker_results=False"
-            )
+        refuse_in_memory(form.store.writes_files)
 
     def _batch_client(self, partition: str, memory: str) -> BatchClient | None:
         """Return the client whose workers Slurm has to start; None: ranks are there, or local."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def start_thread(name: str, target: Callable[..., None], *args: Any) -> None:
+def start_thread(name: str, target: Callable[..., object], *args: Any) -> None:
     """Call a function in a thread that does not keep the process from ending."""
 
     def run() -> None:

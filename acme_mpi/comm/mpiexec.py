@@ -56,17 +56,19 @@ _SETTINGS = ("OMPI_MCA_", "PMIX_MCA_", "PRTE_MCA_", "OMPI_ALLOW_RUN_", "PRTE_ALL
 # ... but for those which say where and by what it starts.
 _OF_NODES = ("hostfile", "_plm", "_ras", "_schizo", "_launch")
 
-# More ranks than cores are allowed, as they are asked for by number. Unbound, as other programs,
-# and other ranks of this user's, are on the same cores.
-_OPEN_MPI = {
+# More ranks than cores are allowed, as they are asked for by number.
+MORE_RANKS_THAN_CORES = {
     "OMPI_MCA_rmaps_base_oversubscribe": "1",
-    "OMPI_MCA_hwloc_base_binding_policy": "none",
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+}
+# Other programs, and other ranks of this user's, are on the same cores.
+_UNBOUND = {
+    "OMPI_MCA_hwloc_base_binding_policy": "none",
     "PRTE_MCA_hwloc_default_binding_policy": "none",
 }
 # Open MPI asks whether root means it; root's own Python, which starts the ranks, has not been asked
 # either.
-_OF_ROOT = {
+AS_ROOT = {
     f"{prefix}_ALLOW_RUN_AS_ROOT{suffix}": "1"
     for prefix in ("OMPI", "PRTE")
     for suffix in ("", "_CONFIRM")
@@ -137,8 +139,8 @@ def environment_of_local_ranks(environ: Mapping[str, str]) -> dict[str, str]:
         that the user or the site has made are kept.
     """
     kept = {name: value for name, value in environ.items() if not is_of_job(name)}
-    defaults = {**_OPEN_MPI, **(_OF_ROOT if os.geteuid() == 0 else {})}
-    return {**defaults, **kept}
+    as_root = AS_ROOT if os.geteuid() == 0 else {}
+    return {**MORE_RANKS_THAN_CORES, **_UNBOUND, **as_root, **kept}
 
 
 def is_of_job(name: str) -> bool:

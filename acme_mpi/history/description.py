@@ -9,13 +9,12 @@ import glob
 import json
 import os
 import re
-import secrets
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from acme_mpi.history.journal import Tell, ignore, journal_files, sync_folder
+from acme_mpi.history.journal import Tell, ignore, journal_files, sync_folder, write_whole
 from acme_mpi.history.parsing import MOST_RUNS, Damaged, parse_description, read_file, sealed
 from acme_mpi.history.stores import STORES
 from acme_mpi.results.spec import RowSpec
@@ -65,13 +64,7 @@ class Description:
         OSError
             The medium refused it.
         """
-        path = _path(folder, run)
-        partial = f"{path}.{secrets.token_hex(8)}"
-        with open(partial, "x") as file:
-            json.dump(sealed(self._fields()), file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        write_whole(_path(folder, run), json.dumps(sealed(self._fields()), indent=1))
         sync_folder(folder)
 
     def _fields(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import secrets
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -168,6 +169,22 @@ def refuse_deleted(descriptor: int, path: str) -> None:
     """Raise FileNotFoundError if an open file has lost its name: what it holds will be lost."""
     if os.fstat(descriptor).st_nlink == 0:
         raise FileNotFoundError(2, "it was deleted while it was in use", path)
+
+
+def write_whole(path: str, text: str) -> None:
+    """Write a small file durably, whole or not at all; its folder is not synchronised.
+
+    Raises
+    ------
+    OSError
+        The medium refused it.
+    """
+    partial = f"{path}.{secrets.token_hex(8)}"
+    with open(partial, "x", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
 
 
 def sync_folder(folder: str) -> None:

@@ -19,12 +19,12 @@ import glob
 import json
 import os
 import re
-import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from acme_mpi.errors import InputError, StoreError
+from acme_mpi.history.journal import write_whole
 from acme_mpi.history.layout import DOT_FOLDER, JOB, Layout
 from acme_mpi.history.parsing import Damaged, read_file
 from acme_mpi.history.stores import STORES, find_store
@@ -110,13 +110,7 @@ class Record:
 
     def put(self, name: str, text: str) -> None:
         """Write a small file of the job, whole or not at all."""
-        path = self.path(name)
-        partial = f"{path}.{secrets.token_hex(8)}"
-        with open(partial, "x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        write_whole(self.path(name), text)
 
     def get(self, name: str) -> str:
         """Return the content of a small file of the job; empty if there is none."""

@@ -207,6 +207,21 @@ def check_launcher(launch: object) -> Launcher:
     return launch
 
 
+def refuse_in_memory(write: object) -> None:
+    """Raise where results are to be returned and not written.
+
+    Raises
+    ------
+    InputError
+        `write`, the user's ``write_worker_results``, is not True.
+    """
+    if write is not True:
+        raise InputError(
+            "`launch` needs results in files, as its ranks end with the job; leave out "
+            f"write_worker_results={write!r}"
+        )
+
+
 def check_caller() -> None:
     """Raise in processes each of which would submit the same job.
 

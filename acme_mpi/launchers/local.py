@@ -8,28 +8,18 @@ import shlex
 import signal
 import socket
 import subprocess
-import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from acme_mpi.comm.mpiexec import mpiexec
+from acme_mpi.comm.background import start_thread
+from acme_mpi.comm.mpiexec import AS_ROOT, MORE_RANKS_THAN_CORES, mpiexec
 from acme_mpi.errors import LaunchError
 from acme_mpi.launchers.base import RUNNING, Launcher, Order, State
 from acme_mpi.launchers.environment import clean_environment
 from acme_mpi.launchers.words import check_count, check_lines
 from acme_mpi.linux.cores import n_cores
 from acme_mpi.linux.processes import command_line
-
-_AS_ROOT = [
-    f"{prefix}_ALLOW_RUN_AS_ROOT{suffix}=1"
-    for prefix in ("OMPI", "PRTE")
-    for suffix in ("", "_CONFIRM")
-]
-_MORE_RANKS_THAN_CORES = (
-    "OMPI_MCA_rmaps_base_oversubscribe=1",
-    "PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe",
-)
 
 
 @dataclass(frozen=True)
@@ -93,9 +83,12 @@ class Local(Launcher):
 
     def _exports(self) -> list[str]:
         assert self.n is not None
-        settings = [*(_AS_ROOT if os.geteuid() == 0 else ())]
-        settings += _MORE_RANKS_THAN_CORES if self.n > n_cores() else ()
-        return [f"export {' '.join(settings)}"] if settings else []
+        settings = {
+            **(AS_ROOT if os.geteuid() == 0 else {}),
+            **(MORE_RANKS_THAN_CORES if self.n > n_cores() else {}),
+        }
+        words = [f"{name}={value}" for name, value in settings.items()]
+        return [f"export {' '.join(words)}"] if words else []
 
     def how_to_submit(self, path: str) -> str:
         """Return the command that runs a script."""
@@ -117,7 +110,7 @@ class Local(Launcher):
         except OSError as error:
             raise LaunchError(f"cannot run bash {path}: {error.strerror}") from None
         # It is waited for as long as this process lives, so that it leaves no zombie.
-        threading.Thread(target=process.wait, name="local job", daemon=True).start()
+        start_thread("local job", process.wait)
         return f"{socket.gethostname()} {process.pid}"
 
     @classmethod
