@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from acme_mpi.pools.joblib import register_joblib
     from acme_mpi.pools.pool import Pool
     from acme_mpi.rules import Rules
-    from acme_mpi.session.launching import launch
+    from acme_mpi.session.launching import connect, launch
     from acme_mpi.tasks.taskset import PerTask, Shared
 
 __version__ = "0.2.0"
@@ -77,7 +77,7 @@ _PLACES = {
     "pools.joblib": ("register_joblib",),
     "pools.pool": ("Pool",),
     "rules": ("Rules",),
-    "session.launching": ("launch",),
+    "session.launching": ("connect", "launch"),
     "tasks.taskset": ("PerTask", "Shared"),
 }
 _MODULE_OF = {name: module for module, names in _PLACES.items() for name in names}
@@ -121,6 +121,7 @@ __all__ = [
     "attach",
     "bic_cluster_setup",
     "cluster_cleanup",
+    "connect",
     "esi_cluster_setup",
     "get_client",
     "launch",

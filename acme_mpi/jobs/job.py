@@ -17,9 +17,9 @@ from acme_mpi.history.lease import holder
 from acme_mpi.history.status import Status, read_status
 from acme_mpi.history.stores import find_store
 from acme_mpi.jobs.ending import has_run, outcome
-from acme_mpi.jobs.queue import queue_of
 from acme_mpi.jobs.record import LAUNCHERS, SCRIPT, Record, newest_record
 from acme_mpi.launchers.base import CANCELLED, COMPLETED, FAILED, RUNNING, UNKNOWN, State
+from acme_mpi.launchers.queue import queue_of
 from acme_mpi.linux.terminal import is_watched
 from acme_mpi.visible import say, visible
 

@@ -32,6 +32,7 @@ INLINE_BYTES = 64 * 1024  # a datagram has to fit into a socket buffer
 OUT_OF_BAND_BYTES = 16 * 1024
 MAX_BUFFERS = 4096
 MAX_DESCRIPTORS = 8
+MESSAGE_BYTES = INLINE_BYTES + 8 * MAX_BUFFERS + HEADER.size  # of a datagram
 
 
 class ChannelError(Exception):
@@ -152,6 +153,11 @@ def _sent_segment(number: int) -> Segment:
 def _sent_channel(number: int) -> Channel:
     """Stand in a message for a channel's end whose descriptor travels beside it."""
     raise AssertionError("only a channel's receiver knows its descriptors")
+
+
+def kind_of(data: bytes) -> Kind:
+    """Return what the message of a datagram is; its content is not looked at."""
+    return Kind(HEADER.unpack_from(data)[1])
 
 
 def load_plain(data: bytes) -> Any:
@@ -285,7 +291,7 @@ class Channel:
                 os.close(descriptor)
 
     def _next_datagram(self, flags: int) -> tuple[bytes, list[tuple[int, int, bytes]]]:
-        room = INLINE_BYTES + 8 * MAX_BUFFERS + HEADER.size, socket.CMSG_SPACE(4 * MAX_DESCRIPTORS)
+        room = MESSAGE_BYTES, socket.CMSG_SPACE(4 * MAX_DESCRIPTORS)
         try:
             data, ancillary, _, _ = self._socket.recvmsg(*room, flags)
         except ConnectionError:

@@ -55,7 +55,7 @@ def converse(
         Returns the context in which one call is served: the client waits for its answer.
     """
     n_requests, unread = 0, list[tuple[Kind, Any]]()
-    pools = _Pools(world, [client.channel.fileno(), client.pidfd])
+    pools = _Pools(world, client)
     while (message := unread.pop() if unread else _next_message(client, pools)) is not None:
         kind, content = message
         if kind == Kind.CANCEL:
@@ -87,16 +87,18 @@ class _Pools:
     ----------
     world : World
         The ranks.
-    others : list of int
-        Descriptors of what comes first.
+    client : Client
+        Whom they serve; what it wants else comes first.
     """
 
-    def __init__(self, world: World, others: list[int]) -> None:
-        self._world, self._others = world, others
+    def __init__(self, world: World, client: Client) -> None:
+        self._world, self._client = world, client
         self._leader: Leader | None = None
 
     def open(self, channel: Channel) -> None:
         """Begin to serve what comes through a channel. Collective with `Follower`."""
+        if self._leader is not None:
+            self.end()  # of a client that has gone, whose place another one has taken
         self._world.bcast("stream")
         self._leader = Leader(self._world, channel)
         self._leader.give_way()
@@ -111,12 +113,15 @@ class _Pools:
         if leader is None or not (leader.has_work or select.select([leader], [], [], 0)[0]):
             return
         self._world.bcast("stream")
-        if not leader.serve(self._others):
+        if not leader.serve([self._client.channel.fileno(), self._client.pidfd]):
             self.end()
 
     def end(self) -> None:
-        """End this rank's runner. Independent."""
+        """End what is out, and the runners of the stream. Collective with `follow`."""
         if self._leader is not None:
+            self._world.bcast("stream")
+            self._leader.drain([self._client.pidfd])
+            self._world.bcast("streamed")
             self._leader.end()
             self._leader = None
 

@@ -32,6 +32,10 @@ def follow(world: World, follower: Follower | None = None) -> Follower | None:
         if request == "stream":
             follower = follower or Follower(world)
             follower.serve()
+        elif request == "streamed":
+            assert follower is not None
+            follower.end()
+            follower = None
         else:
             serve_request(world, request, Call(surroundings=None))
     return follower

@@ -7,16 +7,15 @@ import os
 import select
 from dataclasses import replace
 from enum import IntEnum
-from typing import Any
+from typing import Any, Protocol
 
 from acme_mpi.comm import World
 from acme_mpi.engine.call import Call, Result
 from acme_mpi.engine.messages import tell_once
 from acme_mpi.linux.interrupts import INTERRUPTS, signal_name
 from acme_mpi.linux.terminal import ask
-from acme_mpi.runner.channel import Kind
+from acme_mpi.runner.channel import Channel, Kind
 from acme_mpi.session.base import Session
-from acme_mpi.session.local_ranks import LocalRanks
 from acme_mpi.session.script import ScriptSession
 
 logger = logging.getLogger("acme_mpi")
@@ -34,12 +33,46 @@ class Hold(IntEnum):
     BY_USER = 2  # until `stop`
 
 
+class Ranks(Protocol):
+    """Ranks that serve this process, near or far.
+
+    Attributes
+    ----------
+    ranks : list of (str, int)
+        Host and process id of each rank, by its number.
+    environment : dict
+        The variables that they have as well.
+    """
+
+    ranks: list[tuple[str, int]]
+    environment: dict[str, str]
+
+    @property
+    def channel(self) -> Channel:
+        """To rank 0's agent."""
+
+    def status(self) -> str:
+        """Return ``"running"`` or ``"ended"``."""
+
+    def said(self) -> str:
+        """Return what can be known of their end, as the end of a sentence."""
+
+    def show_printed(self) -> None:
+        """Show all that tasks have printed by now."""
+
+    def stop(self) -> None:
+        """End them; a second call does nothing."""
+
+    def let_go(self) -> None:
+        """Have no part in them in a process that was forked from theirs."""
+
+
 class LocalSession(ScriptSession):
     """A process whose calls are served by ranks that it has started.
 
     Parameters
     ----------
-    local : LocalRanks
+    local : Ranks
         The ranks.
     alone : Session
         Where calls go that are made in this very process.
@@ -50,7 +83,7 @@ class LocalSession(ScriptSession):
     bar = False
     starts_ranks = True
 
-    def __init__(self, local: LocalRanks, alone: Session, hold: Hold) -> None:
+    def __init__(self, local: Ranks, alone: Session, hold: Hold) -> None:
         super().__init__(local.channel, local.ranks, local.environment)
         self.local, self.hold = local, hold
         self._alone = alone
@@ -146,7 +179,7 @@ class LocalSession(ScriptSession):
         self.local.show_printed()
         return answer
 
-    def _answer(self, number: int) -> Any:
+    def _answer(self, number: int | None) -> Any:
         """Wait for an answer; the first signal cancels the request, whose answer comes soon."""
         is_cancelled = False
         while True:
@@ -158,7 +191,7 @@ class LocalSession(ScriptSession):
             message = self._channel.receive(wait=False)
             if message is not None and message[0] == Kind.SAID:
                 say_again(*message[1])
-            elif message is not None and message[1][0] == number:
+            elif message is not None and number in (None, message[1][0]):
                 return message[1][1]
 
     def _have_gone(self) -> str:

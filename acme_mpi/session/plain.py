@@ -6,7 +6,8 @@ import logging
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from acme_mpi.comm import is_launched, launched_rank_and_size
 from acme_mpi.errors import AcmeMpiError, LaunchError
@@ -15,8 +16,10 @@ from acme_mpi.session.base import Session
 from acme_mpi.session.spmd import SpmdSession
 
 if TYPE_CHECKING:
-    from acme_mpi.session.local import Hold, LocalSession
+    from acme_mpi.session.local import Hold, LocalSession, Ranks
     from acme_mpi.session.local_ranks import LocalRanks
+
+    AnyRanks = TypeVar("AnyRanks", bound=Ranks)
 
 VARIABLE = "ACME_MPI_LAUNCH"  # "none": no call starts ranks by itself
 _NONE = "none"
@@ -90,29 +93,30 @@ class PlainSession(SpmdSession):
         )
 
     def _start_for_call(self, n: int, is_set_up: bool) -> LocalSession | None:
+        # The ranks themselves, and processes that are alone, load nothing of it.
         from acme_mpi.session.local import Hold
+        from acme_mpi.session.local_ranks import LocalRanks
 
         try:
-            local = self._start(n, Hold.BY_SET_UP if is_set_up else Hold.BY_CALL)
+            self._begin(lambda: LocalRanks(n), Hold.BY_SET_UP if is_set_up else Hold.BY_CALL)
         except (AcmeMpiError, OSError) as error:
             self._has_failed = True
             logger.warning("one rank calls all tasks, as no others can be started: %s", error)
             return None
-        logger.info("Started %d ranks on this machine for this process", local.size)
-        return local
+        logger.info("Started %d ranks on this machine for this process", n)
+        return self._local
 
-    def _start(self, n: int, hold: Hold) -> LocalSession:
-        # The ranks themselves, and processes that are alone, load nothing of it.
+    def _begin(self, start: Callable[[], AnyRanks], hold: Hold) -> AnyRanks:
         from acme_mpi.session.local import LocalSession
-        from acme_mpi.session.local_ranks import LocalRanks
 
         if self._local is not None:
             self._local.local.stop()
-        self._local = LocalSession(LocalRanks(n), self, hold)
-        return self._local
+        ranks = start()
+        self._local = LocalSession(ranks, self, hold)
+        return ranks
 
     def launch(self, n: int | None) -> LocalRanks:
-        """Start ranks because the user says so.
+        """Start ranks on this machine because the user says so.
 
         Raises
         ------
@@ -120,7 +124,26 @@ class PlainSession(SpmdSession):
             They cannot be started, or there are such ranks already.
         """
         from acme_mpi.session.local import Hold
+        from acme_mpi.session.local_ranks import LocalRanks
 
+        n_ranks = n_busy_cores() if n is None else n
+        return self.have(lambda: LocalRanks(n_ranks), Hold.BY_USER)
+
+    def have(self, start: Callable[[], AnyRanks], hold: Hold) -> AnyRanks:
+        """Have the calls of this process go to ranks.
+
+        Parameters
+        ----------
+        start : callable
+            Starts them, and returns them.
+        hold : Hold
+            Who has asked for them.
+
+        Raises
+        ------
+        LaunchError
+            They cannot be started, or there are such ranks already.
+        """
         with self._lock:
             local = self._with_local()
             if self._is_copy or launched_rank_and_size()[1] > 1 or self.callers().size > 1:
@@ -133,7 +156,7 @@ class PlainSession(SpmdSession):
                     f"this process has {local.size} ranks already, which are in use; stop() them, "
                     "or close what uses them, before others are started"
                 )
-            return self._start(n_busy_cores() if n is None else n, Hold.BY_USER).local
+            return self._begin(start, hold)
 
 
 def _is_child_of_multiprocessing() -> bool:

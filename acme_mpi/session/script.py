@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import secrets
 import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
@@ -44,7 +45,8 @@ class ScriptSession(Session):
         self._channel, self._ranks, self._environment_at_start = channel, ranks, dict(start)
         self._is_launched = False
         self._lock = threading.RLock()
-        self._numbers = itertools.count(1)
+        # Ranks that stay may have a request that a client before this one has made.
+        self._numbers = itertools.count(secrets.randbits(48))
         self._stream: ClientStream | None = None
         self._waiting: set[int] = set()  # numbers of the requests that are not answered
 
@@ -99,6 +101,29 @@ class ScriptSession(Session):
                 self._take_values(world, result)
         return result
 
+    def take_last(self) -> Result | None:
+        """Wait for the answer to the last call of a client before this one, which is on its way.
+
+        Returns
+        -------
+        Result or None
+            None: it was no call.
+        """
+        with self._lock:
+            try:
+                content = self._answer(None)
+            except (EOFError, ConnectionError):
+                raise LaunchError(self._have_gone()) from None
+            if content is None:
+                return None
+            kind, answer = content
+            if kind == "error":
+                raise unpack_error(answer)
+            result: Result = answer
+            if not result.options.output.store.writes_files:
+                self._take_values(SerialWorld(), result)
+        return result
+
     def _take_values(self, world: World, result: Result) -> None:
         """Load the values of a run in memory, and say what became of that."""
         reasons = None
@@ -144,13 +169,13 @@ class ScriptSession(Session):
             finally:
                 self._waiting.discard(number)
 
-    def _answer(self, number: int) -> Any:
-        """Wait for the answer to a request."""
+    def _answer(self, number: int | None) -> Any:
+        """Wait for the answer to a request; None: to any, of a client before this one."""
         while True:
             message = self._channel.receive()
             assert message is not None
             answered, answer = message[1]
-            if answered == number:
+            if number in (None, answered):
                 return answer
 
     def _cancel(self) -> None:

@@ -247,6 +247,26 @@ class Leader(Part):
         self.give_way()
         return self._is_open
 
+    def drain(self, until: Sequence[int]) -> None:
+        """Kill what is out, and wait until it is home: nothing of it is left. Collective.
+
+        Parameters
+        ----------
+        until : sequence of int
+            Descriptors; when one is readable, nobody waits.
+        """
+        self._is_open = False
+        self._drop_all()
+        self._send_letters()
+        ready = _Ready()
+        while self._schedule.n_out and not any(map(ready.has, until)):
+            for letter in self._news(ready):
+                self._pass_on(*letter)
+            if answers := self._answers(ready):
+                self._pass_on(0, answers)
+            ready = self._sleep(self._others_out(), until)
+        self.give_way()
+
     def give_way(self) -> None:
         """Let the other ranks leave the stream until the next `serve`. Collective."""
         for rank in range(1, self._world.size):

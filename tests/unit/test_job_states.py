@@ -10,8 +10,8 @@ import pytest
 
 import acme_mpi
 from acme_mpi import InputError, LaunchError, PlaceError
-from acme_mpi.jobs import queue as queue_module
 from acme_mpi.jobs.job import Job
+from acme_mpi.launchers import queue as queue_module
 from acme_mpi.launchers import slurm as slurm_module
 
 pytestmark = pytest.mark.once

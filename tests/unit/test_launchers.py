@@ -10,10 +10,10 @@ import pytest
 
 from acme_mpi import InputError, Local, Slurm
 from acme_mpi.errors import LaunchError
-from acme_mpi.jobs.queue import Queue
 from acme_mpi.launchers import slurm as slurm_module
 from acme_mpi.launchers.base import Order, State
 from acme_mpi.launchers.environment import clean_environment
+from acme_mpi.launchers.queue import Queue
 from acme_mpi.launchers.slurm import parse_sacct, parse_squeue
 
 pytestmark = pytest.mark.once
