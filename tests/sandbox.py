@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 SANDBOX = Path(__file__).resolve().parent.parent / "scripts" / "slurm_sandbox"
 CANNOT_RUN = 77
+LIMIT_S = 120
 
 
 def sandbox_command(state: Path, *args: str) -> list[str]:
@@ -94,3 +98,63 @@ def running_slurm(shared_dir: Path) -> Iterator[Slurm]:
         call_sandbox(state, "down")
         if state.exists():
             state.rmdir()
+
+
+# What scripts on the login machine have.
+HEAD = f"""\
+import json
+import os
+import subprocess
+import time
+
+import acme_mpi
+
+LIMIT_S = {LIMIT_S}
+
+
+def f(x, y):
+    return x + y
+
+
+def brief(x):
+    time.sleep(0.1)
+    return x
+
+
+def wait_for_permission(x):
+    open(f"begun{{x}}", "w").close()
+    while not os.path.exists("allowed"):
+        time.sleep(0.01)
+    return x
+
+
+def until(condition):
+    end_s = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.05)
+
+
+def state_of(job_id):
+    command = ["squeue", "--noheader", f"--jobs={{job_id}}", "--format=%T"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+def fails(action):
+    try:
+        action()
+    except (acme_mpi.AcmeMpiError, TimeoutError) as error:
+        return [type(error).__name__, str(error)]
+
+
+"""
+
+
+def run_client(slurm: Slurm, folder: Path, text: str) -> dict[str, Any]:
+    """Run a script on the login machine and return what it calls `said`."""
+    path = folder / "client.py"
+    path.write_text(f"{HEAD}{textwrap.dedent(text)}\nprint(json.dumps(said))\n")
+    ran = slurm.call(sys.executable, str(path), cwd=folder, timeout_s=2 * LIMIT_S)
+    assert ran.returncode == 0, ran.stderr
+    said: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    return said

@@ -1,23 +1,24 @@
-"""ACME's words for workers that Slurm has to start: each computation is a job of its own.
+"""ACME's words for workers that Slurm has to start, and that stay for the client.
 
 For a process outside of any job, a script or a notebook on a login node.
 """
 
 from __future__ import annotations
 
+import atexit
 import math
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from acme_mpi.acme.client import Client
 from acme_mpi.comm import is_launched
 from acme_mpi.errors import InputError
-from acme_mpi.jobs.job import Job
 from acme_mpi.launchers.slurm import Slurm, partitions
 from acme_mpi.session.current import outside
+from acme_mpi.session.kept_ranks import KeptRanks
+from acme_mpi.session.launching import IDLE, started
+from acme_mpi.session.local import Hold
 from acme_mpi.session.plain import PlainSession
 from acme_mpi.standing import Standing, standing
 
@@ -99,48 +100,47 @@ def _smallest_with(n_megabytes: int) -> str:
     return min(large, key=lambda each: each[0])[1]
 
 
-class BatchClient(Client):
-    """Workers that come with each computation, and go with it.
+def start_workers(
+    launcher: Slurm, timeout_s: float, is_interactive: bool, wait_s: float
+) -> list[tuple[str, int]]:
+    """Have Slurm start workers for this process, which stay until its client is closed.
 
     Parameters
     ----------
     launcher : Slurm
         What starts them.
+    timeout_s : float
+        How long to wait for them, in seconds.
+    is_interactive : bool
+        Ask then whether to wait longer, if somebody can answer.
+    wait_s : float
+        How much longer, in seconds.
 
-    Attributes
-    ----------
-    jobs : list of Job
-        Those that were submitted.
+    Returns
+    -------
+    list of (str, int)
+        Host and process id of each worker.
+
+    Raises
+    ------
+    TimeoutError
+        They have not come in time, and nobody wants to wait longer. No job is left.
+    LaunchError
+        Slurm refuses the job, the job has ended, or the workers cannot be reached.
     """
+    session = outside()
+    assert isinstance(session, PlainSession)
 
-    def __init__(self, launcher: Slurm) -> None:
-        super().__init__([("", 0)] * launcher.n)
-        self.launcher = launcher
-        self.jobs: list[Job] = []
+    def start() -> KeptRanks:
+        patience = [timeout_s]
 
-    def scheduler_info(self) -> dict[str, Any]:
-        """Return what `Client.scheduler_info` returns; no worker is there between computations."""
-        address = f"slurm://{self.launcher.partition or 'default partition'}"
-        return {"type": "Scheduler", "address": address, "workers": {}}
+        def waits_on(late: TimeoutError) -> bool:
+            question = f"{late}. Do you want to keep waiting for {wait_s:.0f} s?"
+            patience[0] = wait_s
+            return is_interactive and session.ask(question) is True
 
-    def retire_workers(
-        self,
-        workers: Iterable[str | int] | str | int | None = None,
-        n: int | None = None,
-        close_workers: bool = False,
-        remove: bool = True,
-    ) -> dict[str, Any]:
-        """Retire nobody: workers leave with their computation."""
-        return {}
+        return started(launcher, IDLE, None, lambda: patience[0], waits_on)
 
-    def wait_for_workers(
-        self, n_workers: int | None = None, timeout: float | str | None = None
-    ) -> None:
-        """Return at once: a computation waits for its workers."""
-
-    def close(self, timeout: float | None = None) -> None:
-        """Cancel the jobs that have not ended."""
-        super().close()
-        for job in self.jobs:
-            if not job.status().state.is_over:
-                job.cancel()
+    kept = session.have(start, Hold.BY_SET_UP)
+    atexit.register(kept.stop)
+    return kept.ranks

@@ -1,7 +1,7 @@
 """ACME's functions that set up clients and clusters, on ranks that the launcher has started.
 
 What a launcher has decided, such as partition and memory, is checked and changes nothing. Where
-none has, on a login node of a Slurm cluster, computations become jobs: see `acme.batch`.
+none has, on a login node of a Slurm cluster, they start workers: see `acme.batch`.
 """
 
 from __future__ import annotations
@@ -111,41 +111,38 @@ def _set_up(name: str, given: dict[str, Any]) -> Client:
         error = type(caught)(f"<{name}> {caught}")
     if error is None and name == LOCAL:
         session = session.with_ranks(n_workers, is_set_up=True)
-    if error is None and name != LOCAL:
-        from acme_mpi.acme.batch import may_submit  # all ranks import this module
-
-        if may_submit():
-            return _set_up_batch(name, given, n_workers)
-    ranks = session.job_ranks(world, error)
+    has_started = error is None and name != LOCAL and _has_started_workers(name, given, n_workers)
+    ranks = session.of_call().job_ranks(world, error)
     client = Client(ranks, n_workers)
     keep(client)
     if world.is_master:
-        tell_once(
-            "partition, cores, memory and start-up of the workers were decided by the launcher "
-            "(srun, mpiexec); the keywords for them are checked and change nothing",
-            dialect=name,
-        )
+        if not has_started:
+            tell_once(
+                "partition, cores, memory and start-up of the workers were decided by the launcher "
+                "(srun, mpiexec); the keywords for them are checked and change nothing",
+                dialect=name,
+            )
         tell_of_missing_ranks(n_workers or 1, len(ranks), name)
         text = "Using %d of %d ranks: %s"
         logger.info(text, client.n_workers, len(ranks), client, extra={"dialect": name})
     return client
 
 
-def _set_up_batch(name: str, given: dict[str, Any], n_workers: int | None) -> Client:
-    """Return the client of a process that can submit jobs."""
-    from acme_mpi.acme.batch import BatchClient, slurm_of
+def _has_started_workers(name: str, given: dict[str, Any], n_workers: int | None) -> bool:
+    """Have Slurm start what a set-up function says, where this process is in no job."""
+    from acme_mpi.acme.batch import may_submit, slurm_of, start_workers  # all ranks import this
 
+    if kept_client() is not None or not may_submit():
+        return False
     n_cores = given.get("n_cores") or given.get("cores_per_worker")
     memory, extra = given["mem_per_worker"], given["job_extra"] or ()
     try:
         launcher = slurm_of(n_workers or N_WORKERS, given["partition"], memory, n_cores, extra)
-    except AcmeMpiError as error:
+        patience = given["timeout"], given["interactive"], given["interactive_wait"]
+        start_workers(launcher, *patience)
+    except (AcmeMpiError, TimeoutError) as error:
         raise type(error)(f"<{name}> {error}") from None
-    client = BatchClient(launcher)
-    keep(client)
-    text = "Each computation will be a job of Slurm with %d workers: %s"
-    logger.info(text, client.n_workers, client, extra={"dialect": name})
-    return client
+    return True
 
 
 def _check_available(
@@ -204,29 +201,33 @@ def slurm_cluster_setup(
     mem_cushion: int = 100,
     **kwargs: Any,
 ) -> Client | Cluster:
-    """Return a handle on the ranks of this Slurm job, or on those of jobs to come. Collective.
+    """Return a handle on the ranks of this Slurm job, or on workers that it starts. Collective.
 
-    Outside of a job, where there is ``sbatch``, each `ParallelMap` that computes submits a job, and
-    waits for it. Inside of one the ranks are there, and what else is said is checked only.
+    Outside of a job, where there is ``sbatch``, the workers are started as a job, which ends with
+    `cluster_cleanup`, or with this process. Inside of one the ranks are there, and what else is
+    said is checked only.
 
     Parameters
     ----------
     partition : str
-        Where jobs are submitted.
+        Where the job is submitted.
     n_cores : int
         Cores of each rank, >= 1.
     n_workers : int, optional
-        Inside of a job: how many of the ranks to use, >= 1; default all. Outside: the number of
-        ranks of each job; default 2.
+        Inside of a job: how many of the ranks to use, >= 1; default all. Outside: their
+        number; default 2.
     mem_per_worker : str
         Memory of each rank; said to Slurm if it is not the default.
     job_extra : sequence of str
         Further options of sbatch: ``["--time=02:00:00"]``.
-    processes_per_worker, n_workers_startup, timeout, interactive_wait, worker_extra_args, \
-    scheduler_options, mem_cushion
-        Checked only: a computation waits for its ranks, which come together.
+    timeout : int
+        How long to wait for the workers, in seconds, >= 0.
     interactive : bool
-        Nothing is asked here.
+        Ask then whether to wait for `interactive_wait` seconds more, if somebody can answer.
+    interactive_wait : int
+        In seconds, >= 0.
+    processes_per_worker, n_workers_startup, worker_extra_args, scheduler_options, mem_cushion
+        Checked only: workers come together, and have no scheduler.
     start_client : bool
         False: return the handle's `Cluster`.
     avail_partitions, invalid_partitions : sequence of str
@@ -238,6 +239,10 @@ def slurm_cluster_setup(
     ------
     InputError
         A keyword has a wrong value.
+    TimeoutError
+        The workers have not come in time. No job is left.
+    LaunchError
+        Slurm refuses the job, in its own words, or the job has ended.
     """
     client = _set_up("slurm_cluster_setup", locals())
     return client if start_client else client.cluster

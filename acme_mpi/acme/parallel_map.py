@@ -55,7 +55,6 @@ from acme_mpi.tasks.taskset import (
 )
 
 if TYPE_CHECKING:
-    from acme_mpi.acme.batch import BatchClient
     from acme_mpi.jobs.job import Job
     from acme_mpi.launchers.base import Launcher
 
@@ -247,13 +246,17 @@ class ParallelMap(ACMEdaemon):
                 )
                 self._set_workers(n_workers, stop_client)
                 self._check_words(partition, mem_per_worker, setup_timeout)
-                self._set_launcher(launch, form, partition, mem_per_worker)
+                self._set_launcher(launch, form)
                 check("dryrun", dryrun)
                 check("setup_interactive", setup_interactive)
                 check("cleanup_threshold_days", cleanup_threshold_days)
             except InputError as caught:
                 error = self._prefixed(caught)
-            if error is None and kept_client() is None and self._launcher is None:
+            if error is None and self._may_start_workers(partition):
+                self._start_workers(partition, mem_per_worker, setup_timeout, setup_interactive)
+                session = session.of_call()
+            elif error is None and kept_client() is None and self._launcher is None:
+                self._tell_of_words(partition, mem_per_worker)
                 session = session.with_ranks(self._n_wanted)
             ranks = session.job_ranks(self._world, error)
             self._take_client(ranks)
@@ -327,14 +330,11 @@ class ParallelMap(ACMEdaemon):
         self._is_stopping = check("stop_client", stop_client)
         self.stop_client = stop_client
 
-    def _set_launcher(self, launch: Any, form: ResultForm, partition: str, memory: str) -> None:
+    def _set_launcher(self, launch: Any, form: ResultForm) -> None:
+        self._ends_workers = False
         self.job: Job | None = None
         self._launcher: Launcher | None = None
-        self._batch = None if launch is not None else self._batch_client(partition, memory)
-        if self._batch is not None:
-            launch = self._batch.launcher
         if launch is None:
-            self._tell_of_words(partition, memory)
             return
         # All ranks import this module, and few of them submit jobs.
         from acme_mpi.jobs.submitting import check_caller, check_launcher, refuse_in_memory
@@ -343,19 +343,26 @@ class ParallelMap(ACMEdaemon):
         self._launcher = check_launcher(launch)
         refuse_in_memory(form.store.writes_files)
 
-    def _batch_client(self, partition: str, memory: str) -> BatchClient | None:
-        """Return the client whose workers Slurm has to start; None: ranks are there, or local."""
-        kept = kept_client()
-        if kept is None and partition == "auto":
-            return None
-        from acme_mpi.acme.batch import BatchClient, may_submit, slurm_of
+    def _may_start_workers(self, partition: str) -> bool:
+        """Tell whether Slurm is to start workers: none are there, and a partition is named."""
+        if partition == "auto" or self._launcher is not None or kept_client() is not None:
+            return False
+        from acme_mpi.acme.batch import may_submit  # all ranks import this module
 
-        if kept is not None:
-            return kept if isinstance(kept, BatchClient) else None
-        if not may_submit():
-            return None
+        return may_submit()
+
+    def _start_workers(
+        self, partition: str, memory: str, timeout_s: float, is_interactive: bool
+    ) -> None:
+        from acme_mpi.acme.batch import slurm_of, start_workers
+
         n_workers = self._n_wanted or min(self.n_inputs, MOST_BY_ITSELF)
-        return BatchClient(slurm_of(n_workers, partition, memory))
+        with self._prefixing():
+            launcher = slurm_of(n_workers, partition, memory)
+            start_workers(launcher, timeout_s, is_interactive, timeout_s)
+        # As in ACME: they are ended with the computation, unless they are to stay.
+        self._ends_workers = self._is_stopping is not False
+        self._is_stopping = self._ends_workers
 
     def _check_words(self, partition: Any, memory: Any, timeout: Any) -> None:
         check("setup_timeout", timeout)
@@ -377,7 +384,7 @@ class ParallelMap(ACMEdaemon):
         found = kept_client()
         if found is not None:
             self._say(logging.INFO, "Attaching to global parallel computing client %s", found)
-        self.client: Client | None = found or self._batch or Client(ranks, self._n_wanted)
+        self.client: Client | None = found or Client(ranks, self._n_wanted)
         if self._is_stopping is False:
             keep(self.client)
         if self._world.is_master and self._n_wanted is not None and self._launcher is None:
@@ -494,6 +501,9 @@ class ParallelMap(ACMEdaemon):
             result = self._run(is_debug)
         except PlaceError as error:
             raise self._prefixed(self._existing(error)) from None
+        finally:
+            if self._ends_workers:
+                self.cleanup()
         self._said.clear()
         if isinstance(result, BaseException):
             raise result
@@ -546,8 +556,6 @@ class ParallelMap(ACMEdaemon):
             request = replace(request, options=options)
             layout, packed = request.free_layout(), request.to_packed()
             self.job = submit_call(layout, options, packed, request.fingerprint(), launcher)
-        if self._batch is not None:
-            self._batch.jobs.append(self.job)
         paths = self.job.show()
         return paths if wanted is None else hand_out(paths, wanted)
 

@@ -42,6 +42,8 @@ class KeptRanks:
         Absolute path of the folder by which `connect` finds them.
     """
 
+    title = "the ranks that serve this process"
+
     def __init__(self, found: Ranks, bridge: Bridge) -> None:
         self.directory, self.environment = found.folder, dict(os.environ)
         self.ranks: list[tuple[str, int]] = []
@@ -75,8 +77,8 @@ class KeptRanks:
         rank_0 = found.wait(time_s)
         bridge = reach(found.folder, read_key(found.folder), rank_0, found.ports)
         kept = cls(found, bridge)
-        n, way = len(kept.ranks), bridge.transport.title
-        logger.info("Connected to %d ranks on %s by %s", n, ", ".join(kept.hosts), way)
+        n, hosts = len(kept.ranks), ", ".join(kept.hosts)
+        logger.info("Connected to %d ranks on %s by %s", n, hosts, kept.way)
         return kept
 
     def _introduce(self) -> None:
@@ -132,6 +134,11 @@ class KeptRanks:
     def hosts(self) -> list[str]:
         """The nodes on which they are."""
         return list(dict.fromkeys(host for host, _ in self.ranks))
+
+    @property
+    def way(self) -> str:
+        """By what they are reached, for people."""
+        return self._bridge.transport.title
 
     @property
     def job_id(self) -> str:

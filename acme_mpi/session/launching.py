@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from acme_mpi.errors import InputError, InputTypeError, LaunchError
@@ -78,15 +79,49 @@ def launch(
         raise InputError(
             "`again` is for jobs of `submit`: ranks that stay have no end of their own"
         )
-    idle_s = float(seconds_of(check_time("idle", IDLE if idle is None else idle) or IDLE))
-    found = Ranks(_new_folder(directory), chosen.kind, chosen.words(), idle_s)
-    return session.have(lambda: _started(found), Hold.BY_USER)
+    name = _new_folder(directory)
+    return session.have(lambda: started(chosen, idle or IDLE, name), Hold.BY_USER)
 
 
-def _started(found: Ranks, wait_s: float | None = None) -> KeptRanks:
+def started(
+    launcher: Launcher,
+    idle: str,
+    folder: str | None = None,
+    patience_s: Callable[[], float | None] = lambda: None,
+    waits_on: Callable[[TimeoutError], bool] = lambda late: False,
+) -> KeptRanks:
+    """Start ranks that stay, and have them serve this process.
+
+    Parameters
+    ----------
+    launcher : Launcher
+        What starts them.
+    idle : str
+        How long they stay without a process that uses them.
+    folder : str, optional
+        Absolute path of a new folder; default one among all.
+    patience_s : callable
+        Returns how long to wait for them, in seconds; None: as long as it takes.
+    waits_on : callable
+        Is told of ranks that have not come by then, and returns whether to wait again.
+
+    Raises
+    ------
+    InputError
+        `idle` is no duration.
+    TimeoutError, LaunchError
+        They have not come in time, or at all. No job is left.
+    """
+    idle_s = float(seconds_of(check_time("idle", idle) or IDLE))
+    found = Ranks(folder or new_folder(), launcher.kind, launcher.words(), idle_s)
     found.submit()
     try:
-        return KeptRanks.meet(found, wait_s)
+        while True:
+            try:
+                return KeptRanks.meet(found, patience_s())
+            except TimeoutError as late:
+                if not waits_on(late):
+                    raise
     except BaseException:  # an interrupt, too: nobody would use them
         found.cancel()
         raise

@@ -42,8 +42,11 @@ class Ranks(Protocol):
         Host and process id of each rank, by its number.
     environment : dict
         The variables that they have as well.
+    title : str
+        Which they are, for people.
     """
 
+    title: str
     ranks: list[tuple[str, int]]
     environment: dict[str, str]
 
@@ -198,7 +201,7 @@ class LocalSession(ScriptSession):
         self.local.show_printed()
         said = self.local.said()
         self.local.stop()
-        return f"the ranks that this process has started have gone; a new call starts others{said}"
+        return f"{self.local.title} have gone; a new call starts others{said}"
 
 
 def say_again(level: int, text: str, dialect: str | None) -> None:

@@ -48,6 +48,8 @@ class LocalRanks:
         There is no mpiexec, or it has not started the ranks.
     """
 
+    title = "the ranks that this process has started"
+
     def __init__(self, n: int) -> None:
         program = mpiexec()
         occupy_standard_descriptors()

@@ -2,66 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
-import textwrap
 from pathlib import Path
 
 import h5py
 import pytest
-from sandbox import Slurm
+from sandbox import Slurm, run_client
 
 pytestmark = [pytest.mark.once, pytest.mark.slurm, pytest.mark.slow]
-
-LIMIT_S = 120
-HEAD = f"""\
-import json
-import os
-import subprocess
-import time
-
-import acme_mpi
-
-LIMIT_S = {LIMIT_S}
-
-
-def f(x, y):
-    return x + y
-
-
-def brief(x):
-    time.sleep(0.1)
-    return x
-
-
-def wait_for_permission(x):
-    open(f"begun{{x}}", "w").close()
-    while not os.path.exists("allowed"):
-        time.sleep(0.01)
-    return x
-
-
-def until(condition):
-    end_s = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < end_s
-        time.sleep(0.05)
-
-
-def state_of(job_id):
-    command = ["squeue", "--noheader", f"--jobs={{job_id}}", "--format=%T"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-
-
-def fails(action):
-    try:
-        action()
-    except (acme_mpi.AcmeMpiError, TimeoutError) as error:
-        return [type(error).__name__, str(error)]
-
-
-"""
-
 
 @pytest.fixture
 def folder(slurm: Slurm, request: pytest.FixtureRequest) -> Path:
@@ -69,16 +16,6 @@ def folder(slurm: Slurm, request: pytest.FixtureRequest) -> Path:
     path = slurm.shared_dir / str(request.node.name)
     path.mkdir()
     return path
-
-
-def run_client(slurm: Slurm, folder: Path, text: str) -> dict[str, str]:
-    """Run a script on the login machine and return what it calls `said`."""
-    path = folder / "client.py"
-    path.write_text(f"{HEAD}{textwrap.dedent(text)}\nprint(json.dumps(said))\n")
-    ran = slurm.call(sys.executable, str(path), cwd=folder, timeout_s=2 * LIMIT_S)
-    assert ran.returncode == 0, ran.stderr
-    said: dict[str, str] = json.loads(ran.stdout.splitlines()[-1])
-    return said
 
 
 def values_in(path: Path) -> list[float]:
@@ -182,48 +119,3 @@ def test_a_job_is_queued_again_when_its_time_is_over(slurm: Slurm, folder: Path)
     assert 0 < int(said["before"]) < 60
     assert said["cancelled"][:2] == ["CANCELLED", "StoppedError"]
     assert values_in(Path(said["files"][0])) == list(range(60))
-
-
-def test_a_cluster_is_set_up_on_the_login_machine(slurm: Slurm, folder: Path) -> None:
-    """Without mpiexec or srun: two maps on one client, as ACME's users write it."""
-    said = run_client(
-        slurm,
-        folder,
-        """
-        from acme_mpi import ParallelMap, cluster_cleanup, esi_cluster_setup, slurm_cluster_setup
-
-        # The smallest of ESI's names; here there are none.
-        said = dict(auto=fails(lambda: esi_cluster_setup(mem_per_worker="8GB")))
-        client = slurm_cluster_setup(
-            partition="main", n_workers=3, job_extra=["--time=00:10:00"]
-        )
-        said["client"] = [repr(client), client.n_workers]
-        with ParallelMap(f, [1, 2, 3, 4], 10, output_dir="one") as pmap:
-            said["files"] = len(pmap.compute())
-            said["script"] = pmap.job.script()
-        with ParallelMap(f, [1, 2], y=[20, 30], output_dir="two", stop_client=False) as pmap:
-            pmap.compute()
-        said["jobs"] = len({job.id for job in client.jobs})
-        said["memory"] = fails(lambda: ParallelMap(f, [1, 2], 3, write_worker_results=False))
-        held = slurm_cluster_setup(partition="main", n_workers=2, job_extra=["--hold"])
-        held.jobs.append(
-            acme_mpi.submit(f, [1], 1, output_dir="three", launch=held.launcher)
-        )
-        cluster_cleanup()
-        said["cleaned"] = held.jobs[0].status().state.name
-        with ParallelMap(f, [1, 2], 3, partition="main", n_workers=2, output_dir="four") as pmap:
-            pmap.compute()
-        """,
-    )
-    assert said["auto"][0] == "InputError"
-    assert "<esi_cluster_setup> `partition` 'auto' takes the smallest" in said["auto"][1]
-    assert said["client"] == ["<Client: 'slurm://main' processes=3 threads=3>", 3]
-    assert said["files"] == 4
-    for line in ("--ntasks=3", "--partition=main", "--time=00:10:00"):
-        assert f"#SBATCH {line}\n" in said["script"]
-    assert said["jobs"] == 2
-    assert "needs results in files" in said["memory"][1]
-    assert said["cleaned"] == "CANCELLED"
-    assert values_in(folder / "one" / "f.h5") == [11, 12, 13, 14]
-    assert values_in(folder / "two" / "f.h5") == [21, 32]
-    assert values_in(folder / "four" / "f.h5") == [4, 5]

@@ -6,7 +6,7 @@ import pytest
 
 from acme_mpi import InputError, Slurm
 from acme_mpi.acme import batch
-from acme_mpi.acme.batch import BatchClient, may_submit, slurm_of
+from acme_mpi.acme.batch import may_submit, slurm_of
 
 pytestmark = pytest.mark.once
 
@@ -84,14 +84,3 @@ def test_a_script_that_ranks_serve_submits_nothing(monkeypatch):
     monkeypatch.setattr(batch, "outside", lambda: object())
 
     assert not may_submit()
-
-
-def test_a_client_has_the_workers_that_come_with_a_computation():
-    client = BatchClient(Slurm(3, partition="main"))
-
-    client.wait_for_workers(3)
-
-    assert (client.n_workers, client.workers) == (3, (0, 1, 2))
-    assert client.scheduler_info()["workers"] == {}
-    assert client.cluster.requested == {0, 1, 2}
-    assert repr(client) == "<Client: 'slurm://main' processes=3 threads=3>"
