@@ -17,7 +17,8 @@ from acme_mpi.comm.mpiexec import AS_ROOT, MORE_RANKS_THAN_CORES, mpiexec
 from acme_mpi.errors import LaunchError
 from acme_mpi.launchers.base import RUNNING, Launcher, Order, State
 from acme_mpi.launchers.environment import clean_environment
-from acme_mpi.launchers.words import check_count, check_lines
+from acme_mpi.launchers.site import own_or_site_prologue
+from acme_mpi.launchers.words import check_count
 from acme_mpi.linux.cores import n_cores
 from acme_mpi.linux.processes import command_line
 
@@ -30,8 +31,9 @@ class Local(Launcher):
     ----------
     n : int, optional
         Number of ranks, >= 1; default: one for each core that this process may use.
-    prologue : list of str
-        Lines of shell before mpiexec: ``["module load openmpi"]``.
+    prologue : list of str, optional
+        Lines of shell before mpiexec: ``["module load openmpi"]``; default the site's, see
+        docs/sites.md.
 
     Raises
     ------
@@ -46,7 +48,7 @@ class Local(Launcher):
     """
 
     n: int | None = None
-    prologue: tuple[str, ...] = ()
+    prologue: tuple[str, ...] | None = None
 
     kind: ClassVar[str] = "local"
     title: ClassVar[str] = "this machine"
@@ -55,7 +57,7 @@ class Local(Launcher):
         """Check all words."""
         n = n_cores() if self.n is None else check_count("n", self.n)
         object.__setattr__(self, "n", n)
-        object.__setattr__(self, "prologue", check_lines("prologue", self.prologue))
+        object.__setattr__(self, "prologue", own_or_site_prologue(self.prologue))
 
     def script(self, order: Order) -> str:
         """Return a script that a person may also run."""
@@ -71,7 +73,7 @@ class Local(Launcher):
                 "trap : INT TERM  # the ranks get them, too, and this script tells how they end",
                 f"cd {shlex.quote(order.directory)} || exit",
                 *self._exports(),
-                *self.prologue,
+                *(self.prologue or ()),
                 "",
                 f'{shlex.join([mpiexec(), "-n", str(self.n), *order.command])} "$@"',
                 "status=$?",

@@ -14,6 +14,7 @@ from acme_mpi.errors import InputError, LaunchError
 from acme_mpi.launchers import rounds
 from acme_mpi.launchers.base import Launcher, Order, State
 from acme_mpi.launchers.environment import clean_environment
+from acme_mpi.launchers.site import own_or_site_prologue
 from acme_mpi.launchers.words import (
     check_count,
     check_lines,
@@ -57,8 +58,9 @@ class Slurm(Launcher):
         the time, or after a preemption, as long as each job brings results.
     extra : list of str
         More options of sbatch: ``["--constraint=ib"]``.
-    prologue : list of str
-        Lines of shell before srun: ``["module load openmpi"]``.
+    prologue : list of str, optional
+        Lines of shell before srun: ``["module load openmpi"]``; default the site's, see
+        docs/sites.md.
 
     Raises
     ------
@@ -82,7 +84,7 @@ class Slurm(Launcher):
     cpus_per_task: int | None = None
     again: bool = False
     extra: tuple[str, ...] = ()
-    prologue: tuple[str, ...] = ()
+    prologue: tuple[str, ...] | None = None
 
     kind: ClassVar[str] = "slurm"
     title: ClassVar[str] = "Slurm"
@@ -98,7 +100,7 @@ class Slurm(Launcher):
         checked["time"] = check_time("time", self.time)
         checked["mem"] = check_memory("mem", self.mem)
         checked["extra"] = check_lines("extra", self.extra, "--")
-        checked["prologue"] = check_lines("prologue", self.prologue)
+        checked["prologue"] = own_or_site_prologue(self.prologue)
         if not isinstance(self.again, bool):
             raise InputError(f"`again` has to be `True` or `False`, not {self.again!r}")
         for name, value in checked.items():
@@ -130,7 +132,7 @@ class Slurm(Launcher):
                 'rm -f "$job/exit" "$job/cancelled"',
                 'echo "$SLURM_JOB_ID" >"$job/id"  # by which the job is found',
                 f"cd {shlex.quote(order.directory)} || exit",
-                *self.prologue,
+                *(self.prologue or ()),
                 f'{work}echo "$status" >"$job/exit"',
                 'exit "$status"',
                 "",

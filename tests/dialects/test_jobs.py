@@ -238,7 +238,7 @@ class TestSavedCalls:
 @pytest.mark.parametrize(
     ("keywords", "text"),
     [
-        ({"launch": "slurm"}, "`launch` has to be"),
+        ({"launch": "nowhere"}, "`launch` has to be"),
         ({"launch": acme_mpi.Local(1), "write_worker_results": False}, "needs results in files"),
         ({"launch": acme_mpi.Local(1), "root": 0}, "`root`"),
     ],
