@@ -117,6 +117,12 @@ def submit_parser() -> CommandParser:
         "--cpus-per-task", metavar="N", type=whole, help="cores of each rank; also said to srun"
     )
     parser.add_argument(
+        "--gpus-per-rank",
+        metavar="N",
+        type=whole,
+        help="GPUs of each rank: --gpus-per-task of Slurm; with --local by CUDA_VISIBLE_DEVICES",
+    )
+    parser.add_argument(
         "--again",
         action="store_true",
         help="go on after the end of the time, a preemption, or the loss of a node",

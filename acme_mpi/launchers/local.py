@@ -20,6 +20,7 @@ from acme_mpi.launchers.environment import clean_environment
 from acme_mpi.launchers.site import own_or_site_prologue
 from acme_mpi.launchers.words import check_count
 from acme_mpi.linux.cores import n_cores
+from acme_mpi.linux.gpus import PER_RANK, refuse_too_few_gpus
 from acme_mpi.linux.processes import command_line
 
 
@@ -34,6 +35,9 @@ class Local(Launcher):
     prologue : list of str, optional
         Lines of shell before mpiexec: ``["module load openmpi"]``; default the site's, see
         docs/sites.md.
+    gpus_per_rank : int, optional
+        GPUs that each rank sees, >= 1: rank i those from number ``i * gpus_per_rank`` on, by
+        ``CUDA_VISIBLE_DEVICES``. If that lists some already, of these.
 
     Raises
     ------
@@ -44,11 +48,12 @@ class Local(Launcher):
     --------
     >>> import acme_mpi
     >>> acme_mpi.Local(n=2)
-    Local(n=2, prologue=())
+    Local(n=2, prologue=(), gpus_per_rank=None)
     """
 
     n: int | None = None
     prologue: tuple[str, ...] | None = None
+    gpus_per_rank: int | None = None
 
     kind: ClassVar[str] = "local"
     title: ClassVar[str] = "this machine"
@@ -58,6 +63,9 @@ class Local(Launcher):
         n = n_cores() if self.n is None else check_count("n", self.n)
         object.__setattr__(self, "n", n)
         object.__setattr__(self, "prologue", own_or_site_prologue(self.prologue))
+        if self.gpus_per_rank is not None:
+            n_gpus = check_count("gpus_per_rank", self.gpus_per_rank)
+            object.__setattr__(self, "gpus_per_rank", n_gpus)
 
     def script(self, order: Order) -> str:
         """Return a script that a person may also run."""
@@ -88,6 +96,7 @@ class Local(Launcher):
         settings = {
             **(AS_ROOT if os.geteuid() == 0 else {}),
             **(MORE_RANKS_THAN_CORES if self.n > n_cores() else {}),
+            **({} if self.gpus_per_rank is None else {PER_RANK: str(self.gpus_per_rank)}),
         }
         words = [f"{name}={value}" for name, value in settings.items()]
         return [f"export {' '.join(words)}"] if words else []
@@ -98,6 +107,9 @@ class Local(Launcher):
 
     def submit(self, path: str, log: str, directory: str) -> str:
         """Run the script in a session of its own, so that no signal to the caller's reaches it."""
+        if self.gpus_per_rank is not None:
+            assert self.n is not None
+            refuse_too_few_gpus(self.n, self.gpus_per_rank)
         try:
             with open(log, "ab") as file:
                 process = subprocess.Popen(

@@ -53,6 +53,8 @@ class Slurm(Launcher):
         Memory on each node: ``"8G"``.
     cpus_per_task : int, optional
         Cores of each rank, >= 1.
+    gpus_per_rank : int, optional
+        GPUs of each rank, >= 1 (``--gpus-per-task``).
     again : bool
         Go on by itself: on the nodes that are left, if one fails; as a requeued job at the end of
         the time, or after a preemption, as long as each job brings results.
@@ -85,6 +87,7 @@ class Slurm(Launcher):
     again: bool = False
     extra: tuple[str, ...] = ()
     prologue: tuple[str, ...] | None = None
+    gpus_per_rank: int | None = None
 
     kind: ClassVar[str] = "slurm"
     title: ClassVar[str] = "Slurm"
@@ -94,7 +97,7 @@ class Slurm(Launcher):
         """Check all words."""
         checked: dict[str, Any] = {name: check_name(name, getattr(self, name)) for name in _NAMES}
         checked["n"] = check_count("n", self.n)
-        for name in ("nodes", "cpus_per_task"):
+        for name in ("nodes", "cpus_per_task", "gpus_per_rank"):
             value = getattr(self, name)
             checked[name] = None if value is None else check_count(name, value)
         checked["time"] = check_time("time", self.time)
@@ -166,6 +169,8 @@ class Slurm(Launcher):
             yield f"--cpus-per-task={self.cpus_per_task}"
         if self.mem is not None:
             yield f"--mem={self.mem}"
+        if self.gpus_per_rank is not None:
+            yield f"--gpus-per-task={self.gpus_per_rank}"
 
     def how_to_submit(self, path: str) -> str:
         """Return the command that submits a script."""

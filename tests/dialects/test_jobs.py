@@ -85,6 +85,14 @@ def wait_for_permission(x):
     return x
 
 
+def gpus(x):
+    """Return what this rank sees, once the other one has a task, too."""
+    Path(f"begun{x}").touch()
+    while not os.path.exists(f"begun{1 - x}"):
+        pass
+    return int(os.environ["CUDA_VISIBLE_DEVICES"])
+
+
 def brief(x):
     Path(f"begun{x}").touch()
     time.sleep(0.1)
@@ -200,6 +208,19 @@ def test_a_parallel_map_may_be_a_job(place):
     assert pmap.job.files == files
     assert "using 2 workers" in Path(pmap.job.log).read_text()
     assert values_in(str(pmap.results_container)) == [1, 3]
+
+
+def test_each_rank_of_a_job_has_its_own_gpu(place, monkeypatch):
+    launch = acme_mpi.Local(2, gpus_per_rank=1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    with pytest.raises(InputError, match=r"2 ranks .* need 2 GPUs, and CUDA_VISIBLE_DEVICES=5"):
+        acme_mpi.submit(gpus, [0, 1], launch=launch)
+    assert not list(place.iterdir())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+
+    (path,) = acme_mpi.map(gpus, [0, 1], output_dir="out", launch=launch)
+
+    assert sorted(values_in(path)) == [5, 7]
 
 
 @pytest.mark.once
