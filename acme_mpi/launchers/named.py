@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 from acme_mpi.errors import InputError, InputTypeError
@@ -51,7 +51,7 @@ def launcher_of(launch: str | Launcher | None = None, /, **words: Any) -> Launch
     site = read_site()
     name, source = (launch, "") if launch is not None else site.launch or (Local.kind, "")
     if name in KINDS:
-        return _make(KINDS[name], said)
+        return _make(name, KINDS[name], said)
     if name not in site.launchers:
         known = [*KINDS, *site.launchers]
         at = f"{source}: " if source else ""
@@ -79,7 +79,7 @@ def _of_site(site: Site, name: str, words: Mapping[str, Any]) -> Launcher:
     cls = KINDS[kind.value]
     for word, said in table.items():
         _check_alone(cls, title, word, said)
-    return _make(cls, {**{word: said.value for word, said in table.items()}, **words})
+    return _make(name, cls, {**{word: said.value for word, said in table.items()}, **words})
 
 
 def _check_alone(cls: type[Launcher], title: str, word: str, said: Said) -> None:
@@ -90,12 +90,13 @@ def _check_alone(cls: type[Launcher], title: str, word: str, said: Said) -> None
         raise type(error)(f"{said.source}: `{title}`: {error}") from None
 
 
-def _make(cls: type[Launcher], words: Mapping[str, Any]) -> Launcher:
+def _make(name: str, cls: type[Launcher], words: Mapping[str, Any]) -> Launcher:
     _refuse_unknown(cls, words)
-    needed = [each.name for each in fields(cls) if each.default is MISSING]
-    if missing := [name for name in needed if name not in words]:
-        assert missing == ["n"]
-        raise InputError(f"the number of ranks is missing, which {cls.__name__} needs: n=64, -n 64")
+    if cls is Slurm and "n" not in words:
+        raise InputError(
+            "`n`, the number of ranks, is missing: -n 64 on the command line, or acme_mpi."
+            f"launcher_of({name!r}, n=64) as `launch`"
+        )
     return cls(**words)
 
 

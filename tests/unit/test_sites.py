@@ -154,7 +154,7 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path):
     ("launch", "words", "told"),
     [
         (3, {}, "`launch` has to be the name of a launcher, acme_mpi.Local"),
-        ("slurm", {}, "the number of ranks is missing, which Slurm needs: n=64, -n 64"),
+        ("slurm", {}, "-n 64 on the command line, or acme_mpi.launcher_of('slurm', n=64) as"),
         ("local", {"time": "2h"}, "`time` is no word of Local; there are n, prologue"),
         (Slurm(1, prologue=[]), {"tiem": "2h"}, "no word of Slurm (did you mean 'time'?)"),
         ("slurm", {"n": 0}, "`n` has to be a whole number >= 1, not 0"),
