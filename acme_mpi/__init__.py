@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from acme_mpi.jobs.job import Job, attach
     from acme_mpi.launchers.local import Local
+    from acme_mpi.launchers.named import launcher_of
     from acme_mpi.launchers.slurm import Slurm
     from acme_mpi.pools.executor import Executor
     from acme_mpi.pools.joblib import register_joblib
@@ -72,6 +73,7 @@ _PLACES = {
     "acme.parallel_map": ("ACMEdaemon", "ParallelMap"),
     "jobs.job": ("Job", "attach"),
     "launchers.local": ("Local",),
+    "launchers.named": ("launcher_of",),
     "launchers.slurm": ("Slurm",),
     "pools.executor": ("Executor",),
     "pools.joblib": ("register_joblib",),
@@ -125,6 +127,7 @@ __all__ = [
     "esi_cluster_setup",
     "get_client",
     "launch",
+    "launcher_of",
     "local_cluster_setup",
     "register_joblib",
     "slurm_cluster_setup",

@@ -37,7 +37,7 @@ def map(
     rules: Rules | None = None,
     comm: Any = None,
     root: int | None = None,
-    launch: Launcher | None = None,
+    launch: Launcher | str | None = None,
     **kwargs: Any,
 ) -> Any:
     """Call `func` for many inputs on all ranks and return file names (values only if asked).
@@ -91,7 +91,7 @@ def map(
     root : int, optional
         With ``write_worker_results=False``: the only rank that gets the results, the others get
         None.
-    launch : Local or Slurm, optional
+    launch : Local, Slurm or str, optional
         Submit the call as a job, show its progress, and wait for its end, as `submit` and
         `Job.result` do; for a process that is no rank. Results have to go to files.
 
@@ -167,7 +167,7 @@ def map(
 def submit(
     func: Callable[..., Any],
     *args: Any,
-    launch: Launcher | None = None,
+    launch: Launcher | str | None = None,
     arguments: Mapping[str, Any] | None = None,
     n_inputs: int | str = "auto",
     output_dir: str | None = None,
@@ -193,8 +193,10 @@ def submit(
         can read.
     *args, **kwargs
         Arguments of `func`, as for `map`.
-    launch : Local or Slurm, optional
-        What starts the ranks; default ``Local()``: this machine, a rank for each core.
+    launch : Local, Slurm or str, optional
+        What starts the ranks: a launcher, ``"local"``, ``"slurm"``, or a name from the site's
+        files, see docs/sites.md. Default what these say, else ``Local()``: this machine, a rank for
+        each core.
     arguments, n_inputs, output_dir, result_shape, result_dtype, single_file, payload, isolate
         As for `map`.
     resume, rules
@@ -226,10 +228,11 @@ def submit(
     ['/home/me/ACME_20260101-120000-000000/f.h5']
     """
     # All ranks import this module, and few of them submit jobs.
-    from acme_mpi.jobs.submitting import check_caller, check_launcher, submit_call
+    from acme_mpi.jobs.submitting import check_caller, submit_call
+    from acme_mpi.launchers.named import launcher_of
 
     check_caller()
-    launcher = check_launcher(launch)
+    launcher = launcher_of(launch)
     named = _merge(kwargs, arguments)
     kind = store_kind(True, single_file, payload)
     spec = make_row_spec(result_shape, result_dtype)

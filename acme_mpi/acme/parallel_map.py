@@ -149,7 +149,7 @@ class ParallelMap(ACMEdaemon):
     cleanup_threshold_days : int, optional
         Remove directories ``ACME_*`` in the working directory, >= 0 days after their last run has
         ended. Only those which carry the mark of a finished run of this package.
-    launch : acme_mpi.Local or acme_mpi.Slurm, optional
+    launch : acme_mpi.Local, acme_mpi.Slurm or str, optional
         `compute` submits a job, and waits for its end, as ``acme_mpi.map(..., launch=...)``; for a
         process that is no rank. Results have to go to files.
 
@@ -217,7 +217,7 @@ class ParallelMap(ACMEdaemon):
         dryrun: bool = False,
         logfile: bool | str | None = None,
         cleanup_threshold_days: int | None = None,
-        launch: Launcher | None = None,
+        launch: Launcher | str | None = None,
         **kwargs: Any,
     ) -> None:
         session = current()
@@ -337,10 +337,11 @@ class ParallelMap(ACMEdaemon):
         if launch is None:
             return
         # All ranks import this module, and few of them submit jobs.
-        from acme_mpi.jobs.submitting import check_caller, check_launcher, refuse_in_memory
+        from acme_mpi.jobs.submitting import check_caller, refuse_in_memory
+        from acme_mpi.launchers.named import launcher_of
 
         check_caller()
-        self._launcher = check_launcher(launch)
+        self._launcher = launcher_of(launch)
         refuse_in_memory(form.store.writes_files)
 
     def _may_start_workers(self, partition: str) -> bool:

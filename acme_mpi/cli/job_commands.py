@@ -7,6 +7,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from acme_mpi.cli.command_call import command_of
@@ -20,6 +21,8 @@ from acme_mpi.jobs.record import new_number
 from acme_mpi.jobs.submitting import Submission, check_caller
 from acme_mpi.launchers.base import Launcher
 from acme_mpi.launchers.local import Local
+from acme_mpi.launchers.named import launcher_of
+from acme_mpi.launchers.site import read_site
 from acme_mpi.launchers.slurm import Slurm
 from acme_mpi.linux.printing import say_error
 from acme_mpi.runner.loading import load_command
@@ -90,6 +93,13 @@ def submit_parser() -> CommandParser:
     )
     parser.add_argument("-n", metavar="N", type=whole, help="number of ranks")
     parser.add_argument(
+        "--launch",
+        metavar="NAME",
+        help="local, slurm, or a name from the site's files (/etc/acme_mpi.toml, "
+        "~/.config/acme_mpi.toml), whose words the options below overrule; default what these say, "
+        "else slurm where there is sbatch",
+    )
+    parser.add_argument(
         "--local",
         action="store_true",
         help="on this machine, in the background; default where there is no sbatch",
@@ -105,6 +115,12 @@ def submit_parser() -> CommandParser:
     parser.add_argument("--nodes", metavar="N", type=whole, help="number of nodes")
     parser.add_argument(
         "--cpus-per-task", metavar="N", type=whole, help="cores of each rank; also said to srun"
+    )
+    parser.add_argument(
+        "--gpus-per-rank",
+        metavar="N",
+        type=whole,
+        help="GPUs of each rank: --gpus-per-task of Slurm; with --local by CUDA_VISIBLE_DEVICES",
     )
     parser.add_argument(
         "--again",
@@ -133,17 +149,18 @@ def _launcher(words: argparse.Namespace) -> Launcher:
         if value is not None and value is not False
     }
     given.pop("print", None)
-    is_local = given.pop("local", False)
-    if is_local or not (shutil.which("sbatch") or words.print):
-        of_slurm = sorted(set(given) - {"n", "prologue"})
-        if of_slurm:
+    is_local, name = given.pop("local", False), given.pop("launch", None)
+    if is_local and name is not None:
+        raise InputError("--local means --launch local; leave out one of the two")
+    if is_local or (name is None and read_site().launch is None):
+        is_slurm = not is_local and (shutil.which("sbatch") or words.print)
+        name = Slurm.kind if is_slurm else Local.kind
+        of_slurm = sorted(set(given) - {each.name for each in fields(Local)})
+        if of_slurm and not is_slurm:
             options = ", ".join(f"--{name.replace('_', '-')}" for name in of_slurm)
             why = "with --local" if is_local else "where there is no sbatch"
             raise InputError(f"{options} cannot be used {why}: it is for Slurm")
-        return Local(**given)
-    if words.n is None:
-        raise InputError("the number of ranks is missing: submit -n 64 ...")
-    return Slurm(**given)
+    return launcher_of(name, **given)
 
 
 _ALONE = ("plan", "debug_task", "dry_run", "overwrite", "no_write")

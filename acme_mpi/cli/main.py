@@ -42,6 +42,7 @@ from acme_mpi.errors import (
 )
 from acme_mpi.linux.cores import n_cores
 from acme_mpi.linux.descriptors import occupy_standard_descriptors
+from acme_mpi.linux.gpus import take_gpus
 from acme_mpi.linux.interrupts import INTERRUPTS
 from acme_mpi.linux.printing import say_error, standard_output
 from acme_mpi.linux.ulimits import fault_of_limits
@@ -76,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     status = 0
     options: Any = None
     try:
+        take_gpus()
         options = make_parser().parse_args(own)
         check_options(options)
         if (fault := fault_of_limits()) is not None:

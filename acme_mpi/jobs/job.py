@@ -17,8 +17,9 @@ from acme_mpi.history.lease import holder
 from acme_mpi.history.status import Status, read_status
 from acme_mpi.history.stores import find_store
 from acme_mpi.jobs.ending import has_run, outcome
-from acme_mpi.jobs.record import LAUNCHERS, SCRIPT, Record, newest_record
+from acme_mpi.jobs.record import SCRIPT, Record, newest_record
 from acme_mpi.launchers.base import CANCELLED, COMPLETED, FAILED, RUNNING, UNKNOWN, State
+from acme_mpi.launchers.named import KINDS
 from acme_mpi.launchers.queue import queue_of
 from acme_mpi.linux.terminal import is_watched
 from acme_mpi.visible import say, visible
@@ -74,7 +75,7 @@ class Job:
     def __init__(self, record: Record) -> None:
         self._record = record
         self.directory, self.name = record.directory, record.name
-        self._queue = queue_of(LAUNCHERS[record.launcher])
+        self._queue = queue_of(KINDS[record.launcher])
 
     @property
     def id(self) -> str:
@@ -125,7 +126,7 @@ class Job:
             if state.is_pending and run.state == "running":
                 state = State(RUNNING)
                 self._queue.ask_again()
-        return JobStatus(self.id, LAUNCHERS[self._record.launcher].title, state, run)
+        return JobStatus(self.id, KINDS[self._record.launcher].title, state, run)
 
     def _state(self) -> State:
         record = self._record
@@ -259,7 +260,7 @@ class Job:
             with contextlib.suppress(TimeoutError):
                 self.wait(allowed_s)
                 return
-        launcher = LAUNCHERS[self._record.launcher]
+        launcher = KINDS[self._record.launcher]
         launcher.cancel([self.id])
         self._queue.ask_again()
         with contextlib.suppress(TimeoutError):

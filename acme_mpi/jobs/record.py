@@ -29,11 +29,9 @@ from acme_mpi.history.layout import DOT_FOLDER, JOB, Layout
 from acme_mpi.history.parsing import Damaged, read_file
 from acme_mpi.history.stores import STORES, find_store
 from acme_mpi.launchers.base import Launcher, State
-from acme_mpi.launchers.local import Local
-from acme_mpi.launchers.slurm import Slurm
+from acme_mpi.launchers.named import KINDS
 from acme_mpi.spelling import whole_number
 
-LAUNCHERS: dict[str, type[Launcher]] = {each.kind: each for each in (Local, Slurm)}
 RECORD, CALL, SCRIPT = "job.json", "call", "script.sh"
 _FOLDER = re.compile(rf"{JOB}(\d{{1,9}})")
 # What Open MPI says between two lines of dashes when a rank ends with a status.
@@ -96,7 +94,7 @@ class Record:
 
     def make_launcher(self) -> Launcher:
         """Return the launcher that was used."""
-        return LAUNCHERS[self.launcher](**self.words)
+        return KINDS[self.launcher](**self.words)
 
     def write(self) -> None:
         """Write the record.

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from acme_mpi.comm import launched_rank_and_size
 from acme_mpi.engine.call import Options
-from acme_mpi.errors import InputError, InputTypeError, PlaceError, StoreError
+from acme_mpi.errors import InputError, PlaceError, StoreError
 from acme_mpi.history.description import next_run
 from acme_mpi.history.folders import make_folders, refuse_unmakeable
 from acme_mpi.history.layout import Layout
@@ -22,7 +22,6 @@ from acme_mpi.jobs.job import Job
 from acme_mpi.jobs.record import CALL, SCRIPT, Record, new_number, newest_record, write_text
 from acme_mpi.jobs.saved_call import SavedCall
 from acme_mpi.launchers.base import Launcher, Order
-from acme_mpi.launchers.local import Local
 from acme_mpi.linux.segment import Segment
 from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.standing import Standing, refuse_while_loading, standing
@@ -188,23 +187,6 @@ def submit_call(
 
 def _call_command(folder: str) -> list[str]:
     return [sys.executable, "-m", "acme_mpi", "--call", os.path.join(folder, CALL)]
-
-
-def check_launcher(launch: object) -> Launcher:
-    """Return the launcher that a user has named; without one, this machine.
-
-    Raises
-    ------
-    InputTypeError
-        It is none.
-    """
-    if launch is None:
-        return Local()
-    if not isinstance(launch, Launcher):
-        raise InputTypeError(
-            f"`launch` has to be acme_mpi.Local(...) or acme_mpi.Slurm(...), not {launch!r}"
-        )
-    return launch
 
 
 def refuse_in_memory(write: object) -> None:

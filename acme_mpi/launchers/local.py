@@ -17,8 +17,10 @@ from acme_mpi.comm.mpiexec import AS_ROOT, MORE_RANKS_THAN_CORES, mpiexec
 from acme_mpi.errors import LaunchError
 from acme_mpi.launchers.base import RUNNING, Launcher, Order, State
 from acme_mpi.launchers.environment import clean_environment
-from acme_mpi.launchers.words import check_count, check_lines
+from acme_mpi.launchers.site import own_or_site_prologue
+from acme_mpi.launchers.words import check_count
 from acme_mpi.linux.cores import n_cores
+from acme_mpi.linux.gpus import PER_RANK, refuse_too_few_gpus
 from acme_mpi.linux.processes import command_line
 
 
@@ -30,8 +32,12 @@ class Local(Launcher):
     ----------
     n : int, optional
         Number of ranks, >= 1; default: one for each core that this process may use.
-    prologue : list of str
-        Lines of shell before mpiexec: ``["module load openmpi"]``.
+    prologue : list of str, optional
+        Lines of shell before mpiexec: ``["module load openmpi"]``; default the site's, see
+        docs/sites.md.
+    gpus_per_rank : int, optional
+        GPUs that each rank sees, >= 1: rank i those from number ``i * gpus_per_rank`` on, by
+        ``CUDA_VISIBLE_DEVICES``. If that lists some already, of these.
 
     Raises
     ------
@@ -42,11 +48,12 @@ class Local(Launcher):
     --------
     >>> import acme_mpi
     >>> acme_mpi.Local(n=2)
-    Local(n=2, prologue=())
+    Local(n=2, prologue=(), gpus_per_rank=None)
     """
 
     n: int | None = None
-    prologue: tuple[str, ...] = ()
+    prologue: tuple[str, ...] | None = None
+    gpus_per_rank: int | None = None
 
     kind: ClassVar[str] = "local"
     title: ClassVar[str] = "this machine"
@@ -55,7 +62,10 @@ class Local(Launcher):
         """Check all words."""
         n = n_cores() if self.n is None else check_count("n", self.n)
         object.__setattr__(self, "n", n)
-        object.__setattr__(self, "prologue", check_lines("prologue", self.prologue))
+        object.__setattr__(self, "prologue", own_or_site_prologue(self.prologue))
+        if self.gpus_per_rank is not None:
+            n_gpus = check_count("gpus_per_rank", self.gpus_per_rank)
+            object.__setattr__(self, "gpus_per_rank", n_gpus)
 
     def script(self, order: Order) -> str:
         """Return a script that a person may also run."""
@@ -71,7 +81,7 @@ class Local(Launcher):
                 "trap : INT TERM  # the ranks get them, too, and this script tells how they end",
                 f"cd {shlex.quote(order.directory)} || exit",
                 *self._exports(),
-                *self.prologue,
+                *(self.prologue or ()),
                 "",
                 f'{shlex.join([mpiexec(), "-n", str(self.n), *order.command])} "$@"',
                 "status=$?",
@@ -86,6 +96,7 @@ class Local(Launcher):
         settings = {
             **(AS_ROOT if os.geteuid() == 0 else {}),
             **(MORE_RANKS_THAN_CORES if self.n > n_cores() else {}),
+            **({} if self.gpus_per_rank is None else {PER_RANK: str(self.gpus_per_rank)}),
         }
         words = [f"{name}={value}" for name, value in settings.items()]
         return [f"export {' '.join(words)}"] if words else []
@@ -96,6 +107,9 @@ class Local(Launcher):
 
     def submit(self, path: str, log: str, directory: str) -> str:
         """Run the script in a session of its own, so that no signal to the caller's reaches it."""
+        if self.gpus_per_rank is not None:
+            assert self.n is not None
+            refuse_too_few_gpus(self.n, self.gpus_per_rank)
         try:
             with open(log, "ab") as file:
                 process = subprocess.Popen(

@@ -14,6 +14,7 @@ from acme_mpi.errors import InputError, LaunchError
 from acme_mpi.launchers import rounds
 from acme_mpi.launchers.base import Launcher, Order, State
 from acme_mpi.launchers.environment import clean_environment
+from acme_mpi.launchers.site import own_or_site_prologue
 from acme_mpi.launchers.words import (
     check_count,
     check_lines,
@@ -52,13 +53,16 @@ class Slurm(Launcher):
         Memory on each node: ``"8G"``.
     cpus_per_task : int, optional
         Cores of each rank, >= 1.
+    gpus_per_rank : int, optional
+        GPUs of each rank, >= 1 (``--gpus-per-task``).
     again : bool
         Go on by itself: on the nodes that are left, if one fails; as a requeued job at the end of
         the time, or after a preemption, as long as each job brings results.
     extra : list of str
         More options of sbatch: ``["--constraint=ib"]``.
-    prologue : list of str
-        Lines of shell before srun: ``["module load openmpi"]``.
+    prologue : list of str, optional
+        Lines of shell before srun: ``["module load openmpi"]``; default the site's, see
+        docs/sites.md.
 
     Raises
     ------
@@ -82,7 +86,8 @@ class Slurm(Launcher):
     cpus_per_task: int | None = None
     again: bool = False
     extra: tuple[str, ...] = ()
-    prologue: tuple[str, ...] = ()
+    prologue: tuple[str, ...] | None = None
+    gpus_per_rank: int | None = None
 
     kind: ClassVar[str] = "slurm"
     title: ClassVar[str] = "Slurm"
@@ -92,13 +97,13 @@ class Slurm(Launcher):
         """Check all words."""
         checked: dict[str, Any] = {name: check_name(name, getattr(self, name)) for name in _NAMES}
         checked["n"] = check_count("n", self.n)
-        for name in ("nodes", "cpus_per_task"):
+        for name in ("nodes", "cpus_per_task", "gpus_per_rank"):
             value = getattr(self, name)
             checked[name] = None if value is None else check_count(name, value)
         checked["time"] = check_time("time", self.time)
         checked["mem"] = check_memory("mem", self.mem)
         checked["extra"] = check_lines("extra", self.extra, "--")
-        checked["prologue"] = check_lines("prologue", self.prologue)
+        checked["prologue"] = own_or_site_prologue(self.prologue)
         if not isinstance(self.again, bool):
             raise InputError(f"`again` has to be `True` or `False`, not {self.again!r}")
         for name, value in checked.items():
@@ -130,7 +135,7 @@ class Slurm(Launcher):
                 'rm -f "$job/exit" "$job/cancelled"',
                 'echo "$SLURM_JOB_ID" >"$job/id"  # by which the job is found',
                 f"cd {shlex.quote(order.directory)} || exit",
-                *self.prologue,
+                *(self.prologue or ()),
                 f'{work}echo "$status" >"$job/exit"',
                 'exit "$status"',
                 "",
@@ -164,6 +169,8 @@ class Slurm(Launcher):
             yield f"--cpus-per-task={self.cpus_per_task}"
         if self.mem is not None:
             yield f"--mem={self.mem}"
+        if self.gpus_per_rank is not None:
+            yield f"--gpus-per-task={self.gpus_per_rank}"
 
     def how_to_submit(self, path: str) -> str:
         """Return the command that submits a script."""

@@ -21,6 +21,7 @@ from acme_mpi.errors import EXIT_INTERNAL, AcmeMpiError
 from acme_mpi.links.door import Door
 from acme_mpi.links.key import read_key
 from acme_mpi.linux.descriptors import occupy_standard_descriptors
+from acme_mpi.linux.gpus import take_gpus
 from acme_mpi.linux.interrupts import INTERRUPTS
 from acme_mpi.linux.printing import say_error
 from acme_mpi.runner.channel import Channel
@@ -48,13 +49,14 @@ class _Client(NamedTuple):
 def main() -> None:
     """Serve clients, one after the other, until nobody comes any more."""
     occupy_standard_descriptors()
-    fork_child_runner()
     logger.setLevel(logging.INFO)
     logger.propagate = False
     handler = logging.StreamHandler()
     handler.setFormatter(ConsoleFormatter())
     logger.addHandler(handler)
     try:
+        take_gpus()
+        fork_child_runner()
         found = Ranks.read(sys.argv[1])
         world = make_world(notify=lambda text: logger.warning("%s", text))
         _serve(world, found, handler)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 from acme_mpi.errors import InputError, InputTypeError, LaunchError
 from acme_mpi.launchers.base import Launcher
 from acme_mpi.launchers.local import Local
+from acme_mpi.launchers.named import launcher_of
+from acme_mpi.launchers.site import read_site
 from acme_mpi.launchers.slurm import Slurm
 from acme_mpi.launchers.words import check_count, check_time, seconds_of
 from acme_mpi.session.current import current, outside
@@ -22,7 +26,8 @@ IDLE = "10m"
 
 
 def launch(
-    launcher: Launcher | int | None = None,
+    launch: str | Launcher | int | None = None,
+    /,
     *,
     n: int | None = None,
     idle: str | None = None,
@@ -31,30 +36,31 @@ def launch(
 ) -> LocalRanks | KeptRanks:
     """Start ranks that stay; the calls of this process go to them until they are stopped.
 
-    Without words they are on this machine and end with this process, however that ends. Ranks of a
-    batch system wait for `idle` for another process when this one ends: see `connect`.
+    Ranks on this machine end with this process, however that ends. Those of a batch system wait
+    for `idle` for another process: see `connect`.
 
     Parameters
     ----------
-    launcher : Launcher or int, optional
-        What starts them: ``acme_mpi.Slurm(n=64, ...)``, or their number; default this machine, or
-        Slurm if a word of its is given.
+    launch : str, Launcher or int, optional
+        What starts them, as for `launcher_of`: a name of the site's, ``acme_mpi.Slurm(n=64)``; or
+        their number. Default what the site's files say, or Slurm if a word of its is given, else
+        this machine.
     n : int, optional
-        How many, >= 1; default one for each core that this process may use.
+        How many, >= 1; default on this machine one for each core that this process may use.
     idle : str, optional
         How long they stay without a process that uses them: ``"10m"``, ``"2h"``; default 10
-        minutes. Given for ranks on this machine: so they do not end with this process.
+        minutes. If it is given, ranks on this machine stay as well.
     directory : str, optional
         A new folder by which they are found again, on a file system that all nodes see; default
         one in ``~/.local/state/acme_mpi``.
     **words
-        Those of `Slurm`: ``partition="8GBS", time="2h"``.
+        More words of the launcher: ``partition="8GBS", time="2h"``.
 
     Returns
     -------
     LocalRanks or KeptRanks
         With ``ranks`` (host and process id of each), ``hosts``, ``status()`` and ``stop()``, those
-        of a batch system also with ``job_id``, ``directory`` and ``log``; a context manager that
+        that stay also with ``job_id``, ``directory``, ``log`` and ``way``; a context manager that
         stops them.
 
     Raises
@@ -72,15 +78,19 @@ def launch(
     [1, 2, 3]
     """
     session = _session()
-    chosen = _chosen(launcher, n, words)
-    if isinstance(chosen, Local) and not chosen.prologue and idle is None and directory is None:
-        return session.launch(chosen.n)
-    if getattr(chosen, "again", False):
+    launcher = _launcher(launch, n, words)
+    is_kept = idle is not None or directory is not None
+    if isinstance(launcher, Local) and not launcher.prologue and not is_kept:
+        return session.launch(launcher.n, launcher.gpus_per_rank)
+    if getattr(launcher, "again", False):
         raise InputError(
-            "`again` is for jobs of `submit`: ranks that stay have no end of their own"
+            "`again` is for jobs of `submit`: ranks that stay do not end by themselves"
         )
-    name = _new_folder(directory)
-    return session.have(lambda: started(chosen, idle or IDLE, name), Hold.BY_USER)
+    folder = _new_folder(directory)
+    ranks = session.have(lambda: started(launcher, idle or IDLE, folder), Hold.BY_USER)
+    if isinstance(launcher, Local) and not is_kept:
+        atexit.register(ranks.stop)
+    return ranks
 
 
 def started(
@@ -113,7 +123,14 @@ def started(
         They have not come in time, or at all. No job is left.
     """
     idle_s = float(seconds_of(check_time("idle", idle) or IDLE))
-    found = Ranks(folder or new_folder(), launcher.kind, launcher.words(), idle_s)
+    ports = read_site().ports
+    found = Ranks(
+        folder or new_folder(),
+        launcher.kind,
+        launcher.words(),
+        idle_s,
+        (ports[0], ports[-1]) if ports else None,
+    )
     found.submit()
     try:
         while True:
@@ -159,26 +176,17 @@ def _session() -> PlainSession:
     return session
 
 
-def _chosen(launcher: Launcher | int | None, n: int | None, words: dict[str, Any]) -> Launcher:
-    if isinstance(launcher, int):
+def _launcher(
+    launch: str | Launcher | int | None, n: int | None, words: dict[str, Any]
+) -> Launcher:
+    if isinstance(launch, int):
         if n is not None:
-            raise InputError(f"the number of ranks is given twice: {launcher}, and n={n!r}")
-        launcher, n = None, launcher
-    if isinstance(launcher, Launcher):
-        if words or n is not None:
-            names = ", ".join([*(["n"] if n is not None else []), *words])
-            raise InputError(f"give {names} to {type(launcher).__name__}(...), not beside it")
-        return launcher
-    if launcher is not None:
-        raise InputTypeError(
-            f"`launcher` has to be acme_mpi.Slurm(...), acme_mpi.Local(...) or `n`, a whole number "
-            f">= 1, not {launcher!r}"
-        )
-    if not words:
-        return Local(None if n is None else check_count("n", n))
-    if n is None:
-        raise InputError("`n`, the number of ranks, has to be given for Slurm")
-    return Slurm(n=n, **words)
+            raise InputError(f"the number of ranks is given twice: {launch}, and n={n!r}")
+        launch, n = None, check_count("n", launch)
+    of_slurm = {*words} - {field.name for field in fields(Local)}
+    if launch is None and of_slurm and read_site().launch is None:
+        launch = Slurm.kind
+    return launcher_of(launch, n=n, **words)
 
 
 def _new_folder(directory: str | None) -> str:

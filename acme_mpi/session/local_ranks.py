@@ -16,6 +16,7 @@ from acme_mpi.comm import unpack_error
 from acme_mpi.comm.mpiexec import environment_of_local_ranks, mpiexec
 from acme_mpi.errors import LaunchError
 from acme_mpi.linux.descriptors import occupy_standard_descriptors
+from acme_mpi.linux.gpus import PER_RANK, refuse_too_few_gpus
 from acme_mpi.runner.channel import Channel, Kind
 from acme_mpi.runner.launched import without_launcher
 from acme_mpi.runner.process import python_command
@@ -36,6 +37,8 @@ class LocalRanks:
     ----------
     n : int
         How many, >= 1; more than there are cores take each other's time.
+    gpus_per_rank : int, optional
+        GPUs that each sees, >= 1; default all of the node.
 
     Attributes
     ----------
@@ -46,15 +49,21 @@ class LocalRanks:
     ------
     LaunchError
         There is no mpiexec, or it has not started the ranks.
+    InputError
+        There are too few GPUs.
     """
 
     title = "the ranks that this process has started"
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, gpus_per_rank: int | None = None) -> None:
+        if gpus_per_rank is not None:
+            refuse_too_few_gpus(n, gpus_per_rank)
         program = mpiexec()
         occupy_standard_descriptors()
         self.ranks: list[tuple[str, int]] = []
         self.environment = environment_of_local_ranks(without_launcher(os.environ))
+        if gpus_per_rank is not None:
+            self.environment[PER_RANK] = str(gpus_per_rank)
         self._program, self._pid = program, os.getpid()
         self._dialled: list[Dialled] = []
         self._channel: Channel | None = None

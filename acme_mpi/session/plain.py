@@ -115,8 +115,15 @@ class PlainSession(SpmdSession):
         self._local = LocalSession(ranks, self, hold)
         return ranks
 
-    def launch(self, n: int | None) -> LocalRanks:
+    def launch(self, n: int | None, gpus_per_rank: int | None = None) -> LocalRanks:
         """Start ranks on this machine because the user says so.
+
+        Parameters
+        ----------
+        n : int, optional
+            How many, >= 1; default one for each core that this process may use.
+        gpus_per_rank : int, optional
+            GPUs that each sees, >= 1; default all.
 
         Raises
         ------
@@ -127,7 +134,7 @@ class PlainSession(SpmdSession):
         from acme_mpi.session.local_ranks import LocalRanks
 
         n_ranks = n_busy_cores() if n is None else n
-        return self.have(lambda: LocalRanks(n_ranks), Hold.BY_USER)
+        return self.have(lambda: LocalRanks(n_ranks, gpus_per_rank), Hold.BY_USER)
 
     def have(self, start: Callable[[], AnyRanks], hold: Hold) -> AnyRanks:
         """Have the calls of this process go to ranks.

@@ -21,6 +21,7 @@ from acme_mpi.engine.call import Display
 from acme_mpi.engine.messages import ConsoleFormatter
 from acme_mpi.errors import EXIT_INTERNAL, EXIT_USAGE, AcmeMpiError
 from acme_mpi.linux.descriptors import occupy_standard_descriptors
+from acme_mpi.linux.gpus import take_gpus
 from acme_mpi.linux.interrupts import INTERRUPTS
 from acme_mpi.runner.channel import Channel, Kind
 from acme_mpi.runner.kept import fork_child_runner, stop_runner
@@ -41,6 +42,7 @@ def main() -> None:
     occupy_standard_descriptors()
     rank, _ = launched_rank_and_size()
     try:
+        take_gpus()
         client, outputs = dial(os.environ.pop(VARIABLE, ""), rank)
     except AcmeMpiError as error:
         sys.exit(str(error))

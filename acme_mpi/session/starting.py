@@ -31,9 +31,8 @@ from acme_mpi.errors import LaunchError
 from acme_mpi.history.journal import write_whole
 from acme_mpi.history.parsing import Damaged, read_file
 from acme_mpi.launchers.base import RUNNING, UNKNOWN, Launcher, Order, State
-from acme_mpi.launchers.local import Local
+from acme_mpi.launchers.named import KINDS
 from acme_mpi.launchers.queue import queue_of
-from acme_mpi.launchers.slurm import Slurm
 from acme_mpi.links.endpoint import RANK_0, Endpoint
 from acme_mpi.links.key import make_key
 from acme_mpi.linux.terminal import is_watched
@@ -45,7 +44,6 @@ PROGRAM = "acme_mpi.session.kept_main"
 LOOK_S, LONGEST_LOOK_S = 0.02, 0.5  # between two looks for rank 0
 N_LAST_LINES = 10  # of the log, in an error
 _LOG_BYTES = 16 * 1024
-_LAUNCHERS: dict[str, type[Launcher]] = {each.kind: each for each in (Local, Slurm)}
 _OURS = "ranks-"  # how the folders begin whose names nobody has chosen
 
 logger = logging.getLogger("acme_mpi")
@@ -99,7 +97,7 @@ class Ranks:
 
     def make_launcher(self) -> Launcher:
         """Return the launcher that starts them."""
-        return _LAUNCHERS[self.launcher](**self.words)
+        return KINDS[self.launcher](**self.words)
 
     def path(self, name: str) -> str:
         """Return the path of a file of theirs."""
@@ -149,7 +147,7 @@ class Ranks:
         status = self._exit_status()
         if status is not None:
             return State("COMPLETED" if status == 0 else "FAILED")
-        queue = queue_of(_LAUNCHERS[self.launcher])
+        queue = queue_of(KINDS[self.launcher])
         found = queue.state(self.job_id, self.path(SCRIPT))
         if found is None:
             if self._exit_status() is not None:  # just now
@@ -195,7 +193,7 @@ class Ranks:
     def how_it_is(self, state: State | None = None) -> str:
         """Return the state of the job and what it has said at last."""
         found = self.state() if state is None else state
-        title = _LAUNCHERS[self.launcher].title
+        title = KINDS[self.launcher].title
         said = "".join(f"\n  {line}" for line in self._last_lines())
         text = f"job {self.job_id} on {title} is {found}"
         return f"{text}; it has said at last:{said}" if said else text
@@ -220,7 +218,7 @@ class Ranks:
         """
         state = self.state()
         if not state.is_over:
-            launcher = _LAUNCHERS[self.launcher]
+            launcher = KINDS[self.launcher]
             launcher.cancel([self.job_id], force=state.name != RUNNING and not state.is_pending)
             queue_of(launcher).ask_again()
         self.remove()

@@ -85,6 +85,14 @@ def wait_for_permission(x):
     return x
 
 
+def gpus(x):
+    """Return what this rank sees, once the other one has a task, too."""
+    Path(f"begun{x}").touch()
+    while not os.path.exists(f"begun{1 - x}"):
+        pass
+    return int(os.environ["CUDA_VISIBLE_DEVICES"])
+
+
 def brief(x):
     Path(f"begun{x}").touch()
     time.sleep(0.1)
@@ -202,6 +210,19 @@ def test_a_parallel_map_may_be_a_job(place):
     assert values_in(str(pmap.results_container)) == [1, 3]
 
 
+def test_each_rank_of_a_job_has_its_own_gpu(place, monkeypatch):
+    launch = acme_mpi.Local(2, gpus_per_rank=1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    with pytest.raises(InputError, match=r"2 ranks .* need 2 GPUs, and CUDA_VISIBLE_DEVICES=5"):
+        acme_mpi.submit(gpus, [0, 1], launch=launch)
+    assert not list(place.iterdir())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+
+    (path,) = acme_mpi.map(gpus, [0, 1], output_dir="out", launch=launch)
+
+    assert sorted(values_in(path)) == [5, 7]
+
+
 @pytest.mark.once
 class TestSavedCalls:
     @pytest.fixture
@@ -238,7 +259,7 @@ class TestSavedCalls:
 @pytest.mark.parametrize(
     ("keywords", "text"),
     [
-        ({"launch": "slurm"}, "`launch` has to be"),
+        ({"launch": "nowhere"}, "`launch` has to be"),
         ({"launch": acme_mpi.Local(1), "write_worker_results": False}, "needs results in files"),
         ({"launch": acme_mpi.Local(1), "root": 0}, "`root`"),
     ],

@@ -88,6 +88,25 @@ with acme_mpi.launch(2) as ranks:
     assert used == [used[0]] * 5
 
 
+def test_each_of_the_ranks_has_its_own_gpus(run):
+    options = {"env": {"ACME_MPI_GPUS_PER_RANK": "2"}}
+    (seen,) = run(
+        """
+os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+
+def seen(*given):
+    agent(*given)
+    return os.environ["CUDA_VISIBLE_DEVICES"]
+
+with tempfile.TemporaryDirectory() as folder:
+    say(*sorted(set(acme_mpi.map(seen, range(8), folder, 2, write_worker_results=False))))
+""",
+        **options,
+    )
+
+    assert seen == ["0,1", "2,3"]
+
+
 @pytest.mark.every
 def test_the_first_call_starts_ranks_for_all(run):
     first, second, mpi = run("""

@@ -10,6 +10,7 @@ from sandbox import Slurm, run_client
 
 pytestmark = [pytest.mark.once, pytest.mark.slurm, pytest.mark.slow]
 
+
 @pytest.fixture
 def folder(slurm: Slurm, request: pytest.FixtureRequest) -> Path:
     """Create a directory that all nodes see."""
@@ -60,6 +61,28 @@ def test_a_job_waits_runs_and_is_found_again(slurm: Slurm, folder: Path) -> None
     assert said["state"] == "COMPLETED"
     assert "\n#SBATCH --partition=main\n#SBATCH --time=00:10:00\n" in said["script"]
     assert values_in(folder / "out" / "f.h5") == [11, 12, 13, 14]
+
+
+def test_a_job_of_the_sites_words_gives_each_rank_its_gpu(slurm: Slurm, folder: Path) -> None:
+    (folder / "acme_mpi.toml").write_text(
+        'launch = "gpus"\nprologue = ["export SAID=3"]\n[launchers.gpus]\nkind = "slurm"\n'
+        'n = 2\nnodes = 1\ngpus_per_rank = 1\ntime = "10min"\n'
+    )
+    said = run_client(
+        slurm,
+        folder,
+        """
+        def gpu(x):
+            open(f"begun{x}", "w").close()
+            until(lambda: os.path.exists(f"begun{1 - x}"))  # so each rank has one of two tasks
+            return 10 * int(os.environ["SAID"]) + int(os.environ["CUDA_VISIBLE_DEVICES"])
+
+        os.environ["XDG_CONFIG_HOME"] = os.getcwd()
+        job = acme_mpi.submit(gpu, [0, 1], output_dir="out")
+        said = dict(files=job.result(LIMIT_S))
+        """,
+    )
+    assert sorted(values_in(Path(said["files"][0]))) == [30, 31]
 
 
 def test_jobs_that_end_early_say_how_and_what_resumes_them(slurm: Slurm, folder: Path) -> None:

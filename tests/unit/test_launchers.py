@@ -65,6 +65,7 @@ def test_memory_is_written_as_slurm_does(text, mem):
         ({"account": "a\nsrun rm"}, "account"),
         ({"nodes": 0}, "`nodes`"),
         ({"cpus_per_task": -1}, "`cpus_per_task`"),
+        ({"gpus_per_rank": 0}, "`gpus_per_rank`"),
         ({"extra": ["rm"]}, "'rm'"),
         ({"extra": ["--a\n--b"]}, "one line"),
         ({"prologue": 3}, "`prologue`"),
@@ -89,13 +90,17 @@ def test_only_what_was_said_is_said_to_slurm():
     assert 'srun --kill-on-bad-exit=1 --ntasks=4 python -m acme_mpi "$@"' in lines_of(Slurm(4))
 
 
-def test_memory_and_cores_are_said_to_srun_too():
-    lines = lines_of(Slurm(4, mem="2G", cpus_per_task=3, time="10min", extra=["--x=a b"]))
+def test_what_each_rank_has_is_said_to_srun_too():
+    extra = ["--x=a b"]
+    lines = lines_of(
+        Slurm(4, mem="2G", cpus_per_task=3, gpus_per_rank=1, time="10min", extra=extra)
+    )
+    of_ranks = "--cpus-per-task=3 --mem=2G --gpus-per-task=1"
 
-    for option in ("--mem=2G", "--cpus-per-task=3", "--time=00:10:00", "--signal=USR2@60"):
+    for option in (*of_ranks.split(), "--time=00:10:00", "--signal=USR2@60"):
         assert f"#SBATCH {option}" in lines
     assert '#SBATCH "--x=a b"' in lines
-    assert any("srun" in line and "--cpus-per-task=3 --mem=2G" in line for line in lines)
+    assert any("srun" in line and of_ranks in line for line in lines)
     assert "cd '/my dir' || exit" in lines
 
 
