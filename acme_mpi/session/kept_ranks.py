@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import select
+import signal
 import socket
 import time
 from types import TracebackType
@@ -27,6 +28,7 @@ from acme_mpi.session.values import finish
 WELCOMED_S = 30.0  # within which rank 0 has said whether this process is welcome
 STOPPED_S = 15.0  # within which ranks have left that were told to; then their job is cancelled
 LOOK_S = 0.05
+_BEFORE_THE_END = (signal.SIGUSR1, signal.SIGUSR2)
 
 logger = logging.getLogger("acme_mpi")
 
@@ -42,7 +44,8 @@ class KeptRanks:
         Absolute path of the folder by which `connect` finds them.
     """
 
-    title = "the ranks that serve this process"
+    title = "the ranks that served this process"
+    what_next = "launch others, or stop() these to go on without"
 
     def __init__(self, found: Ranks, bridge: Bridge) -> None:
         self.directory, self.environment = found.folder, dict(os.environ)
@@ -149,12 +152,19 @@ class KeptRanks:
         """Return ``"running"`` or ``"ended"``."""
         return "ended" if self._is_gone or self._is_stopped else "running"
 
+    @property
+    def is_missed(self) -> bool:
+        """Whether they have gone by themselves: on a login node, nobody wants ranks instead."""
+        return self._is_gone and not self._is_stopped
+
     def said(self) -> str:
         """Return why they have gone, and what their job has said at last; end of a sentence."""
+        why = self._last_words
         if self._leaves_because:
-            name = signal_name(self._leaves_because)
-            return f"; they were asked to leave by {name}, as before the end of their time"
-        return f"{self._last_words}; {self._found.how_it_is()}"
+            why += f"; they were asked to leave by {signal_name(self._leaves_because)}"
+        if self._leaves_because in _BEFORE_THE_END:
+            why += ", as Slurm does before the end of their time"
+        return f"{why}; {self._found.how_it_is()}"
 
     def show_printed(self) -> None:
         """Do nothing: what tasks print is in the log of the job."""

@@ -42,11 +42,12 @@ class Ranks(Protocol):
         Host and process id of each rank, by its number.
     environment : dict
         The variables that they have as well.
-    title : str
-        Which they are, for people.
+    title, what_next : str
+        Which they are, for people, and what to do when they have gone.
     """
 
     title: str
+    what_next: str
     ranks: list[tuple[str, int]]
     environment: dict[str, str]
 
@@ -56,6 +57,10 @@ class Ranks(Protocol):
 
     def status(self) -> str:
         """Return ``"running"`` or ``"ended"``."""
+
+    @property
+    def is_missed(self) -> bool:
+        """Whether they have gone by themselves, and calls must not go elsewhere."""
 
     def said(self) -> str:
         """Return what can be known of their end, as the end of a sentence."""
@@ -200,8 +205,9 @@ class LocalSession(ScriptSession):
     def _have_gone(self) -> str:
         self.local.show_printed()
         said = self.local.said()
-        self.local.stop()
-        return f"{self.local.title} have gone; a new call starts others{said}"
+        if not self.local.is_missed:
+            self.local.stop()
+        return f"{self.local.title} have gone; {self.local.what_next}{said}"
 
 
 def say_again(level: int, text: str, dialect: str | None) -> None:

@@ -54,6 +54,8 @@ class LocalRanks:
     """
 
     title = "the ranks that this process has started"
+    what_next = "a new call starts others"
+    is_missed = False
 
     def __init__(self, n: int, gpus_per_rank: int | None = None) -> None:
         if gpus_per_rank is not None:

@@ -52,7 +52,9 @@ class PlainSession(SpmdSession):
 
     def _with_local(self) -> LocalSession | None:
         local = self._local
-        if local is not None and local.local.status() != "running":
+        if local is None or local.local.is_missed:
+            return local
+        if local.local.status() != "running":
             self._local = local = None
         return local
 
@@ -158,7 +160,8 @@ class PlainSession(SpmdSession):
                     "this process cannot start ranks: it is one of several itself, or a fork of a "
                     "process that may have ranks"
                 )
-            if local is not None and not local.may_be_replaced:
+            is_there = local is not None and not local.local.is_missed
+            if local is not None and is_there and not local.may_be_replaced:
                 raise LaunchError(
                     f"this process has {local.size} ranks already, which are in use; stop() them, "
                     "or close what uses them, before others are started"

@@ -192,6 +192,8 @@ class Ranks:
 
     def how_it_is(self, state: State | None = None) -> str:
         """Return the state of the job and what it has said at last."""
+        if state is None:
+            queue_of(KINDS[self.launcher]).ask_again()
         found = self.state() if state is None else state
         title = KINDS[self.launcher].title
         said = "".join(f"\n  {line}" for line in self._last_lines())

@@ -12,6 +12,26 @@ pytestmark = [pytest.mark.once, pytest.mark.slurm, pytest.mark.slow]
 
 WORDS = 'n=4, nodes=2, time="10min", idle="2min"'
 
+FIRST = f"""\
+import os
+import time
+
+import acme_mpi
+
+
+def slow(x):
+    open(f"begun{{x}}", "w").close()
+    while not os.path.exists("allowed"):
+        time.sleep(0.01)
+    if x == 0:
+        print("printed by a task")
+    return -x
+
+
+acme_mpi.launch({WORDS}, directory="ranks")
+acme_mpi.map(slow, [0, 1, 2], write_worker_results=False)
+"""
+
 
 @pytest.fixture
 def folder(slurm: Slurm, request: pytest.FixtureRequest) -> Iterator[Path]:
@@ -19,7 +39,7 @@ def folder(slurm: Slurm, request: pytest.FixtureRequest) -> Iterator[Path]:
     path = slurm.shared_dir / str(request.node.name).replace("[", "-").rstrip("]")
     path.mkdir()
     yield path
-    left = slurm.call("squeue", "--noheader").stdout
+    left = slurm.call("squeue", "--noheader", "--states=PENDING,RUNNING").stdout
     slurm.end_jobs()
     assert left == ""
 
@@ -80,27 +100,25 @@ def test_ranks_of_two_nodes_serve_all_dialects(slurm: Slurm, folder: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("hook", "way"),
+    ("hooks", "way"),
     [("output", "which has dialled this process"), ("output input", "files in ")],
     ids=["dials", "files"],
 )
 def test_a_closed_network_leaves_another_way(
-    slurm: Slurm, folder: Path, hook: str, way: str
+    slurm: Slurm, folder: Path, hooks: str, way: str
 ) -> None:
     """A firewall on the login machine: what begins a connection to no well-known port is lost."""
-    rules = "".join(
-        f"""chain {each} {{
-            type filter hook {each} priority 0;
-            tcp flags & (syn | ack) == syn tcp dport 32768-60999 drop
-        }}\n"""
-        for each in hook.split()
-    )
+    chains = [
+        f"chain {each} {{ type filter hook {each} priority 0; "
+        "tcp flags & (syn | ack) == syn tcp dport 32768-60999 drop; }"
+        for each in hooks.split()
+    ]
+    (folder / "rules").write_text(f"table inet closed {{\n{chr(10).join(chains)}\n}}\n")
     said = run_client(
         slurm,
         folder,
         f"""
-        rules = '''table inet closed {{ {rules} }}'''
-        subprocess.run(["nft", "--file", "-"], input=rules, text=True, check=True)
+        subprocess.run(["nft", "--file", "rules"], check=True)
         try:
             with acme_mpi.launch({WORDS}, directory="ranks") as ranks:
                 said = dict(way=ranks.way)
@@ -118,29 +136,15 @@ def test_a_closed_network_leaves_another_way(
 
 def test_ranks_outlive_a_process_and_serve_the_next(slurm: Slurm, folder: Path) -> None:
     """As after a restart of a kernel: its call goes on, and its result is kept."""
+    (folder / "first.py").write_text(FIRST)
     said = run_client(
         slurm,
         folder,
-        f"""
+        """
         import sys
 
-        script = '''
-        import acme_mpi, os, signal, time
-        ranks = acme_mpi.launch({WORDS}, directory="ranks")
-        def slow(x):
-            open(f"begun{{x}}", "w").close()
-            while not os.path.exists("allowed"):
-                time.sleep(0.01)
-            if x == 0:
-                print("printed by a task")
-            return -x
-        acme_mpi.map(slow, [0, 1, 2], write_worker_results=False)
-        '''
-        with open("first.py", "w") as file:
-            file.write("\\n".join(line.strip(" ") if "import" in line else line[8:]
-                                  for line in script.splitlines()))
         first = subprocess.Popen([sys.executable, "first.py"])
-        until(lambda: all(os.path.exists(f"begun{{x}}") for x in range(3)))
+        until(lambda: all(os.path.exists(f"begun{x}") for x in range(3)))
         second = [sys.executable, "-c", "import acme_mpi; acme_mpi.connect('ranks')"]
         said = dict(second=subprocess.run(second, capture_output=True, text=True).stderr)
         said["first"] = first.pid
@@ -172,36 +176,31 @@ def test_the_end_of_ranks_is_told_with_its_reason(slurm: Slurm, folder: Path) ->
         slurm,
         folder,
         """
-        import signal
-
         def until_asked(x):
             open(f"begun{x}", "w").close()
             while not os.path.exists("asked"):
                 time.sleep(0.01)
             return x
 
+        def when_begun(x, command):
+            wait = f"until [ -e begun{x} ]; do sleep 0.05; done"
+            return subprocess.Popen(["bash", "-c", f"{wait}; {command}"])
+
         ranks = acme_mpi.launch(n=2, time="10min", directory="ranks")
-        pid = os.fork()
-        if pid == 0:
-            until(lambda: os.path.exists("begun1"))
-            subprocess.run(["scancel", "--signal=USR2", ranks.job_id])  # as before the end
-            open("asked", "w").close()
-            os._exit(0)
+        asked = f"scancel --signal=USR2 {ranks.job_id}"  # as before the end of its time
+        other = when_begun(0, f"{asked} && touch asked")
         said = dict(stopped=fails(lambda: acme_mpi.map(until_asked, range(40), output_dir="out")))
-        os.waitpid(pid, 0)
+        other.wait()
         until(lambda: ranks.status() == "ended")
         ranks = acme_mpi.launch(n=2, time="10min", directory="others")
         said["resumed"] = acme_mpi.map(until_asked, range(40), output_dir="out", resume=True)
-        pid = os.fork()
-        if pid == 0:
-            until(lambda: os.path.exists("begun99"))
-            subprocess.run(["scancel", "--signal=KILL", "--full", ranks.job_id])
-            os._exit(0)
         os.unlink("asked")
+        other = when_begun(99, f"scancel --signal=KILL --full {ranks.job_id}")
         said["killed"] = fails(
             lambda: acme_mpi.map(until_asked, [99, 100], write_worker_results=False)
         )
-        os.waitpid(pid, 0)
+        other.wait()
+        said["still"] = fails(lambda: acme_mpi.map(abs, [1, 2], write_worker_results=False))[0]
         said["refused"] = fails(lambda: acme_mpi.launch(n=2, partition="nowhere", directory="3"))
         said["unable"] = fails(
             lambda: acme_mpi.launch(acme_mpi.Slurm(2, prologue=["false && x", "exit 3"]))
@@ -213,8 +212,9 @@ def test_the_end_of_ranks_is_told_with_its_reason(slurm: Slurm, folder: Path) ->
     assert "SIGUSR2" in said["stopped"][1]
     assert said["resumed"] == [str(folder / "out" / "until_asked.h5")]
     assert said["killed"][0] == "LaunchError"
-    assert "the ranks that serve this process have gone" in said["killed"][1]
-    assert "on Slurm is " in said["killed"][1]
+    assert "the ranks that served this process have gone; launch others" in said["killed"][1]
+    assert " on Slurm is " in said["killed"][1]
+    assert said["still"] == said["killed"][0]
     assert "invalid partition specified: nowhere" in said["refused"][1]
     assert "the ranks have not begun: job " in said["unable"][1]
     assert " on Slurm is FAILED" in said["unable"][1]
