@@ -121,9 +121,11 @@ def test_commands_are_understood(page, monkeypatch, tmp_path):
 
 
 def test_the_plan_of_the_tutorial_is_what_is_printed(mpiexec, monkeypatch, tmp_path):
-    function, arguments = blocks("README.md", "python")[:2]
+    first, _, arguments = blocks("README.md", "python")[:3]
+    function = re.search(r"^def f.*?\n\n", first, re.M | re.S)
+    assert function is not None
     monkeypatch.chdir(tmp_path)
-    Path("mymod.py").write_text(function)
+    Path("mymod.py").write_text(function[0])
     exec(arguments, {})
     command, *shown = blocks("README.md", "console")[0].splitlines()
 
