@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from acme_mpi.pools.pool import Pool
     from acme_mpi.rules import Rules
     from acme_mpi.session.launching import connect, launch
+    from acme_mpi.tasks.grid import Grid
     from acme_mpi.tasks.taskset import PerTask, Shared
 
 __version__ = "0.2.0"
@@ -80,6 +81,7 @@ _PLACES = {
     "pools.pool": ("Pool",),
     "rules": ("Rules",),
     "session.launching": ("connect", "launch"),
+    "tasks.grid": ("Grid",),
     "tasks.taskset": ("PerTask", "Shared"),
 }
 _MODULE_OF = {name: module for module, names in _PLACES.items() for name in names}
@@ -103,6 +105,7 @@ __all__ = [
     "AcmeMpiError",
     "Executor",
     "Failure",
+    "Grid",
     "InputError",
     "InputTypeError",
     "Job",

@@ -14,7 +14,7 @@ from acme_mpi.session import current
 from acme_mpi.session.keywords import check, check_rules, refuse_unlimited, resume_policy
 from acme_mpi.session.request import Request
 from acme_mpi.session.values import finish
-from acme_mpi.tasks.taskset import TaskSet, distribute, function_name
+from acme_mpi.tasks.taskset import TaskSet, distribute, function_name, own_or_ours
 
 if TYPE_CHECKING:
     from acme_mpi.jobs.job import Job
@@ -37,6 +37,7 @@ def map(
     rules: Rules | None = None,
     comm: Any = None,
     root: int | None = None,
+    seed: int | None = None,
     launch: Launcher | str | None = None,
     **kwargs: Any,
 ) -> Any:
@@ -52,7 +53,7 @@ def map(
     *args, **kwargs
         Arguments of `func`. Lists, tuples, ranges and one-dimensional arrays of one common length
         are split, one item per task; all else is shared. Rank 0's arguments count. `PerTask` and
-        `Shared` overrule the guess.
+        `Shared` overrule the guess. Every combination of some is ``Grid(x=[1, 2], y=[3, 4])``.
     arguments : mapping, optional
         More keyword arguments of `func`, for parameters that are called like one of `map`'s own.
     n_inputs : int or "auto"
@@ -91,6 +92,10 @@ def map(
     root : int, optional
         With ``write_worker_results=False``: the only rank that gets the results, the others get
         None.
+    seed : int, optional
+        Give a parameter of `func` called ``rng`` a `numpy.random.Generator`, a new one for each
+        task: the same numbers for any number of ranks, and after a resume. If `func` has a
+        parameter called ``seed``, it is an argument as any other.
     launch : Local, Slurm or str, optional
         Submit the call as a job, show its progress, and wait for its end, as `submit` and
         `Job.result` do; for a process that is no rank. Results have to go to files.
@@ -141,6 +146,7 @@ def map(
             isolate=isolate,
             resume=resume,
             rules=rules,
+            seed=seed,
         )
         return job.show()
     session = current()
@@ -152,7 +158,8 @@ def map(
         _check_in_memory(kind, spec, root, world.size)
         check("isolate", isolate)
         check("output_dir", output_dir)
-        tasks = distribute(func, args, named, n_inputs, caller=map)
+        named, seed = own_or_ours(func, named, seed)
+        tasks = distribute(func, args, named, n_inputs, caller=map, seed=seed)
         work = _work(func, tasks, spec, isolate, rules)
         output = _output(kind, output_dir, root, resume)
         if tasks.n_tasks > 1 and isolate and comm is None:
@@ -178,6 +185,7 @@ def submit(
     isolate: bool = True,
     resume: bool | str = False,
     rules: Rules | None = None,
+    seed: int | None = None,
     **kwargs: Any,
 ) -> Job:
     """Have a job call `func` for many inputs, and return at once.
@@ -199,7 +207,7 @@ def submit(
         each core.
     arguments, n_inputs, output_dir, result_shape, result_dtype, single_file, payload, isolate
         As for `map`.
-    resume, rules
+    resume, rules, seed
         As for `map`.
 
     Returns
@@ -238,7 +246,8 @@ def submit(
     spec = make_row_spec(result_shape, result_dtype)
     check("isolate", isolate)
     check("output_dir", output_dir)
-    tasks = distribute(func, args, named, n_inputs, caller=submit)
+    named, seed = own_or_ours(func, named, seed)
+    tasks = distribute(func, args, named, n_inputs, caller=submit, seed=seed)
     work = _work(func, tasks, spec, isolate, rules)
     options = Options(work, _output(kind, output_dir, None, resume))
     request = Request(func, tasks, options)

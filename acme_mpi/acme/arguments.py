@@ -31,13 +31,14 @@ class ArgumentShape:
         What the entries of `argv` are called.
     n_tasks : int
         Number of calls.
-    inject_task_id : bool
+    inject_task_id, seed
         As in `TaskSet`.
     """
 
     labels: tuple[str, ...]
     n_tasks: int
     inject_task_id: bool
+    seed: int | None = None
 
     @classmethod
     def of(cls, func: Callable[..., Any], tasks: TaskSet) -> ArgumentShape:
@@ -48,7 +49,7 @@ class ArgumentShape:
             for each in tasks.arguments
             if each.keyword is None and each.label not in defaults
         )
-        return cls(labels, tasks.n_tasks, tasks.inject_task_id)
+        return cls(labels, tasks.n_tasks, tasks.inject_task_id, tasks.seed)
 
     def split(self, tasks: TaskSet) -> tuple[list[Any], dict[str, Any]]:
         """Return `argv` and `kwargv`."""
@@ -80,7 +81,8 @@ class ArgumentShape:
         _refuse_unknown(func, kwargv)
         positional = [self._argument(*each, None) for each in zip(self.labels, argv, strict=True)]
         named = [self._argument(name, entry, name) for name, entry in kwargv.items()]
-        return TaskSet((*positional, *named), self.n_tasks, self.inject_task_id)
+        arguments = (*positional, *named)
+        return TaskSet(arguments, self.n_tasks, self.inject_task_id, seed=self.seed)
 
     def _argument(self, label: str, entry: Any, keyword: str | None) -> Argument:
         n_entries = len(entry) if is_sequence(entry) else None

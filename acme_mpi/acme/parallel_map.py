@@ -52,6 +52,7 @@ from acme_mpi.tasks.taskset import (
     TaskSet,
     distribute,
     function_name,
+    own_or_ours,
 )
 
 if TYPE_CHECKING:
@@ -149,6 +150,8 @@ class ParallelMap(ACMEdaemon):
     cleanup_threshold_days : int, optional
         Remove directories ``ACME_*`` in the working directory, >= 0 days after their last run has
         ended. Only those which carry the mark of a finished run of this package.
+    seed : int, optional
+        As in `acme_mpi.map`.
     launch : acme_mpi.Local, acme_mpi.Slurm or str, optional
         `compute` submits a job, and waits for its end, as ``acme_mpi.map(..., launch=...)``; for a
         process that is no rank. Results have to go to files.
@@ -218,6 +221,7 @@ class ParallelMap(ACMEdaemon):
         logfile: bool | str | None = None,
         cleanup_threshold_days: int | None = None,
         launch: Launcher | str | None = None,
+        seed: int | None = None,
         **kwargs: Any,
     ) -> None:
         session = current()
@@ -230,7 +234,7 @@ class ParallelMap(ACMEdaemon):
             error: AcmeMpiError | None = None
             try:
                 self._set_messages(verbose, logfile)
-                self._set_arguments(func, args, kwargs, n_inputs)
+                self._set_arguments(func, args, kwargs, n_inputs, seed)
                 form = check_results(
                     write_worker_results,
                     output_dir,
@@ -289,11 +293,14 @@ class ParallelMap(ACMEdaemon):
             acme_logger.setLevel(self._level)
         self.logfile = check("logfile", logfile)
 
-    def _set_arguments(self, func: Any, args: Any, kwargs: dict[str, Any], n_inputs: Any) -> None:
+    def _set_arguments(
+        self, func: Any, args: Any, kwargs: dict[str, Any], n_inputs: Any, seed: Any
+    ) -> None:
         if not callable(func):
             raise InputTypeError(f"first input has to be a callable function, not {type(func)}")
         n_wanted = check("n_inputs", n_inputs)
-        tasks = distribute(func, args, kwargs, n_wanted or "auto", columns=True, caller=type(self))
+        named, seed = own_or_ours(func, kwargs, seed)
+        tasks = distribute(func, args, named, n_wanted or "auto", True, type(self), seed)
         self.n_inputs = tasks.n_tasks
         self._shape = ArgumentShape.of(func, tasks)
         self.argv, self.kwargv = self._shape.split(tasks)

@@ -46,6 +46,8 @@ def command_of(options: Namespace) -> Command:
         options.settings,
         options.split,
         options.share,
+        options.grid,
+        options.seed,
         "auto" if options.n_inputs is None else options.n_inputs,
         path,
         os.getcwd(),

@@ -117,6 +117,21 @@ def _add_input_options(group: Any) -> None:
         help="the whole argument for every task",
     )
     group.add_argument(
+        "--grid",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="every combination of the values of all arguments that are named so is a task; the "
+        "last one changes fastest",
+    )
+    group.add_argument(
+        "--seed",
+        metavar="N",
+        type=whole,
+        help="give a parameter called rng a numpy.random.Generator: each task its own, the same "
+        "for any number of ranks, after a resume, and with --debug-task",
+    )
+    group.add_argument(
         "--n-inputs",
         metavar="N",
         type=whole,
@@ -294,6 +309,8 @@ def check_options(options: Any) -> None:
         raise InputError("an axis `inf` in --result-shape needs files; leave out --no-write")
     options.rules = _rules_of(options)
     options.policy = _policy_of(options)
+    if options.seed is not None and options.seed < 0:
+        raise InputError(f"--seed has to be an integer >= 0, not {options.seed}")
     if options.n_inputs is not None and options.n_inputs < 1:
         raise InputError(f"--n-inputs has to be an integer >= 1, not {options.n_inputs}")
 

@@ -21,8 +21,10 @@ class Command:
         Name of the file of arguments.
     allow_pickle : bool
         It may have object arrays.
-    settings, split, share : list of str
-        Of ``--set``, ``--split`` and ``--share``.
+    settings, split, share, grid : list of str
+        Of ``--set``, ``--split``, ``--share`` and ``--grid``.
+    seed : int or None
+        Of ``--seed``.
     n_inputs : int or "auto"
         Number of tasks.
     sys_path : list of str
@@ -41,6 +43,8 @@ class Command:
     settings: list[str]
     split: list[str]
     share: list[str]
+    grid: list[str]
+    seed: int | None
     n_inputs: int | str
     sys_path: list[str]
     directory: str

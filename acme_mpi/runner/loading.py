@@ -29,6 +29,7 @@ from acme_mpi.standing import loading
 from acme_mpi.tasks.argument_files import load_arguments
 from acme_mpi.tasks.fingerprint import fingerprint_of, versions
 from acme_mpi.tasks.frames import user_frames
+from acme_mpi.tasks.grid import GridAxis, listed_values
 from acme_mpi.tasks.packing import pack
 from acme_mpi.tasks.pickling import load_values
 from acme_mpi.tasks.taskset import (
@@ -169,7 +170,9 @@ def _load_command(command: Command) -> tuple[Callable[..., Any], TaskSet]:
         _mark(func, args, kwargs, name, "--split", partial(PerTask, axis=axis))
     for name in map(as_utf8, command.share):
         _mark(func, args, kwargs, name, "--share", Shared)
-    return func, distribute(func, args, kwargs, command.n_inputs)
+    for order, name in enumerate(map(as_utf8, command.grid)):
+        _mark(func, args, kwargs, name, "--grid", partial(_axis, name=name, order=order))
+    return func, distribute(func, args, kwargs, command.n_inputs, seed=command.seed)
 
 
 def _mark(
@@ -189,12 +192,18 @@ def _mark(
             f"{option} {name}: there is no such argument; given are: {', '.join(known) or 'none'}"
             + did_you_mean(name, known)
         )
-    if isinstance(current, (PerTask, Shared)):
-        raise InputError(f"{option} {name}: the argument is named twice in --split and --share")
+    if isinstance(current, (PerTask, Shared, GridAxis)):
+        raise InputError(
+            f"{option} {name}: the argument is named twice in --split, --share and --grid"
+        )
     if name in kwargs:
         kwargs[name] = wrap(current)
     elif position is not None:
         args[position] = wrap(current)
+
+
+def _axis(value: Any, name: str, order: int) -> GridAxis:
+    return GridAxis(listed_values(name, value), order)
 
 
 def _positional_names(func: Callable[..., Any], args: Sequence[Any]) -> list[str]:

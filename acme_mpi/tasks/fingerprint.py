@@ -80,8 +80,8 @@ def fingerprint_of(
         ``function``: its name; ``source``: digest of its source and of all that is bound to it
         (defaults, closure, arguments of a partial function, the object of a method);
         ``called NAME``: of the source of a function or class of the user's that it refers to;
-        ``argument NAME``: split or shared, and a digest; ``n_inputs``: number of tasks; and the
-        options.
+        ``argument NAME``: split or shared, and a digest; ``seed``, if there is one; ``n_inputs``:
+        number of tasks; and the options.
 
     Notes
     -----
@@ -93,6 +93,8 @@ def fingerprint_of(
     for argument in tasks.arguments:
         how = _SPLIT if argument.per_task else _SHARED
         found[f"argument {argument.label}"] = f"{how} {digest(argument.value)}"
+    if tasks.seed is not None:
+        found["seed"] = str(tasks.seed)
     return {**found, "n_inputs": str(tasks.n_tasks), **options}
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from acme_mpi.linux.segment import Segment
 from acme_mpi.results.spec import PLAIN
+from acme_mpi.tasks.grid import GridColumn
 from acme_mpi.tasks.immutable import is_flat, is_immutable
 from acme_mpi.tasks.pickling import OUT_OF_BAND_BYTES, GivenPickler, pickle_given
 from acme_mpi.tasks.taskset import Argument, MadeAnew, TaskSet
@@ -271,6 +272,9 @@ class _Packer:
         values = argument.value
         if not argument.per_task:
             return argument
+        if isinstance(values, GridColumn):
+            is_same = all(map(is_immutable, values.values))
+            return argument if is_same else replace(argument, value=Copies(values))
         if isinstance(values, np.ndarray) and values.dtype.hasobject:
             values = list(values)
         if not isinstance(values, (list, tuple)):

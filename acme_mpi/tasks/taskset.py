@@ -24,8 +24,10 @@ import numpy as np
 
 from acme_mpi.errors import InputError
 from acme_mpi.spelling import did_you_mean
+from acme_mpi.tasks.grid import GridAxis, GridColumn, spread, with_axes
 
 TASK_ID = "taskID"
+RNG, SEED = "rng", "seed"
 PIECE_BYTES = 16 * 1024**2
 
 
@@ -105,6 +107,8 @@ class Argument:
 
     def how(self) -> str:
         """Return how it is distributed, and what it is."""
+        if isinstance(self.value, GridColumn):
+            return f"an axis of the grid: {shape_text(self.value.values)}"
         how = "split, one item per task" if self.per_task else "shared by all tasks"
         return f"{how}: {shape_text(self.value)}"
 
@@ -123,12 +127,15 @@ class TaskSet:
         Whether the function has a parameter ``taskID`` that the caller left open.
     makes_anew : bool
         Whether there are `MadeAnew` objects among the values.
+    seed : int or None
+        Of the random numbers that the function's parameter ``rng`` gives; None: it is the caller's.
     """
 
     arguments: tuple[Argument, ...]
     n_tasks: int
     inject_task_id: bool = False
     makes_anew: bool = False
+    seed: int | None = None
 
     def calls(self, start: int, stop: int) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
         """Return an iterator of (args, kwargs), one for each task in [start, stop), in order."""
@@ -146,6 +153,10 @@ class TaskSet:
         if self.inject_task_id:
             names.append(TASK_ID)
             columns = ((*row, index) for index, row in enumerate(columns, start))
+        if self.seed is not None:
+            names.append(RNG)
+            make = partial(generator_of, self.seed)
+            columns = ((*row, make(index)) for index, row in enumerate(columns, start))
         kwargs = ({**shared, **dict(zip(names, row, strict=True))} for row in columns)
         return zip(args, kwargs, strict=True)
 
@@ -170,7 +181,8 @@ class TaskSet:
     @property
     def _has_own_keywords(self) -> bool:
         """Whether arguments are passed by name that differ between tasks."""
-        return self.inject_task_id or any(a.keyword and a.per_task for a in self.arguments)
+        is_filled = self.inject_task_id or self.seed is not None
+        return is_filled or any(a.keyword and a.per_task for a in self.arguments)
 
     def only(self, index: int) -> TaskSet:
         """Return the single task `index` as a task set of its own, with the same call."""
@@ -198,7 +210,29 @@ class TaskSet:
         lines = [f"{argument.label}: {argument.how()}" for argument in self.arguments]
         if self.inject_task_id:
             lines.append(f"{TASK_ID}: the task's index")
+        if self.seed is not None:
+            lines.append(
+                f"{RNG}: a generator of random numbers for each task, from seed {self.seed}"
+            )
         return lines
+
+
+def generator_of(seed: int, index: int) -> np.random.Generator:
+    """Return the generator of one task's random numbers.
+
+    Parameters
+    ----------
+    seed : int
+        Of the run, >= 0.
+    index : int
+        Of the task.
+
+    Notes
+    -----
+    Streams of different tasks are independent: the index is the spawn key, see "Parallel Random
+    Number Generation" in NumPy's manual.
+    """
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index,)))
 
 
 def _making_arguments(func: Callable[..., Any]) -> Callable[..., Any]:
@@ -252,6 +286,7 @@ def distribute(
     n_inputs: Any = "auto",
     columns: bool = False,
     caller: Callable[..., Any] | None = None,
+    seed: Any = None,
 ) -> TaskSet:
     """Decide which arguments are split and how many tasks there are.
 
@@ -260,7 +295,7 @@ def distribute(
     func : callable
         The function that will be called; only its signature is looked at.
     args, kwargs : sequence, mapping
-        The arguments; `PerTask` and `Shared` overrule the guess.
+        The arguments; `PerTask`, `Shared` and `Grid` overrule the guess.
     n_inputs : int or "auto"
         Number of tasks, >= 1. A number makes arguments of that length split and all others shared;
         without one of that length, the same call is made `n_inputs` times.
@@ -268,6 +303,8 @@ def distribute(
         Arrays of shape (n, 1) may be split, too, into n arrays of shape (1,), as ACME does.
     caller : callable, optional
         Whose keywords stand beside the function's, and may be meant by a name that neither has.
+    seed : int, optional
+        Give the parameter ``rng`` a generator of random numbers, made for each task.
 
     Returns
     -------
@@ -284,7 +321,10 @@ def distribute(
     """
     if not callable(func):
         raise InputError(f"the function has to be callable, not {type(func)}")
-    entries, inject = _bind(func, args, kwargs, caller)
+    args, kwargs = with_axes(args, kwargs, lambda: function_name(func))
+    seed = check_seed(seed)
+    entries, inject = _bind(func, args, kwargs, caller, seed is not None)
+    entries = _spread_axes(entries)
     wanted = _check_n_inputs(n_inputs)
     arguments = [_unwrap(label, keyword, value) for label, keyword, value, _ in entries]
     guesses = [
@@ -309,7 +349,45 @@ def distribute(
     ):
         split = guess and len(value) == n_tasks
         done.append(argument or Argument(label, keyword, value, split))
-    return TaskSet(tuple(done), n_tasks, inject)
+    return TaskSet(tuple(done), n_tasks, inject, seed=seed)
+
+
+def own_or_ours(func: Any, kwargs: Mapping[str, Any], seed: Any) -> tuple[dict[str, Any], Any]:
+    """Return keyword arguments and seed: it is an argument if the function has such a parameter."""
+    signature = signature_of(func) if seed is not None and callable(func) else None
+    if signature is None or SEED not in signature.parameters:
+        return dict(kwargs), seed
+    if SEED in kwargs:
+        raise InputError(f"given twice, by keyword and in `arguments`: {SEED}")
+    return {**kwargs, SEED: seed}, None
+
+
+def check_seed(seed: Any) -> int | None:
+    """Return a seed as a plain number.
+
+    Raises
+    ------
+    InputError
+        It is none.
+    """
+    if seed is None:
+        return None
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0:
+        raise InputError(f"`seed` has to be None or a whole number >= 0, not {seed!r}")
+    return int(seed)
+
+
+def _spread_axes(
+    entries: list[tuple[str, str | None, Any, Any]],
+) -> list[tuple[str, str | None, Any, Any]]:
+    """Return the entries with the values of all tasks in the place of each axis of a grid."""
+    numbers = [k for k, (_, _, value, _) in enumerate(entries) if isinstance(value, GridAxis)]
+    columns, _ = spread([entries[k][2] for k in numbers])
+    found = list(entries)
+    for k, column in zip(numbers, columns, strict=True):
+        label, keyword, _, default = entries[k]
+        found[k] = (label, keyword, column, default)
+    return found
 
 
 def _bind(
@@ -317,12 +395,15 @@ def _bind(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     caller: Callable[..., Any] | None,
+    is_seeded: bool,
 ) -> tuple[list[tuple[str, str | None, Any, Any]], bool]:
     """Return (label, keyword, value, default) per argument, and whether taskID is to be filled."""
     args = [_listed_if_iterator(value) for value in args]
     kwargs = {key: _listed_if_iterator(value) for key, value in kwargs.items()}
     signature = signature_of(func)
     empty = inspect.Parameter.empty
+    if is_seeded:
+        _check_takes_rng(func, signature, args, kwargs)
     if signature is None:
         numbered = [(f"number {k}", None, value, empty) for k, value in enumerate(args)]
         return [*numbered, *((key, key, value, empty) for key, value in kwargs.items())], False
@@ -336,7 +417,8 @@ def _bind(
         else False
     )
     try:
-        bound = signature.bind(*args, **kwargs, **({TASK_ID: 0} if inject else {}))
+        filled = {**({TASK_ID: 0} if inject else {}), **({RNG: None} if is_seeded else {})}
+        bound = signature.bind(*args, **kwargs, **filled)
     except TypeError as error:
         name = function_name(func)
         lead = _count_text(signature, args, kwargs)
@@ -347,7 +429,7 @@ def _bind(
     entries: list[tuple[str, str | None, Any, Any]] = []
     is_gapless = True  # so far every parameter has got an argument: it can be passed by position
     for name, parameter in signature.parameters.items():
-        if name not in bound.arguments or (inject and name == TASK_ID):
+        if name not in bound.arguments or name in filled:
             is_gapless = is_gapless and parameter.kind is parameter.VAR_POSITIONAL
             continue
         value = bound.arguments[name]
@@ -360,6 +442,29 @@ def _bind(
             keyword = name if by_name else None
             entries.append((name, keyword, value, parameter.default))
     return entries, inject
+
+
+def _check_takes_rng(
+    func: Callable[..., Any],
+    signature: inspect.Signature | None,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> None:
+    name = function_name(func)
+    parameter = None if signature is None else signature.parameters.get(RNG)
+    if parameter is None or parameter.kind not in (
+        parameter.POSITIONAL_OR_KEYWORD,
+        parameter.KEYWORD_ONLY,
+    ):
+        raise InputError(
+            f"`seed` gives random numbers to a parameter called {RNG!r}, and {name} has none; it "
+            f"is {name}{signature or '(...)'}"
+        )
+    assert signature is not None
+    if RNG in kwargs or (
+        _binds(signature, args) and RNG in signature.bind_partial(*args).arguments
+    ):
+        raise InputError(f"`seed` and the argument {RNG!r} are given; leave out one of them")
 
 
 def _wrong_names(
@@ -435,6 +540,8 @@ def _unwrap(label: str, keyword: str | None, value: Any) -> Argument | None:
     """Return the distribution that a marker asks for, None without a marker."""
     if isinstance(value, Shared):
         return Argument(label, keyword, value.value, per_task=False)
+    if isinstance(value, GridColumn):
+        return Argument(label, keyword, value, per_task=True)
     if not isinstance(value, PerTask):
         return None
     inner, axis = _listed_if_iterator(value.value), value.axis
@@ -506,7 +613,8 @@ def is_read_by_pieces(value: Any) -> bool:
 
 def is_sequence(value: Any) -> bool:
     """Tell whether a value has one item per task, if it has as many items as there are tasks."""
-    return isinstance(value, (list, tuple, range, np.ndarray)) or is_read_by_pieces(value)
+    kinds = (list, tuple, range, np.ndarray, GridColumn)
+    return isinstance(value, kinds) or is_read_by_pieces(value)
 
 
 def _read_rows(value: Any, start: int, stop: int) -> Iterator[Any]:
@@ -553,7 +661,9 @@ def _agree(
     if len(distinct) > 1 or (wanted is not None and distinct - {wanted}):
         listed = _listed(fixed)
         expected = f"; `n_inputs` is {wanted}" if wanted is not None else ""
-        raise InputError(f"{name}: arguments marked as split need one length: {listed}{expected}")
+        raise InputError(
+            f"{name}: arguments that are split, or make a grid, need one length: {listed}{expected}"
+        )
     if distinct:
         return distinct.pop()
     values = set(lengths.values())
@@ -582,7 +692,8 @@ def _agree(
     raise InputError(
         f"{message}\n  Candidates: {_listed(lengths)}\n"
         "  Share those that every task needs whole: --share NAME, in Python Shared(x); or name the "
-        "one to split: --split NAME, in Python PerTask(x); or --n-inputs N, in Python n_inputs=N"
+        "one to split: --split NAME, in Python PerTask(x); or --n-inputs N, in Python n_inputs=N;\n"
+        "  or call every combination: --grid NAME for each, in Python Grid(name=x, ...)"
     )
 
 
@@ -596,4 +707,6 @@ def shape_text(value: Any) -> str:
         return f"array {value.shape} {value.dtype}"
     if isinstance(value, (list, tuple, range)):
         return f"{type(value).__name__} of {len(value)}"
+    if isinstance(value, GridColumn):
+        return f"grid of {len(value)}"
     return f"{type(value).__name__} {_SHORT.repr(value)}"
