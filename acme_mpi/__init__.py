@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from acme_mpi.jobs.job import Job, attach
     from acme_mpi.launchers.local import Local
+    from acme_mpi.launchers.sge import SGE
     from acme_mpi.launchers.slurm import Slurm
     from acme_mpi.pools.executor import Executor
     from acme_mpi.pools.joblib import register_joblib
@@ -72,6 +73,7 @@ _PLACES = {
     "acme.parallel_map": ("ACMEdaemon", "ParallelMap"),
     "jobs.job": ("Job", "attach"),
     "launchers.local": ("Local",),
+    "launchers.sge": ("SGE",),
     "launchers.slurm": ("Slurm",),
     "pools.executor": ("Executor",),
     "pools.joblib": ("register_joblib",),
@@ -97,6 +99,7 @@ def __dir__() -> list[str]:
 
 # Without `map`: a star would hide the builtin.
 __all__ = [
+    "SGE",
     "ACMEdaemon",
     "AcmeMpiError",
     "Executor",

@@ -91,7 +91,7 @@ def map(
     root : int, optional
         With ``write_worker_results=False``: the only rank that gets the results, the others get
         None.
-    launch : Local or Slurm, optional
+    launch : Local, Slurm or SGE, optional
         Submit the call as a job, show its progress, and wait for its end, as `submit` and
         `Job.result` do; for a process that is no rank. Results have to go to files.
 
@@ -193,7 +193,7 @@ def submit(
         can read.
     *args, **kwargs
         Arguments of `func`, as for `map`.
-    launch : Local or Slurm, optional
+    launch : Local, Slurm or SGE, optional
         What starts the ranks; default ``Local()``: this machine, a rank for each core.
     arguments, n_inputs, output_dir, result_shape, result_dtype, single_file, payload, isolate
         As for `map`.

@@ -150,7 +150,7 @@ class ParallelMap(ACMEdaemon):
     cleanup_threshold_days : int, optional
         Remove directories ``ACME_*`` in the working directory, >= 0 days after their last run has
         ended. Only those which carry the mark of a finished run of this package.
-    launch : acme_mpi.Local or acme_mpi.Slurm, optional
+    launch : acme_mpi.Local, acme_mpi.Slurm or acme_mpi.SGE, optional
         `compute` submits a job, and waits for its end, as ``acme_mpi.map(..., launch=...)``; for a
         process that is no rank. Results have to go to files.
 

@@ -7,6 +7,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from acme_mpi.cli.command_call import command_of
@@ -20,6 +21,7 @@ from acme_mpi.jobs.record import new_number
 from acme_mpi.jobs.submitting import Submission, check_caller
 from acme_mpi.launchers.base import Launcher
 from acme_mpi.launchers.local import Local
+from acme_mpi.launchers.sge import SGE
 from acme_mpi.launchers.slurm import Slurm
 from acme_mpi.linux.printing import say_error
 from acme_mpi.runner.loading import load_command
@@ -65,7 +67,7 @@ def _cancel(job: Job) -> int:
 
 def _submit(arguments: Sequence[str]) -> int:
     words, rest = submit_parser().parse_known_args(arguments)
-    launcher = _launcher(words)
+    launcher = launcher_of(words)
     submission = _submission(rest)
     if words.print:
         say(submission.script(launcher, new_number(submission.layout)).rstrip("\n"))
@@ -94,12 +96,16 @@ def submit_parser() -> CommandParser:
         action="store_true",
         help="on this machine, in the background; default where there is no sbatch",
     )
+    parser.add_argument("--sge", action="store_true", help="by qsub of Grid Engine")
     for name, metavar, text in (
+        ("pe", "NAME", "with --sge: parallel environment; default: mpi"),
+        ("queue", "NAME", "with --sge: as for qsub -q"),
+        ("project", "NAME", "with --sge: as for qsub -P"),
         ("partition", "NAME", "as for sbatch"),
         ("account", "NAME", "as for sbatch"),
         ("qos", "NAME", "as for sbatch"),
         ("time", "TIME", "limit of the job's time: 2h, 90min, 1-00:00:00"),
-        ("mem", "SIZE", "memory on each node: 8G; also said to srun"),
+        ("mem", "SIZE", "memory on each node: 8G; also said to srun; with --sge: of each rank"),
     ):
         parser.add_argument(f"--{name}", metavar=metavar, help=text)
     parser.add_argument("--nodes", metavar="N", type=whole, help="number of nodes")
@@ -112,7 +118,10 @@ def submit_parser() -> CommandParser:
         help="go on after the end of the time, a preemption, or the loss of a node",
     )
     parser.add_argument(
-        "--extra", metavar="OPTION", action="append", help="of sbatch: --extra=--constraint=ib"
+        "--extra",
+        metavar="OPTION",
+        action="append",
+        help="of sbatch or qsub: --extra=--constraint=ib",
     )
     parser.add_argument(
         "--prologue", metavar="LINE", action="append", help="of shell, before the ranks start"
@@ -126,24 +135,40 @@ def _sentence(name: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _launcher(words: argparse.Namespace) -> Launcher:
+def launcher_of(words: argparse.Namespace) -> Launcher:
+    """Return the launcher that the words of ``submit`` describe.
+
+    Raises
+    ------
+    InputError
+        A word is another launcher's, or has a wrong value.
+    """
     given = {
         name: value
         for name, value in vars(words).items()
         if value is not None and value is not False
     }
     given.pop("print", None)
-    is_local = given.pop("local", False)
-    if is_local or not (shutil.which("sbatch") or words.print):
-        of_slurm = sorted(set(given) - {"n", "prologue"})
-        if of_slurm:
-            options = ", ".join(f"--{name.replace('_', '-')}" for name in of_slurm)
-            why = "with --local" if is_local else "where there is no sbatch"
-            raise InputError(f"{options} cannot be used {why}: it is for Slurm")
-        return Local(**given)
-    if words.n is None:
+    is_local, is_sge = given.pop("local", False), given.pop("sge", False)
+    if is_sge and is_local:
+        raise InputError("--local and --sge: give one of them")
+    kind: type[Launcher] = Slurm
+    why = "with Slurm"
+    if is_sge:
+        kind, why = SGE, "with --sge"
+    elif is_local or not (shutil.which("sbatch") or words.print):
+        kind, why = Local, "with --local" if is_local else "where there is no sbatch"
+    for other in (Slurm, SGE):
+        if foreign := sorted(set(given) & _words_of(other) - _words_of(kind)):
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in foreign)
+            raise InputError(f"{options} cannot be used {why}: it is for {other.title}")
+    if kind is not Local and words.n is None:
         raise InputError("the number of ranks is missing: submit -n 64 ...")
-    return Slurm(**given)
+    return kind(**given)
+
+
+def _words_of(kind: type[Launcher]) -> set[str]:
+    return {field.name for field in fields(kind)}
 
 
 _ALONE = ("plan", "debug_task", "dry_run", "overwrite", "no_write")

@@ -30,10 +30,11 @@ from acme_mpi.history.parsing import Damaged, read_file
 from acme_mpi.history.stores import STORES, find_store
 from acme_mpi.launchers.base import Launcher, State
 from acme_mpi.launchers.local import Local
+from acme_mpi.launchers.sge import SGE
 from acme_mpi.launchers.slurm import Slurm
 from acme_mpi.spelling import whole_number
 
-LAUNCHERS: dict[str, type[Launcher]] = {each.kind: each for each in (Local, Slurm)}
+LAUNCHERS: dict[str, type[Launcher]] = {each.kind: each for each in (Local, Slurm, SGE)}
 RECORD, CALL, SCRIPT = "job.json", "call", "script.sh"
 _FOLDER = re.compile(rf"{JOB}(\d{{1,9}})")
 # What Open MPI says between two lines of dashes when a rank ends with a status.

@@ -202,7 +202,8 @@ def check_launcher(launch: object) -> Launcher:
         return Local()
     if not isinstance(launch, Launcher):
         raise InputTypeError(
-            f"`launch` has to be acme_mpi.Local(...) or acme_mpi.Slurm(...), not {launch!r}"
+            "`launch` has to be acme_mpi.Local(...), acme_mpi.Slurm(...) or acme_mpi.SGE(...), not "
+            f"{launch!r}"
         )
     return launch
 
