@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from acme_mpi.jobs.job import Job, attach
     from acme_mpi.launchers.local import Local
     from acme_mpi.launchers.named import launcher_of
+    from acme_mpi.launchers.sge import SGE
     from acme_mpi.launchers.slurm import Slurm
     from acme_mpi.pools.executor import Executor
     from acme_mpi.pools.joblib import register_joblib
@@ -75,6 +76,7 @@ _PLACES = {
     "jobs.job": ("Job", "attach"),
     "launchers.local": ("Local",),
     "launchers.named": ("launcher_of",),
+    "launchers.sge": ("SGE",),
     "launchers.slurm": ("Slurm",),
     "pools.executor": ("Executor",),
     "pools.joblib": ("register_joblib",),
@@ -101,6 +103,7 @@ def __dir__() -> list[str]:
 
 # Without `map`: a star would hide the builtin.
 __all__ = [
+    "SGE",
     "ACMEdaemon",
     "AcmeMpiError",
     "Executor",

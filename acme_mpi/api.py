@@ -96,7 +96,7 @@ def map(
         Give a parameter of `func` called ``rng`` a `numpy.random.Generator`, a new one for each
         task: the same numbers for any number of ranks, and after a resume. If `func` has a
         parameter called ``seed``, it is an argument as any other.
-    launch : Local, Slurm or str, optional
+    launch : Local, Slurm, SGE or str, optional
         Submit the call as a job, show its progress, and wait for its end, as `submit` and
         `Job.result` do; for a process that is no rank. Results have to go to files.
 
@@ -201,10 +201,10 @@ def submit(
         can read.
     *args, **kwargs
         Arguments of `func`, as for `map`.
-    launch : Local, Slurm or str, optional
-        What starts the ranks: a launcher, ``"local"``, ``"slurm"``, or a name from the site's
-        files, see docs/sites.md. Default what these say, else ``Local()``: this machine, a rank for
-        each core.
+    launch : Local, Slurm, SGE or str, optional
+        What starts the ranks: a launcher, ``"local"``, ``"slurm"``, ``"sge"``, or a name from the
+        site's files, see docs/sites.md. Default what these say, else ``Local()``: this machine, a
+        rank for each core.
     arguments, n_inputs, output_dir, result_shape, result_dtype, single_file, payload, isolate
         As for `map`.
     resume, rules, seed

@@ -152,7 +152,7 @@ class ParallelMap(ACMEdaemon):
         ended. Only those which carry the mark of a finished run of this package.
     seed : int, optional
         As in `acme_mpi.map`.
-    launch : acme_mpi.Local, acme_mpi.Slurm or str, optional
+    launch : acme_mpi.Local, acme_mpi.Slurm, acme_mpi.SGE or str, optional
         `compute` submits a job, and waits for its end, as ``acme_mpi.map(..., launch=...)``; for a
         process that is no rank. Results have to go to files.
 

@@ -6,7 +6,7 @@ import argparse
 import logging
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -21,7 +21,8 @@ from acme_mpi.jobs.record import new_number
 from acme_mpi.jobs.submitting import Submission, check_caller
 from acme_mpi.launchers.base import Launcher
 from acme_mpi.launchers.local import Local
-from acme_mpi.launchers.named import launcher_of
+from acme_mpi.launchers.named import KINDS, launcher_of
+from acme_mpi.launchers.sge import SGE
 from acme_mpi.launchers.site import read_site
 from acme_mpi.launchers.slurm import Slurm
 from acme_mpi.linux.printing import say_error
@@ -68,7 +69,7 @@ def _cancel(job: Job) -> int:
 
 def _submit(arguments: Sequence[str]) -> int:
     words, rest = submit_parser().parse_known_args(arguments)
-    launcher = _launcher(words)
+    launcher = launcher_of_words(words)
     submission = _submission(rest)
     if words.print:
         say(submission.script(launcher, new_number(submission.layout)).rstrip("\n"))
@@ -95,7 +96,7 @@ def submit_parser() -> CommandParser:
     parser.add_argument(
         "--launch",
         metavar="NAME",
-        help="local, slurm, or a name from the site's files (/etc/acme_mpi.toml, "
+        help="local, slurm, sge, or a name from the site's files (/etc/acme_mpi.toml, "
         "~/.config/acme_mpi.toml), whose words the options below overrule; default what these say, "
         "else slurm where there is sbatch",
     )
@@ -104,12 +105,16 @@ def submit_parser() -> CommandParser:
         action="store_true",
         help="on this machine, in the background; default where there is no sbatch",
     )
+    parser.add_argument("--sge", action="store_true", help="by qsub of Grid Engine")
     for name, metavar, text in (
+        ("pe", "NAME", "with --sge: parallel environment; default: mpi"),
+        ("queue", "NAME", "with --sge: as for qsub -q"),
+        ("project", "NAME", "with --sge: as for qsub -P"),
         ("partition", "NAME", "as for sbatch"),
         ("account", "NAME", "as for sbatch"),
         ("qos", "NAME", "as for sbatch"),
         ("time", "TIME", "limit of the job's time: 2h, 90min, 1-00:00:00"),
-        ("mem", "SIZE", "memory on each node: 8G; also said to srun"),
+        ("mem", "SIZE", "memory on each node: 8G; also said to srun; with --sge: of each rank"),
     ):
         parser.add_argument(f"--{name}", metavar=metavar, help=text)
     parser.add_argument("--nodes", metavar="N", type=whole, help="number of nodes")
@@ -128,7 +133,10 @@ def submit_parser() -> CommandParser:
         help="go on after the end of the time, a preemption, or the loss of a node",
     )
     parser.add_argument(
-        "--extra", metavar="OPTION", action="append", help="of sbatch: --extra=--constraint=ib"
+        "--extra",
+        metavar="OPTION",
+        action="append",
+        help="of sbatch or qsub: --extra=--constraint=ib",
     )
     parser.add_argument(
         "--prologue", metavar="LINE", action="append", help="of shell, before the ranks start"
@@ -142,25 +150,45 @@ def _sentence(name: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _launcher(words: argparse.Namespace) -> Launcher:
+def launcher_of_words(words: argparse.Namespace) -> Launcher:
+    """Return the launcher that the words of ``submit`` describe.
+
+    Raises
+    ------
+    InputError
+        A word is another launcher's, or has a wrong value.
+    """
     given = {
         name: value
         for name, value in vars(words).items()
         if value is not None and value is not False
     }
     given.pop("print", None)
-    is_local, name = given.pop("local", False), given.pop("launch", None)
-    if is_local and name is not None:
-        raise InputError("--local means --launch local; leave out one of the two")
-    if is_local or (name is None and read_site().launch is None):
-        is_slurm = not is_local and (shutil.which("sbatch") or words.print)
+    is_local, is_sge = given.pop("local", False), given.pop("sge", False)
+    name = given.pop("launch", None)
+    if is_local + is_sge + (name is not None) > 1:
+        raise InputError("--launch, --local and --sge: give one of them")
+    if is_local or is_sge:
+        name = Local.kind if is_local else SGE.kind
+        _refuse_foreign(given, KINDS[name], "with --local" if is_local else "with --sge")
+    elif name is None and read_site().launch is None:
+        is_slurm = shutil.which("sbatch") or words.print
         name = Slurm.kind if is_slurm else Local.kind
-        of_slurm = sorted(set(given) - {each.name for each in fields(Local)})
-        if of_slurm and not is_slurm:
-            options = ", ".join(f"--{name.replace('_', '-')}" for name in of_slurm)
-            why = "with --local" if is_local else "where there is no sbatch"
-            raise InputError(f"{options} cannot be used {why}: it is for Slurm")
+        why = "with Slurm" if is_slurm else "where there is no sbatch"
+        _refuse_foreign(given, KINDS[name], why)
     return launcher_of(name, **given)
+
+
+def _refuse_foreign(given: Mapping[str, Any], kind: type[Launcher], why: str) -> None:
+    """Raise for words that another launcher has, and this one has not."""
+    for other in (Slurm, SGE):
+        if foreign := sorted(given.keys() & _words_of(other) - _words_of(kind)):
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in foreign)
+            raise InputError(f"{options} cannot be used {why}: it is for {other.title}")
+
+
+def _words_of(kind: type[Launcher]) -> set[str]:
+    return {field.name for field in fields(kind)}
 
 
 _ALONE = ("plan", "debug_task", "dry_run", "overwrite", "no_write")

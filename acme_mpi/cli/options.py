@@ -36,7 +36,7 @@ commands on the directory of a run, from any shell, while it is running or later
   python -m acme_mpi recover DIR                      link what a killed run has left
   python -m acme_mpi check DIR                        read all results and compare checksums
 
-jobs, of Slurm or on this machine in the background; submit --help tells more:
+jobs, of Slurm, Grid Engine, or on this machine in the background; submit --help tells more:
   python -m acme_mpi submit -n 64 --time 2h mymod:f args.npz --output-dir DIR [--print]
   python -m acme_mpi wait DIR                         wait for the job, say how it has ended
   python -m acme_mpi cancel DIR                       end the job; submit it again to resume it

@@ -1,7 +1,7 @@
 """What each command does, in a line; known before the command is imported."""
 
 OF_JOBS = {
-    "submit": "have a job call the function: of Slurm, or on this machine in the background",
+    "submit": "have a job call the function: of Slurm, Grid Engine, or in the background here",
     "wait": "wait for the job of a directory, and say how it has ended",
     "cancel": "end the job of a directory: running tasks may end for 30 s; it can be resumed",
 }

@@ -13,6 +13,8 @@ from acme_mpi.comm.background import start_thread
 from acme_mpi.errors import LaunchError
 
 LOOK_EVERY_S = 1.0
+# When the job ends, Unix time in seconds: scripts of jobs set it where no one can be asked.
+END_TIME = "ACME_MPI_JOB_END_TIME"
 
 # How a launcher tells a process which rank it is, before MPI starts: (rank, size) variables.
 LAUNCHER_VARIABLES = (

@@ -45,11 +45,22 @@ _OF_JOBS = (
     "MV2_COMM_",
     "PBS_",
     "PE_HOSTFILE",
+    "SGE_",
+    "ACME_MPI_JOB_",
     "LSB_",
     "LSF_",
     "FLUX_",
     "PALS_",
     "COBALT_",
+)
+# Where Grid Engine is: without them its commands do not find it.
+_OF_SITE = (
+    "SGE_ROOT",
+    "SGE_CELL",
+    "SGE_ARCH",
+    "SGE_CLUSTER_NAME",
+    "SGE_QMASTER_PORT",
+    "SGE_EXECD_PORT",
 )
 # The user's, or the site's, settings of Open MPI 4 and 5, ...
 _SETTINGS = ("OMPI_MCA_", "PMIX_MCA_", "PRTE_MCA_", "OMPI_ALLOW_RUN_", "PRTE_ALLOW_RUN_")
@@ -62,7 +73,7 @@ MORE_RANKS_THAN_CORES = {
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
 }
 # Other programs, and other ranks of this user's, are on the same cores.
-_UNBOUND = {
+UNBOUND = {
     "OMPI_MCA_hwloc_base_binding_policy": "none",
     "PRTE_MCA_hwloc_default_binding_policy": "none",
 }
@@ -140,11 +151,11 @@ def environment_of_local_ranks(environ: Mapping[str, str]) -> dict[str, str]:
     """
     kept = {name: value for name, value in environ.items() if not is_of_job(name)}
     as_root = AS_ROOT if os.geteuid() == 0 else {}
-    return {**MORE_RANKS_THAN_CORES, **_UNBOUND, **as_root, **kept}
+    return {**MORE_RANKS_THAN_CORES, **UNBOUND, **as_root, **kept}
 
 
 def is_of_job(name: str) -> bool:
     """Tell whether a variable says of which job a process is, or on which nodes one is to start."""
     if name.startswith(_SETTINGS):
         return any(each in name for each in _OF_NODES)
-    return name.startswith(_OF_JOBS)
+    return name.startswith(_OF_JOBS) and name not in _OF_SITE

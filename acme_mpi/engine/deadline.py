@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
 
+from acme_mpi.comm.launcher import END_TIME
+
 logger = logging.getLogger("acme_mpi")
 
 ASKING_S = 10.0  # for an answer of Slurm's controller
@@ -32,7 +34,7 @@ def deadline_s(limit_s: float, n_tasks: int, environ: Mapping[str, str] = os.env
     n_tasks : int
         Size of the run: linking many results takes time.
     environ : mapping
-        Says which job of Slurm's this is.
+        Says which job of Slurm's this is, or when the job ends.
     """
     left_s = min(limit_s or math.inf, job_left_s(environ))
     if left_s == math.inf:
@@ -42,13 +44,15 @@ def deadline_s(limit_s: float, n_tasks: int, environ: Mapping[str, str] = os.env
 
 
 def job_left_s(environ: Mapping[str, str] = os.environ) -> float:
-    """Return the seconds until Slurm ends this job; infinity without Slurm or without a limit."""
+    """Return the seconds until this job is ended; infinity outside of one or without a limit."""
     job = environ.get("SLURM_JOB_ID")
-    if job is None:
-        return math.inf
-    end = environ.get("SLURM_JOB_END_TIME", "")  # Slurm 22.05 does not set it yet
+    end = environ.get(END_TIME, "")
+    if job is not None:
+        end = end or environ.get("SLURM_JOB_END_TIME", "")  # Slurm 22.05 does not set it yet
     if end.isascii() and end.isdecimal():
         return max(0.0, int(end) - time.time())
+    if job is None:
+        return math.inf
     # A script may have thousands of runs, and the controller is there for the whole cluster.
     asked_s = int(time.monotonic() / ASKED_ANEW_S)
     return max(0.0, _job_end_s(job, asked_s) - time.time())

@@ -79,7 +79,7 @@ class Job:
 
     @property
     def id(self) -> str:
-        """By what the launcher knows it: Slurm's number, or host and process."""
+        """By what the launcher knows it: a batch system's number, or host and process."""
         return self._record.get("id")
 
     @property

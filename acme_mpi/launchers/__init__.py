@@ -1,1 +1,1 @@
-"""What starts ranks from a process that is none of them: a launcher on this machine, or Slurm."""
+"""What starts ranks from a process that is none of them: this machine, Slurm, Grid Engine."""

@@ -9,11 +9,12 @@ from typing import Any
 from acme_mpi.errors import InputError, InputTypeError
 from acme_mpi.launchers.base import Launcher
 from acme_mpi.launchers.local import Local
+from acme_mpi.launchers.sge import SGE
 from acme_mpi.launchers.site import KIND, LAUNCHERS, Said, Site, read_site
 from acme_mpi.launchers.slurm import Slurm
 from acme_mpi.spelling import did_you_mean
 
-KINDS: dict[str, type[Launcher]] = {each.kind: each for each in (Local, Slurm)}
+KINDS: dict[str, type[Launcher]] = {each.kind: each for each in (Local, Slurm, SGE)}
 
 
 def launcher_of(launch: str | Launcher | None = None, /, **words: Any) -> Launcher:
@@ -21,11 +22,12 @@ def launcher_of(launch: str | Launcher | None = None, /, **words: Any) -> Launch
 
     Parameters
     ----------
-    launch : str or Local or Slurm, optional
-        ``"local"``, ``"slurm"``, or a name from the site's files (docs/sites.md); default what they
-        say as ``launch``, else ``"local"``. A launcher is returned as it is, but for `words`.
+    launch : str or Local or Slurm or SGE, optional
+        ``"local"``, ``"slurm"``, ``"sge"``, or a name from the site's files (docs/sites.md);
+        default what they say as ``launch``, else ``"local"``. A launcher is returned as it is, but
+        for `words`.
     **words
-        Of `Local` or `Slurm`; they overrule what the name stands for. None: nothing is said.
+        Of `Local`, `Slurm` or `SGE`; they overrule what the name stands for. None: nothing is said.
 
     Raises
     ------
@@ -45,8 +47,8 @@ def launcher_of(launch: str | Launcher | None = None, /, **words: Any) -> Launch
         return replace(launch, **said) if said else launch
     if launch is not None and not isinstance(launch, str):
         raise InputTypeError(
-            "`launch` has to be the name of a launcher, acme_mpi.Local(...) or "
-            f"acme_mpi.Slurm(...), not {launch!r}"
+            "`launch` has to be the name of a launcher, acme_mpi.Local(...), acme_mpi.Slurm(...) "
+            f"or acme_mpi.SGE(...), not {launch!r}"
         )
     site = read_site()
     name, source = (launch, "") if launch is not None else site.launch or (Local.kind, "")
@@ -92,7 +94,7 @@ def _check_alone(cls: type[Launcher], title: str, word: str, said: Said) -> None
 
 def _make(name: str, cls: type[Launcher], words: Mapping[str, Any]) -> Launcher:
     _refuse_unknown(cls, words)
-    if cls is Slurm and "n" not in words:
+    if cls is not Local and "n" not in words:
         raise InputError(
             "`n`, the number of ranks, is missing: -n 64 on the command line, or acme_mpi."
             f"launcher_of({name!r}, n=64) as `launch`"

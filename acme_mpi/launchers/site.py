@@ -18,7 +18,7 @@ from acme_mpi.spelling import did_you_mean
 SYSTEM_FILE = "/etc/acme_mpi.toml"
 NAME = "acme_mpi.toml"  # in the user's own folder of settings
 LAUNCHERS, KIND = "launchers", "kind"
-RESERVED = ("local", "slurm", "none")
+RESERVED = ("local", "slurm", "sge", "none")
 VARIABLES = {
     "launch": "ACME_MPI_LAUNCH",
     "prologue": "ACME_MPI_PROLOGUE",

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from acme_mpi.errors import InputError, LaunchError
 from acme_mpi.launchers import rounds
 from acme_mpi.launchers.base import Launcher, Order, State
-from acme_mpi.launchers.environment import clean_environment
+from acme_mpi.launchers.commands import ANSWER_S, call, said
 from acme_mpi.launchers.site import own_or_site_prologue
 from acme_mpi.launchers.words import (
     check_count,
@@ -24,8 +24,7 @@ from acme_mpi.launchers.words import (
     seconds_of,
 )
 
-ANSWER_S = 60.0  # a controller that is asked for states may take so long
-KNOWN_S = 10.0  # and one that is asked whether it is there
+KNOWN_S = 10.0  # a controller that is asked whether it is there may take so long
 NOTICE_S = 120  # before the time limit all ranks are asked to stop
 NOTICE_SHARE = 10  # but not earlier than that part of the time
 _PLAIN = re.compile(r"[\w./=,:@+-]+")
@@ -178,10 +177,10 @@ class Slurm(Launcher):
 
     def submit(self, path: str, log: str, directory: str) -> str:
         """Submit the script by sbatch; return the number of the job."""
-        ran = _call(["sbatch", "--parsable", path], directory)
+        ran = call(["sbatch", "--parsable", path], self.title, directory)
         found = re.search(r"^(\d+)(?:;.*)?$", ran.stdout, re.MULTILINE)
         if ran.returncode or found is None:
-            raise LaunchError(_said(ran))
+            raise LaunchError(said(ran))
         return found[1]
 
     @classmethod
@@ -192,8 +191,9 @@ class Slurm(Launcher):
             return {}
         listed = f"--jobs={','.join(numbers)}"
         form = "--format=%i|%T|%r|%S"
+        command = ["squeue", "--noheader", "--states=all", form, listed]
         try:
-            ran = _call(["squeue", "--noheader", "--states=all", form, listed], None, ANSWER_S)
+            ran = call(command, cls.title, None, ANSWER_S)
         except (LaunchError, subprocess.TimeoutExpired):
             return None
         if ran.returncode and "Invalid job id" not in ran.stderr:
@@ -207,9 +207,9 @@ class Slurm(Launcher):
     def cancel(cls, job_ids: Collection[str], force: bool = False) -> None:
         """End jobs by scancel, or kill their processes first."""
         how = ["--signal=KILL", "--full"] if force else []
-        ran = _call(["scancel", *how, *job_ids], None)
+        ran = call(["scancel", *how, *job_ids], cls.title)
         if ran.returncode and "Invalid job id" not in ran.stderr:
-            raise LaunchError(_said(ran))
+            raise LaunchError(said(ran))
 
 
 _NAMES = ("partition", "account", "qos")
@@ -218,7 +218,7 @@ _NAMES = ("partition", "account", "qos")
 def partitions() -> list[str]:
     """Return the names of the partitions, in Slurm's order; none if Slurm does not answer."""
     try:
-        ran = _call(["sinfo", "--noheader", "--format=%R"], None, KNOWN_S)
+        ran = call(["sinfo", "--noheader", "--format=%R"], Slurm.title, None, KNOWN_S)
     except (LaunchError, subprocess.TimeoutExpired):
         return []
     return [] if ran.returncode else list(dict.fromkeys(ran.stdout.split()))
@@ -253,36 +253,11 @@ def _remembered(job_ids: Sequence[str]) -> dict[str, State]:
     """Return what accounting knows of jobs; nothing where there is none."""
     form = ["--noheader", "--parsable2", "--allocations", "--format=JobIDRaw,State"]
     try:
-        ran = _call(["sacct", *form, f"--jobs={','.join(job_ids)}"], None, ANSWER_S)
+        command = ["sacct", *form, f"--jobs={','.join(job_ids)}"]
+        ran = call(command, Slurm.title, None, ANSWER_S)
     except (LaunchError, subprocess.TimeoutExpired):
         return {}
     return {} if ran.returncode else parse_sacct(ran.stdout)
-
-
-def _call(
-    command: Sequence[str], directory: str | None, timeout_s: float | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run a command of Slurm's, which sees nothing of a job around this process."""
-    try:
-        return subprocess.run(
-            command,
-            cwd=directory,
-            env=clean_environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout_s,
-        )
-    except OSError as error:
-        raise LaunchError(
-            f"cannot run {command[0]} ({error.strerror}), which belongs to Slurm: is this a login "
-            "node of a cluster?"
-        ) from None
-
-
-def _said(ran: subprocess.CompletedProcess[str]) -> str:
-    return (ran.stderr or ran.stdout).strip() or f"{ran.args[0]} has failed: {ran.returncode}"
 
 
 def _quoted(option: str) -> str:

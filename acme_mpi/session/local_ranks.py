@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from acme_mpi.comm import unpack_error
+from acme_mpi.comm.launcher import END_TIME
 from acme_mpi.comm.mpiexec import environment_of_local_ranks, mpiexec
 from acme_mpi.errors import LaunchError
 from acme_mpi.linux.descriptors import occupy_standard_descriptors
@@ -27,7 +28,7 @@ STARTED_S = 60.0  # within which all ranks are there
 ENDED_S = 5.0  # within which all ranks have left that were told to
 N_LAST_LINES = 10  # of what mpiexec has said, in an error
 # The batch job in which this process runs, as far as ranks have to know of it: when it ends.
-_OF_BATCH_JOB = ("SLURM_JOB_ID", "SLURM_JOB_END_TIME")
+_OF_BATCH_JOB = ("SLURM_JOB_ID", "SLURM_JOB_END_TIME", END_TIME)
 
 
 class LocalRanks:

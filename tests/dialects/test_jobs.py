@@ -318,6 +318,8 @@ class TestCommandLine:
         [
             (["-n", "0", "--print", "mymod:f"], "`n` has to be a whole number >= 1, not 0"),
             (["--local", "--time", "2h", "mymod:f"], "--time cannot be used with --local"),
+            (["--sge", "-n", "2", "--nodes", "2", "mymod:f"], "--nodes cannot be used with --sge"),
+            (["--print", "-n", "2", "--pe", "mpi", "mymod:f"], "--pe cannot be used with Slurm"),
             (["--local", "mymod:f", "args.npz", "--plan"], "--plan cannot be used with submit"),
             (["--local", "mymod:g", "args.npz"], "no function 'g'"),
             (["--local", "mymod.py"], "submit takes a function"),

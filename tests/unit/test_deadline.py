@@ -8,6 +8,7 @@ from datetime import datetime
 
 import pytest
 
+from acme_mpi.comm.launcher import END_TIME
 from acme_mpi.engine import deadline
 from acme_mpi.engine.deadline import deadline_s, job_left_s, parse_end
 
@@ -60,6 +61,11 @@ def test_many_results_take_time_to_be_linked():
 @pytest.mark.parametrize("text", ["NONE", "N/A", "Unknown", ""])
 def test_without_a_limit_the_end_is_never(text):
     assert parse_end(text) == math.inf
+
+
+def test_a_script_of_a_job_may_tell_its_end():
+    assert job_left_s({END_TIME: str(int(time.time()) + 300)}) == pytest.approx(300, abs=2)
+    assert job_left_s({END_TIME: "soon"}) == math.inf
 
 
 class TestSlurm:

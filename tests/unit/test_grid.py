@@ -41,7 +41,7 @@ class TestGrid:
         ]
 
     def test_its_order_counts_and_not_that_of_the_parameters(self):
-        tasks = distribute(f, [Grid(seed=[1, 2], sigma="x y".split())], {})
+        tasks = distribute(f, [Grid(seed=[1, 2], sigma=["x", "y"])], {})
 
         found = [f(*args, **kwargs)[:2] for args, kwargs in tasks.calls(0, 4)]
         assert found == [("x", 1), ("y", 1), ("x", 2), ("y", 2)]
@@ -194,7 +194,9 @@ def test_the_command_line_takes_both(mpiexec, tmp_path):
     (tmp_path / "mymod.py").write_text(
         "def f(a, b, rng):\n    return 10 * a + b + int(rng.random() < 2)\n"
     )
-    args = ["--set", "a=[1, 2]", "--set", "b=[3, 4, 5]", "--grid", "b", "--grid", "a", "--seed", "5"]
+    args = [
+        *["--set", "a=[1,2]", "--set", "b=[3,4,5]", "--grid", "b", "--grid", "a", "--seed", "5"]
+    ]
 
     ran = mpiexec(0, "-m", "acme_mpi", "mymod:f", *args, "--no-write", cwd=tmp_path)
     wrong = mpiexec(0, "-m", "acme_mpi", "mymod:f", *args[:-2], "--grid", "c", cwd=tmp_path)

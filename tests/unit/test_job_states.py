@@ -32,7 +32,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Answers:
         return subprocess.CompletedProcess(command, 0, said[command[0]], "")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(slurm_module, "_call", call)
+    monkeypatch.setattr(slurm_module, "call", call)
     monkeypatch.setattr(acme_mpi.Slurm, "pauses_s", (0.0, 0.0))
     monkeypatch.setattr(queue_module, "_QUEUES", {})
     return said

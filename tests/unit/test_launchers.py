@@ -188,7 +188,7 @@ def test_slurm_is_asked_once_for_all_jobs_and_seldom():
 
 def test_a_controller_that_does_not_answer_ends_no_job(monkeypatch):
     queue = Queue(Slurm, lambda: 0.0)
-    monkeypatch.setattr(slurm_module, "_call", lambda *a: subprocess.CompletedProcess(a, 1, "", ""))
+    monkeypatch.setattr(slurm_module, "call", lambda *a: subprocess.CompletedProcess(a, 1, "", ""))
 
     state = queue.state("1", "a")
 

@@ -99,8 +99,8 @@ def test_the_user_overrules_the_site_word_by_word_and_variables_overrule_both(wr
         ('ports = "1-65536"', "from 1 to 65535, not '1-65536'"),
         ("launchers = 3", "`launchers.NAME` has to be a table"),
         ("[launchers]\nesi = 3", "`launchers.esi` has to be a table, [launchers.esi]"),
-        ('[launchers.slurm]\nkind = "slurm"', "is none of local, slurm, none"),
-        ("[launchers.esi]\nn = 3", "`launchers.esi` needs a `kind`: 'local' or 'slurm'"),
+        ('[launchers.slurm]\nkind = "slurm"', "is none of local, slurm, sge, none"),
+        ("[launchers.esi]\nn = 3", "`launchers.esi` needs a `kind`: 'local' or 'slurm' or 'sge'"),
         ('[launchers.esi]\nkind = "slum"', "'slum' (did you mean 'slurm'?)"),
         (
             '[launchers.esi]\nkind = "slurm"\npartitoin = "a"',
@@ -132,7 +132,7 @@ def test_unknown_names_are_told_what_is_known_and_what_was_read(write, tmp_path,
     with pytest.raises(InputError) as caught:
         launcher_of("ezi")
     assert str(caught.value) == (
-        "`launch` has to be one of 'local', 'slurm', 'esi', 'here', not 'ezi' (did you mean "
+        "`launch` has to be one of 'local', 'slurm', 'sge', 'esi', 'here', not 'ezi' (did you mean "
         f"'esi'?)\n  read: {tmp_path}/site.toml, {tmp_path}/config/acme_mpi.toml"
     )
     monkeypatch.setenv("ACME_MPI_LAUNCH", "ezi")
@@ -186,7 +186,7 @@ def test_calls_and_the_command_line_take_names(write, module_folder, monkeypatch
     assert "-n 2 " in printed("--launch", "here")
     assert "--account=a" in printed("--launch", "esi", "--account", "a")
     assert "`time` is no word of Local" in printed("--launch", "here", "--time", "1h")
-    assert "leave out one of the two" in printed("--local", "--launch", "esi")
+    assert "give one of them" in printed("--local", "--launch", "esi")
     for call in (acme_mpi.submit, acme_mpi.map, acme_mpi.ParallelMap):
         with pytest.raises(InputError, match="not 'ezi'"):
             call(len, ["a", "b"], launch="ezi")
