@@ -47,6 +47,7 @@ def command_of(options: Namespace) -> Command:
         options.split,
         options.share,
         options.grid,
+        options.dtype,
         options.seed,
         "auto" if options.n_inputs is None else options.n_inputs,
         path,

@@ -82,7 +82,8 @@ def make_parser() -> CommandParser:
         metavar="ARGS",
         nargs="?",
         help="arguments of the function: .npz (names are parameter names, arr_0, arr_1 ... are "
-        "positional, 0-d arrays become scalars), .npy, .h5[:/group] or .json",
+        "positional, 0-d arrays become scalars), .npy, .h5[:/group] or .json; or a table with a "
+        "row for each task: .csv, .tsv, .parquet",
     )
     _add_input_options(parser.add_argument_group("input"))
     _add_output_options(parser.add_argument_group("output"))
@@ -123,6 +124,14 @@ def _add_input_options(group: Any) -> None:
         default=[],
         help="every combination of the values of all arguments that are named so is a task; the "
         "last one changes fastest",
+    )
+    group.add_argument(
+        "--dtype",
+        metavar="NAME=TYPE",
+        action="append",
+        default=[],
+        help="what a column of a table holds: int, float, bool, str, or a type of NumPy's; default "
+        "what pandas finds",
     )
     group.add_argument(
         "--seed",

@@ -21,8 +21,8 @@ class Command:
         Name of the file of arguments.
     allow_pickle : bool
         It may have object arrays.
-    settings, split, share, grid : list of str
-        Of ``--set``, ``--split``, ``--share`` and ``--grid``.
+    settings, split, share, grid, dtype : list of str
+        Of ``--set``, ``--split``, ``--share``, ``--grid`` and ``--dtype``.
     seed : int or None
         Of ``--seed``.
     n_inputs : int or "auto"
@@ -44,6 +44,7 @@ class Command:
     split: list[str]
     share: list[str]
     grid: list[str]
+    dtype: list[str]
     seed: int | None
     n_inputs: int | str
     sys_path: list[str]

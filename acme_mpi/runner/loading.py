@@ -160,7 +160,10 @@ def _load_command(command: Command) -> tuple[Callable[..., Any], TaskSet]:
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     if command.arguments is not None:
-        args, kwargs = load_arguments(command.arguments, command.allow_pickle)
+        dtypes = dict(map(_column_type, command.dtype))
+        args, kwargs = load_arguments(command.arguments, command.allow_pickle, dtypes)
+    elif command.dtype:
+        raise InputError("--dtype is for the columns of a table, and ARGS is missing")
     kwargs.update(parse_setting(text) for text in command.settings)
     for text in map(as_utf8, command.split):
         name, colon, given = text.partition(":")
@@ -173,6 +176,13 @@ def _load_command(command: Command) -> tuple[Callable[..., Any], TaskSet]:
     for order, name in enumerate(map(as_utf8, command.grid)):
         _mark(func, args, kwargs, name, "--grid", partial(_axis, name=name, order=order))
     return func, distribute(func, args, kwargs, command.n_inputs, seed=command.seed)
+
+
+def _column_type(text: str) -> tuple[str, str]:
+    name, equals, dtype = as_utf8(text).partition("=")
+    if not (name and equals and dtype):
+        raise InputError(f"--dtype needs NAME=TYPE, such as seed=int, not {text!r}")
+    return name, dtype
 
 
 def _mark(

@@ -20,24 +20,29 @@ import numpy as np
 from acme_mpi.errors import InputError
 from acme_mpi.spelling import file_did_you_mean
 from acme_mpi.tasks.hdf5_arguments import SUFFIXES, load_hdf5
+from acme_mpi.tasks.taskset import PerTask
 from acme_mpi.tasks.unreadable import reason, refuse_if_too_large
 
 Arguments = tuple[list[Any], dict[str, Any]]
 
+TABLES = (".csv", ".tsv", ".parquet")
 _NUMBERED = re.compile("arr_(0|[1-9][0-9]{0,5})")
 # Others NumPy does not write, and one of them takes what memory its header says.
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 
 
-def load_arguments(path: str, allow_pickle: bool) -> Arguments:
+def load_arguments(path: str, allow_pickle: bool, dtypes: Mapping[str, str] = {}) -> Arguments:
     """Return (args, kwargs) of an argument file; 0-d arrays become scalars.
 
     Parameters
     ----------
     path : str
-        ``.npz``, ``.npy``, ``.json``, or ``.h5`` with an optional ``:group``.
+        ``.npz``, ``.npy``, ``.json``, ``.h5`` with an optional ``:group``, or a table: ``.csv``,
+        ``.tsv``, ``.parquet``.
     allow_pickle : bool
         Read object arrays of NumPy files.
+    dtypes : mapping of str to str
+        What columns of a table hold, where that is to be said.
 
     Raises
     ------
@@ -50,6 +55,13 @@ def load_arguments(path: str, allow_pickle: bool) -> Arguments:
             f"there is no argument file {path!r} (working directory {os.getcwd()})"
             + (_setting_meant(path) or file_did_you_mean(path))
         )
+    if dtypes and not path.endswith(TABLES):
+        raise InputError(f"--dtype is for tables ({', '.join(TABLES)}), not for {path}")
+    if path.endswith(TABLES):
+        from acme_mpi.tasks.tables import load_table  # few arguments are tables
+
+        columns = load_table(path, dtypes)
+        return [], {name: PerTask(values) for name, values in columns.items()}
     if path.endswith(SUFFIXES):
         return _by_name(load_hdf5(path, group), path)
     return _load_json(path) if path.endswith(".json") else _load_numpy(path, allow_pickle)
@@ -142,7 +154,8 @@ def _check_member(member: zipfile.ZipInfo, what: str) -> None:
 def _unreadable(what: str, path: str, error: Exception) -> InputError:
     if "allow_pickle" in str(error):
         if not path.endswith((".npz", ".npy")):
-            return InputError(f"{path} is not a file of arguments (.npz, .npy, .h5 or .json)")
+            kinds = ", ".join((".npz", ".npy", ".h5", ".json", *TABLES))
+            return InputError(f"{path} is not a file of arguments ({kinds})")
         return InputError(
             f"{what} holds pickled objects, and a pickle can run any code when it is read; "
             "if you trust the file, say --allow-pickle"

@@ -321,7 +321,7 @@ def distribute(
     """
     if not callable(func):
         raise InputError(f"the function has to be callable, not {type(func)}")
-    args, kwargs = with_axes(args, kwargs, lambda: function_name(func))
+    args, kwargs = with_columns(*with_axes(args, kwargs, lambda: function_name(func)))
     seed = check_seed(seed)
     entries, inject = _bind(func, args, kwargs, caller, seed is not None)
     entries = _spread_axes(entries)
@@ -375,6 +375,44 @@ def check_seed(seed: Any) -> int | None:
     if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0:
         raise InputError(f"`seed` has to be None or a whole number >= 0, not {seed!r}")
     return int(seed)
+
+
+def with_columns(
+    args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    """Return arguments in which the columns of a ``PerTask(DataFrame)`` stand by their names.
+
+    Columns that were given as ``**df`` are split if nothing else can be.
+    """
+    rest, columns = [], dict[str, Any]()
+    for value in args:
+        if not (isinstance(value, PerTask) and _is_pandas(value.value, "DataFrame")):
+            rest.append(value)
+            continue
+        from acme_mpi.tasks.tables import columns_of
+
+        found = columns_of(value.value, "the DataFrame")
+        if twice := sorted(found.keys() & (columns.keys() | kwargs.keys())):
+            raise InputError(f"given twice, as a column and otherwise: {', '.join(twice)}")
+        columns |= {name: PerTask(values) for name, values in found.items()}
+    others = [*rest, *kwargs.values()]
+    is_open = not columns and not any(
+        is_sequence(value) or isinstance(value, PerTask) for value in others
+    )
+    if is_open and any(_is_pandas(value, "Series") for value in kwargs.values()):
+        from acme_mpi.tasks.tables import series_values
+
+        kwargs = {
+            name: series_values(value) if _is_pandas(value, "Series") else value
+            for name, value in kwargs.items()
+        }
+    return rest, {**kwargs, **columns}
+
+
+def _is_pandas(value: Any, kind: str = "") -> bool:
+    """Tell whether a value is of a class, or any class, of pandas, which is not imported."""
+    cls = type(value)  # since pandas 3 its modules are called "pandas"
+    return cls.__module__.partition(".")[0] == "pandas" and kind in ("", cls.__name__)
 
 
 def _spread_axes(
@@ -569,7 +607,7 @@ def _items_as_given(value: Any) -> Any:
         return None
     if is_sequence(value):
         return value
-    is_pandas = type(value).__module__.startswith("pandas.")
+    is_pandas = _is_pandas(value)
     is_numbered = _has_numbered_items(value) and not hasattr(value, "__array__")
     return list(value) if (is_pandas or is_numbered) and _is_flat(value) else None
 

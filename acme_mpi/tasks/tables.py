@@ -1,0 +1,164 @@
+"""Tables of parameters: one row per task, a column per parameter.
+
+pandas reads them, and says what the columns hold; it is imported where there is a table.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from acme_mpi.errors import InputError
+from acme_mpi.tasks.unreadable import reason
+
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+N_NAMED = 5  # rows in an error
+_WORDS = {"int": "int64", "float": "float64", "bool": "bool", "str": "str"}
+
+
+def load_table(path: str, dtypes: Mapping[str, str]) -> dict[str, Any]:
+    """Return the columns of a file by their names.
+
+    Parameters
+    ----------
+    path : str
+        ``.csv``, ``.tsv`` or ``.parquet``.
+    dtypes : mapping of str to str
+        What columns hold, where it is not what pandas finds: ``"int"``, ``"float"``, ``"bool"``,
+        ``"str"``, or a name of NumPy's.
+
+    Returns
+    -------
+    dict of str to sequence
+        A one-dimensional array of numbers or booleans, or a list of anything else, of one length.
+
+    Raises
+    ------
+    InputError
+        It cannot be read, or is no table with a name for each column and a value in each place.
+    """
+    pandas = _pandas(path)
+    checked = {name: _checked_dtype(name, word) for name, word in dtypes.items()}
+    try:
+        if path.endswith(".parquet"):
+            table = pandas.read_parquet(path)
+        else:
+            separator = next(each for end, each in SEPARATORS.items() if path.endswith(end))
+            _check_header(path, separator)
+            texts = {name: str for name, dtype in checked.items() if dtype == "str"}
+            table = pandas.read_csv(
+                path, sep=separator, dtype=texts, keep_default_na=False, na_values=[""]
+            )
+    except InputError:
+        raise
+    except ImportError as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    except Exception as error:  # whatever pandas raises
+        raise InputError(f"{path} cannot be read as a table: {reason(error)}") from None
+    return columns_of(table, path, checked)
+
+
+def columns_of(table: Any, title: str, dtypes: Mapping[str, str] = {}) -> dict[str, Any]:
+    """Return the columns of a pandas DataFrame by their names; see `load_table`."""
+    names = list(table.columns)
+    for number, name in enumerate(names):
+        if not isinstance(name, str) or not name.strip() or re.fullmatch(r"Unnamed: \d+", name):
+            raise InputError(
+                f"{title}: column {number} has no name that could be a parameter's, {name!r}; if "
+                "it is an index that pandas has written, write the table by to_csv(index=False)"
+            )
+    _refuse_doubled(names, title)
+    for name in dtypes:
+        if name not in names:
+            raise InputError(f"{title} has no column {name!r}; there are {', '.join(names)}")
+    if len(table) == 0:
+        raise InputError(f"{title} has no rows, so there would be no task")
+    return {
+        name: _values(table[name], f"{title}: column `{name}`", dtypes.get(name)) for name in names
+    }
+
+
+def series_values(series: Any) -> Any:
+    """Return the values of a pandas Series: an array of numbers, or a list."""
+    if series.dtype.kind in "biufc":
+        return np.asarray(series.to_numpy())
+    return list(series)
+
+
+def _pandas(path: str) -> Any:
+    try:
+        import pandas
+    except ImportError:
+        raise InputError(
+            f"{path} is a table, and pandas is needed to read it: pip install 'acme-mpi[tables]'"
+        ) from None
+    return pandas
+
+
+def _checked_dtype(name: str, word: str) -> str:
+    dtype = _WORDS.get(word, word)
+    if dtype == "str":
+        return dtype
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = np.dtype(object)
+    if found.kind not in "biufcM":
+        raise InputError(
+            f"the type of column {name!r} has to be one of {', '.join(_WORDS)}, or one of NumPy's "
+            f"such as float32 or datetime64[s], not {word!r}"
+        )
+    return dtype
+
+
+def _check_header(path: str, separator: str) -> None:
+    # pandas gives columns of one name several.
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        names = next(csv.reader(file, delimiter=separator), None)
+    if not names:
+        raise InputError(f"{path} is empty; its first line has to name the columns")
+    _refuse_doubled(names, path)
+
+
+def _refuse_doubled(names: Sequence[str], title: str) -> None:
+    doubled = [name for name, n in Counter(names).items() if n > 1 and name.strip()]
+    if doubled:
+        raise InputError(f"{title}: several columns are called {doubled[0]!r}")
+
+
+def _values(series: Any, title: str, dtype: str | None) -> Any:
+    gaps = np.flatnonzero(series.isna().to_numpy())
+    may_be_nan = dtype not in (None, "str") and np.dtype(dtype).kind in "fcM"
+    if len(gaps) and not may_be_nan:
+        raise InputError(
+            f"{title} has no value in {_rows(gaps)}; fill in what is missing, or leave out these "
+            "rows, or have NaN there by --dtype NAME=float"
+        )
+    if dtype is not None and dtype != "str":
+        try:
+            return np.asarray(series.to_numpy(), np.dtype(dtype))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"{title} cannot be {dtype}: {reason(error)}") from None
+    if series.dtype.kind in "biufc":
+        return np.asarray(series.to_numpy())
+    values = list(series)
+    kinds = {type(value) for value in values}
+    if len(kinds) > 1:
+        first = {kind: next(i for i, v in enumerate(values) if type(v) is kind) for kind in kinds}
+        found = ", ".join(f"{values[i]!r} in row {i}" for i in sorted(first.values()))
+        raise InputError(
+            f"{title} holds values of several types: {found}; say which it is by --dtype NAME=str"
+        )
+    return values
+
+
+def _rows(numbers: Any) -> str:
+    """Return some rows by their numbers, which are those of the tasks."""
+    named = ", ".join(map(str, numbers[:N_NAMED]))
+    more = f" and {len(numbers) - N_NAMED} more" if len(numbers) > N_NAMED else ""
+    return f"row{'s' if len(numbers) > 1 else ''} {named}{more} (counted from 0, as tasks are)"

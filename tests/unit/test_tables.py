@@ -1,0 +1,161 @@
+"""Tables of parameters: a row for each task."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import acme_mpi
+from acme_mpi import InputError, PerTask
+from acme_mpi.tasks.argument_files import load_arguments
+from acme_mpi.tasks.taskset import distribute
+
+pandas = pytest.importorskip("pandas")
+pytestmark = pytest.mark.once
+
+TEXT = "x,name,scale,flag\n1,a,0.5,True\n2,b c,1e3,False\n3,NA,-2,True\n"
+VALUES = {
+    "x": [1, 2, 3],
+    "name": ["a", "b c", "NA"],
+    "scale": [0.5, 1000.0, -2.0],
+    "flag": [True, False, True],
+}
+
+
+def f(x, name, scale, flag=None, y=0):
+    return x, name, scale, flag, y
+
+
+def read(path, **dtypes):
+    args, kwargs = load_arguments(str(path), False, dtypes)
+    assert args == []
+    return {name: marked.value for name, marked in kwargs.items()}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name="args.csv"):
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+class TestFiles:
+    @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+    def test_columns_have_their_names_and_types(self, tmp_path, suffix):
+        path = tmp_path / f"args{suffix}"
+        table = pandas.DataFrame(VALUES)
+        if suffix == ".parquet":
+            pytest.importorskip("pyarrow")
+            table.to_parquet(path)
+        else:
+            table.to_csv(path, index=False, sep="," if suffix == ".csv" else "\t")
+
+        columns = read(path)
+
+        assert {name: list(values) for name, values in columns.items()} == VALUES
+        dtypes = [columns[name].dtype.kind for name in ("x", "scale", "flag")]
+        assert dtypes == ["i", "f", "b"]
+        assert {type(each) for each in columns["name"]} == {str}
+
+    def test_each_row_is_a_task(self, write):
+        args, kwargs = load_arguments(str(write(TEXT)), False)
+        tasks = distribute(f, args, {**kwargs, "y": 7})
+
+        calls = [f(*args, **kwargs) for args, kwargs in tasks.calls(0, 3)]
+        assert calls == [(*row, 7) for row in zip(*VALUES.values(), strict=True)]
+
+    def test_a_type_may_be_said(self, write):
+        columns = read(write("id,x\n007,1\n008,2\n"), id="str", x="float32")
+
+        assert columns["id"] == ["007", "008"]
+        assert columns["x"].dtype == np.float32
+
+    def test_a_gap_may_be_nan_if_that_is_said(self, write):
+        np.testing.assert_array_equal(read(write("x,y\n1,1\n,2\n"), x="float")["x"], [1, np.nan])
+
+    @pytest.mark.parametrize(
+        ("text", "dtypes", "message"),
+        [
+            ("x,y\n1,\n2,3\n4,\n", {}, r"column `y` has no value in rows 0, 2 \(counted from 0"),
+            ("x,y\n" + "1,\n" * 9, {}, "in rows 0, 1, 2, 3, 4 and 4 more"),
+            (",x\n0,1\n", {}, "column 0 has no name .*index=False"),
+            ("x,x\n0,1\n", {}, "several columns are called 'x'"),
+            ("x,y\n", {}, "has no rows, so there would be no task"),
+            ("", {}, "is empty; its first line has to name the columns"),
+            ("x\n1\na\n", {"x": "int"}, "column `x` cannot be int64: .*'a'"),
+            ("x\n1\n", {"y": "int"}, "has no column 'y'; there are x"),
+            ("x\n1\n", {"x": "integer"}, "has to be one of int, float, bool, str, or"),
+            ('x\n"1\n', {}, "cannot be read as a table"),
+        ],
+    )
+    def test_mistakes_are_told(self, write, text, dtypes, message):
+        with pytest.raises(InputError, match=message):
+            read(write(text), **dtypes)
+
+    def test_mixed_types_are_told(self, tmp_path):
+        with pytest.raises(InputError, match=r"several types: 1 in row 0, 'a' in row 1"):
+            distribute(f, [PerTask(pandas.DataFrame({"x": [1, "a"]}))], {})
+
+    def test_a_type_for_another_file_is_refused(self, tmp_path):
+        path = tmp_path / "x.npy"
+        np.save(path, [1])
+
+        with pytest.raises(InputError, match="--dtype is for tables"):
+            load_arguments(str(path), False, {"x": "int"})
+
+    def test_without_pandas_it_says_what_to_install(self, write, monkeypatch):
+        monkeypatch.setitem(__import__("sys").modules, "pandas", None)
+
+        with pytest.raises(InputError, match=r"pip install 'acme-mpi\[tables\]'"):
+            read(write(TEXT))
+
+
+class TestDataFrames:
+    def test_one_that_is_split_gives_each_task_a_row(self):
+        table = pandas.DataFrame(VALUES)
+
+        found = acme_mpi.map(f, PerTask(table), y=1, write_worker_results=False)
+
+        assert found == [(*row, 1) for row in zip(*VALUES.values(), strict=True)]
+
+    def test_its_columns_may_be_given_by_name(self):
+        table = pandas.DataFrame(VALUES)
+
+        found = acme_mpi.map(f, **table, y=1, write_worker_results=False)
+
+        assert found == [(*row, 1) for row in zip(*VALUES.values(), strict=True)]
+
+    def test_a_series_beside_a_list_is_shared(self):
+        weights = pandas.Series([1.0, 2.0])
+        tasks = distribute(f, [[1, 2], "a"], {"scale": weights})
+
+        assert [args[2] is weights for args, _ in tasks.calls(0, 2)] == [True, True]
+
+    def test_a_column_that_is_no_parameter_is_named_with_the_closest_one(self):
+        table = pandas.DataFrame({"x": [1], "nmae": ["a"], "scale": [1.0]})
+
+        with pytest.raises(InputError, match=r"'nmae' \(did you mean 'name'"):
+            distribute(f, [PerTask(table)], {})
+
+    def test_a_column_that_is_given_twice_is_refused(self):
+        with pytest.raises(InputError, match="given twice, as a column and otherwise: x"):
+            distribute(f, [PerTask(pandas.DataFrame(VALUES))], {"x": 1})
+
+
+def test_the_command_line_takes_tables(mpiexec, write, tmp_path):
+    write(TEXT)
+    write("def f(x, name, scale, flag):\n    return f'{name}{x * scale:g}'\n", "mymod.py")
+    command = ["-m", "acme_mpi", "mymod:f", "args.csv", "--dtype", "x=float", "--no-write"]
+
+    ran = mpiexec(0, *command, cwd=tmp_path)
+    wrong = mpiexec(0, *command[:-2], "x", "--no-write", cwd=tmp_path)
+
+    assert [line.split()[-1].strip("'") for line in ran.stdout.splitlines()] == [
+        "a0.5",
+        "c2000",
+        "NA-6",
+    ], ran.stderr
+    assert "--dtype needs NAME=TYPE" in wrong.stderr
