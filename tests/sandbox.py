@@ -110,6 +110,7 @@ import time
 import acme_mpi
 
 LIMIT_S = {LIMIT_S}
+acme_mpi.Slurm.pauses_s = (0.1, 1.0)
 
 
 def f(x, y):

@@ -28,6 +28,7 @@ from acme_mpi.session import current
 from acme_mpi.session.trial import announce, circumstances, forecast, measuring_options
 from acme_mpi.session.values import values_of
 from acme_mpi.storage import find_store
+from acme_mpi.tasks.argument_files import STANDARD_INPUT
 from acme_mpi.visible import say
 
 logger = logging.getLogger("acme_mpi")
@@ -42,6 +43,7 @@ def command_of(options: Namespace) -> Command:
     return Command(
         options.target,
         options.arguments,
+        _standard_input() if options.arguments == STANDARD_INPUT else b"",
         options.allow_pickle,
         options.settings,
         options.split,
@@ -55,6 +57,15 @@ def command_of(options: Namespace) -> Command:
         plan.shaping if plan.output.store.writes_files else None,
         circumstances(plan) if options.dry_run else None,
     )
+
+
+def _standard_input() -> bytes:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise InputError("ARGS is -, and nobody writes a table to standard input: cat x.csv | ...")
+    try:
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        raise InputError(f"cannot read standard input: {error.strerror}") from None
 
 
 def call_target(world: World, options: Namespace) -> None:

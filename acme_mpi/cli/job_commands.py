@@ -28,6 +28,7 @@ from acme_mpi.launchers.slurm import Slurm
 from acme_mpi.linux.printing import say_error
 from acme_mpi.runner.loading import load_command
 from acme_mpi.session.request import Request
+from acme_mpi.tasks.argument_files import STANDARD_INPUT
 from acme_mpi.tasks.taskset import function_name
 from acme_mpi.visible import say
 
@@ -203,6 +204,8 @@ def _submission(words: Sequence[str]) -> Submission:
             f"{', '.join(given)} cannot be used with submit: no job is needed for that"
         )
     check_options(options)
+    if options.arguments == STANDARD_INPUT:
+        raise InputError("the job reads ARGS itself, and has no standard input; give it a file")
     if options.script or options.call is not None:
         raise InputError(
             "submit takes a function, module:function or path/to/file.py:function; a script that "

@@ -18,7 +18,9 @@ class Command:
     target : str
         ``module:function`` or ``path/to/file.py:function``.
     arguments : str or None
-        Name of the file of arguments.
+        Name of the file of arguments; ``"-"``: `table` is one, in the form of a ``.csv`` file.
+    table : bytes
+        What standard input held.
     allow_pickle : bool
         It may have object arrays.
     settings, split, share, grid, dtype : list of str
@@ -39,6 +41,7 @@ class Command:
 
     target: str
     arguments: str | None
+    table: bytes
     allow_pickle: bool
     settings: list[str]
     split: list[str]

@@ -26,7 +26,11 @@ from acme_mpi.runner.settings import as_utf8, parse_setting
 from acme_mpi.runner.shown import texts_of
 from acme_mpi.spelling import did_you_mean, file_did_you_mean, whole_number
 from acme_mpi.standing import loading
-from acme_mpi.tasks.argument_files import load_arguments
+from acme_mpi.tasks.argument_files import (
+    STANDARD_INPUT,
+    load_arguments,
+    load_from_standard_input,
+)
 from acme_mpi.tasks.fingerprint import fingerprint_of, versions
 from acme_mpi.tasks.frames import user_frames
 from acme_mpi.tasks.grid import GridAxis, listed_values
@@ -161,7 +165,10 @@ def _load_command(command: Command) -> tuple[Callable[..., Any], TaskSet]:
     kwargs: dict[str, Any] = {}
     if command.arguments is not None:
         dtypes = dict(map(_column_type, command.dtype))
-        args, kwargs = load_arguments(command.arguments, command.allow_pickle, dtypes)
+        if command.arguments == STANDARD_INPUT:
+            args, kwargs = load_from_standard_input(command.table, dtypes)
+        else:
+            args, kwargs = load_arguments(command.arguments, command.allow_pickle, dtypes)
     elif command.dtype:
         raise InputError("--dtype is for the columns of a table, and ARGS is missing")
     kwargs.update(parse_setting(text) for text in command.settings)

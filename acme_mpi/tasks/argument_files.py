@@ -25,6 +25,7 @@ from acme_mpi.tasks.unreadable import reason, refuse_if_too_large
 
 Arguments = tuple[list[Any], dict[str, Any]]
 
+STANDARD_INPUT = "-"
 TABLES = (".csv", ".tsv", ".parquet")
 _NUMBERED = re.compile("arr_(0|[1-9][0-9]{0,5})")
 # Others NumPy does not write, and one of them takes what memory its header says.
@@ -60,11 +61,21 @@ def load_arguments(path: str, allow_pickle: bool, dtypes: Mapping[str, str] = {}
     if path.endswith(TABLES):
         from acme_mpi.tasks.tables import load_table  # few arguments are tables
 
-        columns = load_table(path, dtypes)
-        return [], {name: PerTask(values) for name, values in columns.items()}
+        return _split(load_table(path, dtypes))
     if path.endswith(SUFFIXES):
         return _by_name(load_hdf5(path, group), path)
     return _load_json(path) if path.endswith(".json") else _load_numpy(path, allow_pickle)
+
+
+def load_from_standard_input(data: bytes, dtypes: Mapping[str, str]) -> Arguments:
+    """Return (args, kwargs) of a table in the form of a ``.csv`` file; see `load_arguments`."""
+    from acme_mpi.tasks.tables import parse_table
+
+    return _split(parse_table(data, "standard input", ",", dtypes))
+
+
+def _split(columns: Mapping[str, Any]) -> Arguments:
+    return [], {name: PerTask(values) for name, values in columns.items()}
 
 
 def _setting_meant(text: str) -> str:

@@ -6,6 +6,7 @@ pandas reads them, and says what the columns hold; it is imported where there is
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -42,25 +43,65 @@ def load_table(path: str, dtypes: Mapping[str, str]) -> dict[str, Any]:
     InputError
         It cannot be read, or is no table with a name for each column and a value in each place.
     """
-    pandas = _pandas(path)
-    checked = {name: _checked_dtype(name, word) for name, word in dtypes.items()}
-    try:
-        if path.endswith(".parquet"):
+    if path.endswith(".parquet"):
+        pandas, checked = _pandas(path), _checked(dtypes)
+        try:
             table = pandas.read_parquet(path)
-        else:
-            separator = next(each for end, each in SEPARATORS.items() if path.endswith(end))
-            _check_header(path, separator)
-            texts = {name: str for name, dtype in checked.items() if dtype == "str"}
-            table = pandas.read_csv(
-                path, sep=separator, dtype=texts, keep_default_na=False, na_values=[""]
-            )
+        except ImportError as error:  # of what pandas needs for it
+            raise InputError(f"{path} cannot be read: {error}") from None
+        except Exception as error:  # whatever pandas raises
+            raise _unreadable(path, error) from None
+        return columns_of(table, path, checked)
+    separator = next(each for end, each in SEPARATORS.items() if path.endswith(end))
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    return parse_table(data, path, separator, dtypes)
+
+
+def parse_table(
+    data: bytes, title: str, separator: str, dtypes: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the columns of a table that is text in UTF-8; see `load_table`.
+
+    Parameters
+    ----------
+    data : bytes
+        The text.
+    title : str
+        What it is called in errors.
+    separator : str
+        Between two columns.
+    dtypes : mapping of str to str
+        As in `load_table`.
+
+    Raises
+    ------
+    InputError
+        As `load_table`.
+    """
+    pandas, checked = _pandas(title), _checked(dtypes)
+    texts = {name: str for name, dtype in checked.items() if dtype == "str"}
+    try:
+        _check_header(data, title, separator)
+        table = pandas.read_csv(
+            io.BytesIO(data), sep=separator, dtype=texts, keep_default_na=False, na_values=[""]
+        )
     except InputError:
         raise
-    except ImportError as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
     except Exception as error:  # whatever pandas raises
-        raise InputError(f"{path} cannot be read as a table: {reason(error)}") from None
-    return columns_of(table, path, checked)
+        raise _unreadable(title, error) from None
+    return columns_of(table, title, checked)
+
+
+def _unreadable(title: str, error: Exception) -> InputError:
+    return InputError(f"{title} cannot be read as a table: {reason(error)}")
+
+
+def _checked(dtypes: Mapping[str, str]) -> dict[str, str]:
+    return {name: _checked_dtype(name, word) for name, word in dtypes.items()}
 
 
 def columns_of(table: Any, title: str, dtypes: Mapping[str, str] = {}) -> dict[str, Any]:
@@ -116,13 +157,13 @@ def _checked_dtype(name: str, word: str) -> str:
     return dtype
 
 
-def _check_header(path: str, separator: str) -> None:
+def _check_header(data: bytes, title: str, separator: str) -> None:
     # pandas gives columns of one name several.
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        names = next(csv.reader(file, delimiter=separator), None)
+    lines = io.StringIO(data.decode("utf-8-sig"), newline="")
+    names = next(csv.reader(lines, delimiter=separator), None)
     if not names:
-        raise InputError(f"{path} is empty; its first line has to name the columns")
-    _refuse_doubled(names, path)
+        raise InputError(f"{title} is empty; its first line has to name the columns")
+    _refuse_doubled(names, title)
 
 
 def _refuse_doubled(names: Sequence[str], title: str) -> None:

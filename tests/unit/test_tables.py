@@ -151,6 +151,7 @@ def test_the_command_line_takes_tables(mpiexec, write, tmp_path):
     command = ["-m", "acme_mpi", "mymod:f", "args.csv", "--dtype", "x=float", "--no-write"]
 
     ran = mpiexec(0, *command, cwd=tmp_path)
+    piped = mpiexec(0, *command[:3], "-", *command[4:], cwd=tmp_path, input=TEXT)
     wrong = mpiexec(0, *command[:-2], "x", "--no-write", cwd=tmp_path)
 
     assert [line.split()[-1].strip("'") for line in ran.stdout.splitlines()] == [
@@ -158,4 +159,5 @@ def test_the_command_line_takes_tables(mpiexec, write, tmp_path):
         "c2000",
         "NA-6",
     ], ran.stderr
+    assert piped.stdout == ran.stdout
     assert "--dtype needs NAME=TYPE" in wrong.stderr
