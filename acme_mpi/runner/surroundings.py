@@ -121,6 +121,7 @@ def _pickled_filters() -> bytes:
 
 def changes(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, str | None]:
     """Return the variables that differ between two environments, with their new values."""
+    after = dict(after)  # `os.environ` makes each of its texts anew
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     return {name: after.get(name) for name in names}
 
