@@ -53,7 +53,8 @@ class Doorbell:
     def wait(self, longest_s: float) -> bool:
         """Sleep until this rank is woken, or for `longest_s` seconds; tell whether it was woken."""
         is_rung = bool(select.select([self._socket], [], [], longest_s)[0])
-        self.hush()
+        if is_rung:
+            self.hush()
         return is_rung
 
     def hush(self) -> None:
