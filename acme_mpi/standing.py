@@ -118,7 +118,8 @@ def standing() -> Standing:
         return Standing.LOADING
     if _n_calling:
         return Standing.IN_TASK
-    if _process is Standing.ELSEWHERE and os.environ.get(VARIABLE) == mark_of(os.environ):
+    mark = os.environ.get(VARIABLE) if _process is Standing.ELSEWHERE else None
+    if mark is not None and mark == mark_of(os.environ):
         return Standing.IN_TASK
     return _process
 

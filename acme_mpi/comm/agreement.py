@@ -52,9 +52,8 @@ def settle(
     notify : callable, optional
         As of `World.barrier`: is told of ranks that do not come.
     """
-    brought = world.gather((pack_error(error), brings), notify)
-    verdict: tuple[Packed | None, T | None] | None = None
-    if brought is not None:
+
+    def judge(brought: list[tuple[Packed | None, V]]) -> tuple[Packed | None, T | None]:
         fault = _first_fault([each for each, _ in brought])
         decision = None
         try:
@@ -69,8 +68,9 @@ def settle(
                 traceback.print_exc()
                 world.abort(EXIT_INTERNAL)
             raise
-        verdict = fault, decision
-    packed, decision = world.bcast(verdict)
+        return fault, decision
+
+    packed, decision = world.consult((pack_error(error), brings), judge, notify)
     if packed is not None:
         raise unpack_error(packed)
     return decision  # type: ignore[return-value]

@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+V = TypeVar("V")
 
 MESSAGE_INTS = 8  # every short message: this many 64-bit integers
 TAG_REPORT, TAG_CHUNK, TAG_PRESENT, TAG_DATA, TAG_LEFT = 1, 2, 3, 4, 5
+TAG_MEETING = 8  # 6 and 7 are the post's
 SLICE_BYTES = 512 * 1024 * 1024  # one MPI call moves at most this, far below 2 GiB
 ROLL_CALL_S = 10.0
 SILENT_S = 60.0  # after this a rank is named from which nothing is heard
@@ -100,6 +102,16 @@ class World(ABC):
     def end_together(self) -> None:  # noqa: B027 (threads share their process's end)
         """From now on let no rank wait for one whose script has ended. Collective."""
 
+    def wake(self, rank: int) -> None:  # noqa: B027 (threads sleep for moments only)
+        """Have a rank of this node look at once for what it was sent. Independent."""
+
+    def bells(self) -> list[int]:
+        """Return what is readable once another rank has woken this one. Independent."""
+        return []
+
+    def hush(self) -> None:  # noqa: B027 (where nobody is woken)
+        """Forget that this rank was woken, before it looks. Independent."""
+
     @abstractmethod
     def _send(self, dest: int, tag: int, message: list[int]) -> None:
         """Send `MESSAGE_INTS` integers to another rank."""
@@ -150,6 +162,26 @@ class World(ABC):
     @abstractmethod
     def abort(self, exit_code: int) -> None:
         """End all ranks at once: for broken invariants only. Independent."""
+
+    def consult(
+        self,
+        value: V,
+        decide: Callable[[list[V]], T],
+        notify: Callable[[str], None] | None = None,
+    ) -> T:
+        """Return on every rank what rank 0 makes of the values of all. Collective.
+
+        Parameters
+        ----------
+        value : object
+            This rank's; plain Python values.
+        decide : callable
+            ``decide(values)`` is called on rank 0; returns plain values, never raises.
+        notify : callable, optional
+            As of `barrier`.
+        """
+        values = self.gather(value, notify)
+        return self.bcast(None if values is None else decide(values))
 
     def allgather(self, value: T) -> list[T]:
         """Return the list of all values on every rank. Collective."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import select
 import socket
+import weakref
 from collections.abc import Sequence
 
 _NO_NAME = b""
@@ -20,6 +22,8 @@ class Doorbell:
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self._socket.setblocking(False)
+        # Its owner may be garbage with others; what waits at the end of the process may need it.
+        weakref.finalize(self, self._socket.close).atexit = False
         # No file that would stay behind; nobody can guess it.
         self.name = b"\0acme_mpi-" + secrets.token_hex(16).encode()
         self._socket.bind(self.name)
@@ -45,6 +49,13 @@ class Doorbell:
             # A full queue of rings wakes as well as one.
             with contextlib.suppress(OSError):
                 self._socket.sendto(b"!", name)
+
+    def wait(self, longest_s: float) -> bool:
+        """Sleep until this rank is woken, or for `longest_s` seconds; tell whether it was woken."""
+        is_rung = bool(select.select([self._socket], [], [], longest_s)[0])
+        if is_rung:
+            self.hush()
+        return is_rung
 
     def hush(self) -> None:
         """Forget the rings so far; what they told of is to be looked for after this."""

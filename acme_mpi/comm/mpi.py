@@ -23,17 +23,21 @@ from acme_mpi.comm.base import (
     Backoff,
     World,
 )
+from acme_mpi.comm.doorbell import Doorbell
 from acme_mpi.comm.launcher import is_launched_by_srun, leave_if_orphaned
+from acme_mpi.comm.meeting import Meeting
 from acme_mpi.comm.neighbours import LocalNeighbour, Neighbour, RemoteNeighbour, open_door
 from acme_mpi.comm.roll_call import ByMessages, RollCall
 from acme_mpi.comm.together import End, Left, left_rank
 from acme_mpi.errors import EXIT_RANK_LOST
 
 T = TypeVar("T")
+V = TypeVar("V")
 
 logger = logging.getLogger("acme_mpi")
 
 LOOK_EVERY_S = 1.0
+UNHEARD_S = 0.01  # what a lost ring costs
 N_TELLERS = 8  # the first of these that waits says who is missing
 
 
@@ -63,9 +67,13 @@ class MpiWorld(World):
         self._parent = os.getppid()
         self._end: End | None = None
         self._left: Left | None = None  # a rank whose script has ended
+        self._bell, self._is_one_node = Doorbell(), False
         self.barrier()
-        places = comm.allgather((self.host, os.getpid()))
+        met = comm.allgather(((self.host, os.getpid()), self._bell.name))
+        places = [place for place, _ in met]
         self.hosts = [host for host, _ in places]
+        self._bell.meet([name for _, name in met], self.hosts, self.host)
+        self._is_one_node = self.size > 1 and len(set(self.hosts)) == 1
         self.name = comm.bcast(self.name)
         self._neighbours = self._meet_neighbours(places)
 
@@ -140,14 +148,68 @@ class MpiWorld(World):
         # Open MPI looks first and progresses afterwards: the second look sees what has come in.
         return bool(comm.Iprobe(source, tag, status) or comm.Iprobe(source, tag, status))
 
+    @property
+    def _meeting(self) -> Meeting | None:
+        """How the ranks come together, if all are of one node."""
+        if not self._is_one_node:
+            return None
+        # Made anew, so that it does not keep this object, which has the bell.
+        bell, isend = self._bell, self._isend
+        return Meeting(self._comm, bell, isend, self._wait_woken, self._gather_here)
+
+    def wake(self, rank: int) -> None:
+        """Ring the rank's bell; MPI has its messages by then, if they are short."""
+        if rank != self.rank:
+            self._bell.ring(rank)
+
+    def bells(self) -> list[int]:
+        """Return this rank's bell."""
+        return [self._bell.fileno()]
+
+    def hush(self) -> None:
+        """Silence it."""
+        self._bell.hush()
+
     def barrier(self, notify: Callable[[str], None] | None = None) -> None:
         """Wait for all ranks, asleep (a blocking MPI barrier keeps a core busy)."""
-        if self.size > 1:
+        meeting = self._meeting
+        if meeting is not None and not self._may_rank_0_be_missing(notify):
+            meeting.meet(None, lambda _: None, notify)
+        elif self.size > 1:
             n_tellers = 1 if self._end is None else N_TELLERS
             roll_call = None if notify is None else ByMessages(self._comm, n_tellers)
             wait_for_all(
                 self._comm, self._comm.Ibarrier(), notify, self._look, self.forward, roll_call
             )
+
+    def _may_rank_0_be_missing(self, notify: Callable[[str], None] | None) -> bool:
+        """Tell whether another rank is to say who is missing: all run the script."""
+        return notify is not None and self._end is not None
+
+    def _wait_woken(
+        self, request: Any, notify: Callable[[str], None] | None, roll_call: RollCall
+    ) -> None:
+        """Wait for what other ranks wake this one for."""
+
+        def sleep(pause_s: float) -> bool:
+            return self._bell.wait(max(pause_s, UNHEARD_S))
+
+        wait_for_all(self._comm, request, notify, self._look, self.forward, roll_call, sleep)
+
+    def consult(
+        self,
+        value: V,
+        decide: Callable[[list[V]], T],
+        notify: Callable[[str], None] | None = None,
+    ) -> T:
+        """Return what rank 0 makes of all values; on one node that is one message each way."""
+        meeting = self._meeting
+        if meeting is None:
+            return super().consult(value, decide, notify)
+        if self._may_rank_0_be_missing(notify):
+            self.barrier(notify)
+            notify = None
+        return meeting.meet(value, decide, notify)
 
     def _look(self) -> None:
         """Leave, or end the job, if whoever is waited for will never come."""
@@ -175,6 +237,9 @@ class MpiWorld(World):
         """Return the root's value, pickled on the way."""
         if self.size == 1:
             return value  # type: ignore[return-value]
+        if (meeting := self._meeting) is not None:
+            own = value if self.rank == root else None
+            return meeting.meet(own, lambda values: values[root])  # type: ignore[return-value]
         self.barrier()
         shared: T = self._comm.bcast(value, root)
         return shared
@@ -191,14 +256,24 @@ class MpiWorld(World):
 
     def gather(self, value: T, notify: Callable[[str], None] | None = None) -> list[T] | None:
         """Return the list of all values on rank 0; each may be larger than 2 GiB."""
+        if self._is_one_node:
+            gathered: list[T] = []
+            self.consult(value, gathered.extend, notify)
+            return gathered if self.is_master else None
         self.barrier(notify)
-        return self._gather_over(self._comm, value)
+        return self._gather_here(value)
 
     def allgather(self, value: T) -> list[T]:
         """Return the list of all values on every rank, which waits for the others once."""
+        if (meeting := self._meeting) is not None:
+            return meeting.meet(value, list)
         gathered = self.gather(value)
         shared: list[T] = self._comm.bcast(gathered)
         return shared
+
+    def _gather_here(self, value: T) -> list[T] | None:
+        """Gather over all ranks, all of which are here."""
+        return self._gather_over(self._comm, value)
 
     def _gather_over(self, comm: Any, value: T) -> list[T] | None:
         """Gather over the ranks of a communicator, all of which are here."""
@@ -234,18 +309,21 @@ def wait_for_all(
     look: Callable[[], None] = lambda: None,
     forward: Callable[[], None] = lambda: None,
     roll_call: RollCall | None = None,
+    sleep: Callable[[float], object] = time.sleep,
 ) -> None:
     """Wait for a non-blocking collective, asleep; after 10 s one rank names who is missing.
 
     That is the first teller of `roll_call` that is here.
 
     Once a second `look` is called: it may find that somebody will never come. Between any two
-    pauses `forward` is: those that have not come may need this rank.
+    pauses `forward` is: those that have not come may need this rank. After a `sleep` that tells
+    that it was ended by another rank the pauses are short again.
     """
     backoff, start_s = Backoff(), time.monotonic()
     told, looked_s = False, 0.0
     while not request.Test():
-        backoff.sleep()
+        if sleep(backoff.pause()):
+            backoff.reset()
         forward()
         waited_s = time.monotonic() - start_s
         if waited_s > looked_s + LOOK_EVERY_S:

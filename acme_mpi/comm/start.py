@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,8 @@ from acme_mpi.comm.relay import RELAYED_FROM, RelayedWorld
 from acme_mpi.comm.roll_call import ByGathering
 from acme_mpi.comm.twins import SerialWorld
 from acme_mpi.errors import LaunchError
+
+DOZE_S = 0.0005
 
 
 def _load_mpi() -> Any:
@@ -75,13 +78,22 @@ def make_world(comm: Any = None, notify: Callable[[str], None] | None = None) ->
     if world is None:
         if not _PARENT:
             end_with_launcher()
+        everyone, roll_call = comm.Ibarrier(), ByGathering(comm, N_TELLERS)
+        wait_for_all(comm, everyone, notify, roll_call=roll_call)
         duplicate, request = comm.Idup()
-        roll_call = ByGathering(comm, N_TELLERS)
-        wait_for_all(comm, request, notify, roll_call=roll_call)
+        wait_for_all(comm, request, None, sleep=_doze)
         world = (RelayedWorld if comm.size >= RELAYED_FROM else MpiWorld)(duplicate)
         comm.Set_attr(keyval, world)
         _PARENT[:] = [os.getpid()]
     return world
+
+
+def _doze(pause_s: float) -> None:
+    """Sleep while a collective of many rounds goes on, each of which waits for all ranks' looks.
+
+    All are there, so that growing pauses would be what takes the time.
+    """
+    time.sleep(min(pause_s, DOZE_S))
 
 
 # The process that has started MPI: what it forks is no rank, and no place for MPI calls.

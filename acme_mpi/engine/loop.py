@@ -98,7 +98,11 @@ class Loop:
         self._world.abort_if_neighbour_is_gone()
 
     def _wait(self) -> None:
-        ready = self._sleep(self._descriptors(), self._pause_s())
+        bells = self._world.bells()
+        ready = self._sleep([*self._descriptors(), *bells], self._pause_s())
+        if set(bells) & set(ready):
+            self._world.hush()
+            self._backoff.reset()
         if self._master is not None and set(self._client) & set(ready):
             self._master.cut_short("nobody waits for the results any more")
             self._client.clear()

@@ -217,6 +217,8 @@ class Master:
 
     def _order(self, worker: int, order: Order) -> None:
         self._world.send(worker, TAG_CHUNK, to_ints(order))
+        if self._held.get(worker, 0) < CREDIT:  # with a reserve it looks by itself in time
+            self._world.wake(worker)
 
     def _handle(self, worker: int, report: Report) -> None:
         match report:

@@ -297,6 +297,8 @@ class Worker:
         self._tell_ended()  # nothing overtakes it
         self._told_s = time.monotonic()
         self._world.send(0, TAG_REPORT, to_ints(report))
+        if not self._chunks:  # it has nothing to do until there is an answer
+            self._world.wake(0)
 
 
 class _Open:

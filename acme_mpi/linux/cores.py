@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from functools import cache
 from pathlib import Path
 
 from acme_mpi.linux.cgroup import cpus_allowed
@@ -24,6 +25,11 @@ def n_cores(topology: str = TOPOLOGY) -> int:
 
 def n_busy_cores() -> int:
     """Return how many cores this process can keep busy, >= 1: a container may have less of them."""
+    return _n_busy(frozenset(os.sched_getaffinity(0)))
+
+
+@cache  # every call of `map` asks, and what a container may have does not change
+def _n_busy(affinity: frozenset[int]) -> int:
     return max(1, math.ceil(min(n_cores(), cpus_allowed())))
 
 

@@ -20,6 +20,7 @@ from acme_mpi.errors import StoreError
 from acme_mpi.linux.cgroup import bytes_left
 from acme_mpi.linux.offsets import write_all
 
+LITTLE_BYTES = 64 * 1024  # there is always room for it: a look at all limits takes longer
 _NO_ROOM = (errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EDQUOT)
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
@@ -59,7 +60,7 @@ class Segment:
         StoreError
             There is room neither in memory nor in the directory for temporary files.
         """
-        if n_bytes <= available_bytes():
+        if n_bytes <= LITTLE_BYTES or n_bytes <= available_bytes():
             try:
                 return cls._reserved(_memory_file(), n_bytes)
             except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import select
 import time
 from collections import deque
@@ -52,6 +53,7 @@ class ChildRunner(Runner):
     def __init__(self, n_threads: int = 1, is_forked: bool = False) -> None:
         self._n_threads = n_threads
         self._environment = child_environment(n_threads)
+        self._adapted_to: object = None  # environment of this process, and changes of the caller's
         self._limits = Limits()
         self._assignment: Assignment | None = None
         self._pending: deque[range] = deque()  # submitted, not yet reported; oldest first
@@ -116,6 +118,11 @@ class ChildRunner(Runner):
 
     def _adapt(self, variables: Mapping[str, str | None]) -> dict[str, str | None]:
         """Take the caller's environment of now; return how the child's has to be changed."""
+        # As it is kept: to make texts of all of it takes longer than all else of a small run here.
+        found = dict(vars(os.environ)["_data"]), dict(variables)
+        if found == self._adapted_to:
+            return {}
+        self._adapted_to = found
         before = self._environment
         self._environment = child_environment(self._n_threads, variables)
         altered = changes(before, self._environment)

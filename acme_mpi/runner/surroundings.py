@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cloudpickle
 
@@ -71,10 +71,14 @@ class Surroundings(NamedTuple):
         start : mapping, optional
             The environment that the ranks have as well; None: this process is a rank itself.
         """
-        variables = {} if start is None else changes(start, os.environ)
         main_file = getattr(sys.modules["__main__"], "__file__", None)
         path = None if main_file is None else os.path.abspath(main_file)
-        return cls(list(sys.path), os.getcwd(), _umask(), _pickled_filters(), variables, path)
+        here = cls(list(sys.path), os.getcwd(), _umask(), _pickled_filters(), {}, path)
+        return here if start is None else here.beside(start)
+
+    def beside(self, start: Mapping[str, str]) -> Surroundings:
+        """Return the same for ranks that have the environment `start`."""
+        return self._replace(variables=changes(start, os.environ))
 
     def take_on(self) -> None:
         """Make this process like the caller's, except for environment variables."""
@@ -102,14 +106,22 @@ def _umask() -> int:
     return umask
 
 
+_PICKLED: list[tuple[list[Any], bytes]] = []  # the last filters that were, and what they gave
+
+
 def _pickled_filters() -> bytes:
     with suppress(Exception):
-        return bytes(cloudpickle.dumps(warnings.filters, protocol=5))
+        # Many calls find the same, and to pickle them takes longer than all else here.
+        if not _PICKLED or _PICKLED[0][0] != warnings.filters:
+            pickled = bytes(cloudpickle.dumps(warnings.filters, protocol=5))
+            _PICKLED[:] = [(list(warnings.filters), pickled)]
+        return _PICKLED[0][1]
     return b""
 
 
 def changes(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, str | None]:
     """Return the variables that differ between two environments, with their new values."""
+    after = dict(after)  # `os.environ` makes each of its texts anew
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     return {name: after.get(name) for name in names}
 

@@ -15,7 +15,6 @@ from acme_mpi.engine.call import Call, Result
 from acme_mpi.errors import AcmeMpiError, LaunchError
 from acme_mpi.linux.terminal import ask
 from acme_mpi.runner.channel import Channel, Kind
-from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.session.base import Session
 from acme_mpi.session.values import deliver
 
@@ -89,7 +88,8 @@ class ScriptSession(Session):
 
     def run(self, world: World, call: Call, wants_values: bool = True) -> Result:
         """Have the ranks run the call, and load its values here. Independent."""
-        surroundings = Surroundings.here(self._environment_at_start)
+        assert call.surroundings is not None  # this process makes the call
+        surroundings = call.surroundings.beside(self._environment_at_start)
         error = pack_error(call.error)
         wanted = call.options, call.packed, surroundings, dict(call.fingerprint), error
         with self._lock:

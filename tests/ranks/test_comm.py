@@ -28,6 +28,7 @@ from acme_mpi.comm import (
     finalize,
     launched_rank_and_size,
     make_world,
+    meeting,
     mpi,
     refuse_singletons,
     share,
@@ -126,6 +127,13 @@ class Contract:
     def expect_allgather(self, rank: int, size: int) -> Any:
         return [None if each == 1 else each for each in range(size)]
 
+    def check_consult(self, world: World, folder: Path) -> Any:
+        """Small values and large ones, and a large answer."""
+        return world.consult("x" * (1000 * world.rank), lambda values: [*map(len, values), *values])
+
+    def expect_consult(self, rank: int, size: int) -> Any:
+        return [*(1000 * k for k in range(size)), *("x" * (1000 * k) for k in range(size))]
+
     def check_scatter(self, world: World, folder: Path) -> Any:
         return world.scatter([f"for {r}" for r in range(world.size)] if world.is_master else None)
 
@@ -193,6 +201,7 @@ def main(folder: str) -> None:
 
     world = make_world()
     mpi.SLICE_BYTES = 100  # everything moves in slices
+    meeting.SMALL_BYTES = 1500  # of three ranks, what two bring is small
     seen = {}
     for name in CHECKS:
         mine = run_check(name, world, Path(folder) / name)
@@ -270,6 +279,32 @@ def test_rank_0_names_the_ranks_that_do_not_come(mpiexec, write_script, tmp_path
 
     assert done.returncode == 0, done.stderr
     assert "rank(s) 2 of 3 have not made this call" in told.read_text()
+
+
+MEETINGS = """
+from acme_mpi import comm
+
+world = comm.make_world()
+n_pauses = []
+pause = comm.Backoff.pause
+comm.Backoff.pause = lambda self: n_pauses.append(1) or 3600 * pause(self) / comm.base.FIRST_PAUSE_S
+for k in range(20):
+    assert world.bcast(k if world.is_master else None) == k
+    assert world.allgather(world.rank) == [0, 1, 2]
+    world.barrier()
+n_asleep = sum(world.allgather(len(n_pauses)))
+assert n_asleep > 20, n_asleep
+comm.Backoff.pause = pause
+print("woken")
+comm.finalize()
+"""
+
+
+@pytest.mark.every
+def test_ranks_of_a_node_wake_each_other_where_they_meet(mpiexec, write_script):
+    done = mpiexec(3, write_script(MEETINGS))  # each pause would take an hour
+
+    assert done.stdout.split() == ["woken"] * 3, done.stderr
 
 
 @pytest.mark.once

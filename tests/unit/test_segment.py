@@ -83,12 +83,13 @@ def test_another_file_in_its_place_is_not_taken_for_it():
 
 @pytest.mark.parametrize("is_file", [False, True])
 def test_it_is_a_file_where_memory_is_short(monkeypatch, tmp_path, is_file):
+    data = b"spam" * segment.LITTLE_BYTES
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(segment, "available_bytes", lambda: 3 if is_file else 4)
+    monkeypatch.setattr(segment, "available_bytes", lambda: len(data) - is_file)
 
-    held = Segment.of([b"spam"])
+    held = Segment.of([data])
 
-    assert bytes(held.view()) == bytes(Segment.at(held.address).view()) == b"spam"
+    assert bytes(held.view()) == bytes(Segment.at(held.address).view()) == data
     assert (os.fstat(held.descriptor).st_dev == tmp_path.stat().st_dev) == is_file
     assert not os.listdir(tmp_path)
 

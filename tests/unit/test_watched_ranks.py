@@ -12,6 +12,7 @@ from playing import Script, ScriptedRunner
 
 from acme_mpi.comm import TAG_CHUNK, TAG_REPORT, SerialWorld
 from acme_mpi.engine import master as master_module
+from acme_mpi.engine.loop import Loop
 from acme_mpi.engine.master import Master
 from acme_mpi.engine.progress import Progress
 from acme_mpi.engine.protocol import (
@@ -46,6 +47,7 @@ class TestCredit:
     ):
         """Return the orders that a master gives after some reports; None: a step ends."""
         sent: list[tuple[int, Order]] = []
+        self.woken = woken = list[int]()
 
         class Wire(SerialWorld):
             def __init__(self) -> None:
@@ -54,6 +56,9 @@ class TestCredit:
 
             def send(self, dest, tag, message):
                 sent.append((dest, from_ints(message)))
+
+            def wake(self, rank):
+                woken.append(rank)
 
             def poll(self, tag):
                 if not self.arrived:
@@ -83,6 +88,7 @@ class TestCredit:
         sent = self.hand_out(100, 3, *self.ready(0, 1, 2))
 
         assert [dest for dest, _ in sent] == [0, 1, 2, 0, 1, 2]
+        assert self.woken == [0, 1, 2]  # by the first: with a chunk, it is its runner that wakes it
 
     @pytest.mark.parametrize(("n_tasks", "n_sent"), [(3, 3), (4, 3), (6, 3), (7, 4)])
     def test_the_last_tasks_are_nobodys_reserve(self, n_tasks, n_sent):
@@ -120,6 +126,7 @@ class TestCredit:
 
     def test_without_tasks_the_stop_is_sent_at_once(self):
         assert self.hand_out(0, 3) == [(worker, Stop()) for worker in range(3)]
+        assert self.woken == [0, 1, 2]
 
     def test_after_the_stop_nothing_is_sent(self, monkeypatch):
         """The workers have left the run: their next one would get it."""
@@ -259,6 +266,31 @@ class TestSilence:
         assert 4 <= len(reports) <= 6
 
 
+def test_a_rank_that_is_woken_hushes_its_bell_and_looks_often_again():
+    pauses, n_hushed = list[float](), []
+
+    class Rung(SerialWorld):
+        def bells(self):
+            return [99]
+
+        def hush(self):
+            n_hushed.append(len(pauses))
+
+    def sleep(descriptors, longest_s):
+        assert 99 in descriptors
+        pauses.append(longest_s)
+        if len(pauses) == 5:
+            raise InterruptedError
+        return [99] if len(pauses) == 3 else []
+
+    master = Master(Rung(), FixedChunks(9, 1), Progress(9, bar=False), {0})
+    with pytest.raises(InterruptedError):
+        Loop(master._world, None, master, None, sleep=sleep).play()
+
+    assert pauses == [1e-4, 2e-4, 4e-4, 1e-4, 2e-4]
+    assert n_hushed == [3]
+
+
 class TestManyRanks:
     """What a worker tells of a chunk while there are so many that they take turns."""
 
@@ -277,16 +309,20 @@ class TestManyRanks:
                 else:
                     super().send(dest, tag, message)
 
+            def wake(self, rank):
+                self.woken.append(rank)
+
             def _poll(self, tag):
                 return None
 
         world = Wire()
+        world.woken = []
         runner = ScriptedRunner(Script(step=2, failing={15}))
         worker = Worker(
             world, runner, MemoryStore(world, Layout("", "f"), None, 100), Rules(retries=1)
         )
         worker.step()
-        del told[:]
+        del told[:], world.woken[:]
         return worker
 
     def call(self, worker: Worker, start: int, stop: int) -> None:
@@ -296,10 +332,11 @@ class TestManyRanks:
         self.call(worker, 0, 5)
         for _ in range(2):
             worker.step()
-        assert told == []
+        assert told == worker._world.woken == []
         worker.step()
 
         assert told == [Ended(0, 5, 1, 0, 5_000_000, 0)]
+        assert worker._world.woken == [0]  # this rank has nothing to do
 
     def test_or_after_a_while(self, worker, told, clock):
         self.call(worker, 0, 100)
