@@ -92,6 +92,11 @@ class Order(NamedTuple):
     output_dir: str
 
 
+def note_id(words: str) -> str:
+    """Return the line of a script by which it notes its job's id: never half of it is seen."""
+    return f'echo "{words}" >"$job/id.new" && mv "$job/id.new" "$job/id"  # the job is found by it'
+
+
 @dataclass(frozen=True)
 class Launcher(ABC):
     """Starts the ranks of a job; its fields are the words of its user, checked and plain.

@@ -15,7 +15,7 @@ from typing import ClassVar
 from acme_mpi.comm.background import start_thread
 from acme_mpi.comm.mpiexec import AS_ROOT, MORE_RANKS_THAN_CORES, mpiexec
 from acme_mpi.errors import LaunchError
-from acme_mpi.launchers.base import RUNNING, Launcher, Order, State
+from acme_mpi.launchers.base import RUNNING, Launcher, Order, State, note_id
 from acme_mpi.launchers.environment import clean_environment
 from acme_mpi.launchers.site import own_or_site_prologue
 from acme_mpi.launchers.words import check_count
@@ -77,7 +77,7 @@ class Local(Launcher):
                 "",
                 f"job={job}",
                 'rm -f "$job/exit" "$job/cancelled"',
-                'echo "$HOSTNAME $$" >"$job/id"  # by which the job is found',
+                note_id("$HOSTNAME $$"),
                 "trap : INT TERM  # the ranks get them, too, and this script tells how they end",
                 f"cd {shlex.quote(order.directory)} || exit",
                 *self._exports(),

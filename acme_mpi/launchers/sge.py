@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 from acme_mpi.comm.launcher import END_TIME
 from acme_mpi.comm.mpiexec import AS_ROOT, UNBOUND, mpiexec
 from acme_mpi.errors import InputError, LaunchError
-from acme_mpi.launchers.base import COMPLETED, FAILED, RUNNING, Launcher, Order, State
+from acme_mpi.launchers.base import COMPLETED, FAILED, RUNNING, Launcher, Order, State, note_id
 from acme_mpi.launchers.commands import ANSWER_S, call, said
 from acme_mpi.launchers.site import own_or_site_prologue
 from acme_mpi.launchers.words import (
@@ -122,7 +122,7 @@ class SGE(Launcher):
                 "",
                 f"job={shlex.quote(order.folder)}",
                 'rm -f "$job/exit" "$job/cancelled"',
-                'echo "$JOB_ID" >"$job/id"  # by which the job is found',
+                note_id("$JOB_ID"),
                 *self._end_time(),
                 "trap : USR1 USR2  # of sites that warn; mpiexec gets them, too",
                 f"cd {shlex.quote(order.directory)} || exit",

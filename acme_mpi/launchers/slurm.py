@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from acme_mpi.errors import InputError, LaunchError
 from acme_mpi.launchers import rounds
-from acme_mpi.launchers.base import Launcher, Order, State
+from acme_mpi.launchers.base import Launcher, Order, State, note_id
 from acme_mpi.launchers.commands import ANSWER_S, call, said
 from acme_mpi.launchers.site import own_or_site_prologue
 from acme_mpi.launchers.words import (
@@ -132,7 +132,7 @@ class Slurm(Launcher):
                 "",
                 f"job={shlex.quote(order.folder)}",
                 'rm -f "$job/exit" "$job/cancelled"',
-                'echo "$SLURM_JOB_ID" >"$job/id"  # by which the job is found',
+                note_id("$SLURM_JOB_ID"),
                 f"cd {shlex.quote(order.directory)} || exit",
                 *(self.prologue or ()),
                 f'{work}echo "$status" >"$job/exit"',

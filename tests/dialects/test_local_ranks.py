@@ -222,9 +222,17 @@ def test_what_mpiexec_says_of_a_failure_is_said_once(run, tmp_path):
 
 
 @pytest.mark.once
-@pytest.mark.parametrize(("n", "kind"), [(0, ValueError), (True, TypeError), ("2", TypeError)])
-def test_a_wrong_number_of_ranks_is_refused(n, kind):
-    with pytest.raises(kind, match=r"`n`.* a whole number >= 1, not"):
+@pytest.mark.parametrize(
+    ("n", "kind", "message"),
+    [
+        (0, ValueError, "`n` has to be a whole number >= 1, not 0"),
+        (True, TypeError, "`n` has to be a whole number >= 1, not True"),
+        ("2", ValueError, "`launch` has to be one of 'local', 'slurm', 'sge', not '2'"),
+        (2.0, TypeError, "`launch` has to be the name of a launcher, .* not 2.0"),
+    ],
+)
+def test_a_wrong_number_of_ranks_is_refused(n, kind, message):
+    with pytest.raises(kind, match=message):
         acme_mpi.launch(n)
 
 

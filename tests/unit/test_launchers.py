@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from acme_mpi import InputError, Local, Slurm
+from acme_mpi import SGE, InputError, Local, Slurm
 from acme_mpi.errors import LaunchError
 from acme_mpi.launchers import slurm as slurm_module
 from acme_mpi.launchers.base import Order, State
@@ -194,3 +195,19 @@ def test_a_controller_that_does_not_answer_ends_no_job(monkeypatch):
 
     assert state is not None
     assert not state.is_over
+
+
+@pytest.mark.parametrize("launcher", [Local(2), Slurm(2), SGE(2)], ids=lambda each: each.kind)
+def test_nobody_reads_half_an_id(launcher, tmp_path):
+    """A job whose id is empty for a moment would be taken for one that has gone."""
+    script = launcher.script(ORDER._replace(folder=str(tmp_path)))
+    [line] = [each for each in script.splitlines() if "job/id" in each]
+    (tmp_path / "id").write_text("7\n")
+    before = (tmp_path / "id").stat().st_ino
+    words = {"job": str(tmp_path), "SLURM_JOB_ID": "8", "JOB_ID": "8", "HOSTNAME": "8"}
+
+    subprocess.run(["bash", "-c", line], env={**os.environ, **words}, check=True)
+
+    assert (tmp_path / "id").read_text().startswith("8")
+    assert (tmp_path / "id").stat().st_ino != before
+    assert [path.name for path in tmp_path.iterdir()] == ["id"]
