@@ -164,9 +164,8 @@ class Bridge:
         self._ends[FIRST] = end
 
     def say(self, words: dict[str, Any]) -> None:
-        """Say plain words to the other side itself."""
-        content = json.dumps(words).encode()
-        self._frames.append(iter([self._sealer.seal(Frame.WORDS, content)]))
+        """Say plain words to the other side itself. Any thread may."""
+        self._frames.append(self._frame_of(Frame.WORDS, json.dumps(words).encode()))
 
     def reading(self) -> list[int]:
         """Return the descriptors whose news are to be looked at."""
@@ -239,13 +238,15 @@ class Bridge:
         except EOFError:
             end.hears = False
             if number != FIRST:
-                self._frames.append(iter([self._sealed(Frame.HANG_UP, number)]))
+                self._frames.append(self._frame_of(Frame.HANG_UP, _NUMBER.pack(number)))
             return
         if message is not None:
             self.taken(number, message)
 
-    def _sealed(self, kind: Frame, number: int, content: bytes = b"") -> bytes:
-        return self._sealer.seal(kind, _NUMBER.pack(number) + content)
+    # Both seal a frame when it is sent, not before: its seal has its number.
+
+    def _frame_of(self, kind: Frame, content: bytes) -> Iterator[bytes]:
+        yield self._sealer.seal(kind, content)
 
     def _frames_of(self, number: int, message: Message) -> Iterator[bytes]:
         along, memories = [], []
@@ -258,8 +259,8 @@ class Bridge:
             else:
                 along.append(_ALONG.pack(_MEMORY, status.st_size))
                 memories.append((descriptor, status.st_size))
-        head = bytes([len(along)]) + b"".join(along)
-        yield self._sealed(Frame.MESSAGE, number, head + message.data)
+        head = _NUMBER.pack(number) + bytes([len(along)]) + b"".join(along)
+        yield self._sealer.seal(Frame.MESSAGE, head + message.data)
         for descriptor, size in memories:
             for offset in range(0, size, MOST_BYTES):
                 piece = os.pread(descriptor, MOST_BYTES, offset)

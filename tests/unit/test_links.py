@@ -17,11 +17,11 @@ from acme_mpi.errors import LaunchError
 from acme_mpi.links import door as door_module
 from acme_mpi.links import mailbox as mailbox_module
 from acme_mpi.links import reaching
-from acme_mpi.links.bridge import Bridge, End
+from acme_mpi.links.bridge import Bridge, End, Message
 from acme_mpi.links.door import Door
 from acme_mpi.links.endpoint import KNOCK, RANK_0, Endpoint, listening, this_process
 from acme_mpi.links.frames import MOST_BYTES, ForgedError, Frame, Opener, Sealer
-from acme_mpi.links.handshake import MAGIC, Handshake, StrangerError
+from acme_mpi.links.handshake import MAGIC, Handshake, Keys, StrangerError
 from acme_mpi.links.key import make_key, read_key
 from acme_mpi.links.mailbox import Mailbox, make_mailbox
 from acme_mpi.links.reaching import reach
@@ -32,6 +32,7 @@ from acme_mpi.runner.channel import Channel, Kind
 pytestmark = pytest.mark.once
 
 KEY = b"k" * 32
+KEYS = Keys(b"c" * 32, b"r" * 32)
 LIMIT_S = 60.0
 
 
@@ -293,6 +294,18 @@ class TestBridge:
                     None,
                 ]
                 np.testing.assert_array_equal(found[2][1], large)
+
+    def test_words_that_are_said_while_a_large_message_travels_come_behind_it(self, pair):
+        ours, theirs = (Bridge.of(end, KEYS, k == 0) for k, end in enumerate(pair))
+        memory = Segment.of([bytes(9 * MOST_BYTES)])
+        ours.send_on(5, Message(b"large", [os.dup(memory.descriptor)]))
+        ours.work()
+        ours.say({"stop": True})
+        while not theirs.words:
+            ours.work()
+            theirs.work()
+
+        assert [*theirs.words] == [{"stop": True}]
 
     def test_shared_memory_comes_along(self, pair):
         with bridged(*pair) as (ours, theirs):
