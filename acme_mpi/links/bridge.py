@@ -143,7 +143,7 @@ class Bridge:
         self.transport = transport
         self._sealer, self._opener = sealer, opener
         self._ends: dict[int, End] = {}
-        self._next_number = 1 if is_client else 2
+        self._next_number, self._their_next = (1, 2) if is_client else (2, 1)
         self._frames: deque[Iterator[bytes]] = deque()  # to be sent
         self._building: _Building | None = None
         self.words: deque[dict[str, Any]] = deque()  # that the other side has said
@@ -202,27 +202,45 @@ class Bridge:
         self._send()
 
     def hear(self, data: bytes) -> None:
-        """Take bytes from the other side."""
-        for kind, content in self._opener.open(data):
-            match kind:
-                case Frame.WORDS:
-                    self.words.append(json.loads(content))
-                case Frame.MESSAGE:
-                    self._begin_message(content)
-                case Frame.BYTES:
-                    self._add_bytes(content)
-                case Frame.HANG_UP:
-                    end = self._ends.get(_NUMBER.unpack(content)[0])
-                    if end is not None:
-                        end.speaks = False
-                        end.deliver()
+        """Take bytes from the other side.
+
+        Raises
+        ------
+        ForgedError
+            No acme_mpi sends such.
+        """
+        try:
+            for kind, content in self._opener.open(data):
+                self._hear_frame(kind, content)
+        except (ValueError, IndexError, OverflowError, RecursionError, struct.error) as error:
+            raise ForgedError(f"a damaged frame has come: {error}") from None
+
+    def _hear_frame(self, kind: Frame, content: bytes) -> None:
+        match kind:
+            case Frame.WORDS:
+                words = json.loads(content)
+                if not isinstance(words, dict):
+                    raise ValueError("words that say nothing")
+                self.words.append(words)
+            case Frame.MESSAGE:
+                self._begin_message(content)
+            case Frame.BYTES:
+                self._add_bytes(content)
+            case Frame.HANG_UP:
+                self._hang_up(_NUMBER.unpack(content)[0])
+
+    def _hang_up(self, number: int) -> None:
+        if number == FIRST:
+            raise ValueError("the first channel has no end")
+        end = self._ends.get(number)
+        if end is not None:
+            end.speaks = False
+            end.deliver()
 
     def received(self, number: int, message: Message) -> None:
         """Give a message, which has come whole, to the end here."""
-        end = self._ends.get(number)
-        if end is not None:
-            end.to_deliver.append(message)
-            end.deliver()
+        self._ends[number].to_deliver.append(message)
+        self._ends[number].deliver()
 
     def taken(self, number: int, message: Message) -> None:
         """Take a message of the process here."""
@@ -282,15 +300,25 @@ class Bridge:
         number, n_along = _NUMBER.unpack_from(content)[0], content[_NUMBER.size]
         start = _NUMBER.size + 1
         stop = start + n_along * _ALONG.size
+        if n_along > MAX_DESCRIPTORS or not 0 < len(content) - stop <= MESSAGE_BYTES:
+            raise ValueError(f"a message of {len(content)} bytes, with {n_along} descriptors")
         self._building = _Building(number, Message(content[stop:], []))
         for which, value in _ALONG.iter_unpack(content[start:stop]):
             if which == _CHANNEL:
-                own, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                self._ends[value] = End(own)
-                self._building.message.descriptors.append(theirs.detach())
-            else:
+                self._add_channel(self._building.message, value)
+            elif which == _MEMORY:
                 self._building.add_memory(value)
+            else:
+                raise ValueError(f"{which} has come along with a message")
         self._end_message()
+
+    def _add_channel(self, message: Message, number: int) -> None:
+        if number != self._their_next:
+            raise ValueError(f"channel {number} has come, {self._their_next} is the next")
+        self._their_next += 2
+        own, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._ends[number] = End(own)
+        message.descriptors.append(theirs.detach())
 
     def _add_bytes(self, content: bytes) -> None:
         if self._building is None:
@@ -302,7 +330,8 @@ class Bridge:
         building = self._building
         if building is not None and building.is_whole:
             self._building = None
-            self.received(building.number, building.message)
+            if building.number in self._ends:  # else nobody here hears it any more, or yet
+                self.received(building.number, building.message)
 
     def close(self) -> None:
         """Drop the connection, and hang up all channels but the first, which its user keeps."""
@@ -340,7 +369,7 @@ class _Building:
         descriptor = os.memfd_create("acme_mpi", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         self.message.descriptors.append(descriptor)
         if size:
-            os.posix_fallocate(descriptor, 0, size)
+            os.ftruncate(descriptor, size)  # memory is taken by what comes
             self._missing.append((descriptor, size))
         else:
             _seal(descriptor)

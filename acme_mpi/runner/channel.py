@@ -156,8 +156,16 @@ def _sent_channel(number: int) -> Channel:
 
 
 def kind_of(data: bytes) -> Kind:
-    """Return what the message of a datagram is; its content is not looked at."""
-    return Kind(HEADER.unpack_from(data)[1])
+    """Return what the message of a datagram is; its content is not looked at.
+
+    Raises
+    ------
+    ValueError
+        It is no message.
+    """
+    if len(data) < HEADER.size or not data.startswith(MAGIC):
+        raise ValueError("bytes that are not a message")
+    return Kind(data[len(MAGIC)])
 
 
 def load_plain(data: bytes) -> Any:

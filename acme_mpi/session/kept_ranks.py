@@ -116,9 +116,9 @@ class KeptRanks:
                 while self._bridge.words:
                     words = self._bridge.words.popleft()
                     self._leaves_because = words.get("leaving", self._leaves_because)
-        except (EOFError, OSError):
+        except EOFError:
             pass
-        except LaunchError as error:
+        except (LaunchError, OSError) as error:  # it has been forged; there is no memory for it
             self._last_words = f"; {error}"
         finally:
             self._is_gone = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 import threading
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from acme_mpi.links.mailbox import Mailbox, make_mailbox
 from acme_mpi.links.reaching import reach
 from acme_mpi.links.transport import SocketTransport
 from acme_mpi.linux.segment import Segment
-from acme_mpi.runner.channel import Channel, Kind
+from acme_mpi.runner.channel import HEADER, Channel, Kind
 
 pytestmark = pytest.mark.once
 
@@ -667,6 +668,48 @@ class TestDoor:
 
         with pytest.raises(EOFError):
             first.work_for_ever()
+
+    def test_damaged_content_costs_the_client_its_place_and_nothing_else(self, ranks):
+        """Whoever it is has the key, and another version or a mistake."""
+        message = HEADER.pack(b"acmi", Kind.CALL, 0, 1, 0, 8)
+
+        def along(*values: int, n: int = 1) -> bytes:
+            return bytes(4) + bytes([n]) + struct.pack("<BQ", *values) + message
+
+        damaged = [
+            (Frame.WORDS, b"[1]"),
+            (Frame.WORDS, b"{"),
+            (Frame.WORDS, b"[" * 100_000),
+            (99, b""),
+            (Frame.MESSAGE, b""),
+            (Frame.MESSAGE, bytes(5)),  # an empty datagram is the end of a channel
+            (Frame.MESSAGE, bytes(5) + b"short"),
+            (Frame.MESSAGE, bytes(5) + message + bytes(200_000)),
+            (Frame.MESSAGE, bytes(5) + message[:4] + b"\xff" + message[5:]),
+            (Frame.MESSAGE, along(0, 2**63)),
+            (Frame.MESSAGE, along(1, 0)),  # the first channel, again
+            (Frame.MESSAGE, along(1, 2)),  # a number of the other side
+            (Frame.MESSAGE, along(7, 1)),
+            (Frame.MESSAGE, along(0, 1, n=200)),
+            (Frame.BYTES, b"of nothing"),
+            (Frame.HANG_UP, b""),
+            (Frame.HANG_UP, bytes(4)),
+        ]
+        for kind, content in damaged:
+            client = ranks.reach()
+            assert "refused" not in client.welcome, "the place is free again"
+            client.bridge.transport.send(client.bridge._sealer.seal(kind, content))
+            client.bridge.transport.flush()
+            with pytest.raises(EOFError):
+                client.work_for_ever()
+        # A message before anybody is welcome is nobody's.
+        bridge = reach(str(ranks.folder), ranks.key, ranks.endpoint, None)
+        bridge.send_on(0, Message(bytes(message), []))
+        bridge.work()
+        client = Client(bridge, None)
+        client.ask(1, "what")
+        assert client.answer() == (1, "what")
+        client.leave()
 
     def test_told_to_stop_the_ranks_leave(self, tmp_path):
         found = Ranks(tmp_path)
