@@ -23,7 +23,7 @@ from acme_mpi.links.frames import MOST_BYTES, ForgedError, Frame, Opener, Sealer
 from acme_mpi.links.handshake import Keys
 from acme_mpi.links.transport import Transport
 from acme_mpi.linux.offsets import write_all
-from acme_mpi.runner.channel import MAX_DESCRIPTORS, MESSAGE_BYTES
+from acme_mpi.runner.channel import MAX_DESCRIPTORS, MESSAGE_BYTES, receive_datagram
 
 AHEAD_BYTES = 4 * MOST_BYTES  # of frames that wait for the transport
 FIRST = 0  # the number of the channel that is there from the beginning
@@ -80,15 +80,12 @@ class End:
         EOFError
             There will be none any more.
         """
-        room = MESSAGE_BYTES, socket.CMSG_SPACE(4 * MAX_DESCRIPTORS)
         try:
-            data, ancillary, _, _ = self.sock.recvmsg(
-                *room, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+            data, ancillary, _, _ = receive_datagram(
+                self.sock, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
             )
         except BlockingIOError:
             return None
-        except OSError as error:
-            raise EOFError(str(error)) from None
         message = Message(data, [])
         for level, kind, raw in ancillary:
             if (level, kind) == _RIGHTS:

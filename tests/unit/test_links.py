@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import struct
 import threading
@@ -150,6 +151,23 @@ class TestHandshake:
 
         with pytest.raises(StrangerError, match=message):
             ranks.go_on()
+
+    def test_a_stranger_who_talks_without_end_is_heard_no_longer_than_a_proof(self):
+        class Flood:
+            n_heard = 0
+
+            def receive(self) -> bytes:
+                self.n_heard += 1
+                return b"x" * 1000
+
+            def send(self, data: bytes) -> None: ...
+
+            def flush(self) -> None: ...
+
+        flood = Flood()
+        with pytest.raises(StrangerError, match="another program"):
+            Handshake(flood, KEY, False).go_on()
+        assert flood.n_heard == 1
 
 
 class TestFrames:
@@ -314,6 +332,23 @@ class TestBridge:
             _, (full, empty, rest) = theirs.receive()
 
             assert (bytes(full.view()), bytes(empty.view()), rest) == (b"abcdef", b"", 3)
+
+    def test_what_a_process_said_before_it_went_arrives_though_it_had_not_heard_all(self, pair):
+        """Such as the last results of a pool whose client has closed it, and the other way."""
+        with bridged(*pair) as (ours, theirs):
+            own, other = Channel.pair()
+            ours.send(Kind.STREAM, other)
+            other.close()
+            far = theirs.receive()[1]
+            far.send(Kind.GOT, "unread")
+            assert select.select([own], [], [], LIMIT_S)[0]
+            own.send(Kind.GIVE, "last")
+            own.close()
+
+            assert far.receive() == (Kind.GIVE, "last")
+            with pytest.raises(EOFError):
+                far.receive()
+            far.close()
 
     def test_channels_come_along_and_end_on_both_sides(self, pair):
         with bridged(*pair) as (ours, theirs):
