@@ -61,7 +61,8 @@ class Seat:
     n_unanswered : int
         Requests that rank 0 has not answered.
     held : Message or None
-        The last answer, if it is not known that the client has got it.
+        The answer to the last request, if that was a call, and it is not known that a client has
+        got it.
     last_s : float
         When the last answer came.
     """
@@ -71,21 +72,28 @@ class Seat:
         self.channel, self.end = Channel(theirs), End(own)
         self.n_unanswered, self.last_s = 0, time.monotonic()
         self.held: Message | None = None
-        self._has_values = False  # the last request says that the values were loaded
+        self._asked: Kind | None = None  # what the last request was
+
+    @property
+    def has_last(self) -> bool:
+        """Whether there is, or will be, an answer to a call that may have reached nobody."""
+        is_running = self.n_unanswered > 0 and self._asked == Kind.CALL
+        return self.held is not None or is_running
 
     def hear(self, message: Message) -> None:
         """See a message of the client."""
         kind = kind_of(message.data)
         if kind in _ASKING:
             self.n_unanswered += 1
-            self.held, self._has_values = None, kind == Kind.TAKEN
+            self.held, self._asked = None, kind
 
     def answer(self, message: Message) -> None:
         """See a message of rank 0."""
         if kind_of(message.data) == Kind.ANSWER:
             self.n_unanswered -= 1
             self.last_s = time.monotonic()
-            self.held = None if self._has_values else message
+            is_last = self.n_unanswered == 0 and self._asked == Kind.CALL
+            self.held = message if is_last else None
 
 
 class _SeatBridge(Bridge):
@@ -320,7 +328,7 @@ class Door:
         bridge.seat, self._bridge = self.seat, bridge
         self._client = {**said, "since": time.strftime("%H:%M")}
         self._mailboxes.clear()
-        bridge.say({**self._welcome, "has_last": bool(self.seat.held or self.seat.n_unanswered)})
+        bridge.say({**self._welcome, "has_last": self.seat.has_last})
         bridge.join(self.seat.end)
 
     def _why_not(self, said: dict[str, Any]) -> str:
@@ -363,8 +371,7 @@ class Door:
             self._drop_client()
             self.seat.n_unanswered = 0
         elif "last" in words and self.seat.held is not None:
-            held, self.seat.held = self.seat.held, None
-            bridge.send_on(FIRST, held)
+            bridge.send_on(FIRST, self.seat.held)  # and kept: this client may go, too
 
     def _drop_client(self) -> None:
         if self._bridge is not None:
@@ -374,6 +381,7 @@ class Door:
 
     def _keep_answers(self) -> None:
         """Keep what rank 0 answers to a client that has gone."""
+        self.seat.end.deliver()  # what that one has said at last
         try:
             while (message := self.seat.end.take()) is not None:
                 self.seat.answer(message)

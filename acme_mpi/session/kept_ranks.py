@@ -177,7 +177,8 @@ class KeptRanks:
     def last_result(self) -> Any:
         """Return what the last call returned whose result the process before this one has not got.
 
-        That call goes on when its process ends; this waits for its end.
+        That call goes on when its process ends; this waits for its end. Ctrl-C ends only the
+        waiting. A call of this process ends it, so this comes first.
 
         Returns
         -------
@@ -187,14 +188,18 @@ class KeptRanks:
         Raises
         ------
         InputError
-            There is no such call.
+            There is no such call, or its values were taken, or another call has come after it.
         TaskError, StoppedError, LaunchError
             As `acme_mpi.map`.
         """
         session = outside().of_call()
         if not (isinstance(session, LocalSession) and session.local is self and self._has_last):
             raise InputError("no call of a process before this one waits for its result here")
-        self._has_last = False
+        if session.has_asked:
+            raise InputError(
+                "the result of the last call is that of this process now; `last_result` comes "
+                "before other calls, and gives values once"
+            )
         self._say({"last": True})
         result = session.take_last()
         return None if result is None else finish(result)

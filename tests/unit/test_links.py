@@ -657,8 +657,30 @@ class TestDoor:
         third = ranks.reach()
         assert third.welcome["has_last"]
         third.bridge.say({"last": True})
-
         assert third.answer() == (1, "result")
+        third.leave()
+        # It may have gone before it had all of that.
+        fourth = ranks.reach()
+        fourth.bridge.say({"last": True})
+        assert fourth.answer() == (1, "result")
+        fourth.ask(2, None, Kind.TAKEN)
+        assert fourth.answer() == (2, None)
+        fourth.leave()
+        assert not ranks.reach().welcome["has_last"]
+
+    @pytest.mark.parametrize("kind", [Kind.STREAM, Kind.RELEASE, Kind.TAKEN])
+    def test_only_answers_of_calls_are_kept(self, ranks, kind):
+        client = ranks.reach()
+        ranks.may_answer.clear()
+        client.ask(1, None, kind)
+        client.leave()
+        second = ranks.reach()
+        assert not second.welcome["has_last"]
+        ranks.may_answer.set()
+        assert second.answer() == (1, None)
+        second.leave()
+
+        assert not ranks.reach().welcome["has_last"]
 
     def test_an_answer_that_was_taken_is_not_kept(self, ranks):
         first = ranks.reach()
