@@ -330,6 +330,12 @@ class Bridge:
             if building.number in self._ends:  # else nobody here hears it any more, or yet
                 self.received(building.number, building.message)
 
+    def let_go(self) -> None:
+        """Have no part in it in a process that was forked from its own."""
+        self.transport.let_go()
+        for end in self._ends.values():
+            end.sock.close()
+
     def close(self) -> None:
         """Drop the connection, and hang up all channels but the first, which its user keeps."""
         self.transport.close()

@@ -30,6 +30,7 @@ from acme_mpi.links.handshake import Handshake
 from acme_mpi.links.mailbox import Mailbox
 from acme_mpi.links.reaching import dialled
 from acme_mpi.links.transport import SocketTransport
+from acme_mpi.linux.processes import peer_of
 from acme_mpi.runner.channel import Channel, Kind, kind_of
 
 LOOK_S = 1.0  # between two looks for what nobody tells
@@ -217,11 +218,11 @@ class Door:
         """
         self._welcome = welcome
         port = 0
-        with contextlib.suppress(OSError):  # without a network there are files
-            self._listeners.append(listening(self._ports))
-            port = self._listeners[0].getsockname()[1]
         here, name = listening_here()
         self._listeners.append(here)
+        with contextlib.suppress(OSError):  # without a network there are files
+            self._listeners.append(listening(self._ports))
+            port = self._listeners[-1].getsockname()[1]
         endpoint = Endpoint(
             socket.gethostname(), os.getpid(), port, addresses_of_this_node() if port else (), name
         )
@@ -237,9 +238,9 @@ class Door:
                 self._sleep()
                 self._accept()
                 self._look_around()
+                self._work()  # before guests: one may be the client, who has hung up and is back
                 for guest in [*self._guests]:
                     self._hear_guest(guest)
-                self._work()
         finally:
             self._close()
 
@@ -251,6 +252,7 @@ class Door:
         if not self._is_leaving and self._signals.fileno() >= 0:
             reading.append(self._signals.fileno())
         transports = [guest.transport for guest in self._guests]
+        writing += [each.fileno() for each in transports if each.n_waiting and each.fileno() >= 0]
         if self._bridge is None:
             reading.append(self.seat.end.fileno())
         else:
@@ -266,6 +268,10 @@ class Door:
         for listener in self._listeners:
             with contextlib.suppress(OSError):
                 sock, _ = listener.accept()
+                # The kernel shows names of sockets to everybody, and knows whose process dials.
+                if sock.family == socket.AF_UNIX and peer_of(sock)[1] != os.geteuid():
+                    sock.close()
+                    continue
                 transport = SocketTransport(sock, "a socket")
                 self._let_in(_Guest(Handshake(transport, self._key, is_client=False)))
 

@@ -151,3 +151,6 @@ class Mailbox:
         """Say that no letter will come any more."""
         with contextlib.suppress(EOFError):
             self._write(_END, b"")
+
+    def let_go(self) -> None:
+        """Do nothing: a process that was forked has no descriptor of it."""

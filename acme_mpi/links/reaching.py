@@ -67,9 +67,10 @@ def reach(folder: str, key: bytes, rank_0: Endpoint, ports: tuple[int, int] | No
 
 
 def dialled(endpoint: Endpoint) -> Iterator[tuple[socket.socket, str]]:
-    """Begin to dial all that an endpoint names; yield sockets, which may be connecting yet."""
+    """Begin to dial what an endpoint names; yield sockets, which may be connecting yet."""
     if endpoint.name and (sock := _dial(socket.AF_UNIX, f"\0{endpoint.name}")) is not None:
         yield sock, f"a socket of {endpoint.host}"
+        return
     known = set()
     for address in endpoint.addresses if endpoint.port else ():
         with contextlib.suppress(OSError):  # a name that nobody knows here

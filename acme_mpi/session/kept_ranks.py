@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -56,12 +57,15 @@ class KeptRanks:
         self._is_gone = self._is_stopped = False
         own, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.channel, self._end = Channel(theirs), End(own)
-        self._ears, self._mouth = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._ears, self._mouth = socket.socketpair()
+        self._ears.setblocking(False)
+        self._mouth.setblocking(False)
         self._has_last = False
         try:
             self._introduce()
         except BaseException:
             self._close()
+            self.channel.close()
             raise
         bridge.join(self._end)
         start_thread("bridge", self._serve)
@@ -103,10 +107,10 @@ class KeptRanks:
 
     def _work_once(self, pause_s: float | None) -> None:
         pauses = [each for each in (pause_s, self._bridge.transport.pause_s) if each is not None]
-        reading = [*self._bridge.reading(), self._ears]
+        reading = [*self._bridge.reading(), self._ears.fileno()]
         select.select(reading, self._bridge.writing(), [], min(pauses, default=None))
         with contextlib.suppress(BlockingIOError):
-            os.read(self._ears, 4096)
+            self._ears.recv(4096)
         self._bridge.work()
 
     def _serve(self) -> None:
@@ -126,12 +130,13 @@ class KeptRanks:
 
     def _say(self, words: dict[str, Any]) -> None:
         self._bridge.say(words)
-        with contextlib.suppress(OSError):
-            os.write(self._mouth, b"!")
+        with contextlib.suppress(OSError):  # it will be heard anyway, or never
+            self._mouth.send(b"!")
 
     def _close(self) -> None:
         self._bridge.close()
-        self._end.sock.close()
+        for sock in (self._end.sock, self._ears, self._mouth):
+            sock.close()
 
     @property
     def hosts(self) -> list[str]:
@@ -209,11 +214,23 @@ class KeptRanks:
         if self._is_stopped or self._pid != os.getpid():
             return
         self._is_stopped = True
+        atexit.unregister(self.stop)
         self._say({"stop": True})
-        with contextlib.suppress(LaunchError):
+        try:
             if not self._has_ended():
-                self._found.cancel()
-        self._found.remove()
+                self._cancel()
+        except BaseException:  # an interrupt: nobody waits, and nobody would use them
+            self._cancel()
+            raise
+        finally:
+            self._found.remove()
+        self.channel.close()
+
+    def _cancel(self) -> None:
+        try:
+            self._found.cancel()
+        except LaunchError as error:
+            logger.warning("Job %s could not be ended: %s", self._job_id, error)
 
     def _has_ended(self) -> bool:
         give_up_s = time.monotonic() + STOPPED_S
@@ -226,10 +243,9 @@ class KeptRanks:
     def let_go(self) -> None:
         """Have no part in them in a process that was forked from theirs."""
         self._is_stopped = True
-        # Not shut down: that would end the connection of the other process, too.
-        for descriptor in (self._bridge.transport.fileno(), self._end.fileno()):
-            if descriptor >= 0:
-                os.close(descriptor)
+        self._bridge.let_go()
+        for each in (self._end.sock, self._ears, self._mouth, self.channel):
+            each.close()
 
     def __enter__(self) -> Self:
         return self

@@ -177,10 +177,13 @@ class Ranks:
         """
         give_up_s = None if time_s is None else time.monotonic() + time_s
         pause_s, told = LOOK_S, ""
-        while (found := Endpoint.read(self.path(RANK_0))) is None:
-            state = self.state()
-            if state.is_over and Endpoint.read(self.path(RANK_0)) is None:
-                raise LaunchError(f"the ranks have not begun: {self.how_it_is(state)}")
+        while True:
+            found, state = Endpoint.read(self.path(RANK_0)), self.state()
+            if state.is_over:
+                what = "not begun" if found is None else "ended"
+                raise LaunchError(f"the ranks have {what}: {self.how_it_is(state)}")
+            if found is not None:
+                return found
             if state.is_pending and str(state) != told:
                 told = str(state)
                 _tell(f"job {self.job_id}: {state}")
@@ -188,7 +191,6 @@ class Ranks:
                 raise TimeoutError(f"the ranks have not begun: job {self.job_id} is {state}")
             time.sleep(pause_s)
             pause_s = min(1.5 * pause_s, LONGEST_LOOK_S)
-        return found
 
     def how_it_is(self, state: State | None = None) -> str:
         """Return the state of the job and what it has said at last."""

@@ -436,6 +436,7 @@ class Ranks:
         self.key = read_key(str(folder))
         self.signals = Signals()
         self.door = Door(str(folder), self.key, idle_s, self.signals)
+        self.asked = threading.Semaphore(0)
         self.may_answer = threading.Event()
         self.may_answer.set()
         self._thread = threading.Thread(target=self._answer)
@@ -446,9 +447,10 @@ class Ranks:
 
     def _answer(self) -> None:
         channel = self.door.seat.channel
-        with contextlib.suppress(EOFError):
+        with contextlib.suppress(EOFError, BrokenPipeError):
             while True:
                 kind, (number, content) = channel.receive()
+                self.asked.release()
                 assert self.may_answer.wait(LIMIT_S)
                 if kind == Kind.STREAM:
                     self.streams.append(content)
@@ -502,7 +504,8 @@ class Client:
 
     def answer(self) -> Any:
         while (message := self.channel.receive(wait=False)) is None:
-            self.bridge.work()
+            with contextlib.suppress(EOFError):  # it may come with the end
+                self.bridge.work()
         return message[1]
 
     def work_for_ever(self) -> None:
@@ -541,6 +544,16 @@ class TestWays:
         assert client.bridge.transport.title.startswith("a socket of")
         client.ask(1, "what")
         assert client.answer() == (1, "what")
+
+    def test_the_kernel_keeps_other_users_of_the_node_away(self, ranks, monkeypatch):
+        """Names of sockets are no secret: /proc/net/unix lists them."""
+        monkeypatch.setattr(door_module, "peer_of", lambda sock: (1, os.geteuid() + 1))
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(LIMIT_S)
+        sock.connect(f"\0{ranks.endpoint.name}")
+
+        assert sock.recv(1) == b""  # not even a number to answer to
+        sock.close()
 
     def test_from_elsewhere_the_client_dials(self, ranks):
         endpoint = ranks.endpoint
@@ -651,7 +664,7 @@ class TestDoor:
         first.ask(1, "result")
         first.leave()
         second = ranks.reach()
-        assert second.welcome["has_last"]
+        assert second.welcome.get("has_last"), second.welcome
         second.leave()
         ranks.may_answer.set()
         third = ranks.reach()
@@ -675,7 +688,7 @@ class TestDoor:
         client.ask(1, None, kind)
         client.leave()
         second = ranks.reach()
-        assert not second.welcome["has_last"]
+        assert not second.welcome.get("has_last", second.welcome)
         ranks.may_answer.set()
         assert second.answer() == (1, None)
         second.leave()
@@ -790,6 +803,7 @@ class TestDoor:
         client = found.reach()
         found.may_answer.clear()
         client.ask(1, "result")
+        assert found.asked.acquire(timeout=LIMIT_S)
         found.signals.send(12)
         while not client.bridge.words:
             client.bridge.work()
