@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from acme_mpi.comm.background import start_thread
 from acme_mpi.errors import InputError, LaunchError
+from acme_mpi.launchers.environment import clean_environment
 from acme_mpi.links.bridge import Bridge, End
 from acme_mpi.links.endpoint import this_process
 from acme_mpi.links.key import read_key
@@ -49,7 +50,7 @@ class KeptRanks:
     what_next = "launch others, or stop() these to go on without"
 
     def __init__(self, found: Ranks, bridge: Bridge) -> None:
-        self.directory, self.environment = found.folder, dict(os.environ)
+        self.directory, self.environment = found.folder, _shared_environment(found)
         self.ranks: list[tuple[str, int]] = []
         self._found, self._bridge, self._pid = found, bridge, os.getpid()
         self._job_id = found.job_id
@@ -266,3 +267,10 @@ class KeptRanks:
 
     def __reduce__(self) -> Any:
         raise NotImplementedError("ranks cannot be passed between processes or pickled")
+
+
+def _shared_environment(found: Ranks) -> dict[str, str]:
+    """Return the variables that ranks have, and, as if they had, those of a job of this process."""
+    own = clean_environment()
+    of_job = {name: value for name, value in os.environ.items() if name not in own}
+    return {**found.environment, **of_job}

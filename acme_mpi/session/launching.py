@@ -10,6 +10,7 @@ from typing import Any
 
 from acme_mpi.errors import InputError, InputTypeError, LaunchError
 from acme_mpi.launchers.base import Launcher
+from acme_mpi.launchers.environment import clean_environment
 from acme_mpi.launchers.local import Local
 from acme_mpi.launchers.named import launcher_of
 from acme_mpi.launchers.site import read_site
@@ -129,6 +130,7 @@ def started(
         launcher.kind,
         launcher.words(),
         idle_s,
+        clean_environment(),
         (ports[0], ports[-1]) if ports else None,
     )
     found.submit()

@@ -63,6 +63,8 @@ class Ranks:
         What it was told.
     idle_s : float
         How long they stay without a client, in seconds.
+    environment : mapping
+        The variables with which they were started.
     ports : (int, int) or None
         The first and the last port at which anybody listens; None: any.
     """
@@ -71,6 +73,7 @@ class Ranks:
     launcher: str
     words: dict[str, Any]
     idle_s: float
+    environment: dict[str, str]
     ports: tuple[int, int] | None = None
 
     @classmethod
@@ -87,11 +90,13 @@ class Ranks:
             said = json.loads(read_file(path))
             first, last = said["ports"] or (0, 0)
             ports = (int(first), int(last)) if first else None
-            found = cls(folder, said["launcher"], said["words"], float(said["idle_s"]), ports)
+            environment = {str(name): str(value) for name, value in said["environment"].items()}
+            idle_s = float(said["idle_s"])
+            found = cls(folder, said["launcher"], said["words"], idle_s, environment, ports)
             found.make_launcher()
         except FileNotFoundError:
             raise LaunchError(f"{folder} is no folder of ranks: {RECORD} is not there") from None
-        except (OSError, Damaged, ValueError, TypeError, KeyError) as error:
+        except (OSError, Damaged, ValueError, TypeError, KeyError, AttributeError) as error:
             raise LaunchError(f"cannot read {path}: {error}") from None
         return found
 

@@ -60,7 +60,10 @@ said["fork"] = os.waitpid(forked, 0)[1]
 said["after"] = call()
 ranks._bridge.transport._socket.shutdown(socket.SHUT_RDWR)
 said["lost"] = fails(call)
+os.environ.update(MARK="new", SLURM_JOB_ID="1")
 again = acme_mpi.connect()
+said["variables"] = acme_mpi.map(os.getenv, ["MARK", "SLURM_JOB_ID"], write_worker_results=False)
+del os.environ["SLURM_JOB_ID"]
 said["again"] = call(), again.ranks == ranks.ranks, again.status()
 said["own"] = fails(again.last_result)
 for _, pid in again.ranks:
@@ -78,6 +81,7 @@ said["left"] = os.listdir("acme_mpi")
     assert (said["fork"], said["after"]) == (0, [1, 2])
     assert said["lost"].startswith("LaunchError: the ranks that served this process have gone")
     assert said["again"] == [[1, 2], True, "running"]
+    assert said["variables"] == ["new", None]
     assert said["own"].startswith("InputError: ")
     assert said["killed"].startswith("LaunchError: the ranks that served this process have gone")
     assert said["gone"].startswith("LaunchError: the ranks have ended: job ")
