@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import socket
@@ -569,6 +570,29 @@ class TestWays:
         assert client.bridge.transport.title.endswith("which has dialled this process")
         client.ask(1, "what")
         assert client.answer() == (1, "what")
+        assert not list(ranks.folder.glob(f"{KNOCK}*"))
+
+    def test_a_damaged_file_of_a_client_is_passed_over(self, ranks):
+        """Disks of clusters are full at times, and people try things."""
+        sound = {"host": "x", "pid": 1, "port": 9, "addresses": ["127.0.0.1"]}
+        changes = [
+            {"port": 2**16},
+            {"port": "9"},
+            {"addresses": [5]},
+            {"addresses": ["x" * 70 + "\N{SNOWMAN}"]},
+            {"name": "\ud800"},
+            {"mailbox": 5},
+            {"mailbox": "../.."},
+            {"what": 1},
+        ]
+        texts = [json.dumps({**sound, **each}) for each in changes]
+        for k, text in enumerate([*texts, "", "[]", "[" * 20_000]):
+            (ranks.folder / f"{KNOCK}{k}.json").write_text(text)
+        (ranks.folder / f"{KNOCK}link.json").symlink_to("/dev/zero")
+
+        client = ranks.reach(Endpoint("nowhere", 1))
+        client.ask(1, "what")
+        assert client.answer() == (1, "what")
 
     def test_where_both_are_closed_files_are_written(self, ranks, monkeypatch):
         monkeypatch.setattr(reaching, "addresses_of_this_node", tuple)
@@ -598,7 +622,7 @@ class TestWays:
             raised.value
         )
         assert "another program answers there" in str(raised.value)
-        assert not list(tmp_path.glob("*.json"))
+        assert not list(tmp_path.iterdir())
 
     def test_ports_that_a_site_allows_are_used(self):
         with listening() as taken:
