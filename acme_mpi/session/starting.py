@@ -31,6 +31,7 @@ from acme_mpi.errors import LaunchError
 from acme_mpi.history.journal import write_whole
 from acme_mpi.history.parsing import Damaged, read_file
 from acme_mpi.launchers.base import RUNNING, UNKNOWN, Launcher, Order, State
+from acme_mpi.launchers.log import last_lines
 from acme_mpi.launchers.named import KINDS
 from acme_mpi.launchers.queue import queue_of
 from acme_mpi.links.endpoint import RANK_0, Endpoint
@@ -42,8 +43,6 @@ from acme_mpi.visible import say
 RECORD, SCRIPT, LOG, ID, EXIT = "ranks.json", "script.sh", "log", "id", "exit"
 PROGRAM = "acme_mpi.session.kept_main"
 LOOK_S, LONGEST_LOOK_S = 0.02, 0.5  # between two looks for rank 0
-N_LAST_LINES = 10  # of the log, in an error
-_LOG_BYTES = 16 * 1024
 _OURS = "ranks-"  # how the folders begin whose names nobody has chosen
 
 logger = logging.getLogger("acme_mpi")
@@ -203,19 +202,9 @@ class Ranks:
             queue_of(KINDS[self.launcher]).ask_again()
         found = self.state() if state is None else state
         title = KINDS[self.launcher].title
-        said = "".join(f"\n  {line}" for line in self._last_lines())
+        said = "".join(f"\n  {line}" for line in last_lines(self.path(LOG)))
         text = f"job {self.job_id} on {title} is {found}"
         return f"{text}; it has said at last:{said}" if said else text
-
-    def _last_lines(self) -> list[str]:
-        try:
-            with open(self.path(LOG), "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                file.seek(max(0, size - _LOG_BYTES))
-                text = file.read(_LOG_BYTES).decode(errors="replace")
-        except OSError:
-            return []
-        return [line for line in text.splitlines() if line.strip()][-N_LAST_LINES:]
 
     def cancel(self) -> None:
         """End the job, and forget it.
