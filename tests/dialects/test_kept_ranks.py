@@ -65,6 +65,7 @@ again = acme_mpi.connect()
 said["variables"] = acme_mpi.map(os.getenv, ["MARK", "SLURM_JOB_ID"], write_worker_results=False)
 del os.environ["SLURM_JOB_ID"]
 said["again"] = call(), again.ranks == ranks.ranks, again.status()
+said["same"] = acme_mpi.connect(again.directory) is again
 said["own"] = fails(again.last_result)
 for _, pid in again.ranks:
     os.kill(pid, signal.SIGKILL)
@@ -81,6 +82,7 @@ said["left"] = os.listdir("acme_mpi")
     assert (said["fork"], said["after"]) == (0, [1, 2])
     assert said["lost"].startswith("LaunchError: the ranks that served this process have gone")
     assert said["again"] == [[1, 2], True, "running"]
+    assert said["same"]
     assert said["variables"] == ["new", None]
     assert said["own"].startswith("InputError: ")
     assert said["killed"].startswith("LaunchError: the ranks that served this process have gone")
