@@ -100,7 +100,8 @@ def test_launches_and_stops_in_a_row_leave_nothing_behind(run, n, words):
         f"""
 def there():
     gc.collect()
-    return len(os.listdir("/proc/self/fd")), threading.active_count(), os.listdir()
+    n_streams = sum(type(each).__name__ == "ClientStream" for each in gc.get_objects())
+    return n_streams, len(os.listdir("/proc/self/fd")), threading.active_count(), os.listdir()
 
 def launch():
     with acme_mpi.launch(2{words}) as ranks:
