@@ -370,6 +370,8 @@ class Door:
             self._hear_client(bridge, bridge.words.popleft())
         if not is_there:
             self._drop_client()
+            if isinstance(bridge.transport, Mailbox):
+                bridge.transport.remove()  # nobody else does, if the client was killed
 
     def _hear_client(self, bridge: Bridge, words: dict[str, Any]) -> None:
         if "stop" in words:

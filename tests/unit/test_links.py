@@ -603,6 +603,9 @@ class TestWays:
         number, array = client.answer()
         assert number == 1
         np.testing.assert_array_equal(array, np.arange(100_000))
+        client.leave()
+        while list(ranks.folder.glob(f"{KNOCK}*")):
+            os.sched_yield()
 
     def test_a_way_that_ends_at_a_stranger_is_not_taken(self, ranks):
         """Such as the port of a job that has ended, which another one has got."""
