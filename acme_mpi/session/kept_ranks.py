@@ -47,7 +47,10 @@ class KeptRanks:
     """
 
     title = "the ranks that served this process"
-    what_next = "launch others, or stop() these to go on without"
+    what_next = (
+        "launch others, `connect` again if only the connection broke, or stop() these to go on "
+        "without"
+    )
 
     def __init__(self, found: Ranks, bridge: Bridge) -> None:
         self.directory, self.environment = found.folder, _shared_environment(found)
