@@ -238,7 +238,7 @@ def new_folder() -> str:
 
 
 def newest_folder() -> str:
-    """Return the folder of the ranks that were started last, by nobody's name.
+    """Return the folder of the ranks that were started last, by nobody's name, and are there.
 
     Raises
     ------
@@ -248,8 +248,9 @@ def newest_folder() -> str:
     parent = folder_of_all()
     for name in sorted(_names(parent), reverse=True):
         folder = os.path.join(parent, name)
-        if not os.path.exists(os.path.join(folder, EXIT)):
-            return folder
+        with contextlib.suppress(LaunchError):  # it is being made, or removed
+            if not Ranks.read(folder).state().is_over:
+                return folder
     raise LaunchError(f"there are no ranks in {parent}; acme_mpi.launch starts some")
 
 

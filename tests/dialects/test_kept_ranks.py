@@ -72,6 +72,8 @@ for _, pid in again.ranks:
 said["killed"] = fails(call)
 while not os.path.exists(os.path.join(again.directory, "exit")):
     pass
+os.unlink(os.path.join(again.directory, "exit"))  # as if the script had been killed as well
+said["none"] = fails(acme_mpi.connect)
 said["gone"] = fails(acme_mpi.connect, again.directory)
 again.stop()
 said["left"] = os.listdir("acme_mpi")
@@ -87,6 +89,7 @@ said["left"] = os.listdir("acme_mpi")
     assert said["own"].startswith("InputError: ")
     assert said["killed"].startswith("LaunchError: the ranks that served this process have gone")
     assert said["gone"].startswith("LaunchError: the ranks have ended: job ")
+    assert said["none"].startswith("LaunchError: there are no ranks in ")
     assert said["left"] == []
 
 
