@@ -225,7 +225,7 @@ def test_what_mpiexec_says_of_a_failure_is_said_once(run, tmp_path):
 @pytest.mark.parametrize(("n", "kind"), [(0, ValueError), (True, TypeError), ("2", TypeError)])
 def test_a_wrong_number_of_ranks_is_refused(n, kind):
     with pytest.raises(kind, match=r"`n`.* a whole number >= 1, not"):
-        acme_mpi.launch(n)
+        acme_mpi.launch(n=n)
 
 
 @pytest.mark.once
