@@ -14,6 +14,7 @@ from acme_mpi.history.status import read_told
 from acme_mpi.history.stores import find_store
 from acme_mpi.jobs.record import SCRIPT, Record
 from acme_mpi.launchers.base import State
+from acme_mpi.launchers.log import last_lines
 from acme_mpi.storage import Stored
 
 N_LINES = 10  # of a log, in an error
@@ -99,7 +100,7 @@ def _ended(record: Record, state: State) -> str:
 
 
 def _log_text(record: Record) -> str:
-    lines = record.log_lines(N_LINES)
+    lines = last_lines(record.path("log"), N_LINES)
     if not lines:
         return ""
     return f"\n  the last lines of {record.path('log')}:\n" + "\n".join(f"    {x}" for x in lines)

@@ -34,14 +34,7 @@ from acme_mpi.spelling import whole_number
 
 RECORD, CALL, SCRIPT = "job.json", "call", "script.sh"
 _FOLDER = re.compile(rf"{JOB}(\d{{1,9}})")
-# What Open MPI says between two lines of dashes when a rank ends with a status.
-_OF_MPIEXEC = re.compile(
-    r"^-{60,}\n(?:(?!-{60}).*\n){1,12}?.*(?:Exit code:|job has been aborted).*\n(?:(?!-{60}).*\n)?"
-    r"-{60,}\n?",
-    re.MULTILINE,
-)
 _MOST_BYTES = 4096  # of an id or a status
-_LOG_BYTES = 16 * 1024  # of the end of a log
 
 
 @dataclass(frozen=True)
@@ -138,18 +131,6 @@ class Record:
         """Keep the state with which a job has ended: launchers forget it."""
         with contextlib.suppress(OSError):  # it may be somebody else's job
             self.put("end", f"{self.get('id')}|{state.name}|{state.reason}")
-
-    def log_lines(self, n_most: int = 10) -> list[str]:
-        """Return the last lines of the log, without what mpiexec adds to any failure."""
-        try:
-            with open(self.path("log"), "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                file.seek(max(0, size - _LOG_BYTES))
-                text = file.read(_LOG_BYTES).decode(errors="replace")
-        except OSError:
-            return []
-        lines = re.split(r"[\r\n]+", _OF_MPIEXEC.sub("", text).strip())
-        return [line for line in lines if line.strip()][-n_most:]
 
 
 def new_number(layout: Layout) -> int:

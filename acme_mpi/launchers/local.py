@@ -21,7 +21,7 @@ from acme_mpi.launchers.site import own_or_site_prologue
 from acme_mpi.launchers.words import check_count
 from acme_mpi.linux.cores import n_cores
 from acme_mpi.linux.gpus import PER_RANK, refuse_too_few_gpus
-from acme_mpi.linux.processes import command_line
+from acme_mpi.linux.processes import command_line, start_of
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Local(Launcher):
             host, pid = _host_and_pid(job_id)
             if host != socket.gethostname():
                 found[job_id] = State(RUNNING, f"on {host}, as far as can be known from here")
-            elif pid and path in command_line(pid):
+            elif pid and _runs(pid, path):
                 found[job_id] = State(RUNNING)
         return found
 
@@ -146,6 +146,16 @@ class Local(Launcher):
             _, pid = _host_and_pid(job_id)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL if force else signal.SIGTERM)
+
+
+def _runs(pid: int, path: str) -> bool:
+    words = command_line(pid)
+    if words:
+        return path in words
+    try:
+        return start_of(pid) is not None  # a new process has no command line for a moment
+    except OSError:  # another user's
+        return False
 
 
 def _host_and_pid(job_id: str) -> tuple[str, int]:

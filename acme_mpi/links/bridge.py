@@ -23,7 +23,7 @@ from acme_mpi.links.frames import MOST_BYTES, ForgedError, Frame, Opener, Sealer
 from acme_mpi.links.handshake import Keys
 from acme_mpi.links.transport import Transport
 from acme_mpi.linux.offsets import write_all
-from acme_mpi.runner.channel import MAX_DESCRIPTORS, MESSAGE_BYTES
+from acme_mpi.runner.channel import MAX_DESCRIPTORS, MESSAGE_BYTES, receive_datagram
 
 AHEAD_BYTES = 4 * MOST_BYTES  # of frames that wait for the transport
 FIRST = 0  # the number of the channel that is there from the beginning
@@ -80,15 +80,12 @@ class End:
         EOFError
             There will be none any more.
         """
-        room = MESSAGE_BYTES, socket.CMSG_SPACE(4 * MAX_DESCRIPTORS)
         try:
-            data, ancillary, _, _ = self.sock.recvmsg(
-                *room, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+            data, ancillary, _, _ = receive_datagram(
+                self.sock, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
             )
         except BlockingIOError:
             return None
-        except OSError as error:
-            raise EOFError(str(error)) from None
         message = Message(data, [])
         for level, kind, raw in ancillary:
             if (level, kind) == _RIGHTS:
@@ -143,7 +140,7 @@ class Bridge:
         self.transport = transport
         self._sealer, self._opener = sealer, opener
         self._ends: dict[int, End] = {}
-        self._next_number = 1 if is_client else 2
+        self._next_number, self._their_next = (1, 2) if is_client else (2, 1)
         self._frames: deque[Iterator[bytes]] = deque()  # to be sent
         self._building: _Building | None = None
         self.words: deque[dict[str, Any]] = deque()  # that the other side has said
@@ -164,9 +161,8 @@ class Bridge:
         self._ends[FIRST] = end
 
     def say(self, words: dict[str, Any]) -> None:
-        """Say plain words to the other side itself."""
-        content = json.dumps(words).encode()
-        self._frames.append(iter([self._sealer.seal(Frame.WORDS, content)]))
+        """Say plain words to the other side itself. Any thread may."""
+        self._frames.append(self._frame_of(Frame.WORDS, json.dumps(words).encode()))
 
     def reading(self) -> list[int]:
         """Return the descriptors whose news are to be looked at."""
@@ -203,27 +199,45 @@ class Bridge:
         self._send()
 
     def hear(self, data: bytes) -> None:
-        """Take bytes from the other side."""
-        for kind, content in self._opener.open(data):
-            match kind:
-                case Frame.WORDS:
-                    self.words.append(json.loads(content))
-                case Frame.MESSAGE:
-                    self._begin_message(content)
-                case Frame.BYTES:
-                    self._add_bytes(content)
-                case Frame.HANG_UP:
-                    end = self._ends.get(_NUMBER.unpack(content)[0])
-                    if end is not None:
-                        end.speaks = False
-                        end.deliver()
+        """Take bytes from the other side.
+
+        Raises
+        ------
+        ForgedError
+            No acme_mpi sends such.
+        """
+        try:
+            for kind, content in self._opener.open(data):
+                self._hear_frame(kind, content)
+        except (ValueError, IndexError, OverflowError, RecursionError, struct.error) as error:
+            raise ForgedError(f"a damaged frame has come: {error}") from None
+
+    def _hear_frame(self, kind: Frame, content: bytes) -> None:
+        match kind:
+            case Frame.WORDS:
+                words = json.loads(content)
+                if not isinstance(words, dict):
+                    raise ValueError("words that say nothing")
+                self.words.append(words)
+            case Frame.MESSAGE:
+                self._begin_message(content)
+            case Frame.BYTES:
+                self._add_bytes(content)
+            case Frame.HANG_UP:
+                self._hang_up(_NUMBER.unpack(content)[0])
+
+    def _hang_up(self, number: int) -> None:
+        if number == FIRST:
+            raise ValueError("the first channel has no end")
+        end = self._ends.get(number)
+        if end is not None:
+            end.speaks = False
+            end.deliver()
 
     def received(self, number: int, message: Message) -> None:
         """Give a message, which has come whole, to the end here."""
-        end = self._ends.get(number)
-        if end is not None:
-            end.to_deliver.append(message)
-            end.deliver()
+        self._ends[number].to_deliver.append(message)
+        self._ends[number].deliver()
 
     def taken(self, number: int, message: Message) -> None:
         """Take a message of the process here."""
@@ -239,13 +253,15 @@ class Bridge:
         except EOFError:
             end.hears = False
             if number != FIRST:
-                self._frames.append(iter([self._sealed(Frame.HANG_UP, number)]))
+                self._frames.append(self._frame_of(Frame.HANG_UP, _NUMBER.pack(number)))
             return
         if message is not None:
             self.taken(number, message)
 
-    def _sealed(self, kind: Frame, number: int, content: bytes = b"") -> bytes:
-        return self._sealer.seal(kind, _NUMBER.pack(number) + content)
+    # Both seal a frame when it is sent, not before: its seal has its number.
+
+    def _frame_of(self, kind: Frame, content: bytes) -> Iterator[bytes]:
+        yield self._sealer.seal(kind, content)
 
     def _frames_of(self, number: int, message: Message) -> Iterator[bytes]:
         along, memories = [], []
@@ -258,8 +274,8 @@ class Bridge:
             else:
                 along.append(_ALONG.pack(_MEMORY, status.st_size))
                 memories.append((descriptor, status.st_size))
-        head = bytes([len(along)]) + b"".join(along)
-        yield self._sealed(Frame.MESSAGE, number, head + message.data)
+        head = _NUMBER.pack(number) + bytes([len(along)]) + b"".join(along)
+        yield self._sealer.seal(Frame.MESSAGE, head + message.data)
         for descriptor, size in memories:
             for offset in range(0, size, MOST_BYTES):
                 piece = os.pread(descriptor, MOST_BYTES, offset)
@@ -281,15 +297,25 @@ class Bridge:
         number, n_along = _NUMBER.unpack_from(content)[0], content[_NUMBER.size]
         start = _NUMBER.size + 1
         stop = start + n_along * _ALONG.size
+        if n_along > MAX_DESCRIPTORS or not 0 < len(content) - stop <= MESSAGE_BYTES:
+            raise ValueError(f"a message of {len(content)} bytes, with {n_along} descriptors")
         self._building = _Building(number, Message(content[stop:], []))
         for which, value in _ALONG.iter_unpack(content[start:stop]):
             if which == _CHANNEL:
-                own, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                self._ends[value] = End(own)
-                self._building.message.descriptors.append(theirs.detach())
-            else:
+                self._add_channel(self._building.message, value)
+            elif which == _MEMORY:
                 self._building.add_memory(value)
+            else:
+                raise ValueError(f"{which} has come along with a message")
         self._end_message()
+
+    def _add_channel(self, message: Message, number: int) -> None:
+        if number != self._their_next:
+            raise ValueError(f"channel {number} has come, {self._their_next} is the next")
+        self._their_next += 2
+        own, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._ends[number] = End(own)
+        message.descriptors.append(theirs.detach())
 
     def _add_bytes(self, content: bytes) -> None:
         if self._building is None:
@@ -301,7 +327,14 @@ class Bridge:
         building = self._building
         if building is not None and building.is_whole:
             self._building = None
-            self.received(building.number, building.message)
+            if building.number in self._ends:  # else nobody here hears it any more, or yet
+                self.received(building.number, building.message)
+
+    def let_go(self) -> None:
+        """Have no part in it in a process that was forked from its own."""
+        self.transport.let_go()
+        for end in self._ends.values():
+            end.sock.close()
 
     def close(self) -> None:
         """Drop the connection, and hang up all channels but the first, which its user keeps."""
@@ -339,7 +372,7 @@ class _Building:
         descriptor = os.memfd_create("acme_mpi", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         self.message.descriptors.append(descriptor)
         if size:
-            os.posix_fallocate(descriptor, 0, size)
+            os.ftruncate(descriptor, size)  # memory is taken by what comes
             self._missing.append((descriptor, size))
         else:
             _seal(descriptor)

@@ -30,6 +30,7 @@ from acme_mpi.links.handshake import Handshake
 from acme_mpi.links.mailbox import Mailbox
 from acme_mpi.links.reaching import dialled
 from acme_mpi.links.transport import SocketTransport
+from acme_mpi.linux.processes import peer_of
 from acme_mpi.runner.channel import Channel, Kind, kind_of
 
 LOOK_S = 1.0  # between two looks for what nobody tells
@@ -61,7 +62,8 @@ class Seat:
     n_unanswered : int
         Requests that rank 0 has not answered.
     held : Message or None
-        The last answer, if it is not known that the client has got it.
+        The answer to the last request, if that was a call, and it is not known that a client has
+        got it.
     last_s : float
         When the last answer came.
     """
@@ -71,21 +73,28 @@ class Seat:
         self.channel, self.end = Channel(theirs), End(own)
         self.n_unanswered, self.last_s = 0, time.monotonic()
         self.held: Message | None = None
-        self._has_values = False  # the last request says that the values were loaded
+        self._asked: Kind | None = None  # what the last request was
+
+    @property
+    def has_last(self) -> bool:
+        """Whether there is, or will be, an answer to a call that may have reached nobody."""
+        is_running = self.n_unanswered > 0 and self._asked == Kind.CALL
+        return self.held is not None or is_running
 
     def hear(self, message: Message) -> None:
         """See a message of the client."""
         kind = kind_of(message.data)
         if kind in _ASKING:
             self.n_unanswered += 1
-            self.held, self._has_values = None, kind == Kind.TAKEN
+            self.held, self._asked = None, kind
 
     def answer(self, message: Message) -> None:
         """See a message of rank 0."""
         if kind_of(message.data) == Kind.ANSWER:
             self.n_unanswered -= 1
             self.last_s = time.monotonic()
-            self.held = None if self._has_values else message
+            is_last = self.n_unanswered == 0 and self._asked == Kind.CALL
+            self.held = message if is_last else None
 
 
 class _SeatBridge(Bridge):
@@ -209,11 +218,11 @@ class Door:
         """
         self._welcome = welcome
         port = 0
-        with contextlib.suppress(OSError):  # without a network there are files
-            self._listeners.append(listening(self._ports))
-            port = self._listeners[0].getsockname()[1]
         here, name = listening_here()
         self._listeners.append(here)
+        with contextlib.suppress(OSError):  # without a network there are files
+            self._listeners.append(listening(self._ports))
+            port = self._listeners[-1].getsockname()[1]
         endpoint = Endpoint(
             socket.gethostname(), os.getpid(), port, addresses_of_this_node() if port else (), name
         )
@@ -229,9 +238,9 @@ class Door:
                 self._sleep()
                 self._accept()
                 self._look_around()
+                self._work()  # before guests: one may be the client, who has hung up and is back
                 for guest in [*self._guests]:
                     self._hear_guest(guest)
-                self._work()
         finally:
             self._close()
 
@@ -243,6 +252,7 @@ class Door:
         if not self._is_leaving and self._signals.fileno() >= 0:
             reading.append(self._signals.fileno())
         transports = [guest.transport for guest in self._guests]
+        writing += [each.fileno() for each in transports if each.n_waiting and each.fileno() >= 0]
         if self._bridge is None:
             reading.append(self.seat.end.fileno())
         else:
@@ -258,6 +268,10 @@ class Door:
         for listener in self._listeners:
             with contextlib.suppress(OSError):
                 sock, _ = listener.accept()
+                # The kernel shows names of sockets to everybody, and knows whose process dials.
+                if sock.family == socket.AF_UNIX and peer_of(sock)[1] != os.geteuid():
+                    sock.close()
+                    continue
                 transport = SocketTransport(sock, "a socket")
                 self._let_in(_Guest(Handshake(transport, self._key, is_client=False)))
 
@@ -320,7 +334,7 @@ class Door:
         bridge.seat, self._bridge = self.seat, bridge
         self._client = {**said, "since": time.strftime("%H:%M")}
         self._mailboxes.clear()
-        bridge.say({**self._welcome, "has_last": bool(self.seat.held or self.seat.n_unanswered)})
+        bridge.say({**self._welcome, "has_last": self.seat.has_last})
         bridge.join(self.seat.end)
 
     def _why_not(self, said: dict[str, Any]) -> str:
@@ -356,6 +370,8 @@ class Door:
             self._hear_client(bridge, bridge.words.popleft())
         if not is_there:
             self._drop_client()
+            if isinstance(bridge.transport, Mailbox):
+                bridge.transport.remove()  # nobody else does, if the client was killed
 
     def _hear_client(self, bridge: Bridge, words: dict[str, Any]) -> None:
         if "stop" in words:
@@ -363,8 +379,7 @@ class Door:
             self._drop_client()
             self.seat.n_unanswered = 0
         elif "last" in words and self.seat.held is not None:
-            held, self.seat.held = self.seat.held, None
-            bridge.send_on(FIRST, held)
+            bridge.send_on(FIRST, self.seat.held)  # and kept: this client may go, too
 
     def _drop_client(self) -> None:
         if self._bridge is not None:
@@ -374,6 +389,7 @@ class Door:
 
     def _keep_answers(self) -> None:
         """Keep what rank 0 answers to a client that has gone."""
+        self.seat.end.deliver()  # what that one has said at last
         try:
             while (message := self.seat.end.take()) is not None:
                 self.seat.answer(message)

@@ -65,10 +65,18 @@ class Endpoint:
         """Return what is written down; None: nothing, or not yet."""
         try:
             said = json.loads(read_file(path, _MOST_BYTES))
-            found = cls(**said)
-            return cls(**{**said, "addresses": tuple(found.addresses)})
-        except (OSError, Damaged, ValueError, TypeError):
+            found = cls(**{**said, "addresses": tuple(said["addresses"])})
+            return found if found._is_sound() else None
+        except (OSError, Damaged, ValueError, TypeError, KeyError, RecursionError):
             return None
+
+    def _is_sound(self) -> bool:
+        texts = self.host, self.name, self.mailbox, *self.addresses
+        numbers = self.pid, self.port
+        are_right = all(isinstance(text, str) for text in texts) and all(
+            isinstance(number, int) for number in numbers
+        )
+        return are_right and 0 <= self.port < 2**16
 
 
 def listening(ports: tuple[int, int] | None = None) -> socket.socket:

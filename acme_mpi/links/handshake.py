@@ -80,22 +80,19 @@ class Handshake:
             It has gone.
         """
         self.transport.flush()
-        end: EOFError | None = None
-        try:
-            while (data := self.transport.receive()) is not None:
+        while True:
+            # No more than is wanted: whoever it is has proved nothing yet.
+            while len(self._heard) < self._n_wanted:
+                data = self.transport.receive()
+                if data is None:
+                    return None
                 self._heard += data
-        except EOFError as error:  # what it has said before tells more
-            end = error
-        while len(self._heard) >= self._n_wanted:
             said = bytes(self._heard[: self._n_wanted])
             del self._heard[: self._n_wanted]
             keys = self._next(said)
             self.transport.flush()
             if keys is not None:
                 return keys, bytes(self._heard)
-        if end is not None:
-            raise end
-        return None
 
     def _answer(self, challenge: bytes) -> None:
         """Be the client that rank 0 has challenged."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable
@@ -53,6 +54,7 @@ class Mailbox:
     ) -> None:
         own, theirs = (_TO_RANKS, _TO_CLIENT) if is_client else (_TO_CLIENT, _TO_RANKS)
         self.title = f"files in {folder}"
+        self._folder = folder
         self._out, self._in = os.path.join(folder, own), os.path.join(folder, theirs)
         self._clock = clock
         self._waiting: deque[bytes] = deque()
@@ -151,3 +153,10 @@ class Mailbox:
         """Say that no letter will come any more."""
         with contextlib.suppress(EOFError):
             self._write(_END, b"")
+
+    def remove(self) -> None:
+        """Remove the folders; for the other side, that is the end."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def let_go(self) -> None:
+        """Do nothing: a process that was forked has no descriptor of it."""

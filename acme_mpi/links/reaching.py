@@ -47,16 +47,20 @@ def reach(folder: str, key: bytes, rank_0: Endpoint, ports: tuple[int, int] | No
         It is not there, or somebody else is.
     """
     trial = _Trial(key)
+    found, box = None, None
     try:
         for sock, title in dialled(rank_0):
             trial.add(Handshake(SocketTransport(sock, title), key, is_client=True))
         found = trial.wait(DIALLED_S)
         if found is None:
             with _knocking(folder, ports) as (listener, mailbox):
-                trial.add(Handshake(Mailbox(mailbox, is_client=True), key, is_client=True))
+                box = Mailbox(mailbox, is_client=True)
+                trial.add(Handshake(box, key, is_client=True))
                 found = trial.wait(KNOCKED_S, listener)
     finally:
         trial.close()
+        if box is not None and (found is None or found.transport is not box):
+            box.remove()
     if found is None:
         raise LaunchError(
             f"rank 0 on {rank_0.host} does not answer: not at {', '.join(rank_0.addresses)}, port "
@@ -67,12 +71,13 @@ def reach(folder: str, key: bytes, rank_0: Endpoint, ports: tuple[int, int] | No
 
 
 def dialled(endpoint: Endpoint) -> Iterator[tuple[socket.socket, str]]:
-    """Begin to dial all that an endpoint names; yield sockets, which may be connecting yet."""
+    """Begin to dial what an endpoint names; yield sockets, which may be connecting yet."""
     if endpoint.name and (sock := _dial(socket.AF_UNIX, f"\0{endpoint.name}")) is not None:
         yield sock, f"a socket of {endpoint.host}"
+        return
     known = set()
     for address in endpoint.addresses if endpoint.port else ():
-        with contextlib.suppress(OSError):  # a name that nobody knows here
+        with contextlib.suppress(OSError, UnicodeError):  # a name that nobody knows here
             infos = socket.getaddrinfo(address, endpoint.port, type=socket.SOCK_STREAM)
             for family, _, _, _, where in infos:
                 if where in known or family not in (socket.AF_INET, socket.AF_INET6):
@@ -88,7 +93,7 @@ def _dial(family: int, address: object) -> socket.socket | None:
     try:
         with contextlib.suppress(BlockingIOError):
             sock.connect(address)  # type: ignore[arg-type]
-    except OSError:
+    except (OSError, ValueError):  # a name that cannot be one
         sock.close()
         return None
     return sock

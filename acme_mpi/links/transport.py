@@ -63,6 +63,9 @@ class Transport(Protocol):
     def close(self) -> None:
         """Say no more; what was sent by `flush` arrives."""
 
+    def let_go(self) -> None:
+        """Have no part in it in a process that was forked from its own."""
+
 
 class SocketTransport:
     """A connected stream socket.
@@ -148,3 +151,7 @@ class SocketTransport:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+
+    def let_go(self) -> None:
+        """Have no part in it in a process that was forked from its own."""
+        self._socket.close()  # not shut down: that would end the other process's, too

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 from typing import NamedTuple
+
+_CREDENTIALS = struct.Struct("iII")  # process, user, group
 
 
 class Stat(NamedTuple):
@@ -147,3 +150,16 @@ def file_of(pid: int, descriptor: int) -> str:
 def process_ids(proc: str = "/proc") -> list[int]:
     """Return the ids of all processes of this machine."""
     return [int(name) for name in os.listdir(proc) if name.isdigit()]
+
+
+def peer_of(sock: socket.socket) -> tuple[int, int]:
+    """Return process and user of the other end of a socket of this node, as the kernel knows them.
+
+    Raises
+    ------
+    OSError
+        It is no such socket.
+    """
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, user, _ = _CREDENTIALS.unpack(raw)
+    return pid, user

@@ -156,8 +156,38 @@ def _sent_channel(number: int) -> Channel:
 
 
 def kind_of(data: bytes) -> Kind:
-    """Return what the message of a datagram is; its content is not looked at."""
-    return Kind(HEADER.unpack_from(data)[1])
+    """Return what the message of a datagram is; its content is not looked at.
+
+    Raises
+    ------
+    ValueError
+        It is no message.
+    """
+    if len(data) < HEADER.size or not data.startswith(MAGIC):
+        raise ValueError("bytes that are not a message")
+    return Kind(data[len(MAGIC)])
+
+
+def receive_datagram(sock: socket.socket, flags: int) -> tuple[bytes, list[Any], int, Any]:
+    """Return the next datagram of a channel, as `recvmsg` does; without bytes it is the end.
+
+    Raises
+    ------
+    BlockingIOError
+        There is none now.
+    EOFError
+        The other side has gone.
+    """
+    room = MESSAGE_BYTES, socket.CMSG_SPACE(4 * MAX_DESCRIPTORS)
+    try:
+        return sock.recvmsg(*room, flags)
+    except ConnectionError:
+        # The other side has gone with messages unread. That is told once, before the messages
+        # that it had sent.
+        try:
+            return sock.recvmsg(*room, flags)
+        except ConnectionError as error:
+            raise EOFError(str(error)) from None
 
 
 def load_plain(data: bytes) -> Any:
@@ -273,7 +303,7 @@ class Channel:
         """
         flags = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
         try:
-            data, ancillary = self._next_datagram(flags)
+            data, ancillary, _, _ = receive_datagram(self._socket, flags)
         except BlockingIOError:
             return None
         descriptors = [
@@ -289,19 +319,6 @@ class Channel:
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
-
-    def _next_datagram(self, flags: int) -> tuple[bytes, list[tuple[int, int, bytes]]]:
-        room = MESSAGE_BYTES, socket.CMSG_SPACE(4 * MAX_DESCRIPTORS)
-        try:
-            data, ancillary, _, _ = self._socket.recvmsg(*room, flags)
-        except ConnectionError:
-            # The other side has gone with messages unread. That is told once, before the messages
-            # that it had sent.
-            try:
-                data, ancillary, _, _ = self._socket.recvmsg(*room, flags)
-            except ConnectionError as error:
-                raise EOFError(str(error)) from None
-        return data, ancillary
 
 
 def _sealed_memory(sizes: bytes, pieces: list[memoryview], n_bytes: int) -> int:

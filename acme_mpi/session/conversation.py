@@ -61,8 +61,9 @@ def converse(
         if kind == Kind.CANCEL:
             continue  # what it means has ended by itself
         number, wanted = content
-        if kind == Kind.STREAM:
-            pools.open(wanted)
+        if kind in (Kind.STREAM, Kind.TAKEN):
+            if kind == Kind.STREAM:
+                pools.open(wanted)
             n_requests += 1
             tell(client, Kind.ANSWER, (number, None))
             continue
@@ -141,16 +142,19 @@ class _Turn:
 
     def __init__(self, client: Client, number: int, unread: list[tuple[Kind, Any]]) -> None:
         self._client, self._number, self._unread = client, number, unread
+        self._is_awaited = True
 
     def answer(self, content: Any) -> None:
-        """Send what the client waits for."""
-        tell(self._client, Kind.ANSWER, (self._number, content))
+        """Send what the client waits for, if it does."""
+        if self._is_awaited:
+            tell(self._client, Kind.ANSWER, (self._number, content))
 
     def deliver(self, world: World, result: Result) -> None:
         """Send the result, and wait until its values are loaded. Rank 0 only."""
         self.answer(answered(result))
         result.stored.pieces.clear()
         message = _next_message(self._client)
+        self._is_awaited = message is not None and message[0] == Kind.TAKEN
         reasons = None
         if message is not None and message[0] == Kind.TAKEN:
             self._number, reasons = message[1]

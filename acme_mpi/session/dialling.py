@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from acme_mpi.errors import LaunchError
+from acme_mpi.linux.processes import peer_of
 from acme_mpi.runner.channel import Channel
 
 VARIABLE = "ACME_MPI_DIAL"  # for ranks: where the process listens, and the key
@@ -26,7 +27,6 @@ KEY_BYTES = 32  # each way
 ANSWERED_S = 10.0  # within which either side has said what it has to say
 
 _RANK = struct.Struct("<I")
-_CREDENTIALS = struct.Struct("iII")  # process, user, group
 
 
 class Dialled(NamedTuple):
@@ -95,7 +95,7 @@ class Listener:
         with contextlib.ExitStack() as stack:
             stack.callback(sock.close)
             with contextlib.suppress(OSError):  # it has gone, or does not say anything
-                pid, user = _peer_of(sock)
+                pid, user = peer_of(sock)
                 if user != os.geteuid():
                     return None
                 sock.settimeout(ANSWERED_S)
@@ -141,7 +141,7 @@ def dial(word: str, rank: int) -> tuple[Dialled, list[int]]:
     try:
         sock.settimeout(ANSWERED_S)
         sock.connect(_address(name))
-        pid, user = _peer_of(sock)
+        pid, user = peer_of(sock)
         if user != os.geteuid():
             raise LaunchError("the process that is to have these ranks is another user's")
         pidfd = os.pidfd_open(pid)  # before it answers: it is alive, and so this is its own
@@ -163,10 +163,3 @@ def dial(word: str, rank: int) -> tuple[Dialled, list[int]]:
 
 def _address(name: str) -> str:
     return f"\0acme_mpi.{name}"
-
-
-def _peer_of(sock: socket.socket) -> tuple[int, int]:
-    """Return process and user of the other end, as the kernel knows them."""
-    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, user, _ = _CREDENTIALS.unpack(raw)
-    return pid, user

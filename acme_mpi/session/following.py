@@ -2,15 +2,53 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from acme_mpi.comm import World, pack_error
 from acme_mpi.engine.call import Call, Result
 from acme_mpi.engine.run import run
-from acme_mpi.errors import AcmeMpiError
+from acme_mpi.errors import EXIT_INTERNAL, AcmeMpiError
+from acme_mpi.linux.interrupts import INTERRUPTS
+from acme_mpi.linux.printing import say_error
 from acme_mpi.runner.kept import stop_runner
 from acme_mpi.streams.ranks import Follower
+
+
+def take_part(world: World, lead: Callable[[], object]) -> None:
+    """Lead as rank 0, or follow, until the end. Collective.
+
+    Parameters
+    ----------
+    world : World
+        The ranks.
+    lead : callable
+        What rank 0 does; at its end all leave.
+    """
+    INTERRUPTS.catch()
+    try:
+        if world.is_master:
+            lead()
+            world.bcast("end")
+        else:
+            follow_to_the_end(world)
+    # Leaving alone would make the other ranks wait for ever.
+    except AcmeMpiError as error:  # such as no disk
+        world.abort(say_error(error))
+    except BaseException:  # a mistake of ours
+        traceback.print_exc()
+        sys.stderr.flush()
+        world.abort(EXIT_INTERNAL)
+
+
+def follow_to_the_end(world: World) -> None:
+    """Do what rank 0 asks for, and leave nothing running. Collective; not on rank 0."""
+    follower = follow(world)
+    if follower is not None:
+        follower.end()
 
 
 def follow(world: World, follower: Follower | None = None) -> Follower | None:

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import sys
-import traceback
 from typing import NamedTuple
 
 from acme_mpi.linux.threads import limited_threads
@@ -17,7 +16,7 @@ with limited_threads():
 from acme_mpi.comm import World, finalize, make_world
 from acme_mpi.engine.call import Display
 from acme_mpi.engine.messages import ConsoleFormatter
-from acme_mpi.errors import EXIT_INTERNAL, AcmeMpiError
+from acme_mpi.errors import AcmeMpiError
 from acme_mpi.links.door import Door
 from acme_mpi.links.key import read_key
 from acme_mpi.linux.descriptors import occupy_standard_descriptors
@@ -28,7 +27,7 @@ from acme_mpi.runner.channel import Channel
 from acme_mpi.runner.kept import fork_child_runner, stop_runner
 from acme_mpi.runner.streams import flush_standard_streams
 from acme_mpi.session.conversation import converse
-from acme_mpi.session.following import follow
+from acme_mpi.session.following import take_part
 from acme_mpi.session.rank_main import MessagesHandler
 from acme_mpi.session.starting import Ranks
 
@@ -59,30 +58,15 @@ def main() -> None:
         fork_child_runner()
         found = Ranks.read(sys.argv[1])
         world = make_world(notify=lambda text: logger.warning("%s", text))
-        _serve(world, found, handler)
+        ranks = world.allgather((world.host, os.getpid()))
+        if world.is_master:
+            logger.removeHandler(handler)
+        take_part(world, lambda: _lead(world, found, ranks))
     except AcmeMpiError as error:
         sys.exit(say_error(error))
     stop_runner()
     finalize()
     flush_standard_streams()
-
-
-def _serve(world: World, found: Ranks, handler: logging.Handler) -> None:
-    ranks = world.allgather((world.host, os.getpid()))
-    INTERRUPTS.catch()
-    try:
-        if world.is_master:
-            logger.removeHandler(handler)
-            _lead(world, found, ranks)
-            return
-        follower = follow(world)
-        if follower is not None:
-            follower.end()
-    except BaseException:
-        # A mistake of ours, or no disk. Leaving alone would make the other ranks wait for ever.
-        traceback.print_exc()
-        sys.stderr.flush()
-        world.abort(EXIT_INTERNAL)
 
 
 def _lead(world: World, found: Ranks, ranks: list[tuple[str, int]]) -> None:
@@ -92,7 +76,6 @@ def _lead(world: World, found: Ranks, ranks: list[tuple[str, int]]) -> None:
     logger.addHandler(handler)
     door.open({"ranks": ranks})
     converse(world, _Client(door.seat.channel, door.gone), Display(), handler.heard)
-    world.bcast("end")
     with contextlib.suppress(OSError):
         os.unlink(found.path("key"))
 

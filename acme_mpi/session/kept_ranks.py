@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -14,6 +15,7 @@ from typing import Any, Self
 
 from acme_mpi.comm.background import start_thread
 from acme_mpi.errors import InputError, LaunchError
+from acme_mpi.launchers.environment import clean_environment
 from acme_mpi.links.bridge import Bridge, End
 from acme_mpi.links.endpoint import this_process
 from acme_mpi.links.key import read_key
@@ -45,10 +47,13 @@ class KeptRanks:
     """
 
     title = "the ranks that served this process"
-    what_next = "launch others, or stop() these to go on without"
+    what_next = (
+        "launch others, `connect` again if only the connection broke, or stop() these to go on "
+        "without"
+    )
 
     def __init__(self, found: Ranks, bridge: Bridge) -> None:
-        self.directory, self.environment = found.folder, dict(os.environ)
+        self.directory, self.environment = found.folder, _shared_environment(found)
         self.ranks: list[tuple[str, int]] = []
         self._found, self._bridge, self._pid = found, bridge, os.getpid()
         self._job_id = found.job_id
@@ -56,12 +61,15 @@ class KeptRanks:
         self._is_gone = self._is_stopped = False
         own, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.channel, self._end = Channel(theirs), End(own)
-        self._ears, self._mouth = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._ears, self._mouth = socket.socketpair()
+        self._ears.setblocking(False)
+        self._mouth.setblocking(False)
         self._has_last = False
         try:
             self._introduce()
         except BaseException:
             self._close()
+            self.channel.close()
             raise
         bridge.join(self._end)
         start_thread("bridge", self._serve)
@@ -103,10 +111,10 @@ class KeptRanks:
 
     def _work_once(self, pause_s: float | None) -> None:
         pauses = [each for each in (pause_s, self._bridge.transport.pause_s) if each is not None]
-        reading = [*self._bridge.reading(), self._ears]
+        reading = [*self._bridge.reading(), self._ears.fileno()]
         select.select(reading, self._bridge.writing(), [], min(pauses, default=None))
         with contextlib.suppress(BlockingIOError):
-            os.read(self._ears, 4096)
+            self._ears.recv(4096)
         self._bridge.work()
 
     def _serve(self) -> None:
@@ -116,9 +124,9 @@ class KeptRanks:
                 while self._bridge.words:
                     words = self._bridge.words.popleft()
                     self._leaves_because = words.get("leaving", self._leaves_because)
-        except (EOFError, OSError):
+        except EOFError:
             pass
-        except LaunchError as error:
+        except (LaunchError, OSError) as error:  # it has been forged; there is no memory for it
             self._last_words = f"; {error}"
         finally:
             self._is_gone = True
@@ -126,12 +134,13 @@ class KeptRanks:
 
     def _say(self, words: dict[str, Any]) -> None:
         self._bridge.say(words)
-        with contextlib.suppress(OSError):
-            os.write(self._mouth, b"!")
+        with contextlib.suppress(OSError):  # it will be heard anyway, or never
+            self._mouth.send(b"!")
 
     def _close(self) -> None:
         self._bridge.close()
-        self._end.sock.close()
+        for sock in (self._end.sock, self._ears, self._mouth):
+            sock.close()
 
     @property
     def hosts(self) -> list[str]:
@@ -177,7 +186,8 @@ class KeptRanks:
     def last_result(self) -> Any:
         """Return what the last call returned whose result the process before this one has not got.
 
-        That call goes on when its process ends; this waits for its end.
+        That call goes on when its process ends; this waits for its end. Ctrl-C ends only the
+        waiting. A call of this process ends it, so this comes first.
 
         Returns
         -------
@@ -187,14 +197,18 @@ class KeptRanks:
         Raises
         ------
         InputError
-            There is no such call.
+            There is no such call, or its values were taken, or another call has come after it.
         TaskError, StoppedError, LaunchError
             As `acme_mpi.map`.
         """
         session = outside().of_call()
         if not (isinstance(session, LocalSession) and session.local is self and self._has_last):
             raise InputError("no call of a process before this one waits for its result here")
-        self._has_last = False
+        if session.has_asked:
+            raise InputError(
+                "the result of the last call is that of this process now; `last_result` comes "
+                "before other calls, and gives values once"
+            )
         self._say({"last": True})
         result = session.take_last()
         return None if result is None else finish(result)
@@ -204,11 +218,23 @@ class KeptRanks:
         if self._is_stopped or self._pid != os.getpid():
             return
         self._is_stopped = True
+        atexit.unregister(self.stop)
         self._say({"stop": True})
-        with contextlib.suppress(LaunchError):
+        try:
             if not self._has_ended():
-                self._found.cancel()
-        self._found.remove()
+                self._cancel()
+        except BaseException:  # an interrupt: nobody waits, and nobody would use them
+            self._cancel()
+            raise
+        finally:
+            self._found.remove()
+        self.channel.close()
+
+    def _cancel(self) -> None:
+        try:
+            self._found.cancel()
+        except LaunchError as error:
+            logger.warning("Job %s could not be ended: %s", self._job_id, error)
 
     def _has_ended(self) -> bool:
         give_up_s = time.monotonic() + STOPPED_S
@@ -221,10 +247,9 @@ class KeptRanks:
     def let_go(self) -> None:
         """Have no part in them in a process that was forked from theirs."""
         self._is_stopped = True
-        # Not shut down: that would end the connection of the other process, too.
-        for descriptor in (self._bridge.transport.fileno(), self._end.fileno()):
-            if descriptor >= 0:
-                os.close(descriptor)
+        self._bridge.let_go()
+        for each in (self._end.sock, self._ears, self._mouth, self.channel):
+            each.close()
 
     def __enter__(self) -> Self:
         return self
@@ -245,3 +270,10 @@ class KeptRanks:
 
     def __reduce__(self) -> Any:
         raise NotImplementedError("ranks cannot be passed between processes or pickled")
+
+
+def _shared_environment(found: Ranks) -> dict[str, str]:
+    """Return the variables that ranks have, and, as if they had, those of a job of this process."""
+    own = clean_environment()
+    of_job = {name: value for name, value in os.environ.items() if name not in own}
+    return {**found.environment, **of_job}

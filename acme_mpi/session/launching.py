@@ -10,6 +10,7 @@ from typing import Any
 
 from acme_mpi.errors import InputError, InputTypeError, LaunchError
 from acme_mpi.launchers.base import Launcher
+from acme_mpi.launchers.environment import clean_environment
 from acme_mpi.launchers.local import Local
 from acme_mpi.launchers.named import launcher_of
 from acme_mpi.launchers.site import read_site
@@ -17,7 +18,7 @@ from acme_mpi.launchers.slurm import Slurm
 from acme_mpi.launchers.words import check_count, check_time, seconds_of
 from acme_mpi.session.current import current, outside
 from acme_mpi.session.kept_ranks import KeptRanks
-from acme_mpi.session.local import Hold
+from acme_mpi.session.local import Hold, LocalSession
 from acme_mpi.session.local_ranks import LocalRanks
 from acme_mpi.session.plain import PlainSession
 from acme_mpi.session.starting import Ranks, new_folder, newest_folder
@@ -129,6 +130,7 @@ def started(
         launcher.kind,
         launcher.words(),
         idle_s,
+        clean_environment(),
         (ports[0], ports[-1]) if ports else None,
     )
     found.submit()
@@ -156,7 +158,8 @@ def connect(directory: str | None = None) -> KeptRanks:
     Returns
     -------
     KeptRanks
-        As from `launch`. Its ``last_result()`` is that of the call that was running.
+        As from `launch`. Its ``last_result()`` is that of the call that was running. The same
+        object again if they serve this process already.
 
     Raises
     ------
@@ -165,6 +168,10 @@ def connect(directory: str | None = None) -> KeptRanks:
     """
     session = _session()
     folder = newest_folder() if directory is None else _path(directory)
+    own = session.of_call()
+    ranks = own.local if isinstance(own, LocalSession) else None
+    if isinstance(ranks, KeptRanks) and ranks.directory == folder and ranks.status() == "running":
+        return ranks  # a cell was run again
     found = Ranks.read(folder)
     return session.have(lambda: KeptRanks.meet(found), Hold.BY_USER)
 

@@ -111,7 +111,8 @@ class PlainSession(SpmdSession):
     def _begin(self, start: Callable[[], AnyRanks], hold: Hold) -> AnyRanks:
         from acme_mpi.session.local import LocalSession
 
-        if self._local is not None:
+        # Ranks that are missed may only be out of reach: `start` may be to reach them again.
+        if self._local is not None and not self._local.local.is_missed:
             self._local.local.stop()
         ranks = start()
         self._local = LocalSession(ranks, self, hold)

@@ -7,7 +7,6 @@ import logging
 import os
 import select
 import sys
-import traceback
 from collections.abc import Iterator, Mapping
 
 from acme_mpi.linux.threads import limited_threads
@@ -19,16 +18,15 @@ from acme_mpi.comm import World, finalize, launched_rank_and_size, make_world, p
 from acme_mpi.comm.background import start_thread
 from acme_mpi.engine.call import Display
 from acme_mpi.engine.messages import ConsoleFormatter
-from acme_mpi.errors import EXIT_DONE, EXIT_INTERNAL, EXIT_USAGE, AcmeMpiError
+from acme_mpi.errors import EXIT_DONE, EXIT_USAGE, AcmeMpiError
 from acme_mpi.linux.descriptors import occupy_standard_descriptors
 from acme_mpi.linux.gpus import take_gpus
-from acme_mpi.linux.interrupts import INTERRUPTS
 from acme_mpi.runner.channel import Channel, Kind
 from acme_mpi.runner.kept import fork_child_runner, stop_runner
 from acme_mpi.runner.streams import flush_standard_streams
 from acme_mpi.session.conversation import converse, tell
 from acme_mpi.session.dialling import VARIABLE, Dialled, dial
-from acme_mpi.session.following import follow
+from acme_mpi.session.following import take_part
 
 LEAVING_S = 5.0  # after the end of the process for whom it is a rank
 # Whoever looks at these finds a launcher that passes on lines: of these ranks it passes on nothing.
@@ -94,20 +92,9 @@ def _serve(client: Dialled, handler: MessagesHandler) -> None:
         return
     for name in _OF_LINES:
         os.environ.pop(name, None)
-    INTERRUPTS.catch()
-    try:
-        if world.is_master:
-            _lead(world, client, handler, ranks)
-        else:
-            client.channel.close()
-            follower = follow(world)
-            if follower is not None:
-                follower.end()
-    except BaseException:
-        # A mistake of ours. Leaving alone would make the other ranks wait for ever.
-        traceback.print_exc()
-        sys.stderr.flush()
-        world.abort(EXIT_INTERNAL)
+    if not world.is_master:
+        client.channel.close()
+    take_part(world, lambda: _lead(world, client, handler, ranks))
 
 
 def _lead(
@@ -119,7 +106,6 @@ def _lead(
         assert message is not None
         _take_on(message[1])
         converse(world, client, Display(), handler.heard)
-    world.bcast("end")
 
 
 def _take_on(variables: Mapping[str, str]) -> None:

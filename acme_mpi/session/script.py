@@ -48,6 +48,7 @@ class ScriptSession(Session):
         self._numbers = itertools.count(secrets.randbits(48))
         self._stream: ClientStream | None = None
         self._waiting: set[int] = set()  # numbers of the requests that are not answered
+        self.has_asked = False  # this process has made a request
 
     @classmethod
     def of_script(cls, channel: Channel) -> Self:
@@ -156,7 +157,7 @@ class ScriptSession(Session):
         may still come: it is known by its number, and dropped.
         """
         with self._lock:
-            number = next(self._numbers)
+            number, self.has_asked = next(self._numbers), True
             try:
                 self._channel.send(kind, (number, wanted))
                 self._waiting.add(number)

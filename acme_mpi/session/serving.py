@@ -16,7 +16,7 @@ from acme_mpi.runner.channel import Kind
 from acme_mpi.runner.launched import without_launcher
 from acme_mpi.runner.process import Child
 from acme_mpi.session.conversation import converse, tell
-from acme_mpi.session.following import follow
+from acme_mpi.session.following import follow_to_the_end
 from acme_mpi.session.meant import function_meant
 
 logger = logging.getLogger("acme_mpi")
@@ -49,9 +49,7 @@ def serve_script(world: World, command: Sequence[str], defaults: Display) -> int
     """
     ranks = world.allgather((world.host, os.getpid()))
     if not world.is_master:
-        follower = follow(world)
-        if follower is not None:
-            follower.end()
+        follow_to_the_end(world)
         return 0
     INTERRUPTS.catch_passed_on()
     environment = without_launcher(os.environ)

@@ -31,6 +31,7 @@ from acme_mpi.errors import LaunchError
 from acme_mpi.history.journal import write_whole
 from acme_mpi.history.parsing import Damaged, read_file
 from acme_mpi.launchers.base import RUNNING, UNKNOWN, Launcher, Order, State
+from acme_mpi.launchers.log import last_lines
 from acme_mpi.launchers.named import KINDS
 from acme_mpi.launchers.queue import queue_of
 from acme_mpi.links.endpoint import RANK_0, Endpoint
@@ -42,8 +43,6 @@ from acme_mpi.visible import say
 RECORD, SCRIPT, LOG, ID, EXIT = "ranks.json", "script.sh", "log", "id", "exit"
 PROGRAM = "acme_mpi.session.kept_main"
 LOOK_S, LONGEST_LOOK_S = 0.02, 0.5  # between two looks for rank 0
-N_LAST_LINES = 10  # of the log, in an error
-_LOG_BYTES = 16 * 1024
 _OURS = "ranks-"  # how the folders begin whose names nobody has chosen
 
 logger = logging.getLogger("acme_mpi")
@@ -63,6 +62,8 @@ class Ranks:
         What it was told.
     idle_s : float
         How long they stay without a client, in seconds.
+    environment : mapping
+        The variables with which they were started.
     ports : (int, int) or None
         The first and the last port at which anybody listens; None: any.
     """
@@ -71,6 +72,7 @@ class Ranks:
     launcher: str
     words: dict[str, Any]
     idle_s: float
+    environment: dict[str, str]
     ports: tuple[int, int] | None = None
 
     @classmethod
@@ -87,11 +89,13 @@ class Ranks:
             said = json.loads(read_file(path))
             first, last = said["ports"] or (0, 0)
             ports = (int(first), int(last)) if first else None
-            found = cls(folder, said["launcher"], said["words"], float(said["idle_s"]), ports)
+            environment = {str(name): str(value) for name, value in said["environment"].items()}
+            idle_s = float(said["idle_s"])
+            found = cls(folder, said["launcher"], said["words"], idle_s, environment, ports)
             found.make_launcher()
         except FileNotFoundError:
             raise LaunchError(f"{folder} is no folder of ranks: {RECORD} is not there") from None
-        except (OSError, Damaged, ValueError, TypeError, KeyError) as error:
+        except (OSError, Damaged, ValueError, TypeError, KeyError, AttributeError) as error:
             raise LaunchError(f"cannot read {path}: {error}") from None
         return found
 
@@ -177,10 +181,13 @@ class Ranks:
         """
         give_up_s = None if time_s is None else time.monotonic() + time_s
         pause_s, told = LOOK_S, ""
-        while (found := Endpoint.read(self.path(RANK_0))) is None:
-            state = self.state()
-            if state.is_over and Endpoint.read(self.path(RANK_0)) is None:
-                raise LaunchError(f"the ranks have not begun: {self.how_it_is(state)}")
+        while True:
+            found, state = Endpoint.read(self.path(RANK_0)), self.state()
+            if state.is_over:
+                what = "not begun" if found is None else "ended"
+                raise LaunchError(f"the ranks have {what}: {self.how_it_is(state)}")
+            if found is not None:
+                return found
             if state.is_pending and str(state) != told:
                 told = str(state)
                 _tell(f"job {self.job_id}: {state}")
@@ -188,7 +195,6 @@ class Ranks:
                 raise TimeoutError(f"the ranks have not begun: job {self.job_id} is {state}")
             time.sleep(pause_s)
             pause_s = min(1.5 * pause_s, LONGEST_LOOK_S)
-        return found
 
     def how_it_is(self, state: State | None = None) -> str:
         """Return the state of the job and what it has said at last."""
@@ -196,19 +202,9 @@ class Ranks:
             queue_of(KINDS[self.launcher]).ask_again()
         found = self.state() if state is None else state
         title = KINDS[self.launcher].title
-        said = "".join(f"\n  {line}" for line in self._last_lines())
+        said = "".join(f"\n  {line}" for line in last_lines(self.path(LOG)))
         text = f"job {self.job_id} on {title} is {found}"
         return f"{text}; it has said at last:{said}" if said else text
-
-    def _last_lines(self) -> list[str]:
-        try:
-            with open(self.path(LOG), "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                file.seek(max(0, size - _LOG_BYTES))
-                text = file.read(_LOG_BYTES).decode(errors="replace")
-        except OSError:
-            return []
-        return [line for line in text.splitlines() if line.strip()][-N_LAST_LINES:]
 
     def cancel(self) -> None:
         """End the job, and forget it.
@@ -242,7 +238,7 @@ def new_folder() -> str:
 
 
 def newest_folder() -> str:
-    """Return the folder of the ranks that were started last, by nobody's name.
+    """Return the folder of the ranks that were started last, by nobody's name, and are there.
 
     Raises
     ------
@@ -252,8 +248,9 @@ def newest_folder() -> str:
     parent = folder_of_all()
     for name in sorted(_names(parent), reverse=True):
         folder = os.path.join(parent, name)
-        if not os.path.exists(os.path.join(folder, EXIT)):
-            return folder
+        with contextlib.suppress(LaunchError):  # it is being made, or removed
+            if not Ranks.read(folder).state().is_over:
+                return folder
     raise LaunchError(f"there are no ranks in {parent}; acme_mpi.launch starts some")
 
 

@@ -16,6 +16,7 @@ import pickle
 import socket
 import threading
 import traceback
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.pool import (  # type: ignore[attr-defined]
@@ -176,7 +177,7 @@ class ClientStream(Stream):
         self._window = 2 * self.size
         self._lost: BaseException | None = None
         self._is_over = False  # nobody takes sources any more
-        os.register_at_fork(after_in_child=self._leave_to_parent)
+        _STREAMS.add(self)
         start_thread("stream", self._serve)
 
     # What anybody calls.
@@ -270,7 +271,7 @@ class ClientStream(Stream):
         """Hang up: the ranks drop what is out."""
         self._channel.hang_up()
 
-    def _leave_to_parent(self) -> None:
+    def leave_to_parent(self) -> None:
         """Have no part in it in a forked child, whose end would hang up for its parent."""
         atexit.unregister(self.close)
         self._channel.close()
@@ -527,3 +528,15 @@ def _told(value: NoValue, where: str) -> BaseException:
         return WorkerDied(f"{value.message}; on {where}")
     error: BaseException = MaybeEncodingError(value.message, value.value or "an exception")
     return error
+
+
+# Of this process. What is registered with the fork of each would stay for ever, and they with it.
+_STREAMS: weakref.WeakSet[ClientStream] = weakref.WeakSet()
+
+
+def _leave_to_parent() -> None:
+    for stream in [*_STREAMS]:
+        stream.leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)

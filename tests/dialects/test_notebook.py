@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -52,7 +54,7 @@ class Kernel:
     """A kernel, as a notebook has it."""
 
     def __init__(self, folder: Any) -> None:
-        self.start_id = uuid.uuid4().hex
+        self.start_id, self.folder = uuid.uuid4().hex, Path(folder)
         places = {name: str(folder) for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "HOME")}
         own = {"ACME_MPI_LAUNCH": "", MARKER: self.start_id, "JUPYTER_PLATFORM_DIRS": "1"}
         self.manager = manager.KernelManager(kernel_name="python3")
@@ -159,3 +161,52 @@ def test_a_restart_leaves_no_rank(kernel, first):
     assert all(has_ended(pid, ENDING_S) for pid in before)
     again = kernel.run("import acme_mpi; acme_mpi.map(abs, [-1, 2], write_worker_results=False)")
     assert (again.error, again.value) == ("", "[1, 2]")
+
+
+KEPT = """\
+import os
+import acme_mpi
+
+ranks = acme_mpi.launch(2, idle="2min", directory="kept")
+factor = 3
+
+def f(x):
+    return factor * x
+
+def waits(x):
+    if x == 1:
+        open("begun", "w").close()
+        open("allowed").close()
+    return factor * x
+
+with acme_mpi.Pool() as pool:
+    found = pool.map(f, [1, 2])
+with acme_mpi.ParallelMap(f, [3, 4], write_worker_results=False) as pmap:
+    found += pmap.compute()
+found + acme_mpi.map(f, [5, 6], write_worker_results=False)
+"""
+LATER = """\
+import acme_mpi
+
+with acme_mpi.connect("kept") as ranks:
+    found = ranks.last_result()
+    found += acme_mpi.map(lambda x: -x, [3], write_worker_results=False)
+found, ranks.status()
+"""
+
+
+def test_ranks_that_stay_outlive_a_restart_in_the_middle_of_a_call(kernel):
+    os.mkfifo(kernel.folder / "begun")
+    os.mkfifo(kernel.folder / "allowed")
+    shown = kernel.run(KEPT)
+    kernel.client.execute("acme_mpi.map(waits, [0, 1], write_worker_results=False)")
+    (kernel.folder / "begun").read_bytes()
+    kernel.manager.restart_kernel(now=True)
+    kernel.client.wait_for_ready(timeout=ANSWERED_S)
+    (kernel.folder / "allowed").write_bytes(b"")
+
+    again = kernel.run(LATER)
+
+    assert (shown.error, shown.value) == ("", "[3, 6, 9, 12, 15, 18]")
+    assert (again.error, again.value) == ("", "([0, 3, -3], 'ended')")
+    assert not (kernel.folder / "kept").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from acme_mpi import SGE, InputError, Local, Slurm
 from acme_mpi.errors import LaunchError
+from acme_mpi.launchers import local as local_module
 from acme_mpi.launchers import slurm as slurm_module
 from acme_mpi.launchers.base import Order, State
 from acme_mpi.launchers.environment import clean_environment
@@ -147,6 +149,17 @@ def test_a_slurm_that_is_not_there_is_named(monkeypatch):
     with pytest.raises(LaunchError, match="cannot run sbatch"):
         Slurm(1).submit("script.sh", "log", "/")
     assert Slurm.states({"17": "script.sh"}) is None
+
+
+def test_a_script_that_has_just_begun_is_not_taken_for_gone(monkeypatch):
+    """Between exec and the first instruction a process has no command line, nor has a zombie."""
+    monkeypatch.setattr(local_module, "command_line", lambda pid: [])
+    ended = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+    jobs = {f"{socket.gethostname()} {pid}": "script.sh" for pid in (os.getpid(), ended.pid)}
+
+    assert [*Local.states(jobs)] == [*jobs][:1]
+    ended.wait()
 
 
 def test_what_jobs_around_have_set_is_not_passed_on(monkeypatch):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import select
 import socket
+import struct
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,21 +20,22 @@ from acme_mpi.errors import LaunchError
 from acme_mpi.links import door as door_module
 from acme_mpi.links import mailbox as mailbox_module
 from acme_mpi.links import reaching
-from acme_mpi.links.bridge import Bridge, End
+from acme_mpi.links.bridge import Bridge, End, Message
 from acme_mpi.links.door import Door
 from acme_mpi.links.endpoint import KNOCK, RANK_0, Endpoint, listening, this_process
 from acme_mpi.links.frames import MOST_BYTES, ForgedError, Frame, Opener, Sealer
-from acme_mpi.links.handshake import MAGIC, Handshake, StrangerError
+from acme_mpi.links.handshake import MAGIC, Handshake, Keys, StrangerError
 from acme_mpi.links.key import make_key, read_key
 from acme_mpi.links.mailbox import Mailbox, make_mailbox
 from acme_mpi.links.reaching import reach
 from acme_mpi.links.transport import SocketTransport
 from acme_mpi.linux.segment import Segment
-from acme_mpi.runner.channel import Channel, Kind
+from acme_mpi.runner.channel import HEADER, Channel, Kind
 
 pytestmark = pytest.mark.once
 
 KEY = b"k" * 32
+KEYS = Keys(b"c" * 32, b"r" * 32)
 LIMIT_S = 60.0
 
 
@@ -148,6 +152,23 @@ class TestHandshake:
 
         with pytest.raises(StrangerError, match=message):
             ranks.go_on()
+
+    def test_a_stranger_who_talks_without_end_is_heard_no_longer_than_a_proof(self):
+        class Flood:
+            n_heard = 0
+
+            def receive(self) -> bytes:
+                self.n_heard += 1
+                return b"x" * 1000
+
+            def send(self, data: bytes) -> None: ...
+
+            def flush(self) -> None: ...
+
+        flood = Flood()
+        with pytest.raises(StrangerError, match="another program"):
+            Handshake(flood, KEY, False).go_on()
+        assert flood.n_heard == 1
 
 
 class TestFrames:
@@ -294,12 +315,41 @@ class TestBridge:
                 ]
                 np.testing.assert_array_equal(found[2][1], large)
 
+    def test_words_that_are_said_while_a_large_message_travels_come_behind_it(self, pair):
+        ours, theirs = (Bridge.of(end, KEYS, k == 0) for k, end in enumerate(pair))
+        memory = Segment.of([bytes(9 * MOST_BYTES)])
+        ours.send_on(5, Message(b"large", [os.dup(memory.descriptor)]))
+        ours.work()
+        ours.say({"stop": True})
+        while not theirs.words:
+            ours.work()
+            theirs.work()
+
+        assert [*theirs.words] == [{"stop": True}]
+
     def test_shared_memory_comes_along(self, pair):
         with bridged(*pair) as (ours, theirs):
             ours.send(Kind.CALL, [Segment.of([b"abc", b"def"]), Segment.of([b""]), 3])
             _, (full, empty, rest) = theirs.receive()
 
             assert (bytes(full.view()), bytes(empty.view()), rest) == (b"abcdef", b"", 3)
+
+    def test_what_a_process_said_before_it_went_arrives_though_it_had_not_heard_all(self, pair):
+        """Such as the last results of a pool whose client has closed it, and the other way."""
+        with bridged(*pair) as (ours, theirs):
+            own, other = Channel.pair()
+            ours.send(Kind.STREAM, other)
+            other.close()
+            far = theirs.receive()[1]
+            far.send(Kind.GOT, "unread")
+            assert select.select([own], [], [], LIMIT_S)[0]
+            own.send(Kind.GIVE, "last")
+            own.close()
+
+            assert far.receive() == (Kind.GIVE, "last")
+            with pytest.raises(EOFError):
+                far.receive()
+            far.close()
 
     def test_channels_come_along_and_end_on_both_sides(self, pair):
         with bridged(*pair) as (ours, theirs):
@@ -387,6 +437,7 @@ class Ranks:
         self.key = read_key(str(folder))
         self.signals = Signals()
         self.door = Door(str(folder), self.key, idle_s, self.signals)
+        self.asked = threading.Semaphore(0)
         self.may_answer = threading.Event()
         self.may_answer.set()
         self._thread = threading.Thread(target=self._answer)
@@ -397,9 +448,10 @@ class Ranks:
 
     def _answer(self) -> None:
         channel = self.door.seat.channel
-        with contextlib.suppress(EOFError):
+        with contextlib.suppress(EOFError, BrokenPipeError):
             while True:
                 kind, (number, content) = channel.receive()
+                self.asked.release()
                 assert self.may_answer.wait(LIMIT_S)
                 if kind == Kind.STREAM:
                     self.streams.append(content)
@@ -453,7 +505,8 @@ class Client:
 
     def answer(self) -> Any:
         while (message := self.channel.receive(wait=False)) is None:
-            self.bridge.work()
+            with contextlib.suppress(EOFError):  # it may come with the end
+                self.bridge.work()
         return message[1]
 
     def work_for_ever(self) -> None:
@@ -493,6 +546,16 @@ class TestWays:
         client.ask(1, "what")
         assert client.answer() == (1, "what")
 
+    def test_the_kernel_keeps_other_users_of_the_node_away(self, ranks, monkeypatch):
+        """Names of sockets are no secret: /proc/net/unix lists them."""
+        monkeypatch.setattr(door_module, "peer_of", lambda sock: (1, os.geteuid() + 1))
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(LIMIT_S)
+        sock.connect(f"\0{ranks.endpoint.name}")
+
+        assert sock.recv(1) == b""  # not even a number to answer to
+        sock.close()
+
     def test_from_elsewhere_the_client_dials(self, ranks):
         endpoint = ranks.endpoint
         client = ranks.reach(Endpoint(endpoint.host, 1, endpoint.port, endpoint.addresses))
@@ -507,6 +570,29 @@ class TestWays:
         assert client.bridge.transport.title.endswith("which has dialled this process")
         client.ask(1, "what")
         assert client.answer() == (1, "what")
+        assert not list(ranks.folder.glob(f"{KNOCK}*"))
+
+    def test_a_damaged_file_of_a_client_is_passed_over(self, ranks):
+        """Disks of clusters are full at times, and people try things."""
+        sound = {"host": "x", "pid": 1, "port": 9, "addresses": ["127.0.0.1"]}
+        changes = [
+            {"port": 2**16},
+            {"port": "9"},
+            {"addresses": [5]},
+            {"addresses": ["x" * 70 + "\N{SNOWMAN}"]},
+            {"name": "\ud800"},
+            {"mailbox": 5},
+            {"mailbox": "../.."},
+            {"what": 1},
+        ]
+        texts = [json.dumps({**sound, **each}) for each in changes]
+        for k, text in enumerate([*texts, "", "[]", "[" * 20_000]):
+            (ranks.folder / f"{KNOCK}{k}.json").write_text(text)
+        (ranks.folder / f"{KNOCK}link.json").symlink_to("/dev/zero")
+
+        client = ranks.reach(Endpoint("nowhere", 1))
+        client.ask(1, "what")
+        assert client.answer() == (1, "what")
 
     def test_where_both_are_closed_files_are_written(self, ranks, monkeypatch):
         monkeypatch.setattr(reaching, "addresses_of_this_node", tuple)
@@ -517,6 +603,9 @@ class TestWays:
         number, array = client.answer()
         assert number == 1
         np.testing.assert_array_equal(array, np.arange(100_000))
+        client.leave()
+        while list(ranks.folder.glob(f"{KNOCK}*")):
+            os.sched_yield()
 
     def test_a_way_that_ends_at_a_stranger_is_not_taken(self, ranks):
         """Such as the port of a job that has ended, which another one has got."""
@@ -536,7 +625,7 @@ class TestWays:
             raised.value
         )
         assert "another program answers there" in str(raised.value)
-        assert not list(tmp_path.glob("*.json"))
+        assert not list(tmp_path.iterdir())
 
     def test_ports_that_a_site_allows_are_used(self):
         with listening() as taken:
@@ -602,14 +691,36 @@ class TestDoor:
         first.ask(1, "result")
         first.leave()
         second = ranks.reach()
-        assert second.welcome["has_last"]
+        assert second.welcome.get("has_last"), second.welcome
         second.leave()
         ranks.may_answer.set()
         third = ranks.reach()
         assert third.welcome["has_last"]
         third.bridge.say({"last": True})
-
         assert third.answer() == (1, "result")
+        third.leave()
+        # It may have gone before it had all of that.
+        fourth = ranks.reach()
+        fourth.bridge.say({"last": True})
+        assert fourth.answer() == (1, "result")
+        fourth.ask(2, None, Kind.TAKEN)
+        assert fourth.answer() == (2, None)
+        fourth.leave()
+        assert not ranks.reach().welcome["has_last"]
+
+    @pytest.mark.parametrize("kind", [Kind.STREAM, Kind.RELEASE, Kind.TAKEN])
+    def test_only_answers_of_calls_are_kept(self, ranks, kind):
+        client = ranks.reach()
+        ranks.may_answer.clear()
+        client.ask(1, None, kind)
+        client.leave()
+        second = ranks.reach()
+        assert not second.welcome.get("has_last", second.welcome)
+        ranks.may_answer.set()
+        assert second.answer() == (1, None)
+        second.leave()
+
+        assert not ranks.reach().welcome["has_last"]
 
     def test_an_answer_that_was_taken_is_not_kept(self, ranks):
         first = ranks.reach()
@@ -655,6 +766,48 @@ class TestDoor:
         with pytest.raises(EOFError):
             first.work_for_ever()
 
+    def test_damaged_content_costs_the_client_its_place_and_nothing_else(self, ranks):
+        """Whoever it is has the key, and another version or a mistake."""
+        message = HEADER.pack(b"acmi", Kind.CALL, 0, 1, 0, 8)
+
+        def along(*values: int, n: int = 1) -> bytes:
+            return bytes(4) + bytes([n]) + struct.pack("<BQ", *values) + message
+
+        damaged = [
+            (Frame.WORDS, b"[1]"),
+            (Frame.WORDS, b"{"),
+            (Frame.WORDS, b"[" * 100_000),
+            (99, b""),
+            (Frame.MESSAGE, b""),
+            (Frame.MESSAGE, bytes(5)),  # an empty datagram is the end of a channel
+            (Frame.MESSAGE, bytes(5) + b"short"),
+            (Frame.MESSAGE, bytes(5) + message + bytes(200_000)),
+            (Frame.MESSAGE, bytes(5) + message[:4] + b"\xff" + message[5:]),
+            (Frame.MESSAGE, along(0, 2**63)),
+            (Frame.MESSAGE, along(1, 0)),  # the first channel, again
+            (Frame.MESSAGE, along(1, 2)),  # a number of the other side
+            (Frame.MESSAGE, along(7, 1)),
+            (Frame.MESSAGE, along(0, 1, n=200)),
+            (Frame.BYTES, b"of nothing"),
+            (Frame.HANG_UP, b""),
+            (Frame.HANG_UP, bytes(4)),
+        ]
+        for kind, content in damaged:
+            client = ranks.reach()
+            assert "refused" not in client.welcome, "the place is free again"
+            client.bridge.transport.send(client.bridge._sealer.seal(kind, content))
+            client.bridge.transport.flush()
+            with pytest.raises(EOFError):
+                client.work_for_ever()
+        # A message before anybody is welcome is nobody's.
+        bridge = reach(str(ranks.folder), ranks.key, ranks.endpoint, None)
+        bridge.send_on(0, Message(bytes(message), []))
+        bridge.work()
+        client = Client(bridge, None)
+        client.ask(1, "what")
+        assert client.answer() == (1, "what")
+        client.leave()
+
     def test_told_to_stop_the_ranks_leave(self, tmp_path):
         found = Ranks(tmp_path)
         client = found.reach()
@@ -677,6 +830,7 @@ class TestDoor:
         client = found.reach()
         found.may_answer.clear()
         client.ask(1, "result")
+        assert found.asked.acquire(timeout=LIMIT_S)
         found.signals.send(12)
         while not client.bridge.words:
             client.bridge.work()
