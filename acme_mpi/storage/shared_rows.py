@@ -6,8 +6,10 @@ independently; with a serial build they write the same bytes at the same offsets
 
 from __future__ import annotations
 
+import glob
 import math
 import os
+import secrets
 from itertools import product
 
 import h5py
@@ -66,8 +68,36 @@ class SharedRows:
         self.offset = self._world.bcast(self.offset)
         is_parallel = self._world.mpi_comm is not None and h5py.get_config().mpi
         if is_parallel and self.offset and not in_slabs:
-            self._file = h5py.File(self.path, "r+", driver="mpio", comm=self._world.mpi_comm)
+            self._open_through_mpi()
+            assert self._file is not None
             self._rows = self._file["result_0"]
+
+    def _open_through_mpi(self) -> None:
+        """Open the file on all ranks by a name that no other job of any node has. Collective.
+
+        For each file that is open Open MPI 4 and 5 have a semaphore of the whole node, named by the
+        last part of the path alone. One of another job that has a file of that name at the same
+        time, or that was killed while it opened it, lets this one wait for ever (open-mpi/ompi
+        #11934).
+        """
+        name = self._world.bcast(self._another_name() if self._world.is_master else None)
+        self._file = h5py.File(name, "r+", driver="mpio", comm=self._world.mpi_comm)
+        if name != self.path:
+            self._world.barrier()  # all have opened it
+            if self._world.is_master:
+                hdf5.remove(name)
+
+    def _another_name(self) -> str:
+        """Return a second name of the file, which is gone soon; its own one if it can have none."""
+        for left in glob.glob(f"{glob.escape(self.path)}.*"):
+            if os.path.islink(left):  # by a run that was killed just then
+                hdf5.remove(left)
+        name = f"{self.path}.{secrets.token_hex(8)}"
+        try:
+            os.symlink(os.path.basename(self.path), name)
+        except OSError:
+            return self.path
+        return name
 
     def _create(self) -> None:
         with refusals(self.path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import functools
 import json
@@ -10,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -313,3 +315,22 @@ class TestMeanwhile:
         assert "waiting" not in ran.stderr
         assert not path.exists()
         assert read_content(faulty.layout.container) == undisturbed(SMALL["rank"])
+
+
+def test_another_job_with_a_file_of_that_name_is_not_waited_for(mpiexec, tmp_path):
+    """Open MPI's MPI-IO names a semaphore of the whole node by the file's name alone."""
+    name = f"f{os.getpid()}_{time.monotonic_ns()}"
+    libc = ctypes.CDLL(None)
+    libc.sem_open.restype = ctypes.c_void_p
+    semaphore = f"/OMPIO_{name}.h5.partial"
+    assert libc.sem_open(semaphore.encode(), os.O_CREAT, 0o600, 0)  # nobody will ever post it
+    (tmp_path / "mymod.py").write_text(f"def {name}(x):\n    return x\n")
+    options = ["--set", "x=[1,2,3]", "--single-file", "--result-shape", "None", "-q"]
+    try:
+        ran = mpiexec(2, "-m", "acme_mpi", f"mymod:{name}", *options, cwd=tmp_path, timeout_s=30)
+    finally:
+        libc.sem_unlink(semaphore.encode())
+
+    assert ran.returncode == 0, ran.stderr
+    [folder] = tmp_path.glob("ACME_*")
+    assert [path.name for path in folder.glob("*.h5*")] == [f"{name}.h5"]
