@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import h5py
@@ -114,7 +115,8 @@ def test_jobs_that_end_early_say_how_and_what_resumes_them(slurm: Slurm, folder:
     assert f"resume with: sbatch {job_folder}/script.sh" in text
     state, kind, text = said["unable"]
     assert (state, kind) == ("FAILED", "LaunchError")
-    assert "has ended with status 2 before any task was called" in text
+    # 143 where the first of both ranks that leaves has the other one killed.
+    assert re.search(r"has ended with status (2|143) before any task was called", text)
     assert "each is rank 0 of 1" in text.replace("\n", " ")
 
 

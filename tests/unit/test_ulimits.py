@@ -112,7 +112,7 @@ def test_a_result_without_memory_fails_its_task(module_folder):
         "acme_mpi",
         "large:f",
         "--set",
-        "x=[1,180,180,180]",
+        f"x={[60] * 12}",  # more than the rank has room for; a few fit into its runner
         "--no-write",
         "-q",
     )
