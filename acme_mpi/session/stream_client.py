@@ -262,10 +262,14 @@ class ClientStream(Stream):
 
     def wake(self) -> None:
         """Have the thread look at what is new."""
-        if not self._is_woken:
+        if self._is_woken:
+            return
+        try:
+            # Nothing is called between these two: an interrupt there would be the last wake.
             self._is_woken = True
-            with contextlib.suppress(OSError):  # it has gone
-                self._mouth.send(b"!")
+            self._mouth.send(b"!")
+        except OSError:  # it has gone
+            pass
 
     def close(self) -> None:
         """Hang up: the ranks drop what is out."""

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import pickle
+import select
+import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -319,3 +323,36 @@ def test_a_stream_whose_ranks_have_gone_ends_with_its_pools():
     assert not thread.is_alive()
     with pytest.raises(LaunchError, match="have gone"):
         played.stream.begin(Setup())
+
+
+def test_an_interrupt_at_any_moment_does_not_keep_the_thread_asleep():
+    """Else nobody would wake it any more: it would be taken for awake."""
+    stream = ClientStream.__new__(ClientStream)
+    stream._ears, stream._mouth = socket.socketpair()
+    stream._is_woken = False
+    n_lost = 0
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for k in range(3000):
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, 1e-6 * (1 + k % 30))
+                while True:
+                    stream.wake()
+                    stream._is_woken = False
+                    stream._ears.recv(1)
+            has_byte = bool(select.select([stream._ears], [], [], 0)[0])
+            n_lost += stream._is_woken and not has_byte
+            stream._is_woken = False
+            if has_byte:
+                stream._ears.recv(1)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        stream._ears.close()
+        stream._mouth.close()
+
+    assert n_lost == 0
