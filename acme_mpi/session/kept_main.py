@@ -29,7 +29,7 @@ from acme_mpi.runner.streams import flush_standard_streams
 from acme_mpi.session.conversation import converse
 from acme_mpi.session.following import take_part
 from acme_mpi.session.rank_main import MessagesHandler
-from acme_mpi.session.starting import Ranks
+from acme_mpi.session.starting import RanksFolder
 
 logger = logging.getLogger("acme_mpi")
 
@@ -56,7 +56,7 @@ def main() -> None:
     try:
         take_gpus()
         fork_child_runner()
-        found = Ranks.read(sys.argv[1])
+        found = RanksFolder.read(sys.argv[1])
         world = make_world(notify=lambda text: logger.warning("%s", text))
         ranks = world.allgather((world.host, os.getpid()))
         if world.is_master:
@@ -69,7 +69,7 @@ def main() -> None:
     flush_standard_streams()
 
 
-def _lead(world: World, found: Ranks, ranks: list[tuple[str, int]]) -> None:
+def _lead(world: World, found: RanksFolder, ranks: list[tuple[str, int]]) -> None:
     door = Door(found.folder, read_key(found.folder), found.idle_s, INTERRUPTS, found.ports)
     handler = _ClientsHandler(door)
     handler.setFormatter(ConsoleFormatter())

@@ -10,7 +10,6 @@ import select
 import signal
 import socket
 import time
-from types import TracebackType
 from typing import Any, Self
 
 from acme_mpi.comm.background import start_thread
@@ -24,7 +23,8 @@ from acme_mpi.linux.interrupts import signal_name
 from acme_mpi.runner.channel import Channel
 from acme_mpi.session.current import outside
 from acme_mpi.session.local import LocalSession
-from acme_mpi.session.starting import Ranks
+from acme_mpi.session.ranks import Ranks
+from acme_mpi.session.starting import RanksFolder
 from acme_mpi.session.values import finish
 
 WELCOMED_S = 30.0  # within which rank 0 has said whether this process is welcome
@@ -35,7 +35,7 @@ _BEFORE_THE_END = (signal.SIGUSR1, signal.SIGUSR2)
 logger = logging.getLogger("acme_mpi")
 
 
-class KeptRanks:
+class KeptRanks(Ranks):
     """Ranks that serve this process, and stay for a while when it ends; see `launch`.
 
     Attributes
@@ -52,7 +52,7 @@ class KeptRanks:
         "without"
     )
 
-    def __init__(self, found: Ranks, bridge: Bridge) -> None:
+    def __init__(self, found: RanksFolder, bridge: Bridge) -> None:
         self.directory, self.environment = found.folder, _shared_environment(found)
         self.ranks: list[tuple[str, int]] = []
         self._found, self._bridge, self._pid = found, bridge, os.getpid()
@@ -60,7 +60,7 @@ class KeptRanks:
         self._leaves_because, self._last_words = 0, ""
         self._is_gone = self._is_stopped = False
         own, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.channel, self._end = Channel(theirs), End(own)
+        self._channel, self._end = Channel(theirs), End(own)
         self._ears, self._mouth = socket.socketpair()
         self._ears.setblocking(False)
         self._mouth.setblocking(False)
@@ -69,13 +69,13 @@ class KeptRanks:
             self._introduce()
         except BaseException:
             self._close()
-            self.channel.close()
+            self._channel.close()
             raise
         bridge.join(self._end)
         start_thread("bridge", self._serve)
 
     @classmethod
-    def meet(cls, found: Ranks, time_s: float | None = None) -> Self:
+    def meet(cls, found: RanksFolder, time_s: float | None = None) -> Self:
         """Wait until the ranks have begun, and have them serve this process.
 
         Raises
@@ -143,9 +143,9 @@ class KeptRanks:
             sock.close()
 
     @property
-    def hosts(self) -> list[str]:
-        """The nodes on which they are."""
-        return list(dict.fromkeys(host for host, _ in self.ranks))
+    def channel(self) -> Channel:
+        """To rank 0's agent, by way of a thread."""
+        return self._channel
 
     @property
     def way(self) -> str:
@@ -161,6 +161,9 @@ class KeptRanks:
         """Return ``"running"`` or ``"ended"``."""
         return "ended" if self._is_gone or self._is_stopped else "running"
 
+    def show_printed(self) -> None:
+        """Do nothing: what tasks print is in the log of the job."""
+
     @property
     def is_missed(self) -> bool:
         """Whether they have gone by themselves: on a login node, nobody wants ranks instead."""
@@ -174,9 +177,6 @@ class KeptRanks:
         if self._leaves_because in _BEFORE_THE_END:
             why += ", as Slurm does before the end of their time"
         return f"{why}; {self._found.how_it_is()}"
-
-    def show_printed(self) -> None:
-        """Do nothing: what tasks print is in the log of the job."""
 
     @property
     def log(self) -> str:
@@ -228,7 +228,7 @@ class KeptRanks:
             raise
         finally:
             self._found.remove()
-        self.channel.close()
+        self._channel.close()
 
     def _cancel(self) -> None:
         try:
@@ -248,19 +248,8 @@ class KeptRanks:
         """Have no part in them in a process that was forked from theirs."""
         self._is_stopped = True
         self._bridge.let_go()
-        for each in (self._end.sock, self._ears, self._mouth, self.channel):
+        for each in (self._end.sock, self._ears, self._mouth, self._channel):
             each.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     def __repr__(self) -> str:
         return (
@@ -268,11 +257,8 @@ class KeptRanks:
             f"in {self.directory}>"
         )
 
-    def __reduce__(self) -> Any:
-        raise NotImplementedError("ranks cannot be passed between processes or pickled")
 
-
-def _shared_environment(found: Ranks) -> dict[str, str]:
+def _shared_environment(found: RanksFolder) -> dict[str, str]:
     """Return the variables that ranks have, and, as if they had, those of a job of this process."""
     own = clean_environment()
     of_job = {name: value for name, value in os.environ.items() if name not in own}

@@ -21,7 +21,7 @@ from acme_mpi.session.kept_ranks import KeptRanks
 from acme_mpi.session.local import Hold, LocalSession
 from acme_mpi.session.local_ranks import LocalRanks
 from acme_mpi.session.plain import PlainSession
-from acme_mpi.session.starting import Ranks, new_folder, newest_folder
+from acme_mpi.session.starting import RanksFolder, new_folder, newest_folder
 
 IDLE = "10m"
 
@@ -125,7 +125,7 @@ def started(
     """
     idle_s = float(seconds_of(check_time("idle", idle) or IDLE))
     ports = read_site().ports
-    found = Ranks(
+    found = RanksFolder(
         folder or new_folder(),
         launcher.kind,
         launcher.words(),
@@ -172,7 +172,7 @@ def connect(directory: str | None = None) -> KeptRanks:
     ranks = own.local if isinstance(own, LocalSession) else None
     if isinstance(ranks, KeptRanks) and ranks.directory == folder and ranks.status() == "running":
         return ranks  # a cell was run again
-    found = Ranks.read(folder)
+    found = RanksFolder.read(folder)
     return session.have(lambda: KeptRanks.meet(found), Hold.BY_USER)
 
 

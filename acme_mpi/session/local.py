@@ -7,15 +7,16 @@ import os
 import select
 from dataclasses import replace
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import Any
 
 from acme_mpi.comm import World
 from acme_mpi.engine.call import Call, Result
 from acme_mpi.engine.messages import tell_once
 from acme_mpi.linux.interrupts import INTERRUPTS, signal_name
 from acme_mpi.linux.terminal import ask
-from acme_mpi.runner.channel import Channel, Kind
+from acme_mpi.runner.channel import Kind
 from acme_mpi.session.base import Session
+from acme_mpi.session.ranks import Ranks
 from acme_mpi.session.script import ScriptSession
 
 logger = logging.getLogger("acme_mpi")
@@ -31,48 +32,6 @@ class Hold(IntEnum):
     BY_CALL = 0  # until a call wants more of them
     BY_SET_UP = 1  # until the client that was set up is closed
     BY_USER = 2  # until `stop`
-
-
-class Ranks(Protocol):
-    """Ranks that serve this process, near or far.
-
-    Attributes
-    ----------
-    ranks : list of (str, int)
-        Host and process id of each rank, by its number.
-    environment : dict
-        The variables that they have as well.
-    title, what_next : str
-        Which they are, for people, and what to do when they have gone.
-    """
-
-    title: str
-    what_next: str
-    ranks: list[tuple[str, int]]
-    environment: dict[str, str]
-
-    @property
-    def channel(self) -> Channel:
-        """To rank 0's agent."""
-
-    def status(self) -> str:
-        """Return ``"running"`` or ``"ended"``."""
-
-    @property
-    def is_missed(self) -> bool:
-        """Whether they have gone by themselves, and calls must not go elsewhere."""
-
-    def said(self) -> str:
-        """Return what can be known of their end, as the end of a sentence."""
-
-    def show_printed(self) -> None:
-        """Show all that tasks have printed by now."""
-
-    def stop(self) -> None:
-        """End them; a second call does nothing."""
-
-    def let_go(self) -> None:
-        """Have no part in them in a process that was forked from theirs."""
 
 
 class LocalSession(ScriptSession):

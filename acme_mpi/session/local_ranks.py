@@ -9,8 +9,6 @@ import select
 import signal
 import subprocess
 import time
-from types import TracebackType
-from typing import Any, Self
 
 from acme_mpi.comm import unpack_error
 from acme_mpi.comm.launcher import END_TIME
@@ -23,6 +21,7 @@ from acme_mpi.runner.launched import without_launcher
 from acme_mpi.runner.process import python_command
 from acme_mpi.session.dialling import VARIABLE, Dialled, Listener
 from acme_mpi.session.printed import outputs_of_this_process
+from acme_mpi.session.ranks import Ranks
 
 STARTED_S = 60.0  # within which all ranks are there
 ENDED_S = 5.0  # within which all ranks have left that were told to
@@ -31,7 +30,7 @@ N_LAST_LINES = 10  # of what mpiexec has said, in an error
 _OF_BATCH_JOB = ("SLURM_JOB_ID", "SLURM_JOB_END_TIME", END_TIME)
 
 
-class LocalRanks:
+class LocalRanks(Ranks):
     """Ranks on this machine that serve this process, until it ends or does not want them any more.
 
     Parameters
@@ -56,7 +55,6 @@ class LocalRanks:
 
     title = "the ranks that this process has started"
     what_next = "a new call starts others"
-    is_missed = False
 
     def __init__(self, n: int, gpus_per_rank: int | None = None) -> None:
         if gpus_per_rank is not None:
@@ -140,11 +138,6 @@ class LocalRanks:
         assert self._channel is not None
         return self._channel
 
-    @property
-    def hosts(self) -> list[str]:
-        """The nodes on which they are."""
-        return list(dict.fromkeys(host for host, _ in self.ranks))
-
     def status(self) -> str:
         """Return ``"running"`` or ``"ended"``."""
         process = self._process
@@ -201,19 +194,5 @@ class LocalRanks:
         for dialled in self._dialled:
             dialled.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-
     def __repr__(self) -> str:
         return f"<acme_mpi.LocalRanks: {len(self.ranks)} ranks, {self.status()}>"
-
-    def __reduce__(self) -> Any:
-        raise NotImplementedError("ranks cannot be passed between processes or pickled")

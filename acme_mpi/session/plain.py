@@ -16,8 +16,9 @@ from acme_mpi.session.base import Session
 from acme_mpi.session.spmd import SpmdSession
 
 if TYPE_CHECKING:
-    from acme_mpi.session.local import Hold, LocalSession, Ranks
+    from acme_mpi.session.local import Hold, LocalSession
     from acme_mpi.session.local_ranks import LocalRanks
+    from acme_mpi.session.ranks import Ranks
 
     AnyRanks = TypeVar("AnyRanks", bound=Ranks)
 

@@ -49,7 +49,7 @@ logger = logging.getLogger("acme_mpi")
 
 
 @dataclass(frozen=True)
-class Ranks:
+class RanksFolder:
     """Ranks that were started, or are going to be, as their folder tells of them.
 
     Attributes
@@ -76,7 +76,7 @@ class Ranks:
     ports: tuple[int, int] | None = None
 
     @classmethod
-    def read(cls, folder: str) -> Ranks:
+    def read(cls, folder: str) -> RanksFolder:
         """Return the ranks of a folder.
 
         Raises
@@ -249,7 +249,7 @@ def newest_folder() -> str:
     for name in sorted(_names(parent), reverse=True):
         folder = os.path.join(parent, name)
         with contextlib.suppress(LaunchError):  # it is being made, or removed
-            if not Ranks.read(folder).state().is_over:
+            if not RanksFolder.read(folder).state().is_over:
                 return folder
     raise LaunchError(f"there are no ranks in {parent}; acme_mpi.launch starts some")
 
