@@ -70,7 +70,7 @@ said["own"] = fails(again.last_result)
 for _, pid in again.ranks:
     os.kill(pid, signal.SIGKILL)
 said["killed"] = fails(call)
-while not os.path.exists(os.path.join(again.directory, "exit")):
+while os.path.exists("/proc/" + again.job_id.split()[-1]):  # the script's last line is not its end
     pass
 os.unlink(os.path.join(again.directory, "exit"))  # as if the script had been killed as well
 said["none"] = fails(acme_mpi.connect)
