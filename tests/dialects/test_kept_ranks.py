@@ -43,7 +43,8 @@ def run(mpiexec, write_script):
 
 @pytest.mark.every
 def test_what_becomes_of_ranks_that_are_out_of_reach(run):
-    said = run("""
+    said = run(
+        """
 ranks = acme_mpi.launch(2, idle="2min")
 said["way"] = ranks.way
 said["last"] = fails(ranks.last_result)
@@ -77,7 +78,9 @@ said["none"] = fails(acme_mpi.connect)
 said["gone"] = fails(acme_mpi.connect, again.directory)
 again.stop()
 said["left"] = os.listdir("acme_mpi")
-""")
+""",
+        timeout_s=150,
+    )
 
     assert said["way"].startswith("a socket of ")
     assert said["last"].startswith("InputError: no call of a process before this one")
