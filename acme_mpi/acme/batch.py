@@ -100,9 +100,7 @@ def _smallest_with(n_megabytes: int) -> str:
     return min(large, key=lambda each: each[0])[1]
 
 
-def start_workers(
-    launcher: Slurm, timeout_s: float, is_interactive: bool, wait_s: float
-) -> list[tuple[str, int]]:
+def start_workers(launcher: Slurm, timeout_s: float, is_interactive: bool, wait_s: float) -> None:
     """Have Slurm start workers for this process, which stay until its client is closed.
 
     Parameters
@@ -115,11 +113,6 @@ def start_workers(
         Ask then whether to wait longer, if somebody can answer.
     wait_s : float
         How much longer, in seconds.
-
-    Returns
-    -------
-    list of (str, int)
-        Host and process id of each worker.
 
     Raises
     ------
@@ -143,4 +136,3 @@ def start_workers(
 
     kept = session.have(start, Hold.BY_SET_UP)
     atexit.register(kept.stop)
-    return kept.ranks

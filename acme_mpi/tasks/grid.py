@@ -128,8 +128,8 @@ def listed_values(name: str, values: Any) -> Any:
     return values
 
 
-def spread(axes: Sequence[GridAxis]) -> tuple[list[GridColumn], int]:
-    """Return the column of each axis, and the number of tasks."""
+def spread(axes: Sequence[GridAxis]) -> list[GridColumn]:
+    """Return the column of each axis."""
     n_tasks = int(np.prod([len(axis.values) for axis in axes], dtype=object))
     columns: dict[int, GridColumn] = {}
     n_inner = n_tasks
@@ -137,7 +137,7 @@ def spread(axes: Sequence[GridAxis]) -> tuple[list[GridColumn], int]:
         values = axes[number].values
         n_inner //= len(values)
         columns[number] = GridColumn(values, n_inner, n_tasks)
-    return [columns[number] for number in range(len(axes))], n_tasks
+    return [columns[number] for number in range(len(axes))]
 
 
 def with_axes(

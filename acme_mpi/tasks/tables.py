@@ -185,9 +185,9 @@ def _values(series: Any, title: str, dtype: str | None) -> Any:
             return np.asarray(series.to_numpy(), np.dtype(dtype))
         except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"{title} cannot be {dtype}: {reason(error)}") from None
-    if series.dtype.kind in "biufc":
-        return np.asarray(series.to_numpy())
-    values = list(series)
+    values = series_values(series)
+    if isinstance(values, np.ndarray):
+        return values
     kinds = {type(value) for value in values}
     if len(kinds) > 1:
         first = {kind: next(i for i, v in enumerate(values) if type(v) is kind) for kind in kinds}

@@ -420,7 +420,7 @@ def _spread_axes(
 ) -> list[tuple[str, str | None, Any, Any]]:
     """Return the entries with the values of all tasks in the place of each axis of a grid."""
     numbers = [k for k, (_, _, value, _) in enumerate(entries) if isinstance(value, GridAxis)]
-    columns, _ = spread([entries[k][2] for k in numbers])
+    columns = spread([entries[k][2] for k in numbers])
     found = list(entries)
     for k, column in zip(numbers, columns, strict=True):
         label, keyword, _, default = entries[k]
