@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from acme_mpi.engine.call import Call, Display, Options, Output, Work
 from acme_mpi.errors import InputError, StoreError
 from acme_mpi.history.stores import RANK, chosen_kind, find_store
-from acme_mpi.results.spec import RowSpec, make_row_spec
+from acme_mpi.results.spec import RowSpec, make_row_spec, on_grid
 from acme_mpi.rules import Rules
 from acme_mpi.session import current
 from acme_mpi.session.keywords import check, check_rules, refuse_unlimited, resume_policy
@@ -267,7 +267,8 @@ def _work(
     func: Callable[..., Any], tasks: TaskSet, spec: RowSpec | None, isolate: bool, rules: Any
 ) -> Work:
     rules = check_rules(rules, isolate)
-    return Work(function_name(func), tasks.n_tasks, spec, isolate, rules=rules)
+    form = on_grid(spec, tasks.grid)
+    return Work(function_name(func), tasks.n_tasks, form, isolate, rules=rules)
 
 
 def _output(kind: str, output_dir: str | None, root: int | None, resume: Any) -> Output:

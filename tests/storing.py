@@ -14,7 +14,7 @@ import pytest
 from acme_mpi.comm import SerialWorld, ThreadWorld, World
 from acme_mpi.engine.call import Options, Output, Work
 from acme_mpi.history.folders import choose_layout, make_folders
-from acme_mpi.results.spec import PLACED_BYTES, Encoder, RowSpec, make_row_spec, to_parts
+from acme_mpi.results.spec import PLACED_BYTES, Encoder, RowSpec, make_row_spec, on_grid, to_parts
 from acme_mpi.runner.base import Outcome
 from acme_mpi.session.values import values_of
 from acme_mpi.storage import STORES, Layout, MemoryStore, Store, Stored, find_store, make_store
@@ -40,10 +40,11 @@ class Case:
     values: Sequence[Any]
     shape: tuple[Any, ...] | None = None
     dtype: Any = "float64"
+    grid: tuple[int, ...] = ()
 
     @property
     def spec(self) -> RowSpec | None:
-        return make_row_spec(self.shape, self.dtype)
+        return on_grid(make_row_spec(self.shape, self.dtype), self.grid)
 
     @property
     def missing(self) -> list[int]:
@@ -125,6 +126,19 @@ ROWS = {
     "large with further values": Case(
         [(large(k), k, large(k + 50)) for k in range(4)], (None, N_LARGE)
     ),
+    "on a grid": Case(list(range(12)), (None,), grid=(3, 4)),
+    "on a grid of three axes": Case(
+        [FAILED if k in (7, 8, 23) else k for k in range(24)], (None,), "int16", (2, 3, 4)
+    ),
+    "on a grid of thin axes": Case([[k, -k] for k in range(5)], (None, 2), grid=(1, 5, 1, 1)),
+    "on a grid, axis 1": Case([grid(k, 2, 3) for k in range(12)], (2, None, 3), grid=(4, 3)),
+    "on a grid, failed on axis 1": Case(
+        [grid(0, 2), FAILED, FAILED, *(grid(k, 2) for k in range(3, 8))], (2, None), grid=(2, 4)
+    ),
+    "on a grid, large": Case(
+        [FAILED if k == 1 else large(k) for k in range(6)], (None, N_LARGE), grid=(2, 3)
+    ),
+    "on a grid, further values": Case([(k, "a" * k) for k in range(6)], (None,), grid=(3, 2)),
 }
 
 # One axis differs from task to task; rows are padded.
@@ -139,6 +153,12 @@ RAGGED = {
     "all empty": Case([np.empty(0)] * 3, (None, np.inf)),
     "further values": Case([(np.ones(k), f"task {k}") for k in (2, 1, 3)], (None, np.inf)),
     "large": Case([large(k, N_LARGE + 10 * k) for k in range(4)], (None, np.inf)),
+    "on a grid": Case(
+        [FAILED if k == 4 else np.arange(k) for k in range(6)], (None, np.inf), grid=(2, 3)
+    ),
+    "on a grid, in front": Case(
+        [grid(k, k % 3 + 1, 2) for k in range(6)], (np.inf, None, 2), grid=(3, 2)
+    ),
 }
 
 CASES = {
@@ -238,7 +258,7 @@ def from_memory(case: Case) -> tuple[Any, list[Any]]:
     if spec.is_ragged:
         return pad(case), [further(value) for value in case.values]
     plain = [first(value) for value in case.values]
-    store.write(encode(store, Case(plain, case.shape, case.dtype), range(n_tasks)))
+    store.write(encode(store, Case(plain, case.shape, case.dtype, case.grid), range(n_tasks)))
     rows, _ = values_of(store.commit(), Options(Work("f", n_tasks, spec), Output("memory")))
     return rows, [further(value) for value in case.values]
 
@@ -263,7 +283,8 @@ def pad(case: Case) -> Any:
     for index, row in rows.items():
         within = tuple(slice(0, n) for n in row.shape)
         stacked[index][within] = row
-    return np.ascontiguousarray(np.moveaxis(stacked, 0, spec.axis))
+    whole = np.ascontiguousarray(np.moveaxis(stacked, 0, spec.axis))
+    return whole.reshape(spec.whole_shape(len(case.values), stacked.shape[1:]))
 
 
 def describe(part: Any) -> tuple[Any, ...]:

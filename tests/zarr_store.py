@@ -68,7 +68,10 @@ class ZarrStore(RecordedStore):
         if self.spec is None or k > 0:
             folder = Path(self.layout.container, f"comp_{index}", f"result_{k}")
             return folder / (".".join("0" * n_axes) or "0")
-        corner = (index if axis == self.spec.axis else 0 for axis in range(n_axes + 1))
+        spec = self.spec
+        assert spec is not None
+        at = np.unravel_index(index, spec.grid) if spec.grid else (index,)
+        corner = (*[0] * spec.axis, *at, *[0] * (n_axes - spec.axis))
         return Path(self.layout.container, "result_0", ".".join(map(str, corner)))
 
     def commit(self, root: int | None = None) -> Stored:
@@ -83,9 +86,11 @@ class ZarrStore(RecordedStore):
             container.mkdir(exist_ok=True)
             (container / ".zgroup").write_text('{"zarr_format": 2}')
             if spec is not None:
-                shapes = spec.stacked_shape(self.n_tasks), spec.stacked_shape(1)
+                chunk = (*spec.row_shape[: spec.axis], *[1] * (len(spec.grid) or 1))
+                chunk = (*chunk, *spec.row_shape[spec.axis :])
                 attributes = {"missing": missing} if missing else {}
-                describe(container / "result_0", *shapes, np.dtype(spec.dtype), attributes)
+                shape, dtype = spec.whole_shape(self.n_tasks), np.dtype(spec.dtype)
+                describe(container / "result_0", shape, chunk, dtype, attributes)
         note_linked(self.layout)
 
     def stored(self, done: Records) -> Stored:

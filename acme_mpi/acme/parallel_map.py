@@ -34,6 +34,7 @@ from acme_mpi.errors import (
     TaskError,
 )
 from acme_mpi.history.folders import remove_old_runs
+from acme_mpi.results.spec import on_grid
 from acme_mpi.rules import Rules
 from acme_mpi.session import current
 from acme_mpi.session.debug import run_here
@@ -245,8 +246,9 @@ class ParallelMap(ACMEdaemon):
                     payload,
                 )
                 self._set_results(form, resume)
+                spec = on_grid(form.spec, self._grid)
                 self._work = Work(
-                    function_name(func), self.n_inputs, form.spec, rules=check_rules(rules)
+                    function_name(func), self.n_inputs, spec, rules=check_rules(rules)
                 )
                 self._set_workers(n_workers, stop_client)
                 self._check_words(partition, mem_per_worker, setup_timeout)
@@ -301,7 +303,7 @@ class ParallelMap(ACMEdaemon):
         n_wanted = check("n_inputs", n_inputs)
         named, seed = own_or_ours(func, kwargs, seed)
         tasks = distribute(func, args, named, n_wanted or "auto", True, type(self), seed)
-        self.n_inputs = tasks.n_tasks
+        self.n_inputs, self._grid = tasks.n_tasks, tasks.grid
         self._shape = ArgumentShape.of(func, tasks)
         self.argv, self.kwargv = self._shape.split(tasks)
         self._own_files: list[str] = []  # none among the arguments yet

@@ -18,6 +18,7 @@ from acme_mpi.engine.summary import error_of
 from acme_mpi.errors import AcmeMpiError, InputError, StoppedError, StoreError, TaskError
 from acme_mpi.linux.interrupts import INTERRUPTS, signal_name
 from acme_mpi.linux.printing import print_lines, say_error
+from acme_mpi.results.spec import on_grid
 from acme_mpi.rules import LEAST_LOADING_S, Rules
 from acme_mpi.runner.channel import Kind
 from acme_mpi.runner.child import ChildRunner
@@ -123,7 +124,7 @@ def _load(runner: ChildRunner, options: Namespace) -> tuple[Call, _Trial]:
         return Call(error=error), _Trial(Call(error=error))
     # What else the target's module has changed in its runner stays as it is.
     here = Surroundings(loaded.sys_path, os.getcwd())
-    plan = _options_of(options, loaded.name, loaded.n_tasks)
+    plan = _options_of(options, loaded.name, loaded.n_tasks, loaded.grid)
     call = Call(plan, packed=loaded.packed, surroundings=here, fingerprint=loaded.fingerprint)
     if loaded.trial is None:
         return call, _Trial(Call())
@@ -131,9 +132,12 @@ def _load(runner: ChildRunner, options: Namespace) -> tuple[Call, _Trial]:
     return call, _Trial(Call(measuring_options(plan), packed=packed, surroundings=here), index)
 
 
-def _options_of(options: Namespace, name: str = "", n_tasks: int = 0) -> Options:
+def _options_of(
+    options: Namespace, name: str = "", n_tasks: int = 0, grid: tuple[int, ...] = ()
+) -> Options:
+    spec = on_grid(options.spec, grid)
     return Options(
-        Work(name, n_tasks, options.spec, not options.no_isolate, rules=options.rules),
+        Work(name, n_tasks, spec, not options.no_isolate, rules=options.rules),
         Output(
             options.kind,
             options.output_dir,

@@ -9,6 +9,7 @@ from typing import Any
 
 from acme_mpi.errors import EXIT_DONE, InputError, TaskError
 from acme_mpi.linux.printing import print_lines
+from acme_mpi.results.spec import on_grid
 from acme_mpi.runner.forked import children_leave
 from acme_mpi.standing import calling
 from acme_mpi.storage import find_store
@@ -27,7 +28,7 @@ def plan_text(func: Any, tasks: TaskSet, options: Any, size: int) -> str:
     size : int
         Number of ranks.
     """
-    name, spec = function_name(func), options.spec
+    name, spec = function_name(func), on_grid(options.spec, tasks.grid)
     signature = signature_of(func)
     directory = options.output_dir or "a new ACME_YYYYMMDD-hhmmss-ffffff"
     store = find_store(options.kind)
@@ -46,7 +47,7 @@ def plan_text(func: Any, tasks: TaskSet, options: Any, size: int) -> str:
     elif spec.is_ragged:
         lines.append("bytes:     unknown, one axis is inf")
     else:
-        shape = spec.stacked_shape(tasks.n_tasks)
+        shape = spec.whole_shape(tasks.n_tasks)
         n_bytes = spec.row_bytes * tasks.n_tasks
         lines.append(f"bytes:     {n_bytes} in result_0, shape {shape} {spec.dtype}")
     return "\n".join(lines)

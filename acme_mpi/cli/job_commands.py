@@ -26,6 +26,7 @@ from acme_mpi.launchers.sge import SGE
 from acme_mpi.launchers.site import read_site
 from acme_mpi.launchers.slurm import Slurm
 from acme_mpi.linux.printing import say_error
+from acme_mpi.results.spec import on_grid
 from acme_mpi.runner.loading import load_command
 from acme_mpi.session.request import Request
 from acme_mpi.tasks.argument_files import STANDARD_INPUT
@@ -226,7 +227,8 @@ def _checked(options: Any) -> tuple[Any, int]:
         The job would find the same mistake, but later.
     """
     func, tasks = load_command(command_of(options))
-    work = Work(function_name(func), tasks.n_tasks, options.spec, rules=options.rules)
+    spec = on_grid(options.spec, tasks.grid)
+    work = Work(function_name(func), tasks.n_tasks, spec, rules=options.rules)
     output = Output(
         options.kind,
         options.output_dir,

@@ -69,7 +69,7 @@ class Description:
 
     def _fields(self) -> dict[str, Any]:
         spec = self.spec
-        listed = None if spec is None else [spec.shape, spec.axis, spec.dtype]
+        listed = None if spec is None else [spec.shape, spec.axis, spec.dtype, *_grid_of(spec)]
         return {**asdict(self), "spec": listed}
 
 
@@ -142,11 +142,16 @@ def read_descriptions(folder: str, tell: Tell = ignore) -> list[Description]:
     return found
 
 
+def _grid_of(spec: RowSpec) -> list[tuple[int, ...]]:
+    """Return what is said of a grid, nothing where there is none, as before there were grids."""
+    return [spec.grid] if spec.grid else []
+
+
 def _spec_of(said: Mapping[str, Any]) -> RowSpec | None:
     if said.get("spec") is None:
         return None
-    shape, axis, dtype = said["spec"]
-    return RowSpec(tuple(shape), axis, dtype)
+    shape, axis, dtype, *grid = said["spec"]
+    return RowSpec(tuple(shape), axis, dtype, *map(tuple, grid))
 
 
 def next_run(folder: str) -> int:

@@ -178,9 +178,13 @@ def _shown(value: Any) -> str:
 def _is_spec(value: Any) -> bool:
     if value is None:
         return True
-    if not isinstance(value, list) or len(value) != 3:
+    if not isinstance(value, list) or len(value) not in (3, 4):
         return False
-    shape, axis, dtype = value
+    shape, axis, dtype, *grid = value
+    if any(
+        not isinstance(each, list) or not all(map(is_count(1, MOST_TASKS), each)) for each in grid
+    ):
+        return False
     if not isinstance(shape, list) or not all(map(_is_length, shape)) or not is_text(dtype):
         return False
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,11 +49,15 @@ class RowSpec:
         Where the axis of the tasks stands in the stacked array.
     dtype : str
         NumPy dtype of the stacked array, as `numpy.dtype.str`.
+    grid : tuple of int
+        Number of values of each parameter of a `Grid`: in the container these axes stand in the
+        place of the tasks' axis. Empty without a grid.
     """
 
     shape: tuple[float, ...]
     axis: int
     dtype: str
+    grid: tuple[int, ...] = ()
 
     @property
     def is_ragged(self) -> bool:
@@ -78,6 +82,29 @@ class RowSpec:
         """Return the shape of all rows stacked, `row_shape` replacing unlimited axes."""
         row = self.row_shape if row_shape is None else row_shape
         return (*row[: self.axis], n_tasks, *row[self.axis :])
+
+    def whole_shape(self, n_tasks: int, row_shape: tuple[int, ...] | None = None) -> Any:
+        """Return the shape of the container's array, as `stacked_shape` but with a grid's axes."""
+        row = self.row_shape if row_shape is None else row_shape
+        return (*row[: self.axis], *(self.grid or (n_tasks,)), *row[self.axis :])
+
+
+def on_grid(spec: RowSpec | None, grid: tuple[int, ...]) -> RowSpec | None:
+    """Return the form of the results of a grid's tasks.
+
+    Raises
+    ------
+    InputError
+        The stacked array would have more dimensions than HDF5 holds.
+    """
+    if spec is None or not grid:
+        return spec
+    if len(spec.shape) + len(grid) > MAX_NDIM:
+        raise InputError(
+            f"results of {len(spec.shape)} dimensions on a grid of {len(grid)}; HDF5 holds arrays "
+            f"of {MAX_NDIM} dimensions at most"
+        )
+    return replace(spec, grid=grid)
 
 
 def make_row_spec(result_shape: Any, result_dtype: Any) -> RowSpec | None:

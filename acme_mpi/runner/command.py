@@ -66,6 +66,8 @@ class Loaded:
         The function's name.
     n_tasks : int
         Number of calls.
+    grid : tuple of int
+        Number of values of each parameter of a grid; empty without one.
     packed : Segment
         Function and arguments.
     sys_path : list of str
@@ -78,6 +80,7 @@ class Loaded:
 
     name: str
     n_tasks: int
+    grid: tuple[int, ...]
     packed: Segment
     sys_path: list[str]
     fingerprint: Mapping[str, str]

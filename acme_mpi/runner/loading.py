@@ -256,6 +256,7 @@ def prepare_command(command: Command) -> Loaded | str:
         return Loaded(
             function_name(func),
             tasks.n_tasks,
+            tasks.grid,
             pack(target, tasks),
             list(sys.path),
             fingerprint,

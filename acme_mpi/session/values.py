@@ -61,5 +61,5 @@ def values_of(stored: Stored, options: Options) -> tuple[Any, dict[int, str]]:
             done += stop - start
     stacked = np.moveaxis(rows, 0, spec.axis)
     rest = [value for more in values if more for value in more]
-    whole = np.ascontiguousarray(stacked)
+    whole = np.ascontiguousarray(stacked).reshape(spec.whole_shape(n_tasks))
     return [whole, *rest] if rest else whole, unloadable

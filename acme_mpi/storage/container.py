@@ -26,6 +26,7 @@ from acme_mpi.results.convert import Array
 from acme_mpi.results.spec import RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import missing_value
+from acme_mpi.storage.gridded import Box, boxes
 from acme_mpi.storage.ragged import longest_row
 
 # A virtual dataset keeps all its sources open, and reads fill values, without an error, when
@@ -72,7 +73,7 @@ def link_rows(
     source : callable
         ``source(rank, payload)`` gives the payload's path relative to the container.
     """
-    shape = spec.stacked_shape(n_tasks)
+    shape = spec.whole_shape(n_tasks)
     plist = _padding(spec)
     for at in by_payload(records, "offset"):
         at = at[records["form"][at] & AS_ROWS != 0]
@@ -123,10 +124,25 @@ def _map_runs(
     target.select_none()
     source.select_none()
     for first, row, count in runs:
-        slab = spec.stacked_shape(count)
-        for space, start in ((target, first), (source, row)):
-            space.select_hyperslab(_corner(spec, start), slab, op=h5py.h5s.SELECT_OR)
+        source.select_hyperslab(
+            _corner(spec, row), spec.stacked_shape(count), op=h5py.h5s.SELECT_OR
+        )
+        _select(target, spec, first, count, shape)
     plist.set_virtual(target, path, b"result_0", source)
+
+
+def _select(target: Any, spec: RowSpec, first: int, count: int, shape: tuple[int, ...]) -> None:
+    """Add the rows of some tasks to what is selected of an array of `shape`."""
+    for box in boxes(spec, first, count):
+        corner, size = zip(*(_extent(box, shape)), strict=True)
+        target.select_hyperslab(corner, size, op=h5py.h5s.SELECT_OR)
+
+
+def _extent(box: Box, shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """Yield start and length along each axis of an array."""
+    for k, n in enumerate(shape):
+        start, stop, _ = (box[k] if k < len(box) else slice(None)).indices(n)
+        yield start, stop - start
 
 
 def _padding(spec: RowSpec) -> Any:
@@ -191,14 +207,16 @@ def link_unequal_rows(
     It has no limit there, and is as long as the longest row; what is mapped does not grow.
     """
     known = list(rows)
-    shape = spec.stacked_shape(n_tasks, longest_row(spec, (row.shape for row in known)))
-    limits = tuple(None if n == np.inf else int(n) for n in spec.shape)
-    limits = (*limits[: spec.axis], n_tasks, *limits[spec.axis :])
+    shape = spec.whole_shape(n_tasks, longest_row(spec, (row.shape for row in known)))
+    at = spec.axis
+    open_axes = [None if n == np.inf else int(n) for n in spec.shape]
+    limits = (*open_axes[:at], *(spec.grid or (n_tasks,)), *open_axes[at:])
     plist = _padding(spec)
     for row in known:
         if 0 not in row.shape:
             target = _space(shape, limits)
-            target.select_hyperslab(_corner(spec, row.task), spec.stacked_shape(1, row.shape))
+            target.select_none()
+            _select(target, spec, row.task, 1, spec.whole_shape(n_tasks, row.shape))
             source = hdf5.simple_space(row.shape)
             plist.set_virtual(target, os.fsencode(row.path), row.name.encode(), source)
     _create_virtual(file, spec, shape, plist, limits)
@@ -209,12 +227,13 @@ def link_computations(
     file: h5py.File, records: Records, spec: RowSpec, layout: Layout, n_tasks: int
 ) -> None:
     """Make the virtual dataset ``result_0`` over one payload file per task."""
-    shape = spec.stacked_shape(n_tasks)
+    shape = spec.whole_shape(n_tasks)
     plist = _padding(spec)
     row_shape = spec.row_shape
     for index in indices_of(records):
         target = h5py.h5s.create_simple(shape)
-        target.select_hyperslab(_corner(spec, index), spec.stacked_shape(1))
+        target.select_none()
+        _select(target, spec, index, 1, shape)
         source = hdf5.simple_space(row_shape)
         path = f"{layout.payload_folder}/{layout.name}_{index}.h5"
         plist.set_virtual(target, os.fsencode(path), b"result_0", source)

@@ -22,6 +22,7 @@ from acme_mpi.history.records import Record, Records, indices_of, missing_tasks,
 from acme_mpi.results.convert import Array
 from acme_mpi.results.spec import RowSpec
 from acme_mpi.storage import hdf5
+from acme_mpi.storage.gridded import read_rows
 from acme_mpi.storage.ragged import padded
 from acme_mpi.storage.recorded import RecordedStore
 from acme_mpi.storage.verify import Damage, damaged_bytes, reason_text
@@ -163,7 +164,7 @@ def _wrong_rows(store: Comparable, spec: RowSpec, file: h5py.File, done: Records
         yield f"{path}: there is no result_0"
         return
     dataset = file["result_0"]
-    expected = spec.stacked_shape(n_tasks, _row_shape(spec, dataset))
+    expected = spec.whole_shape(n_tasks, _row_shape(spec, dataset))
     if dataset.shape != expected or dataset.dtype != np.dtype(spec.dtype):
         yield f"{path}: result_0 is {dataset.dtype} {dataset.shape}, not {spec.dtype} {expected}"
         return
@@ -175,7 +176,7 @@ def _wrong_rows(store: Comparable, spec: RowSpec, file: h5py.File, done: Records
     if not np.array_equal(dataset.attrs.get("missing", ()), missing):
         yield f"{path}: the attribute `missing` of result_0 is not what journals say"
     for first, rows in store.copied_rows(done, dataset.is_virtual):
-        copy = np.moveaxis(dataset[spec.rows(first, len(rows))], spec.axis, 0)
+        copy = read_rows(dataset, spec, first, len(rows))
         if spec.is_ragged:
             rows = padded(rows, copy.shape[1:], spec)
         if copy.tobytes() != np.asarray(rows, dataset.dtype).tobytes():
@@ -184,7 +185,8 @@ def _wrong_rows(store: Comparable, spec: RowSpec, file: h5py.File, done: Records
 
 def _row_shape(spec: RowSpec, dataset: h5py.Dataset) -> tuple[int, ...]:
     """Return the shape of a row, with the length that the dataset has in the unlimited axis."""
-    found = [n for axis, n in enumerate(dataset.shape or ()) if axis != spec.axis]
+    shape, n_axes = dataset.shape or (), len(spec.grid) or 1
+    found = [*shape[: spec.axis], *shape[spec.axis + n_axes :]]
     if len(found) != len(spec.shape):
         found = [0] * len(spec.shape)
     return tuple(

@@ -29,6 +29,7 @@ from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import refusals
 from acme_mpi.storage.forms import pieces_of
+from acme_mpi.storage.gridded import read_rows
 from acme_mpi.storage.payload_file import PayloadFile
 from acme_mpi.storage.pickles import write_file
 from acme_mpi.storage.recorded import RecordedStore, digest_like
@@ -284,7 +285,7 @@ class PayloadStore(RecordedStore):
 
     def _rows_of(self, file: h5py.File, start: int, count: int) -> Array:
         assert self.spec is not None
-        return np.moveaxis(file["result_0"][self.spec.rows(start, count)], self.spec.axis, 0)
+        return read_rows(file["result_0"], self.spec, start, count)
 
     def _reader(self, path: str) -> h5py.File:
         """Return a file open for reading, the last one of all."""

@@ -23,6 +23,7 @@ from acme_mpi.results.convert import Array
 from acme_mpi.results.spec import RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import missing_value, on_master, refusals, together
+from acme_mpi.storage.gridded import boxes
 
 BLANK_BYTES = 1024**2  # of rows of missing tasks that are written at once
 
@@ -39,11 +40,14 @@ class SharedRows:
     spec : RowSpec
         Form of the rows.
     shape : tuple of int
-        Of the whole dataset.
+        Of all rows stacked. The dataset itself has a grid's axes in the place of the tasks' axis,
+        which makes no difference to where its bytes lie.
     """
 
     def __init__(self, world: World, path: str, spec: RowSpec, shape: tuple[int, ...]) -> None:
         self._world, self.path, self._spec, self._shape = world, path, spec, shape
+        row_shape = (*shape[: spec.axis], *shape[spec.axis + 1 :])
+        self._whole_shape = spec.whole_shape(shape[spec.axis], row_shape)
         self._file: h5py.File | None = None
         self._rows: h5py.Dataset | None = None
         self._descriptor = -1
@@ -67,7 +71,8 @@ class SharedRows:
         together(self._world, self._see)
         self.offset = self._world.bcast(self.offset)
         is_parallel = self._world.mpi_comm is not None and h5py.get_config().mpi
-        if is_parallel and self.offset and not in_slabs:
+        # Some tasks of a grid are several blocks for HDF5, but one piece of the file.
+        if is_parallel and not self._spec.grid and self.offset and not in_slabs:
             self._open_through_mpi()
             assert self._file is not None
             self._rows = self._file["result_0"]
@@ -111,7 +116,7 @@ class SharedRows:
         """Create the file, with its space reserved; return the offset of the rows."""
         with hdf5.changing(path) as file:
             kind = np.dtype(self._spec.dtype)
-            dataset = hdf5.create_array(file.id, b"result_0", self._shape, kind)
+            dataset = hdf5.create_array(file.id, b"result_0", self._whole_shape, kind)
             offset, n_bytes = int(dataset.get_offset() or 0), dataset.get_storage_size()
         if n_bytes:
             reserve(path, offset, n_bytes)
@@ -132,7 +137,8 @@ class SharedRows:
         try:
             with hdf5.open_to_read(self.path) as file:
                 rows = file["result_0"]
-                is_fine = rows.shape == self._shape and rows.dtype == np.dtype(self._spec.dtype)
+                is_alike = rows.dtype == np.dtype(self._spec.dtype)
+                is_fine = is_alike and rows.shape == self._whole_shape
                 is_apart = not is_fine and self._spec.axis != 0
                 is_plain = len(file) == 1 and not rows.attrs
         except (OSError, KeyError, RuntimeError, ValueError):
@@ -283,7 +289,8 @@ class SharedRows:
             n_most = max(1, BLANK_BYTES // max(1, row_bytes))
             for start, stop in [] if is_blank else ranges_of(is_missing).tolist():
                 for first in range(start, stop, n_most):
-                    rows[self._spec.rows(first, min(n_most, stop - first))] = blank
+                    for box in boxes(self._spec, first, min(n_most, stop - first)):
+                        rows[box] = blank
             rows.attrs.create("missing", np.flatnonzero(is_missing))
 
 

@@ -279,7 +279,8 @@ class SingleFileStore(PayloadStore, ContainedStore):
         if self.source(record) == self.layout.container:
             assert self.spec is not None
             shape = self._reader(self.layout.container)["result_0"].shape
-            return tuple(n for axis, n in enumerate(shape) if axis != self.spec.axis)
+            n_axes = len(self.spec.grid) or 1
+            return (*shape[: self.spec.axis], *shape[self.spec.axis + n_axes :])
         return super().row_shape(record, index)
 
     def read_rows(self, record: Record) -> Array:

@@ -84,10 +84,12 @@ class GridColumn(Sequence[Any]):
         So many tasks, one after the other, have the same value.
     n_tasks : int
         Number of tasks.
+    order : int
+        Its axis' place among the axes.
     """
 
-    def __init__(self, values: Any, n_inner: int, n_tasks: int) -> None:
-        self.values, self.n_inner, self.n_tasks = values, n_inner, n_tasks
+    def __init__(self, values: Any, n_inner: int, n_tasks: int, order: int = 0) -> None:
+        self.values, self.n_inner, self.n_tasks, self.order = values, n_inner, n_tasks, order
 
     def __len__(self) -> int:
         return self.n_tasks
@@ -136,7 +138,7 @@ def spread(axes: Sequence[GridAxis]) -> list[GridColumn]:
     for number in sorted(range(len(axes)), key=lambda number: axes[number].order):
         values = axes[number].values
         n_inner //= len(values)
-        columns[number] = GridColumn(values, n_inner, n_tasks)
+        columns[number] = GridColumn(values, n_inner, n_tasks, axes[number].order)
     return [columns[number] for number in range(len(axes))]
 
 

@@ -137,6 +137,13 @@ class TaskSet:
     makes_anew: bool = False
     seed: int | None = None
 
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Number of values of each parameter of a grid, in its order; empty without one."""
+        columns = [a.value for a in self.arguments if isinstance(a.value, GridColumn)]
+        ordered = sorted(columns, key=lambda column: column.order)
+        return tuple(len(column.values) for column in ordered)
+
     def calls(self, start: int, stop: int) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
         """Return an iterator of (args, kwargs), one for each task in [start, stop), in order."""
         given = self._given(start, stop)

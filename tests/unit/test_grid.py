@@ -7,6 +7,7 @@ import pickle
 import sys
 import tracemalloc
 
+import h5py
 import numpy as np
 import pytest
 
@@ -133,6 +134,57 @@ class TestGrid:
         assert acme_mpi.map(f, grid, y=5, write_worker_results=False) == expected
         with ParallelMap(f, grid, y=5, write_worker_results=False) as pmap:
             assert [tuple(map(int, each)) for each in pmap.compute()] == expected
+
+
+def product_of(sigma, seed):
+    return [sigma * seed, -1]
+
+
+class TestStackedResults:
+    """The axes of the grid stand where the tasks' axis would."""
+
+    grid = Grid(seed=[1, 2, 3], sigma=[10, 20])
+    expected = np.stack([np.outer([1, 2, 3], [10, 20]), np.full((3, 2), -1)], axis=-1)
+
+    def test_in_memory(self):
+        stack = acme_mpi.map(
+            product_of, self.grid, result_shape=(None, 2), write_worker_results=False
+        )
+
+        assert np.array_equal(stack, self.expected)
+
+    @pytest.mark.parametrize("words", [{}, {"single_file": True}, {"payload": "computation"}])
+    def test_in_files_also_of_a_run_that_resumes(self, words, tmp_path):
+        words = {"result_shape": (2, None), "output_dir": str(tmp_path / "out"), **words}
+        acme_mpi.map(product_of, self.grid, **words)
+        acme_mpi.map(product_of, self.grid, resume=True, **words)
+
+        with h5py.File(tmp_path / "out" / "product_of.h5") as file:
+            assert np.array_equal(file["result_0"], np.moveaxis(self.expected, -1, 0))
+
+    def test_parallel_map_too(self, tmp_path):
+        words = {"result_shape": (None, 2), "output_dir": str(tmp_path / "out")}
+        with ParallelMap(product_of, self.grid, **words) as pmap:
+            pmap.compute()
+
+        with h5py.File(pmap.results_container) as file:
+            assert np.array_equal(file["result_0"], self.expected)
+
+    def test_axes_of_one_value_keep_their_place(self):
+        grid = Grid(sigma=[10], seed=[1, 2, 3])
+        stack = acme_mpi.map(
+            lambda sigma, seed, y: sigma * seed,
+            grid,
+            y=acme_mpi.Shared(0),
+            result_shape=(None,),
+            write_worker_results=False,
+        )
+
+        assert stack.tolist() == [[10, 20, 30]]
+
+    def test_too_many_axes_are_refused(self):
+        with pytest.raises(InputError, match="31 dimensions on a grid of 2"):
+            acme_mpi.map(product_of, self.grid, result_shape=(None, *[1] * 31))
 
 
 def draw(x, rng):
