@@ -157,7 +157,7 @@ def _fault_of_record(dtype: np.dtype[Any]) -> str:
         if offset < end:
             return "whose fields overlap; return the fields one by one"
         end = offset + dtype[name].itemsize
-        if "\0" in name or not _is_unicode(name):
+        if "\0" in name or not is_unicode(name):
             return f"of which the name {name!r} is no text that HDF5 holds"
     n_bytes = _type_bytes(dtype)
     if n_bytes > MAX_TYPE_BYTES:
@@ -168,7 +168,8 @@ def _fault_of_record(dtype: np.dtype[Any]) -> str:
     return ""
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Tell whether text can be encoded, as HDF5 wants it."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -223,7 +224,7 @@ def _strings(array: Array) -> Array:
             )
         if "\0" in entry:
             raise ResultError(f"a string with a NUL character, which HDF5 cannot hold: {entry!r}")
-        if not _is_unicode(entry):
+        if not is_unicode(entry):
             raise ResultError(f"a string that is not valid Unicode: {entry!r}")
         strings[position] = str.__str__(entry)
     return strings
