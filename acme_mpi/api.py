@@ -28,7 +28,7 @@ def map(
     n_inputs: int | str = "auto",
     write_worker_results: bool = True,
     output_dir: str | None = None,
-    result_shape: tuple[Any, ...] | None = None,
+    result_shape: tuple[Any, ...] | dict[str, tuple[Any, ...]] | None = None,
     result_dtype: Any = "float",
     single_file: bool = False,
     payload: str = "rank",
@@ -64,13 +64,15 @@ def map(
     output_dir : str, optional
         Directory of the files; default a new ``ACME_YYYYMMDD-hhmmss-ffffff`` in the working
         directory. A container of the same function in it is never overwritten.
-    result_shape : tuple, optional
+    result_shape : tuple or dict of str to tuple, optional
         Shape of one array for all results, with None in the place of the task axis:
         ``(None, 3)`` stacks results of shape (3,). One axis may be ``numpy.inf``: results differ in
         that axis and are padded with NaN (integers: zero). Without it every task keeps a result of
-        its own form.
+        its own form. A dict of shapes, ``{"power": (None, 512), "peak": (None,)}``, gives an array
+        for each named result: `func` returns a dict, a named tuple or a dataclass with these names,
+        or a tuple in their order.
     result_dtype : str or dtype
-        dtype of that array, default float64.
+        dtype of that array, default float64; for several a dict by name.
     single_file : bool
         One file for everything instead of payload files with links.
     payload : {"rank", "computation"}
@@ -106,7 +108,7 @@ def map(
         Files: with ``payload="computation"`` the n payload paths in task order, else
         ``[results_container]``. In memory: the n return values in task order, or with
         `result_shape` the stacked array (and, if `func` returns several values, a list of that
-        array and then all further values in task order).
+        array and then all further values in task order; with a dict of shapes a dict of arrays).
 
     Raises
     ------
@@ -178,7 +180,7 @@ def submit(
     arguments: Mapping[str, Any] | None = None,
     n_inputs: int | str = "auto",
     output_dir: str | None = None,
-    result_shape: tuple[Any, ...] | None = None,
+    result_shape: tuple[Any, ...] | dict[str, tuple[Any, ...]] | None = None,
     result_dtype: Any = "float",
     single_file: bool = False,
     payload: str = "rank",

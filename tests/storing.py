@@ -38,7 +38,7 @@ class Case:
     """The return values of all tasks of a run, and the form that the user asked for."""
 
     values: Sequence[Any]
-    shape: tuple[Any, ...] | None = None
+    shape: tuple[Any, ...] | dict[str, tuple[Any, ...]] | None = None
     dtype: Any = "float64"
     grid: tuple[int, ...] = ()
 
@@ -141,6 +141,47 @@ ROWS = {
     "on a grid, further values": Case([(k, "a" * k) for k in range(6)], (None,), grid=(3, 2)),
 }
 
+# Rows of several datasets.
+COLUMNS = {
+    "one column": Case([{"a": k} for k in range(5)], {"a": (None,)}),
+    "two columns": Case(
+        [{"a": k, "b": [k, -k]} for k in range(7)],
+        {"a": (None,), "b": (None, 2)},
+        {"b": "int16"},
+    ),
+    "tuples, and in any order": Case(
+        [(1, 2), {"b": 4, "a": 3}, (5, 6), {"a": 7, "b": 8}], {"a": (None,), "b": (None,)}
+    ),
+    "columns, failed": Case(
+        [FAILED if k in (0, 3, 4) else {"a": k, "b": 1j * k} for k in range(7)],
+        {"a": (None,), "b": (None,)},
+        {"a": "int64", "b": "complex128"},
+    ),
+    "columns on several axes": Case(
+        [{"a": grid(k, 2), "b": grid(k, 3, 2)} for k in range(6)],
+        {"a": (2, None), "b": (None, 3, 2)},
+    ),
+    "columns, all on the last axis": Case(
+        [FAILED if k == 2 else {"a": grid(k, 2), "b": grid(k, 3)} for k in range(6)],
+        {"a": (2, None), "b": (3, None)},
+    ),
+    "columns on a grid": Case(
+        [FAILED if k == 4 else {"a": k, "b": grid(k, 2)} for k in range(6)],
+        {"a": (None,), "b": (2, None)},
+        grid=(3, 2),
+    ),
+    "small and large columns": Case(
+        [FAILED if k == 1 else {"a": k, "b": large(k), "c": [k]} for k in range(5)],
+        {"a": (None,), "b": (None, N_LARGE), "c": (None, 1)},
+    ),
+    "large columns alone": Case(
+        [{"a": large(k), "b": large(-k, N_LARGE + 3)} for k in range(5)],
+        {"a": (None, N_LARGE), "b": (None, N_LARGE + 3)},
+    ),
+    "columns, no tasks": Case([], {"a": (None, 2), "b": (None,)}),
+    "columns, all failed": Case([FAILED] * 3, {"a": (None, 2), "b": (None,)}),
+}
+
 # One axis differs from task to task; rows are padded.
 RAGGED = {
     "one axis": Case([np.arange(k) for k in (2, 0, 5, 3)], (None, np.inf)),
@@ -164,6 +205,7 @@ RAGGED = {
 CASES = {
     **{f"free-{name}": case for name, case in FREE.items()},
     **{f"rows-{name}": case for name, case in ROWS.items()},
+    **{f"columns-{name}": case for name, case in COLUMNS.items()},
     **{f"ragged-{name}": case for name, case in RAGGED.items()},
 }
 
@@ -257,10 +299,11 @@ def from_memory(case: Case) -> tuple[Any, list[Any]]:
         return None, values_of(store.commit(), Options(Work("f", n_tasks), Output("memory")))[0]
     if spec.is_ragged:
         return pad(case), [further(value) for value in case.values]
-    plain = [first(value) for value in case.values]
-    store.write(encode(store, Case(plain, case.shape, case.dtype, case.grid), range(n_tasks)))
+    plain = list(case.values) if spec.names else [first(value) for value in case.values]
+    plain_case = Case(plain, case.shape, case.dtype, case.grid)
+    store.write(encode(store, plain_case, range(n_tasks), in_memory=True))
     rows, _ = values_of(store.commit(), Options(Work("f", n_tasks, spec), Output("memory")))
-    return rows, [further(value) for value in case.values]
+    return rows, [] if spec.names else [further(value) for value in case.values]
 
 
 def first(value: Any) -> Any:
@@ -301,10 +344,12 @@ def expected_content(case: Case) -> dict[str, tuple[Any, ...]]:
     """Return what the container of a case has to hold, and nothing else."""
     rows, values = from_memory(case)
     content = {}
-    if rows is not None:
-        content["result_0"] = describe(rows)
+    spec = case.spec
+    for column in spec.columns if spec is not None else ():
+        stack = rows[column.name] if column.name else rows
+        content[column.dataset] = describe(stack)
         if case.missing:
-            content["result_0@missing"] = ("<i8", (len(case.missing),), case.missing)
+            content[f"{column.dataset}@missing"] = ("<i8", (len(case.missing),), case.missing)
     for index, value in enumerate(values):
         if rows is None and case.values[index] is not FAILED:
             for k, part in enumerate(to_parts(value)):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from acme_mpi.history.folders import note_linked
 from acme_mpi.history.journal import FileKey
 from acme_mpi.history.records import Records, missing_tasks, share_records
 from acme_mpi.results.checksum import Digest, new_digest
+from acme_mpi.results.spec import RowSpec
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import Stored, StoreKind
 from acme_mpi.storage.base import refusals, together
@@ -52,12 +53,16 @@ class ZarrStore(RecordedStore):
                 for file in files:
                     os.close(file)
 
+    @property
+    def _columns(self) -> Sequence[RowSpec]:
+        return self.spec.columns if self.spec else ()
+
     def _write_part(self, index: int, k: int, part: Any) -> int:
         path = self._chunk(index, k, np.ndim(part))
         values = np.array(np.nan) if part is None else part
         values = values.astype("U") if values.dtype.kind == "O" else values
         with refusals(str(path)):
-            if self.spec is None or k > 0:
+            if k >= len(self._columns):
                 attributes = {"is_none": True} if part is None else {}
                 describe(path.parent, values.shape, values.shape, values.dtype, attributes)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,14 +70,13 @@ class ZarrStore(RecordedStore):
 
     def _chunk(self, index: int, k: int, n_axes: int) -> Path:
         """Return the file of a part: one chunk of the common array, or all of its own."""
-        if self.spec is None or k > 0:
+        if k >= len(self._columns):
             folder = Path(self.layout.container, f"comp_{index}", f"result_{k}")
             return folder / (".".join("0" * n_axes) or "0")
-        spec = self.spec
-        assert spec is not None
+        spec = self._columns[k]
         at = np.unravel_index(index, spec.grid) if spec.grid else (index,)
         corner = (*[0] * spec.axis, *at, *[0] * (n_axes - spec.axis))
-        return Path(self.layout.container, "result_0", ".".join(map(str, corner)))
+        return Path(self.layout.container, spec.dataset, ".".join(map(str, corner)))
 
     def commit(self, root: int | None = None) -> Stored:
         records = share_records(self.world, self.layout)
@@ -80,17 +84,17 @@ class ZarrStore(RecordedStore):
         return self.stored(records)
 
     def _finish(self, records: Records) -> None:
-        container, spec = Path(self.layout.container), self.spec
+        container = Path(self.layout.container)
         missing = missing_tasks(records, self.n_tasks).tolist()
         with refusals(str(container)):
             container.mkdir(exist_ok=True)
             (container / ".zgroup").write_text('{"zarr_format": 2}')
-            if spec is not None:
+            for spec in self._columns:
                 chunk = (*spec.row_shape[: spec.axis], *[1] * (len(spec.grid) or 1))
                 chunk = (*chunk, *spec.row_shape[spec.axis :])
                 attributes = {"missing": missing} if missing else {}
                 shape, dtype = spec.whole_shape(self.n_tasks), np.dtype(spec.dtype)
-                describe(container / "result_0", shape, chunk, dtype, attributes)
+                describe(container / spec.dataset, shape, chunk, dtype, attributes)
         note_linked(self.layout)
 
     def stored(self, done: Records) -> Stored:
@@ -105,11 +109,10 @@ class ZarrStore(RecordedStore):
         return digest
 
     def _read(self, index: int) -> Iterator[Any]:
-        k = 0
-        if self.spec is not None:
-            row = np.fromfile(self._chunk(index, 0, len(self.spec.shape)), self.spec.dtype)
-            yield row.reshape(self.spec.row_shape)
-            k = 1
+        for k, spec in enumerate(self._columns):
+            row = np.fromfile(self._chunk(index, k, len(spec.shape)), spec.dtype)
+            yield row.reshape(spec.row_shape)
+        k = len(self._columns)
         while (folder := self._chunk(index, k, 0).parent).exists():
             said = json.loads((folder / ".zarray").read_text())
             chunk = self._chunk(index, k, len(said["shape"]))

@@ -34,7 +34,7 @@ from acme_mpi.errors import (
     TaskError,
 )
 from acme_mpi.history.folders import remove_old_runs
-from acme_mpi.results.spec import on_grid
+from acme_mpi.results.spec import RowSpec, on_grid
 from acme_mpi.rules import Rules
 from acme_mpi.session import current
 from acme_mpi.session.debug import run_here
@@ -122,9 +122,9 @@ class ParallelMap(ACMEdaemon):
         directory.
     result_shape : tuple, optional
         Shape of one array for all results, None in the place of the task axis; one axis may be
-        ``numpy.inf``.
+        ``numpy.inf``. A dict of shapes: an array for each named result, as in `map`.
     result_dtype : str
-        dtype of that array, default float64.
+        dtype of that array, default float64; for several a dict by name.
     single_file : bool
         One container instead of payload files with links.
     write_pickle : bool
@@ -204,8 +204,8 @@ class ParallelMap(ACMEdaemon):
         n_inputs: int | str = "auto",
         write_worker_results: bool = True,
         output_dir: str | None = None,
-        result_shape: tuple[Any, ...] | None = None,
-        result_dtype: str = "float",
+        result_shape: tuple[Any, ...] | dict[str, tuple[Any, ...]] | None = None,
+        result_dtype: Any = "float",
         single_file: bool = False,
         write_pickle: bool = False,
         payload: str = "computation",
@@ -635,20 +635,28 @@ class ParallelMap(ACMEdaemon):
         return self.output_dir
 
     @property
-    def result_shape(self) -> tuple[Any, ...] | None:
-        """Shape of the stacked array, `numpy.inf` in the place of an unlimited axis."""
-        spec, n = self._work.spec, self.n_inputs
-        return None if spec is None else (*spec.shape[: spec.axis], n, *spec.shape[spec.axis :])
+    def result_shape(self) -> Any:
+        """Shape of the stacked array, `numpy.inf` in the place of an unlimited axis.
+
+        A dict by name if there are several, as `result_dtype` and `stacking_dim`.
+        """
+        return self._by_name(lambda column: column.stacked_shape(self.n_inputs, column.shape))
 
     @property
-    def result_dtype(self) -> str | None:
+    def result_dtype(self) -> Any:
         """Type of the numbers in the stacked array."""
-        return None if self._work.spec is None else self._work.spec.dtype
+        return self._by_name(lambda column: column.dtype)
 
     @property
-    def stacking_dim(self) -> int | None:
+    def stacking_dim(self) -> Any:
         """Axis of the tasks in the stacked array."""
-        return None if self._work.spec is None else self._work.spec.axis
+        return self._by_name(lambda column: column.axis)
+
+    def _by_name(self, what: Callable[[RowSpec], Any]) -> Any:
+        spec = self._work.spec
+        if spec is None or not spec.names:
+            return None if spec is None else what(spec)
+        return {column.name: what(column) for column in spec.columns}
 
     @property
     def has_slurm(self) -> bool:

@@ -47,9 +47,11 @@ def plan_text(func: Any, tasks: TaskSet, options: Any, size: int) -> str:
     elif spec.is_ragged:
         lines.append("bytes:     unknown, one axis is inf")
     else:
-        shape = spec.whole_shape(tasks.n_tasks)
-        n_bytes = spec.row_bytes * tasks.n_tasks
-        lines.append(f"bytes:     {n_bytes} in result_0, shape {shape} {spec.dtype}")
+        for column in spec.columns:
+            shape = column.whole_shape(tasks.n_tasks)
+            n_bytes = column.row_bytes * tasks.n_tasks
+            where = column.name or column.dataset
+            lines.append(f"bytes:     {n_bytes} in {where}, shape {shape} {column.dtype}")
     return "\n".join(lines)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from acme_mpi import __version__
@@ -166,11 +166,17 @@ def _add_output_options(group: Any) -> None:
     )
     group.add_argument(
         "--result-shape",
-        metavar="None,M,N",
+        metavar="[NAME=]None,M,N",
+        action="append",
         help="stack all results in one dataset; None is the axis of the tasks, inf an axis whose "
-        "length differs",
+        "length differs; with NAME=, repeatedly: one for each named result",
     )
-    group.add_argument("--result-dtype", metavar="DTYPE", default="float", help="default float64")
+    group.add_argument(
+        "--result-dtype",
+        metavar="[NAME=]DTYPE",
+        action="append",
+        help="default float64",
+    )
     group.add_argument("--no-write", action="store_true", help="print the results, write no file")
 
 
@@ -311,8 +317,9 @@ def check_options(options: Any) -> None:
             f"script.py{_target_meant(options)}"
         )
     options.kind = store_kind(not options.no_write, options.single_file, options.payload)
-    shape = parse_shape(options.result_shape)
-    options.spec = make_row_spec(shape, options.result_dtype)
+    shape = _parse_named("--result-shape", options.result_shape, parse_shape)
+    dtype = _parse_named("--result-dtype", options.result_dtype, str)
+    options.spec = make_row_spec(shape, "float" if dtype is None else dtype)
     is_ragged = options.spec is not None and options.spec.is_ragged
     if is_ragged and not find_store(options.kind).holds_ragged:
         raise InputError("an axis `inf` in --result-shape needs files; leave out --no-write")
@@ -413,7 +420,31 @@ def _refuse_function_options(options: Any, allowed: tuple[set[str], str]) -> Non
         raise InputError(f"{', '.join(given)} {why}")
 
 
-def parse_shape(text: str | None) -> tuple[Any, ...] | None:
+def _parse_named(option: str, texts: list[str] | None, parse: Callable[[str], Any]) -> Any:
+    """Return the value of an option, or several by name if it was given as ``NAME=...``.
+
+    Raises
+    ------
+    InputError
+        It was given twice, or with and without a name.
+    """
+    if not texts:
+        return None
+    named = [text.partition("=") for text in texts]
+    if len(texts) == 1 and not named[0][1]:
+        return parse(texts[0])
+    found: dict[str, Any] = {}
+    for name, sign, value in named:
+        if not sign or name in found:
+            fault = f"names {name} twice" if sign else f"was given {len(texts)} times"
+            raise InputError(
+                f"{option} {fault}; give it once, or once for each name: {option} a=..."
+            )
+        found[name] = parse(value)
+    return found
+
+
+def parse_shape(text: str) -> tuple[Any, ...]:
     """Return the shape of ``None,M,N``; parentheses and ``inf`` are allowed.
 
     Raises
@@ -421,8 +452,6 @@ def parse_shape(text: str | None) -> tuple[Any, ...] | None:
     InputError
         An entry is none of these.
     """
-    if text is None:
-        return None
     entries: list[Any] = []
     for entry in text.strip("()[] ").split(","):
         name = entry.strip()

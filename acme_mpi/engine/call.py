@@ -145,11 +145,12 @@ class Options:
         spec = self.work.spec
         if spec is None:
             return {"kind of files": self.output.kind}
-        shape = (*spec.shape[: spec.axis], None, *spec.shape[spec.axis :])
+        shapes = {each.name: each.stacked_shape(None, each.shape) for each in spec.columns}
+        dtypes = {each.name: str(np.dtype(each.dtype)) for each in spec.columns}
         return {
             "kind of files": self.output.kind,
-            "result_shape": str(shape),
-            "result_dtype": str(np.dtype(spec.dtype)),
+            "result_shape": str(shapes if spec.names else shapes[""]),
+            "result_dtype": str(dtypes if spec.names else dtypes[""]),
         }
 
     def in_one_process(self) -> Options:

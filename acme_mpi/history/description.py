@@ -11,7 +11,8 @@ import os
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from dataclasses import fields as dataclass_fields
 from typing import Any
 
 from acme_mpi.history.journal import Tell, ignore, journal_files, sync_folder, write_whole
@@ -68,9 +69,8 @@ class Description:
         sync_folder(folder)
 
     def _fields(self) -> dict[str, Any]:
-        spec = self.spec
-        listed = None if spec is None else [spec.shape, spec.axis, spec.dtype, *_grid_of(spec)]
-        return {**asdict(self), "spec": listed}
+        fields = {each.name: getattr(self, each.name) for each in dataclass_fields(self)}
+        return {**fields, "spec": None if self.spec is None else _listed(self.spec)}
 
 
 def how_to_resume(command: str, directory: str, only_failed: bool = False) -> str:
@@ -136,22 +136,38 @@ def read_descriptions(folder: str, tell: Tell = ignore) -> list[Description]:
                 raise Damaged(path, f"it describes runs of {said['name']}")
             if said["kind"] not in STORES:
                 raise Damaged(path, f"`kind` is {said['kind']!r:.60}")
-            found.append(Description(**{**said, "spec": _spec_of(said)}))
+            found.append(Description(**{**said, "spec": _spec_of(said.get("spec"))}))
         except Damaged as damage:
             tell(damage)
     return found
 
 
-def _grid_of(spec: RowSpec) -> list[tuple[int, ...]]:
-    """Return what is said of a grid, nothing where there is none, as before there were grids."""
-    return [spec.grid] if spec.grid else []
+def _listed(spec: RowSpec) -> list[Any]:
+    """Return a form as `parsing.is_spec` accepts it: what is rare is said only where it is."""
+    said = {
+        "grid": spec.grid,
+        "name": spec.name,
+        "further": [_listed(column) for column in spec.further],
+    }
+    rare = {name: value for name, value in said.items() if value}
+    return [spec.shape, spec.axis, spec.dtype, *([rare] if rare else [])]
 
 
-def _spec_of(said: Mapping[str, Any]) -> RowSpec | None:
-    if said.get("spec") is None:
+def _spec_of(listed: list[Any] | None, number: int = 0) -> RowSpec | None:
+    if listed is None:
         return None
-    shape, axis, dtype, *grid = said["spec"]
-    return RowSpec(tuple(shape), axis, dtype, *map(tuple, grid))
+    shape, axis, dtype, *rare = listed
+    said = rare[0] if rare else {}
+    further = [_spec_of(each, k) for k, each in enumerate(said.get("further", ()), 1)]
+    return RowSpec(
+        tuple(shape),
+        axis,
+        dtype,
+        tuple(said.get("grid", ())),
+        said.get("name", ""),
+        number,
+        tuple(filter(None, further)),
+    )
 
 
 def next_run(folder: str) -> int:

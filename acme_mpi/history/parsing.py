@@ -180,10 +180,8 @@ def _is_spec(value: Any) -> bool:
         return True
     if not isinstance(value, list) or len(value) not in (3, 4):
         return False
-    shape, axis, dtype, *grid = value
-    if any(
-        not isinstance(each, list) or not all(map(is_count(1, MOST_TASKS), each)) for each in grid
-    ):
+    shape, axis, dtype, *rare = value
+    if not all(isinstance(each, dict) and _is_rare(**each) for each in rare):
         return False
     if not isinstance(shape, list) or not all(map(_is_length, shape)) or not is_text(dtype):
         return False
@@ -192,6 +190,15 @@ def _is_spec(value: Any) -> bool:
     except (TypeError, ValueError, SyntaxError):
         return False
     return type(axis) is int and 0 <= axis <= len(shape)
+
+
+def _is_rare(grid: Any = None, name: Any = "", further: Any = None, **unknown: Any) -> bool:
+    """Tell whether this is what few forms have besides shape, axis and dtype."""
+    lists = (grid or [], further or [])
+    if unknown or not is_text(name) or not all(isinstance(each, list) for each in lists):
+        return False
+    is_grid = all(map(is_count(1, MOST_TASKS), lists[0]))
+    return is_grid and all(each is not None and _is_spec(each) for each in lists[1])
 
 
 def _is_length(value: Any) -> bool:

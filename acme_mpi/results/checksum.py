@@ -59,6 +59,10 @@ class Digest:
         """
         self.add_part(index, 0, data)
 
+    def add_rows(self, index: int, k: int, data: Any) -> None:
+        """Add the packed rows of column `k` from task `index` on; `data` as that of `add`."""
+        self.add_part(index, k, data)
+
     def add_parts(self, index: int, parts: Iterable[Any], first: int = 0) -> None:
         """Add the parts of one task.
 
@@ -102,6 +106,10 @@ class SumDigest(Digest):
         """Add rows or a pickle; which task they belong to does not show."""
         self.n_bytes += _size(data)
         self._total += _sum(data)
+
+    def add_rows(self, index: int, k: int, data: Any) -> None:
+        """Add rows; there was one column."""
+        self.add(index, data)
 
     def add_part(self, index: int, k: int, part: Any) -> None:
         """Add part `k` of a task."""

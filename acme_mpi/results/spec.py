@@ -2,15 +2,16 @@
 
 Without a result shape a return value becomes *parts*, ``result_0, result_1, ...``: a tuple has one
 part per entry, as has a list that holds anything but scalars; all else is a single part. With a
-`RowSpec` the first part is checked against one shape and dtype and becomes a row.
+`RowSpec` the first part is checked against one shape and dtype and becomes a row; if it has further
+columns, so do the parts behind it.
 """
 
 from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from acme_mpi.results.convert import (
     misfit,
     to_array,
 )
+from acme_mpi.results.named import checked_names, named
 
 # What a task has: a list of parts, or a plain number that stands for [array([number])], or bytes:
 # a pickle of all that it returned.
@@ -52,12 +54,36 @@ class RowSpec:
     grid : tuple of int
         Number of values of each parameter of a `Grid`: in the container these axes stand in the
         place of the tasks' axis. Empty without a grid.
+    name : str
+        What the user calls it; empty if that is not known.
+    number : int
+        Which part of the results it is.
+    further : tuple of RowSpec
+        Of the first: the forms of the parts behind it that become rows of arrays of their own.
     """
 
     shape: tuple[float, ...]
     axis: int
     dtype: str
     grid: tuple[int, ...] = ()
+    name: str = ""
+    number: int = 0
+    further: tuple[RowSpec, ...] = ()
+
+    @property
+    def columns(self) -> tuple[RowSpec, ...]:
+        """All forms: this one, and those of the parts behind it."""
+        return (self, *self.further)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all columns; empty if they have none."""
+        return tuple(column.name for column in self.columns if column.name)
+
+    @property
+    def dataset(self) -> str:
+        """Name of the array, in payload files and in the container."""
+        return f"result_{self.number}"
 
     @property
     def is_ragged(self) -> bool:
@@ -78,7 +104,7 @@ class RowSpec:
         """Return the index of the rows of some tasks in the array that stacks those of all."""
         return (*[slice(None)] * self.axis, slice(first, first + count))
 
-    def stacked_shape(self, n_tasks: int, row_shape: tuple[int, ...] | None = None) -> Any:
+    def stacked_shape(self, n_tasks: Any, row_shape: tuple[Any, ...] | None = None) -> Any:
         """Return the shape of all rows stacked, `row_shape` replacing unlimited axes."""
         row = self.row_shape if row_shape is None else row_shape
         return (*row[: self.axis], n_tasks, *row[self.axis :])
@@ -104,20 +130,58 @@ def on_grid(spec: RowSpec | None, grid: tuple[int, ...]) -> RowSpec | None:
             f"results of {len(spec.shape)} dimensions on a grid of {len(grid)}; HDF5 holds arrays "
             f"of {MAX_NDIM} dimensions at most"
         )
-    return replace(spec, grid=grid)
+    further = (on_grid(column, grid) for column in spec.further)
+    return replace(spec, grid=grid, further=tuple(filter(None, further)))
 
 
 def make_row_spec(result_shape: Any, result_dtype: Any) -> RowSpec | None:
     """Check `result_shape` and `result_dtype` and return them as a RowSpec, None without a shape.
 
+    Parameters
+    ----------
+    result_shape : tuple, dict of str to tuple, or None
+        Several shapes by name: as many arrays.
+    result_dtype : dtype, or dict of str to dtype
+        By name only where the shapes are; float64 where it says nothing.
+
     Raises
     ------
     InputError
         Not a tuple or list; not exactly one None; more than one ``numpy.inf``; a negative or
-        fractional entry; an unknown dtype, or one that HDF5 cannot hold.
+        fractional entry; an unknown dtype, or one that HDF5 cannot hold; among several an unlimited
+        one, or a name that no dataset can have.
     """
-    if result_shape is None:
-        return None
+    if isinstance(result_shape, Mapping):
+        return _make_columns(result_shape, result_dtype)
+    return None if result_shape is None else _make_column(result_shape, result_dtype)
+
+
+def _make_columns(shapes: Mapping[Any, Any], dtypes: Any) -> RowSpec:
+    try:
+        names = checked_names(tuple(shapes))
+    except ResultError as error:
+        raise InputError(f"`result_shape`: {error}") from None
+    if isinstance(dtypes, Mapping) and (unknown := [name for name in dtypes if name not in names]):
+        raise InputError(
+            f"`result_dtype` names {unknown[0]!r}, and `result_shape` has {', '.join(names)}"
+        )
+    columns: list[RowSpec] = []
+    for number, (name, shape) in enumerate(zip(names, shapes.values(), strict=True)):
+        dtype = dtypes.get(name, "float") if isinstance(dtypes, Mapping) else dtypes
+        try:
+            column = _make_column(shape, dtype)
+        except InputError as error:
+            raise type(error)(f"{name}: {error}") from None
+        if column.is_ragged and len(names) > 1:
+            raise InputError(
+                f"{name}: an axis `np.inf` is possible in a single `result_shape` only, not beside "
+                "others"
+            )
+        columns.append(replace(column, name=name, number=number))
+    return replace(columns[0], further=tuple(columns[1:]))
+
+
+def _make_column(result_shape: Any, result_dtype: Any) -> RowSpec:
     if not isinstance(result_shape, (tuple, list)):
         raise InputTypeError(
             f"`result_shape` has to be either `None` or tuple, not {type(result_shape)}"
@@ -211,6 +275,23 @@ def to_row(value: Any, spec: RowSpec) -> Array:
         return array.astype(dtype)
 
 
+def _to_column(value: Any, column: RowSpec) -> Array:
+    """Return `to_row` of one of the named values of a result."""
+    try:
+        return to_row(value, column)
+    except ResultError as error:
+        raise type(error)(f"{column.name}: {error}" if column.name else str(error)) from None
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)
+
+
+def _what(value: Any) -> str:
+    n = f" of {len(value)}" if isinstance(value, tuple) else ""
+    return f"a {type(value).__name__}{n}"
+
+
 def _form(spec: RowSpec) -> str:
     return f"shape {spec.shape} {np.dtype(spec.dtype)}"
 
@@ -226,8 +307,10 @@ class Content:
     rows : (n_results, *row_shape) ndarray, or list of ndarray and tuple of (int, int), or None
         With a RowSpec. It is a list if the runner has written some of the rows itself: in their
         places are size in bytes and checksum.
+    further_rows : list
+        Like `rows`, for each further column.
     parts : list of Parts, or None
-        Without a RowSpec all parts, with one those from ``result_1`` on, or a pickle: then there
+        Without a RowSpec all parts, with one those behind its columns, or a pickle: then there
         is no row, whatever stands in its place. A tuple of size in bytes and checksum stands for a
         part that the runner has written itself.
     values : bytes, or None
@@ -244,6 +327,12 @@ class Content:
     values: bytes | None = None
     buffers: list[Any] | None = None
     unstorable: tuple[int, str] | None = None
+    further_rows: list[Any] = field(default_factory=list)
+
+    @property
+    def columns(self) -> list[Any]:
+        """The rows of all columns; empty without rows."""
+        return [] if self.rows is None else [self.rows, *self.further_rows]
 
 
 def is_placed(part: Part) -> bool:
@@ -305,13 +394,15 @@ class Encoder:
         """
         if self._spec is not None:
             is_float = self._spec.shape == () and self._spec.dtype == "<f8"
-            return self._add_float if is_float else self._add_row
+            is_one = not self._spec.further
+            return self._add_float if is_float and is_one else self._add_row
         if self._as_pickles:
             return self._add_pickle
         return self._add_value if self._in_memory else self._add_parts
 
     def _clear(self) -> None:
-        self._rows: list[Any] = []
+        self._columns: list[list[Any]] = [[] for _ in self._spec.columns] if self._spec else [[]]
+        self._rows = self._columns[0]
         self._parts: list[Parts] = []
         self._values: list[Any] = []
         self._are_some_placed = False
@@ -372,24 +463,47 @@ class Encoder:
 
     def _add_row(self, index: int, value: Any) -> None:
         assert self._spec is not None
-        first, *rest = value if self._is_row_and_more(value) else (value,)
         try:
-            row = to_row(first, self._spec)
+            values, rest = self._split(value)
+            rows = [_to_column(*each) for each in zip(values, self._spec.columns, strict=True)]
             if not self._in_memory:
                 rest = [to_array(entry) for entry in rest]
         except MisfitError as error:
-            hint = "; a tuple is several return values, one row is one array"
-            raise MisfitError(f"{error}{hint if isinstance(value, tuple) else ''}") from None
+            is_unclear = isinstance(value, tuple) and not self._spec.further
+            hint = "; a tuple is several return values, one row is one array" if is_unclear else ""
+            raise MisfitError(f"{error}{hint}") from None
         except ResultError as error:
             self._add_no_row(self._pickle_instead(index, value, error))
             return
         if not self._as_rows:
-            self._parts.append(self._place_large(index, 0, [row, *rest]))
-        elif self._in_memory:
-            self._append_row(self._place_or_keep(index, 0, row), rest and self._frozen(rest))
+            self._parts.append(self._place_large(index, 0, [*rows, *rest]))
+            return
+        rows = self._place_large(index, 0, rows)
+        if self._in_memory:
+            self._append_rows(rows, rest and self._frozen(rest))
         else:
-            rest = self._place_large(index, 1, rest)
-            self._append_row(self._place_or_keep(index, 0, row), rest)
+            self._append_rows(rows, self._place_large(index, len(rows), rest))
+
+    def _split(self, value: Any) -> tuple[list[Any], list[Any]]:
+        """Return the values that become rows, one for each column, and all others."""
+        assert self._spec is not None
+        names = self._spec.names
+        found = named(value) if names else None
+        if found is not None:
+            if {*found.names} != {*names}:
+                raise MisfitError(
+                    f"expected results called {_listed(names)}, got {_listed(found.names)}"
+                )
+            by_name = dict(zip(found.names, found.values, strict=True))
+            return [by_name[name] for name in names], []
+        if not self._spec.further:
+            first, *rest = value if self._is_row_and_more(value) else (value,)
+            return [first], rest
+        if not isinstance(value, tuple) or len(value) != len(names):
+            raise MisfitError(
+                f"expected a dict, or a tuple, of {_listed(names)}, got {_what(value)}"
+            )
+        return list(value), []
 
     def _is_row_and_more(self, value: Any) -> bool:
         """Tell whether a return value is several, of which the first is the row.
@@ -405,19 +519,21 @@ class Encoder:
         """Add a pickle in the place of a row."""
         if self._as_rows:
             assert self._spec is not None
-            self._append_row(np.zeros(self._spec.row_shape, self._spec.dtype), data)
+            blank = [np.zeros(column.row_shape, column.dtype) for column in self._spec.columns]
+            self._append_rows(blank, data)
         else:
             self._parts.append(data)
 
-    def _append_row(self, row: Any, more: Any) -> None:
+    def _append_rows(self, rows: list[Any], more: Any) -> None:
         # Almost no function returns more than the row: only then is that kept, for each task.
         if more and not self._has_more:
             self._has_more = True
             self._parts = [[] for _ in self._rows]
         if self._has_more:
             self._parts.append(more)
-        self._rows.append(row)
-        self._are_some_placed = self._are_some_placed or is_placed(row)
+        for column, row in zip(self._columns, rows, strict=True):
+            column.append(row)
+            self._are_some_placed = self._are_some_placed or is_placed(row)
 
     def _place_large(self, index: int, first: int, parts: list[Part]) -> list[Part]:
         return [self._place_or_keep(index, k, part) for k, part in enumerate(parts, first)]
@@ -439,7 +555,7 @@ class Encoder:
         """Return what was collected since the last call."""
         content = Content(unstorable=self._unstorable)
         if self._as_rows:
-            content.rows = self._rows if self._are_some_placed else self._packed_rows()
+            content.rows, *content.further_rows = self._taken_rows()
             if self._has_more and not self._in_memory:
                 content.parts = self._parts
         if self._in_memory and (self._spec is None or self._has_more):
@@ -451,12 +567,19 @@ class Encoder:
         self._clear()
         return content
 
-    def _packed_rows(self) -> Array:
+    def _taken_rows(self) -> list[Any]:
+        """Return the rows of all columns, packed unless the runner has written some itself."""
         assert self._spec is not None
-        rows = np.empty((len(self._rows), *self._spec.row_shape), self._spec.dtype)
-        if self._rows:
-            rows[:] = self._rows
-        return rows
+        if self._are_some_placed:
+            return list(self._columns)
+        return [_packed(*each) for each in zip(self._columns, self._spec.columns, strict=True)]
+
+
+def _packed(rows: list[Any], column: RowSpec) -> Array:
+    packed = np.empty((len(rows), *column.row_shape), column.dtype)
+    if rows:
+        packed[:] = rows
+    return packed
 
 
 _PLAIN_NUMBERS: frozenset[type] = frozenset({int, float, bool, complex})

@@ -64,7 +64,7 @@ class Measured:
         )
         encoder.add(0, value)
         content = encoder.take()
-        n_bytes = 0 if content.rows is None else np.asarray(content.rows).nbytes
+        n_bytes = sum(np.asarray(rows).nbytes for rows in content.columns)
         for parts in content.parts or []:
             n_bytes += len(parts) if is_pickle(parts) else sum(map(_size, parts_of(parts)))
         return n_bytes

@@ -116,7 +116,7 @@ KEYWORDS = {
     "single_file": FLAG,
     "write_pickle": FLAG,
     "output_dir": PATH,
-    "result_dtype": Kind((instance_of(str, type, np.dtype, words="a string, not {type}"),)),
+    "result_dtype": Kind((instance_of(str, type, np.dtype, dict, words="a string, not {type}"),)),
     "payload": Kind(((lambda value: value in payload_names(), InputError, _PAYLOAD),)),
     "partition": PARTITION,
     "mem_per_worker": MEMORY,

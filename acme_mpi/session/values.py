@@ -9,6 +9,8 @@ import numpy as np
 from acme_mpi.comm import World
 from acme_mpi.engine.call import Options, Result
 from acme_mpi.engine.summary import error_of
+from acme_mpi.results.convert import Array
+from acme_mpi.results.spec import RowSpec
 from acme_mpi.runner.loading import join_values
 from acme_mpi.standing import loading
 from acme_mpi.storage.base import Stored, missing_value
@@ -52,14 +54,22 @@ def values_of(stored: Stored, options: Options) -> tuple[Any, dict[int, str]]:
     values, unloadable = join_values(pieces, n_tasks)
     if spec is None:
         return values, unloadable
-    rows = np.full((n_tasks, *spec.row_shape), missing_value(spec.dtype), spec.dtype)
-    for runs, content in stored.pieces:
-        assert content.rows is not None
+    pieces_of_rows = [(runs, content.columns) for runs, content in stored.pieces]
+    stacks = [_stack(column, n_tasks, pieces_of_rows) for column in spec.columns]
+    whole = dict(zip(spec.names, stacks, strict=True)) if spec.names else stacks[0]
+    rest = [value for more in values if more for value in more]
+    return [whole, *rest] if rest else whole, unloadable
+
+
+def _stack(
+    column: RowSpec, n_tasks: int, pieces: list[tuple[list[tuple[int, int]], list[Any]]]
+) -> Array:
+    """Return the array of one column."""
+    rows = np.full((n_tasks, *column.row_shape), missing_value(column.dtype), column.dtype)
+    for runs, columns in pieces:
         done = 0
         for start, stop in runs:
-            rows[start:stop] = content.rows[done : done + stop - start]
+            rows[start:stop] = columns[column.number][done : done + stop - start]
             done += stop - start
-    stacked = np.moveaxis(rows, 0, spec.axis)
-    rest = [value for more in values if more for value in more]
-    whole = np.ascontiguousarray(stacked).reshape(spec.whole_shape(n_tasks))
-    return [whole, *rest] if rest else whole, unloadable
+    stacked = np.ascontiguousarray(np.moveaxis(rows, 0, column.axis))
+    return stacked.reshape(column.whole_shape(n_tasks))

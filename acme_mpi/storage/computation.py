@@ -152,10 +152,9 @@ class ComputationStore(LinkedStore):
         """Return how many files a virtual dataset would join."""
         return int(records["count"].sum())
 
-    def link_rows(self, file: h5py.File, records: Records) -> None:
-        """Make ``result_0`` over all files."""
-        assert self.spec is not None
-        link_computations(file, records, self.spec, self.layout, self.n_tasks)
+    def link_rows(self, file: h5py.File, records: Records, column: RowSpec) -> None:
+        """Make the dataset of one column over all files."""
+        link_computations(file, records, column, self.layout, self.n_tasks)
 
     def group_target(self, place: Place, index: int) -> tuple[str, str]:
         """Return what ``comp_<index>`` links to: the root of the task's file."""
@@ -166,16 +165,16 @@ class ComputationStore(LinkedStore):
         """Whether the group of a task holds its row, too: a file holds all that a task has."""
         return True
 
-    def own_rows(self, records: Records) -> Iterator[tuple[int, Array]]:
-        """Yield (first task, rows) of this rank's results."""
-        for index, row in self._own_datasets(records):
+    def own_rows(self, records: Records, k: int = 0) -> Iterator[tuple[int, Array]]:
+        """Yield (first task, rows) of one column of this rank's results."""
+        for index, row in self._own_datasets(records, k):
             yield index, np.asarray(row[()])[np.newaxis]
 
     def own_shapes(self, records: Records) -> Iterator[tuple[int, ...]]:
         """Yield the shapes of this rank's rows."""
         return (row.shape for _, row in self._own_datasets(records))
 
-    def _own_datasets(self, records: Records) -> Iterator[tuple[int, h5py.Dataset]]:
+    def _own_datasets(self, records: Records, k: int = 0) -> Iterator[tuple[int, h5py.Dataset]]:
         for index in indices_of(share_of(records, self.world)):
             with hdf5.open_to_read(self.layout.computation(index)) as file:
-                yield index, file["result_0"]
+                yield index, file[f"result_{k}"]

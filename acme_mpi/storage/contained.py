@@ -29,8 +29,10 @@ class ContainedStore(RecordedStore):
     def link(self, file: h5py.File, done: Records) -> None:
         """Make in an HDF5 file what the container has of its own, besides copies. Independent."""
 
-    def copied_rows(self, done: Records, is_virtual: bool) -> Iterator[tuple[int, Array]]:
-        """Yield (first task, rows) of what the container has a copy of. Independent.
+    def copied_rows(
+        self, done: Records, is_virtual: bool, k: int = 0
+    ) -> Iterator[tuple[int, Array]]:
+        """Yield (first task, rows) of what a column has a copy of. Independent.
 
         Parameters
         ----------
@@ -38,6 +40,8 @@ class ContainedStore(RecordedStore):
             Records of results.
         is_virtual : bool
             The common dataset that was found in the container is virtual.
+        k : int
+            Which column.
         """
         return iter(())
 
@@ -46,8 +50,8 @@ class ContainedStore(RecordedStore):
         return None
 
     @abstractmethod
-    def own_rows(self, records: Records) -> Iterator[tuple[int, Array]]:
-        """Yield (first task, rows) of what this rank has, or takes care of. Independent."""
+    def own_rows(self, records: Records, k: int = 0) -> Iterator[tuple[int, Array]]:
+        """Yield (first task, rows) of what this rank has of a column. Independent."""
 
     @abstractmethod
     def own_shapes(self, records: Records) -> Iterator[tuple[int, ...]]:
@@ -65,35 +69,36 @@ class ContainedStore(RecordedStore):
         """
         spec = self.spec
         assert spec is not None
-        row_shape = self._longest(records, spec) if spec.is_ragged else spec.row_shape
+        row_shape = self._longest(records, spec) if spec.is_ragged else None
 
         def write(shared: SharedRows) -> None:
-            alike = (
-                (first, padded(rows, row_shape, spec) if spec.is_ragged else rows)
-                for first, rows in self.own_rows(records)
-            )
-            for first, rows in joined(alike, SLAB_BYTES):
-                shared.write(first, rows)
+            for k in range(len(spec.columns)):
+                alike = (
+                    (first, rows if row_shape is None else padded(rows, row_shape, spec))
+                    for first, rows in self.own_rows(records, k)
+                )
+                for first, rows in joined(alike, SLAB_BYTES):
+                    shared.write(first, rows, k)
 
-        self.make_partial(records, spec.stacked_shape(self.n_tasks, row_shape), write)
+        self.make_partial(records, write, row_shape)
 
     def make_partial(
         self,
         records: Records,
-        shape: tuple[int, ...],
         write: Callable[[SharedRows], None],
+        row_shape: tuple[int, ...] | None = None,
         in_slabs: bool = False,
     ) -> None:
-        """Make the partial container with the common dataset. Collective.
+        """Make the partial container with the common datasets. Collective.
 
         Parameters
         ----------
         records : ndarray
             Of all rows that there are.
-        shape : tuple of int
-            Of the dataset.
         write : callable
             Writes this rank's part.
+        row_shape : tuple of int, optional
+            Of the rows, if an axis is unlimited.
         in_slabs : bool
             It writes slabs, those of missing tasks, too.
 
@@ -105,7 +110,7 @@ class ContainedStore(RecordedStore):
         world, path, spec = self.world, self.layout.partial, self.spec
         assert spec is not None
         on_master(world, lambda: hdf5.remove(path))
-        shared = SharedRows(world, path, spec, shape)
+        shared = SharedRows(world, path, spec, self.n_tasks, row_shape)
         shared.open(in_slabs)
 
         def fill() -> None:

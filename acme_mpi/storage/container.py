@@ -58,7 +58,7 @@ def link_rows(
     n_tasks: int,
     source: Callable[[int, int], str],
 ) -> None:
-    """Make the virtual dataset ``result_0`` over the packed rows of all payload files.
+    """Make the virtual dataset of one column over the packed rows of all payload files.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def link_rows(
         for segment in _segments(runs):
             _map_runs(plist, spec, shape, path, n_rows, segment)
     _create_virtual(file, spec, shape, plist)
-    note_missing(file, records, n_tasks)
+    note_missing(file, spec, records, n_tasks)
 
 
 def _joined(firsts: Array, rows: Array, counts: Array) -> list[_Run]:
@@ -128,7 +128,7 @@ def _map_runs(
             _corner(spec, row), spec.stacked_shape(count), op=h5py.h5s.SELECT_OR
         )
         _select(target, spec, first, count, shape)
-    plist.set_virtual(target, path, b"result_0", source)
+    plist.set_virtual(target, path, spec.dataset.encode(), source)
 
 
 def _select(target: Any, spec: RowSpec, first: int, count: int, shape: tuple[int, ...]) -> None:
@@ -164,13 +164,13 @@ def _create_virtual(
     plist: Any,
     limits: tuple[int | None, ...] | None = None,
 ) -> None:
-    """Create ``result_0``; `limits` has None for an axis without one, as h5py's ``maxshape``."""
+    """Create a common dataset; `limits` has None where it may grow, as h5py's ``maxshape``."""
     if 0 in shape or plist.get_layout() != h5py.h5d.VIRTUAL:  # nothing was mapped
         data = np.full(shape, missing_value(spec.dtype), spec.dtype)
-        file.create_dataset("result_0", data=data, maxshape=limits)
+        file.create_dataset(spec.dataset, data=data, maxshape=limits)
         return
     kind = h5py.h5t.py_create(np.dtype(spec.dtype), logical=True)
-    h5py.h5d.create(file.id, b"result_0", kind, _space(shape, limits), plist)
+    h5py.h5d.create(file.id, spec.dataset.encode(), kind, _space(shape, limits), plist)
 
 
 def _space(shape: tuple[int, ...], limits: tuple[int | None, ...] | None) -> Any:
@@ -220,13 +220,13 @@ def link_unequal_rows(
             source = hdf5.simple_space(row.shape)
             plist.set_virtual(target, os.fsencode(row.path), row.name.encode(), source)
     _create_virtual(file, spec, shape, plist, limits)
-    note_missing(file, records, n_tasks)
+    note_missing(file, spec, records, n_tasks)
 
 
 def link_computations(
     file: h5py.File, records: Records, spec: RowSpec, layout: Layout, n_tasks: int
 ) -> None:
-    """Make the virtual dataset ``result_0`` over one payload file per task."""
+    """Make the virtual dataset of one column over one payload file per task."""
     shape = spec.whole_shape(n_tasks)
     plist = _padding(spec)
     row_shape = spec.row_shape
@@ -236,13 +236,13 @@ def link_computations(
         _select(target, spec, index, 1, shape)
         source = hdf5.simple_space(row_shape)
         path = f"{layout.payload_folder}/{layout.name}_{index}.h5"
-        plist.set_virtual(target, os.fsencode(path), b"result_0", source)
+        plist.set_virtual(target, os.fsencode(path), spec.dataset.encode(), source)
     _create_virtual(file, spec, shape, plist)
-    note_missing(file, records, n_tasks)
+    note_missing(file, spec, records, n_tasks)
 
 
-def note_missing(file: h5py.File, records: Records, n_tasks: int) -> None:
-    """List the tasks without a result in the attribute ``missing`` of ``result_0``."""
+def note_missing(file: h5py.File, spec: RowSpec, records: Records, n_tasks: int) -> None:
+    """List the tasks without a result in the attribute ``missing`` of a common dataset."""
     missing = missing_tasks(records, n_tasks)
     if len(missing):
-        file["result_0"].attrs.create("missing", missing)
+        file[spec.dataset].attrs.create("missing", missing)

@@ -67,8 +67,10 @@ class Comparable(Protocol):
     def link(self, file: h5py.File, done: Records) -> None:
         """Make in a file what the container has of its own, besides copies."""
 
-    def copied_rows(self, done: Records, is_virtual: bool) -> Iterator[tuple[int, Array]]:
-        """Yield (first task, rows) of what the container has a copy of."""
+    def copied_rows(
+        self, done: Records, is_virtual: bool, k: int = 0
+    ) -> Iterator[tuple[int, Array]]:
+        """Yield (first task, rows) of what a column has a copy of."""
 
     def over_container(self) -> RecordedStore | None:
         """Return the store that measures the container's own copies; None if there are none."""
@@ -80,8 +82,8 @@ def container_faults(store: Comparable, done: Records) -> Iterator[str]:
     try:
         with hdf5.open_to_read(container) as file:
             yield from _wrong_links(store, file, done)
-            if store.spec is not None:
-                yield from _wrong_rows(store, store.spec, file, done)
+            for column in store.spec.columns if store.spec else ():
+                yield from _wrong_rows(store, column, file, done)
     except Damaged as damage:
         yield f"{damage.path}: {damage.what}"
         return
@@ -158,29 +160,30 @@ def _selected(space: Any) -> Any:
 
 
 def _wrong_rows(store: Comparable, spec: RowSpec, file: h5py.File, done: Records) -> Iterator[str]:
-    """Yield what is wrong with the common dataset: form, sources, rows, what is missing."""
+    """Yield what is wrong with a common dataset: form, sources, rows, what is missing."""
     path, folder, n_tasks = store.layout.container, store.layout.directory, store.n_tasks
-    if "result_0" not in file:
-        yield f"{path}: there is no result_0"
+    name = spec.dataset
+    if name not in file:
+        yield f"{path}: there is no {name}"
         return
-    dataset = file["result_0"]
+    dataset = file[name]
     expected = spec.whole_shape(n_tasks, _row_shape(spec, dataset))
     if dataset.shape != expected or dataset.dtype != np.dtype(spec.dtype):
-        yield f"{path}: result_0 is {dataset.dtype} {dataset.shape}, not {spec.dtype} {expected}"
+        yield f"{path}: {name} is {dataset.dtype} {dataset.shape}, not {spec.dtype} {expected}"
         return
     sources = {each.file_name for each in dataset.virtual_sources()} if dataset.is_virtual else ()
     for source in sorted(sources):
         if not os.path.exists(os.path.join(folder, source)):
-            yield f"{path}: result_0 needs {source}, which is not there"
+            yield f"{path}: {name} needs {source}, which is not there"
     missing = missing_tasks(without_pickles(done), n_tasks)
     if not np.array_equal(dataset.attrs.get("missing", ()), missing):
-        yield f"{path}: the attribute `missing` of result_0 is not what journals say"
-    for first, rows in store.copied_rows(done, dataset.is_virtual):
+        yield f"{path}: the attribute `missing` of {name} is not what journals say"
+    for first, rows in store.copied_rows(done, dataset.is_virtual, spec.number):
         copy = read_rows(dataset, spec, first, len(rows))
         if spec.is_ragged:
             rows = padded(rows, copy.shape[1:], spec)
         if copy.tobytes() != np.asarray(rows, dataset.dtype).tobytes():
-            yield f"{path}: rows {first} to {first + len(rows) - 1} of result_0 differ"
+            yield f"{path}: rows {first} to {first + len(rows) - 1} of {name} differ"
 
 
 def _row_shape(spec: RowSpec, dataset: h5py.Dataset) -> tuple[int, ...]:

@@ -22,7 +22,9 @@ def pieces_of(
     """
     position = 0
     for run in runs:
-        if isinstance(content.rows, list):  # each row lies somewhere else
+        if isinstance(
+            content.rows, list
+        ):  # so are those of all columns; each row lies somewhere else
             for at, index in enumerate(run, position):
                 form = AS_ROWS if content.parts is None else _form(spec, content.parts[at])
                 yield range(index, index + 1), form, at
@@ -50,9 +52,7 @@ def _form(spec: RowSpec | None, parts: Parts) -> int:
 
 
 def parts_at(content: Content, position: int) -> list[Part]:
-    """Return all parts of one task, its row first."""
+    """Return all parts of one task, its rows first."""
     parts = parts_of(content.parts[position]) if content.parts else []
-    if content.rows is None:
-        return parts
-    row = content.rows[position]
-    return [row if is_placed(row) else np.asarray(row), *parts]
+    rows = [column[position] for column in content.columns]
+    return [*(row if is_placed(row) else np.asarray(row) for row in rows), *parts]

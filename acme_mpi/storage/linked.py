@@ -55,8 +55,8 @@ class LinkedStore(ContainedStore):
         """Return how many files a virtual dataset would join."""
 
     @abstractmethod
-    def link_rows(self, file: h5py.File, records: Records) -> None:
-        """Make the virtual dataset ``result_0`` over rows of one length."""
+    def link_rows(self, file: h5py.File, records: Records, column: RowSpec) -> None:
+        """Make the virtual dataset of one column over rows of one length."""
 
     @abstractmethod
     def group_target(self, place: Place, index: int) -> tuple[str, str]:
@@ -97,7 +97,8 @@ class LinkedStore(ContainedStore):
             if self.spec.is_ragged:
                 link_unequal_rows(file, rows, self.spec, self.n_tasks, self._unequal_rows(rows))
             else:
-                self.link_rows(file, rows)
+                for column in self.spec.columns:
+                    self.link_rows(file, rows, column)
         self._link_groups(file, done)
 
     def _unequal_rows(self, records: Records) -> Iterator[Row]:
@@ -114,10 +115,12 @@ class LinkedStore(ContainedStore):
                     name = f"{group.rstrip('/')}/result_0"
                     yield Row(index, path, name, payload[name].shape)
 
-    def copied_rows(self, done: Records, is_virtual: bool) -> Iterator[tuple[int, Array]]:
+    def copied_rows(
+        self, done: Records, is_virtual: bool, k: int = 0
+    ) -> Iterator[tuple[int, Array]]:
         """Yield the rows of all payload files, unless the container only maps them."""
         rows = without_pickles(done)
-        return self.own_rows(rows) if self._is_filled(rows) or not is_virtual else iter(())
+        return self.own_rows(rows, k) if self._is_filled(rows) or not is_virtual else iter(())
 
     def _refuse_deleted(self, records: Records) -> None:
         """Raise if a file is gone: the common dataset would read as if tasks were missing."""
@@ -137,18 +140,19 @@ class LinkedStore(ContainedStore):
         return Stored(self.layout.container, self.result_paths(done), pickle_paths=pickles)
 
     def _link_groups(self, file: h5py.File, records: Records) -> None:
-        """Link what does not go into ``result_0``."""
+        """Link what does not go into common datasets."""
         if self.spec is None or not self.rows_lie_in_groups:
             link_groups(file, records, self.group_target)
             return
-        # The group of a task also holds its row, so only the other parts are linked.
+        # The group of a task also holds its rows, so only the other parts are linked.
+        common = {column.dataset for column in self.spec.columns}
         for place, index in tasks_with_groups(records):
             path, name = self.group_target(place, index)
             source = os.path.join(self.layout.directory, path)
             group = h5py.Group(hdf5.create_group(file.id, b"comp_%d" % index))
             with hdf5.open_to_read(source) as payload:
                 for part in payload[name]:
-                    if part != "result_0":
+                    if part not in common:
                         group[part] = h5py.ExternalLink(path, f"{name.rstrip('/')}/{part}")
 
     @property
@@ -176,10 +180,9 @@ class RankStore(PayloadStore, LinkedStore):
         """Return the number of payload files that hold rows."""
         return n_sources(records)
 
-    def link_rows(self, file: h5py.File, records: Records) -> None:
-        """Make ``result_0`` over the packed rows."""
-        assert self.spec is not None
-        link_rows(file, records, self.spec, self.n_tasks, self._relative)
+    def link_rows(self, file: h5py.File, records: Records, column: RowSpec) -> None:
+        """Make the dataset of one column over the packed rows."""
+        link_rows(file, records, column, self.n_tasks, self._relative)
 
     def _relative(self, rank: int, k: int) -> str:
         return f"{self.folder}/{self.payload_name(rank, k)}"

@@ -50,8 +50,8 @@ class Merge:
         On rank 0 the records of all ranks, in task order.
     payload_path : callable
         ``payload_path(rank, payload)``.
-    skip_first : bool
-        Leave out ``result_0``, which went elsewhere.
+    n_skipped : int
+        Leave out so many parts of each task, which went elsewhere.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class Merge:
         path: str,
         records: Records | None,
         payload_path: Callable[[int, int], str],
-        skip_first: bool = False,
+        n_skipped: int = 0,
     ) -> None:
         self._world, self._path = world, path
         self._records: Records = world.bcast(records)
-        self._payload_path, self._skip_first = payload_path, skip_first
+        self._payload_path, self._n_skipped = payload_path, n_skipped
         self._target: hdf5.Changing | None = None  # on rank 0
 
     def run(self) -> None:
@@ -139,8 +139,9 @@ class Merge:
                 group = h5py.h5g.open(file.id, b"comp_%d" % index)
                 # Rows of differing length lie in the groups until they are merged, packed ones
                 # never.
-                n_elsewhere = int(self._skip_first and not group.links.exists(b"result_0"))
-                for k in range(1 if self._skip_first else 0, group.get_num_objs() + n_elsewhere):
+                has_rows = group.links.exists(b"result_0")
+                n_elsewhere = 0 if has_rows else self._n_skipped
+                for k in range(self._n_skipped, group.get_num_objs() + n_elsewhere):
                     yield _describe_dataset(file.id, index, k)
 
     def _copy(

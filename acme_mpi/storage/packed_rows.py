@@ -1,4 +1,4 @@
-"""Packed rows of a payload file: the dataset ``result_0``, to which rows are appended."""
+"""Packed rows of a payload file: a dataset ``result_<k>``, which grows with the rows."""
 
 from __future__ import annotations
 
@@ -36,24 +36,23 @@ class PackedRows:
         self._dataset = _created(file, spec)
         self.n = 0
 
-    def append(self, rows: Array) -> int:
-        """Append rows, (n, *row_shape); return the number of the first."""
-        first = self._grow(len(rows))
+    def write(self, first: int, rows: Array) -> None:
+        """Write rows, (n, *row_shape), from the number `first` on."""
+        self._grow(first + len(rows))
         if rows.size:
             self._dataset[self._spec.rows(first, len(rows))] = np.moveaxis(rows, 0, self._spec.axis)
-        return first
 
-    def place(self) -> tuple[int, int | None]:
-        """Add an empty row; return its number and the offset of its bytes.
+    def place(self, row: int) -> int | None:
+        """Make an empty row; return the offset of its bytes.
 
         None if it does not lie in one piece, or may not be written by others than HDF5.
         """
-        row = self._grow(1)
+        self._grow(row + 1)
         chunks = list(self._chunks_of(row))
         is_free = all(self._bytes.is_free(offset) for offset, _ in chunks)
         are_adjacent = all(a + n == b for (a, n), (b, _) in pairwise(chunks))
         in_one_piece = are_adjacent and self._is_filled_to_the_last_chunk()
-        return row, chunks[0][0] if is_free and in_one_piece else None
+        return chunks[0][0] if is_free and in_one_piece else None
 
     def _is_filled_to_the_last_chunk(self) -> bool:
         """Whether only the last chunk of a large row reaches beyond its end."""
@@ -62,12 +61,11 @@ class PackedRows:
         first_long = next((k for k in others if shape[k] > 1), None)
         return all(shape[k] % chunk[k] == 0 for k in others if k != first_long)
 
-    def _grow(self, n: int) -> int:
-        first = self.n
-        self.n += n
-        self._dataset.resize(self.n, axis=self._spec.axis)
-        self._note_chunks(first)
-        return first
+    def _grow(self, n: int) -> None:
+        if n > self.n:
+            first, self.n = self.n, n
+            self._dataset.resize(n, axis=self._spec.axis)
+            self._note_chunks(first)
 
     def _note_chunks(self, first: int) -> None:
         """Have rows go at once into the chunks that were made for the rows from `first` on."""
@@ -93,7 +91,7 @@ class PackedRows:
 
 
 def _created(file: h5py.File, spec: RowSpec) -> h5py.Dataset:
-    """Create ``result_0``; the bytes of a large row lie together in the file."""
+    """Create the dataset; the bytes of a large row lie together in the file."""
     chunk = chunk_shape(spec)
     limits = tuple(None if k == spec.axis else n for k, n in enumerate(spec.stacked_shape(0)))
     plist = hdf5.creation(h5py.h5p.DATASET_CREATE)
@@ -103,7 +101,7 @@ def _created(file: h5py.File, spec: RowSpec) -> h5py.Dataset:
     unlimited = tuple(h5py.h5s.UNLIMITED if n is None else n for n in limits)
     space = h5py.h5s.create_simple(spec.stacked_shape(0), unlimited)
     kind = h5py.h5t.py_create(np.dtype(spec.dtype), logical=True)
-    return h5py.Dataset(h5py.h5d.create(file.id, b"result_0", kind, space, plist))
+    return h5py.Dataset(h5py.h5d.create(file.id, spec.dataset.encode(), kind, space, plist))
 
 
 def chunk_shape(spec: RowSpec) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -69,7 +69,9 @@ class PayloadStore(RecordedStore):
         self._current: PayloadFile | None = None
         self._n_files = 0
         self._opened: tuple[str, h5py.File] | None = None
-        self._placed_rows: dict[int, int] = {}
+        self._n_columns = 0 if spec is None or spec.is_ragged else len(spec.columns)
+        # By task: its row, and the columns in which the runner was told where that lies.
+        self._placed_rows: dict[int, tuple[int, set[int]]] = {}
 
     def payload_name(self, rank: int, k: int) -> str:
         """Return the file name of payload `k` of a rank, inside `folder`."""
@@ -118,17 +120,22 @@ class PayloadStore(RecordedStore):
         payload = self._payload()
         try:
             with refusals(payload.path):
-                offset: int | None
-                if self._row_spec is not None and k == 0:
-                    row, offset = payload.place_row()
-                    if offset is not None:
-                        self._placed_rows[index] = row
+                if k < self._n_columns:
+                    offset = payload.place_row(k, self._row_to_place(payload, index, k))
                 else:
                     offset = payload.place_part(index, k, shape, dtype)
         except StoreError:
             self._abandon_payload()
             raise
         return None if offset is None else (payload.path, offset)
+
+    def _row_to_place(self, payload: PayloadFile, index: int, k: int) -> int:
+        """Return the row of a task, a new one if its last attempt has died."""
+        row, columns = self._placed_rows.get(index, (0, {k}))
+        if k in columns:
+            row, columns = payload.new_rows(), set()
+        self._placed_rows[index] = row, {*columns, k}
+        return row
 
     def write(self, outcome: Outcome) -> None:
         """Write the results of one outcome and have them recorded."""
@@ -169,14 +176,12 @@ class PayloadStore(RecordedStore):
         written: list[Written] = []
         for tasks, form, position in pieces_of(runs, content, self.spec):
             row, digest = 0, new_digest()
-            if content.rows is not None and form & AS_ROWS:
-                rows = content.rows[position : position + len(tasks)]
-                if is_placed(rows[0]):
-                    row = self._row_placed_for(tasks.start)
-                    digest.add(tasks.start, rows[0])
-                else:
-                    row = self._write_rows(tasks, np.asarray(rows))
-                    digest.add(tasks.start, np.asarray(rows))
+            if form & AS_ROWS:
+                columns = [rows[position : position + len(tasks)] for rows in content.columns]
+                row = self._write_columns(tasks, columns)
+                for k, rows in enumerate(columns):
+                    known = rows[0] if is_placed(rows[0]) else np.asarray(rows)
+                    digest.add_rows(tasks.start, k, known)
             self._write_rest(tasks, form, position, content, digest)
             written.append(Written(tasks, form, row, digest))
         return written
@@ -185,7 +190,6 @@ class PayloadStore(RecordedStore):
         self, tasks: range, form: int, position: int, content: Content, digest: Digest
     ) -> None:
         """Write what does not lie in rows, and add it to the digest."""
-        first = 0 if self._row_spec is None else 1
         for index, parts in zip(tasks, (content.parts or [])[position:], strict=False):
             if form & AS_PICKLES:
                 self._write_pickle(index, parts)
@@ -193,19 +197,35 @@ class PayloadStore(RecordedStore):
             elif form & (AS_GROUPS | AS_RAGGED):
                 listed = parts_of(parts)
                 self._write_parts(index, listed)
-                digest.add_parts(index, listed, first)
+                digest.add_parts(index, listed, self._n_columns)
 
-    def _row_placed_for(self, index: int) -> int:
-        """Return the number of the row that the runner has written for a task."""
-        return self._placed_rows.pop(index)
+    def _write_columns(self, tasks: range, columns: list[Any]) -> int:
+        """Write the rows of consecutive tasks; return the number of the first.
 
-    def _write_rows(self, tasks: range, rows: Array) -> int:
-        """Write the rows of consecutive tasks; return the number of the first."""
-        return self._payload().append_rows(rows)
+        Parameters
+        ----------
+        tasks : range
+            A single task if the runner has written any of its rows itself.
+        columns : list of sequence
+            Rows of each column, or of a single task size and checksum of what is written already.
+        """
+        row = self._row_of(tasks)
+        for k, rows in enumerate(columns):
+            if not is_placed(rows[0]):
+                self._payload().write_rows(k, row, np.asarray(rows))
+        return row
+
+    def _row_of(self, tasks: range) -> int:
+        """Return where the rows of consecutive tasks begin: that of a single one may be placed."""
+        if self._placed_rows:
+            placed = [self._placed_rows.pop(index, None) for index in tasks]
+            if len(placed) == 1 and placed[0] is not None:
+                return placed[0][0]
+        return self._payload().new_rows(len(tasks))
 
     def _write_parts(self, index: int, parts: list[Part]) -> None:
         payload = self._payload()
-        numbered = list(enumerate(parts, 0 if self._row_spec is None else 1))
+        numbered = list(enumerate(parts, self._n_columns))
         payload.begin(index, {k for k, part in numbered if is_placed(part)})
         for k, part in numbered:
             if not is_placed(part):
@@ -238,19 +258,19 @@ class PayloadStore(RecordedStore):
                 path = self.layout.emergency_pickle(index)
                 digest.add(index, read_file(path, int(record["n_bytes"])))
         if record["form"] & AS_ROWS:
-            digest.add(tasks.start, self.read_rows(record))
+            for k in range(self._n_columns):
+                digest.add_rows(tasks.start, k, self.read_rows(record, k))
         if record["form"] & (AS_GROUPS | AS_RAGGED):
-            first_part = 0 if self._row_spec is None else 1
             file = self._reader(self.source(record))
             for index in tasks:
-                parts = hdf5.read_parts(file[f"comp_{index}"], first_part)
-                digest.add_parts(index, parts, first_part)
+                parts = hdf5.read_parts(file[f"comp_{index}"], self._n_columns)
+                digest.add_parts(index, parts, self._n_columns)
         return digest
 
-    def read_rows(self, record: Record) -> Array:
-        """Return the packed rows that a record speaks of, (count, *row_shape) ndarray."""
+    def read_rows(self, record: Record, k: int = 0) -> Array:
+        """Return the rows of a column that a record speaks of, (count, *row_shape) ndarray."""
         file = self._reader(self.payload_path(int(record["rank"]), int(record["payload"])))
-        return self._rows_of(file, int(record["offset"]), int(record["count"]))
+        return self._rows_of(file, int(record["offset"]), int(record["count"]), k)
 
     def read_part(self, record: Record, index: int, k: int = 0) -> Array:
         """Return one part of one of the tasks that a record speaks of."""
@@ -261,11 +281,11 @@ class PayloadStore(RecordedStore):
         shape: tuple[int, ...] = self._reader(self.source(record))[f"comp_{index}/result_0"].shape
         return shape
 
-    def own_rows(self, records: Records) -> Iterator[tuple[int, Array]]:
-        """Yield (first task, rows) of what this rank has, or takes care of."""
+    def own_rows(self, records: Records, k: int = 0) -> Iterator[tuple[int, Array]]:
+        """Yield (first task, rows) of what this rank has of a column, or takes care of."""
         for record in self._own_records(records):
             if self._row_spec is not None:
-                yield int(record["first"]), self.read_rows(record)
+                yield int(record["first"]), self.read_rows(record, k)
             else:
                 for index in tasks_of(record):
                     yield index, self.read_part(record, index)[np.newaxis]
@@ -283,9 +303,10 @@ class PayloadStore(RecordedStore):
         ordered: Records = mine[np.lexsort([mine["payload"], mine["rank"]])]
         return ordered
 
-    def _rows_of(self, file: h5py.File, start: int, count: int) -> Array:
+    def _rows_of(self, file: h5py.File, start: int, count: int, k: int = 0) -> Array:
         assert self.spec is not None
-        return read_rows(file["result_0"], self.spec, start, count)
+        column = self.spec.columns[k]
+        return read_rows(file[column.dataset], column, start, count)
 
     def _reader(self, path: str) -> h5py.File:
         """Return a file open for reading, the last one of all."""

@@ -1,7 +1,8 @@
 """One payload file of one rank.
 
 Results of any form become groups ``comp_i``; with a common form (`RowSpec`) the first value of all
-tasks is packed into rows of one dataset. A file is full after 4096 groups or 2 GiB.
+tasks is packed into rows of one dataset, as are those of further columns: a task has the same row
+in all of them. A file is full after 4096 groups or 2 GiB.
 """
 
 from __future__ import annotations
@@ -39,10 +40,12 @@ class PayloadFile:
 
     def __init__(self, path: str, log_path: str, key: FileKey, spec: RowSpec | None) -> None:
         self.path = path
-        self._spec, self._row_bytes = spec, spec.row_bytes if spec else 0
+        self._specs = spec.columns if spec else ()
+        self._has_large_rows = any(each.row_bytes >= PLACED_BYTES for each in self._specs)
         self._bytes = AtomicFile(path, log_path, key)
         self._file = h5py.File(self._bytes, "w", libver=hdf5.LIBVER)
-        self._rows: PackedRows | None = None
+        self._columns: list[PackedRows] = []
+        self._n_rows = 0
         self.n_groups = 0
         self.n_bytes = 0
         self._groups: dict[int, Any] = {}  # of the latest task
@@ -52,7 +55,7 @@ class PayloadFile:
     def is_full(self) -> bool:
         """Whether the next results belong into a new file."""
         # The place of a row is found by a walk over all chunks: keep that walk short.
-        n_placed = self._rows.n if self._rows and self._row_bytes >= PLACED_BYTES else 0
+        n_placed = self._n_rows if self._has_large_rows else 0
         return max(self.n_groups, n_placed) >= MAX_GROUPS or self.n_bytes >= MAX_BYTES
 
     def _group(self, index: int) -> Any:
@@ -96,22 +99,27 @@ class PayloadFile:
         offset = int(dataset.get_offset())
         return offset if self._bytes.is_free(offset) else None
 
-    def place_row(self) -> tuple[int, int | None]:
-        """Add an empty row; return its number and the offset of its bytes, as `place_part`."""
-        self.n_bytes += self._row_bytes
-        return self._packed().place()
+    def new_rows(self, n: int = 1) -> int:
+        """Return the number of the first of some rows that nobody has yet."""
+        first = self._n_rows
+        self._n_rows += n
+        return first
 
-    def append_rows(self, rows: Array) -> int:
-        """Append rows, (n, *row_shape); return the number of the first."""
+    def place_row(self, k: int, row: int) -> int | None:
+        """Make an empty row of column `k`; return the offset of its bytes, as `place_part`."""
+        self.n_bytes += self._specs[k].row_bytes
+        return self._column(k).place(row)
+
+    def write_rows(self, k: int, first: int, rows: Array) -> None:
+        """Write rows of column `k`, (n, *row_shape), from the number `first` on."""
         self.n_bytes += rows.nbytes
-        return self._packed().append(rows)
+        self._column(k).write(first, rows)
 
-    def _packed(self) -> PackedRows:
-        """Return the rows; the dataset is made with the first of them."""
-        if self._rows is None:
-            assert self._spec is not None
-            self._rows = PackedRows(self._file, self._bytes, self._spec)
-        return self._rows
+    def _column(self, k: int) -> PackedRows:
+        """Return the rows of a column; the datasets are made with the first of any."""
+        if not self._columns:
+            self._columns = [PackedRows(self._file, self._bytes, each) for each in self._specs]
+        return self._columns[k]
 
     def flush(self) -> Change:
         """Hand new bytes over to the operating system; return what is still to be done."""

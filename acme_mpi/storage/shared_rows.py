@@ -1,4 +1,4 @@
-"""One contiguous dataset that all ranks fill row by row, in one shared file.
+"""Contiguous datasets that all ranks fill row by row, in one shared file.
 
 With a parallel build of h5py the ranks open the file together (driver ``mpio``) and write
 independently; with a serial build they write the same bytes at the same offsets.
@@ -10,7 +10,8 @@ import glob
 import math
 import os
 import secrets
-from itertools import product
+from collections.abc import Sequence
+from itertools import product, zip_longest
 
 import h5py
 import numpy as np
@@ -28,8 +29,46 @@ from acme_mpi.storage.gridded import boxes
 BLANK_BYTES = 1024**2  # of rows of missing tasks that are written at once
 
 
+class Column:
+    """One of the datasets.
+
+    Parameters
+    ----------
+    spec : RowSpec
+        Form of its rows.
+    n_tasks : int
+        Number of rows.
+    row_shape : tuple of int, optional
+        Of its rows, if an axis is unlimited.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of all rows stacked. The dataset has a grid's axes in the place of the tasks' axis, which
+        makes no difference to where its bytes lie.
+    offset : int
+        Of its bytes in the file; 0: there are none.
+    rows : h5py.Dataset or None
+        If it is written through MPI.
+    """
+
+    def __init__(
+        self, spec: RowSpec, n_tasks: int, row_shape: tuple[int, ...] | None = None
+    ) -> None:
+        self.spec, self.dtype = spec, np.dtype(spec.dtype)
+        self.shape = spec.stacked_shape(n_tasks, row_shape)
+        self.whole_shape = spec.whole_shape(n_tasks, row_shape)
+        self.n_bytes = math.prod(self.shape) * self.dtype.itemsize
+        self.offset = 0
+        self.rows: h5py.Dataset | None = None
+
+    def is_like(self, dataset: h5py.Dataset) -> bool:
+        """Tell whether a dataset has its form."""
+        return bool(dataset.shape == self.whole_shape and dataset.dtype == self.dtype)
+
+
 class SharedRows:
-    """Rows of ``result_0`` in a file that rank 0 has created.
+    """Rows of common datasets in a file that rank 0 has created.
 
     Parameters
     ----------
@@ -39,19 +78,24 @@ class SharedRows:
         The file; it exists after `create`.
     spec : RowSpec
         Form of the rows.
-    shape : tuple of int
-        Of all rows stacked. The dataset itself has a grid's axes in the place of the tasks' axis,
-        which makes no difference to where its bytes lie.
+    n_tasks : int
+        Number of rows.
+    row_shape : tuple of int, optional
+        Of the rows, if an axis is unlimited.
     """
 
-    def __init__(self, world: World, path: str, spec: RowSpec, shape: tuple[int, ...]) -> None:
-        self._world, self.path, self._spec, self._shape = world, path, spec, shape
-        row_shape = (*shape[: spec.axis], *shape[spec.axis + 1 :])
-        self._whole_shape = spec.whole_shape(shape[spec.axis], row_shape)
+    def __init__(
+        self,
+        world: World,
+        path: str,
+        spec: RowSpec,
+        n_tasks: int,
+        row_shape: tuple[int, ...] | None = None,
+    ) -> None:
+        self._world, self.path, self._spec = world, path, spec
+        self.columns = [Column(each, n_tasks, row_shape) for each in spec.columns]
         self._file: h5py.File | None = None
-        self._rows: h5py.Dataset | None = None
         self._descriptor = -1
-        self.offset = 0
 
     def open(self, in_slabs: bool = False) -> None:
         """Create the file on rank 0, then open it on all ranks. Collective.
@@ -69,13 +113,16 @@ class SharedRows:
         on_master(self._world, self._create)
         # An open that fails on one rank alone would leave the others waiting inside MPI-IO.
         together(self._world, self._see)
-        self.offset = self._world.bcast(self.offset)
+        offsets = self._world.bcast([column.offset for column in self.columns])
+        for column, offset in zip(self.columns, offsets, strict=True):
+            column.offset = offset
         is_parallel = self._world.mpi_comm is not None and h5py.get_config().mpi
         # Some tasks of a grid are several blocks for HDF5, but one piece of the file.
-        if is_parallel and not self._spec.grid and self.offset and not in_slabs:
+        if is_parallel and any(offsets) and not in_slabs and not self._spec.grid:
             self._open_through_mpi()
             assert self._file is not None
-            self._rows = self._file["result_0"]
+            for column in self.columns:
+                column.rows = self._file[column.spec.dataset]
 
     def _open_through_mpi(self) -> None:
         """Open the file on all ranks by a name that no other job of any node has. Collective.
@@ -108,19 +155,21 @@ class SharedRows:
         with refusals(self.path):
             if os.path.exists(self.path):  # by an earlier run: see `restore`
                 with hdf5.open_to_read(self.path) as file:
-                    self.offset = file["result_0"].id.get_offset() or 0
+                    for column in self.columns:
+                        column.offset = file[column.spec.dataset].id.get_offset() or 0
             else:
-                self.offset = self._create_at(self.path)
+                self._create_at(self.path)
 
-    def _create_at(self, path: str) -> int:
-        """Create the file, with its space reserved; return the offset of the rows."""
+    def _create_at(self, path: str) -> None:
+        """Create the file, with its space reserved, and note the offsets of the rows."""
         with hdf5.changing(path) as file:
-            kind = np.dtype(self._spec.dtype)
-            dataset = hdf5.create_array(file.id, b"result_0", self._whole_shape, kind)
-            offset, n_bytes = int(dataset.get_offset() or 0), dataset.get_storage_size()
-        if n_bytes:
-            reserve(path, offset, n_bytes)
-        return offset
+            for column in self.columns:
+                name = column.spec.dataset.encode()
+                dataset = hdf5.create_array(file.id, name, column.whole_shape, column.dtype)
+                column.offset = int(dataset.get_offset() or 0)
+        for column in self.columns:
+            if column.n_bytes:
+                reserve(path, column.offset, column.n_bytes)
 
     def restore(self) -> None:
         """Make a file that an earlier run has left fit to be resumed. Rank 0 only, before `open`.
@@ -134,28 +183,31 @@ class SharedRows:
         OSError, RuntimeError, ValueError
             The medium refused it.
         """
+        names = {column.spec.dataset for column in self.columns}
         try:
             with hdf5.open_to_read(self.path) as file:
-                rows = file["result_0"]
-                is_alike = rows.dtype == np.dtype(self._spec.dtype)
-                is_fine = is_alike and rows.shape == self._whole_shape
+                found = [file[column.spec.dataset] for column in self.columns]
+                offsets = [int(rows.id.get_offset() or 0) for rows in found]
+                is_fine = all(map(Column.is_like, self.columns, found))
                 is_apart = not is_fine and self._spec.axis != 0
-                is_plain = len(file) == 1 and not rows.attrs
+                is_plain = names == set(file) and not any(rows.attrs for rows in found)
         except (OSError, KeyError, RuntimeError, ValueError):
             is_fine = is_plain = is_apart = False
+            offsets = []
         if is_apart:
             self._create_with_rows()
         elif not is_fine:
-            self._create_around_rows()
+            self._create_around_rows(offsets)
         elif not is_plain:
-            self._take_out_what_is_not_rows()
+            self._take_out_what_is_not_rows(names)
 
-    def _take_out_what_is_not_rows(self) -> None:
+    def _take_out_what_is_not_rows(self, names: set[str]) -> None:
         with hdf5.changing(self.path) as file:
-            for name in [name for name in file if name != "result_0"]:
+            for name in [name for name in file if name not in names]:
                 del file[name]
-            for name in list(file["result_0"].attrs):
-                del file["result_0"].attrs[name]
+            for rows in map(file.get, names):
+                for name in list(rows.attrs):
+                    del rows.attrs[name]
 
     def _create_with_rows(self) -> None:
         """Make a file with the rows of one that is for another number of tasks.
@@ -169,22 +221,31 @@ class SharedRows:
             hdf5.open_to_read(self.path) as old,
             hdf5.changing(anew) as new,
         ):
-            source, target, axis = old["result_0"], new["result_0"], self._spec.axis
+            name, axis = self._spec.dataset, self._spec.axis
+            source, target = old[name], new[name]
             count = min(source.shape[axis], target.shape[axis])
             where = (slice(None),) * (axis - 1) + (slice(count),)
-            for index in range(self._shape[0]):
+            for index in range(target.shape[0]):
                 target[(index, *where)] = source[(index, *where)]
         os.replace(anew, self.path)
 
-    def _create_around_rows(self) -> None:
-        """Make a file like the one that is there, and copy the bytes of the rows into it."""
+    def _create_around_rows(self, offsets: Sequence[int]) -> None:
+        """Make a file like the one that is there, and copy the bytes of the rows into it.
+
+        Parameters
+        ----------
+        offsets : sequence of int
+            Where the rows of each column lie; if that is not known, they lie as in a new file.
+        """
         anew = f"{self.path}.anew"
         hdf5.remove(anew)
-        offset = self._create_at(anew)
+        self._create_at(anew)
         with open(self.path, "rb") as old, open(anew, "r+b") as new:
-            n_bytes = math.prod(self._shape) * np.dtype(self._spec.dtype).itemsize
-            n_there = os.fstat(old.fileno()).st_size - offset
-            copy_bytes(old.fileno(), offset, new.fileno(), offset, max(0, min(n_bytes, n_there)))
+            size = os.fstat(old.fileno()).st_size
+            for column, start in zip_longest(self.columns, offsets):
+                start = column.offset if start is None else start
+                n_bytes = max(0, min(column.n_bytes, size - start))
+                copy_bytes(old.fileno(), start, new.fileno(), column.offset, n_bytes)
             os.fsync(new.fileno())
         os.replace(anew, self.path)
 
@@ -198,14 +259,15 @@ class SharedRows:
                 "nodes share"
             ) from None
 
-    def offset_of(self, index: int) -> int | None:
-        """Return where the row of a task lies in the file; None if it is not in one piece."""
-        if self._spec.axis != 0 or not self.offset:
+    def offset_of(self, index: int, k: int = 0) -> int | None:
+        """Return where a task's row of a column lies; None if it is not in one piece."""
+        column = self.columns[k]
+        if column.spec.axis != 0 or not column.offset:
             return None
-        return self.offset + index * self._spec.row_bytes
+        return column.offset + index * column.spec.row_bytes
 
-    def write(self, first: int, rows: Array) -> None:
-        """Write rows, (n, *row_shape), of the tasks from `first` on. Independent.
+    def write(self, first: int, rows: Array, k: int = 0) -> None:
+        """Write rows of a column, (n, *row_shape), of the tasks from `first` on. Independent.
 
         Raises
         ------
@@ -214,20 +276,21 @@ class SharedRows:
         """
         if not rows.size:
             return
-        axis = self._spec.axis
+        column = self.columns[k]
+        axis = column.spec.axis
         block = np.moveaxis(rows, 0, axis)
         where = tuple(
-            slice(first, first + len(rows)) if k == axis else slice(0, n)
-            for k, n in enumerate(block.shape)
+            slice(first, first + len(rows)) if at == axis else slice(0, n)
+            for at, n in enumerate(block.shape)
         )
-        if self._rows is not None:
-            self._rows[where] = block
+        if column.rows is not None:
+            column.rows[where] = block
         else:
-            self._write_at_offsets(first, block)
+            self._write_at_offsets(column, first, block)
 
-    def _write_at_offsets(self, first: int, block: Array) -> None:
+    def _write_at_offsets(self, column: Column, first: int, block: Array) -> None:
         """Write the pieces of a block that lie together in the file, one by one."""
-        axis, shape = self._spec.axis, self._shape
+        axis, shape = column.spec.axis, column.shape
         # All axes behind the last one that the block does not cover lie together.
         covered = [have == whole for have, whole in zip(block.shape, shape, strict=True)]
         split = max((k for k, whole in enumerate(covered) if not whole), default=0)
@@ -236,20 +299,21 @@ class SharedRows:
         for corner in product(*(range(n) for n in data.shape[:split])):
             place = [*corner, *[0] * (len(shape) - split)]
             place[axis] += first
-            offset = self.offset + int(np.dot(place, strides))
+            offset = column.offset + int(np.dot(place, strides))
             write_all(self._descriptor, data[corner], offset)
 
-    def write_slab(self, where: tuple[slice, ...], slab: Array) -> None:
-        """Write a part of the dataset that lies in one piece in the file. Independent.
+    def write_slab(self, where: tuple[slice, ...], slab: Array, k: int = 0) -> None:
+        """Write a part of a column that lies in one piece in the file. Independent.
 
         Raises
         ------
         OSError
             The medium refused the data.
         """
+        column = self.columns[k]
         corner = tuple(part.start for part in where)
-        n_before = int(np.ravel_multi_index(corner, self._shape))
-        write_all(self._descriptor, slab, self.offset + n_before * slab.itemsize)
+        n_before = int(np.ravel_multi_index(corner, column.shape))
+        write_all(self._descriptor, slab, column.offset + n_before * slab.itemsize)
 
     def fileno(self) -> int:
         """Return this rank's descriptor of the file."""
@@ -282,16 +346,20 @@ class SharedRows:
         # In the place of a file that is gone there would be an empty one.
         os.stat(self.path)
         with hdf5.changing(self.path) as file:
-            if not is_missing.any():
-                return
-            rows, blank = file["result_0"], missing_value(self._spec.dtype)
-            row_bytes = rows.nbytes // len(is_missing)
-            n_most = max(1, BLANK_BYTES // max(1, row_bytes))
-            for start, stop in [] if is_blank else ranges_of(is_missing).tolist():
-                for first in range(start, stop, n_most):
-                    for box in boxes(self._spec, first, min(n_most, stop - first)):
-                        rows[box] = blank
-            rows.attrs.create("missing", np.flatnonzero(is_missing))
+            if is_missing.any():
+                for spec in self._spec.columns:
+                    _fill(file[spec.dataset], spec, is_missing, is_blank)
+
+
+def _fill(rows: h5py.Dataset, spec: RowSpec, is_missing: Array, is_blank: bool) -> None:
+    """Do what `SharedRows.fill_missing` does with one column."""
+    blank = missing_value(spec.dtype)
+    n_most = max(1, BLANK_BYTES // max(1, rows.nbytes // len(is_missing)))
+    for start, stop in [] if is_blank else ranges_of(is_missing).tolist():
+        for first in range(start, stop, n_most):
+            for box in boxes(spec, first, min(n_most, stop - first)):
+                rows[box] = blank
+    rows.attrs.create("missing", np.flatnonzero(is_missing))
 
 
 def reserve(path: str, offset: int, n_bytes: int) -> None:

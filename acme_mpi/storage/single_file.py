@@ -8,6 +8,9 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+from typing import Any
+
+import numpy as np
 
 from acme_mpi.comm import World
 from acme_mpi.history.folders import note_linked
@@ -23,7 +26,7 @@ from acme_mpi.history.records import (
 )
 from acme_mpi.results.checksum import Digest
 from acme_mpi.results.convert import Array
-from acme_mpi.results.spec import Content, RowSpec
+from acme_mpi.results.spec import Content, RowSpec, is_placed
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import Stored, on_master, refusals
 from acme_mpi.storage.contained import ContainedStore
@@ -42,10 +45,11 @@ class SingleFileStore(PayloadStore, ContainedStore):
         super().__init__(world, layout, spec, n_tasks, layout.spool_folder)
         self._shared: SharedRows | None = None
         self._is_over_container = False
-        self._are_rows_spooled = spec is not None and not spec.is_ragged and spec.axis > 0
-        if spec is not None and not spec.is_ragged and spec.axis == 0:
-            shape = spec.stacked_shape(n_tasks)
-            self._shared = SharedRows(world, layout.partial, spec, shape)
+        stacked = None if spec is None or spec.is_ragged else spec
+        columns = stacked.columns if stacked else ()
+        self._are_rows_spooled = any(column.axis > 0 for column in columns)
+        if stacked is not None and not self._are_rows_spooled:
+            self._shared = SharedRows(world, layout.partial, stacked, n_tasks)
 
     def open(self) -> None:
         """Create and open the shared file, or that of an earlier run. Collective."""
@@ -103,18 +107,17 @@ class SingleFileStore(PayloadStore, ContainedStore):
         self, index: int, k: int, shape: tuple[int, ...], dtype: str
     ) -> tuple[str, int] | None:
         """Return the row's place in the shared file, or a place in the spool."""
-        if self._shared is None or k > 0:
+        if self._shared is None or k >= self._n_columns:
             return super().place(index, k, shape, dtype)
-        offset = self._shared.offset_of(index)
+        offset = self._shared.offset_of(index, k)
         return None if offset is None else (self._shared.path, offset)
 
-    def _row_placed_for(self, index: int) -> int:
-        return super()._row_placed_for(index) if self._shared is None else index
-
-    def _write_rows(self, tasks: range, rows: Array) -> int:
+    def _write_columns(self, tasks: range, columns: list[Any]) -> int:
         if self._shared is None:
-            return super()._write_rows(tasks, rows)
-        self._shared.write(tasks.start, rows)
+            return super()._write_columns(tasks, columns)
+        for k, rows in enumerate(columns):
+            if not is_placed(rows[0]):
+                self._shared.write(tasks.start, np.asarray(rows), k)
         return tasks.start
 
     def _written_descriptors(self) -> list[int]:
@@ -137,21 +140,24 @@ class SingleFileStore(PayloadStore, ContainedStore):
         missing = is_missing(records, self.n_tasks)
         on_master(self.world, lambda: self._begin(missing))
         if self.spec is None or (records["form"] & AS_GROUPS).any():
-            skip_first = self.spec is not None
-            Merge(self.world, self.layout.partial, records, self.merge_source, skip_first).run()
+            n_skipped = 0 if self.spec is None else len(self.spec.columns)
+            Merge(self.world, self.layout.partial, records, self.merge_source, n_skipped).run()
         on_master(self.world, lambda: self._finish(is_complete=not missing.any()))
         return self.stored(records)
 
     def _fill_slabs(self, records: Records) -> None:
         """Make the partial container with the rows of all ranks. Collective."""
         assert self.spec is not None
-        world, spec, shape = self.world, self.spec, self.spec.stacked_shape(self.n_tasks)
+        world, n_tasks = self.world, self.n_tasks
+        columns = self.spec.columns
 
         def write(shared: SharedRows) -> None:
-            Slabs(world, spec, shape, records, self._place_of_rows).write(shared)
+            for spec in columns:
+                shape = spec.stacked_shape(n_tasks)
+                Slabs(world, spec, shape, records, self._place_of_rows).write(shared)
             self.release()
 
-        self.make_partial(records, shape, write, in_slabs=True)
+        self.make_partial(records, write, in_slabs=True)
 
     def stored(self, done: Records) -> Stored:
         """Return the one file."""
@@ -283,7 +289,7 @@ class SingleFileStore(PayloadStore, ContainedStore):
             return (*shape[: self.spec.axis], *shape[self.spec.axis + n_axes :])
         return super().row_shape(record, index)
 
-    def read_rows(self, record: Record) -> Array:
+    def read_rows(self, record: Record, k: int = 0) -> Array:
         """Return rows of the spool, or of the shared file."""
         path, first = self._place_of_rows(record)
-        return self._rows_of(self._reader(path), first, int(record["count"]))
+        return self._rows_of(self._reader(path), first, int(record["count"]), k)

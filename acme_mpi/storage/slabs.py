@@ -36,9 +36,9 @@ class Slabs:
     world : World
         The ranks, which share the slabs.
     spec : RowSpec
-        Form of the rows.
+        Form of the rows, one column.
     shape : tuple of int
-        Of the whole dataset.
+        Of all rows stacked.
     records : ndarray
         Of rows, of all ranks.
     find : callable
@@ -77,7 +77,7 @@ class Slabs:
         itemsize = np.dtype(self._spec.dtype).itemsize
         for k, where in enumerate(slabs(self._shape, itemsize, SLAB_BYTES)):
             if k % self._world.size == self._world.rank:
-                shared.write_slab(where, self._read(where))
+                shared.write_slab(where, self._read(where), self._spec.number)
 
     def _read(self, where: Where) -> Array:
         axis, shape = self._spec.axis, tuple(part.stop - part.start for part in where)
@@ -87,7 +87,7 @@ class Slabs:
             tasks = np.flatnonzero(sources == number)
             first, stop = int(rows[tasks].min()), int(rows[tasks].max()) + 1
             with hdf5.open_to_read(self._paths[number]) as file:
-                dataset = _without_cache(file)
+                dataset = _without_cache(file, self._spec.dataset)
                 # All rows at once, as those of one chunk lie side by side in the file.
                 block = dataset[(*where[:axis], slice(first, stop), *where[axis + 1 :])]
             before: tuple[Any, ...] = (slice(None),) * axis
@@ -95,11 +95,11 @@ class Slabs:
         return slab
 
 
-def _without_cache(file: h5py.File) -> h5py.Dataset:
+def _without_cache(file: h5py.File, name: str) -> h5py.Dataset:
     """Open the rows such that of each chunk only what is asked for is read."""
     access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
     access.set_chunk_cache(1, 0, 1.0)
-    return h5py.Dataset(h5py.h5d.open(file.id, b"result_0", access))
+    return h5py.Dataset(h5py.h5d.open(file.id, name.encode(), access))
 
 
 def slabs(shape: tuple[int, ...], itemsize: int, most: int) -> Iterator[Where]:

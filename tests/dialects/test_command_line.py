@@ -155,6 +155,22 @@ def test_the_four_results_in_one_dataset(acme, folder, content_of, ranks_and_opt
     assert content_of(folder / "out" / "f.h5") == {"result_0": ("<i4", (4,), rows.tobytes())}
 
 
+@pytest.mark.parametrize("option", ["--payload=rank", "--payload=computation", "--single-file"])
+def test_named_results_have_arrays_of_their_own(acme, folder, content_of, option):
+    (folder / "named.py").write_text("def f(x, y):\n    return {'b': x, 'a': [x * y, x + y]}\n")
+    shapes = ["--result-shape", "a=None,2", "--result-shape", "b=None", "--result-dtype", "b=i4"]
+
+    for _ in range(2):  # the second run finds everything done
+        ran = acme(2, "named.py:f", "args.npz", "--output-dir", "out", option, *shapes)
+        assert_is_told(ran, 0, "SUCCESS! ")
+        x, y = np.load(folder / "args.npz").values()
+        a = np.stack([x * y, x + y], axis=-1).astype(float)
+        assert content_of(folder / "out" / "f.h5") == {
+            "result_0": ("<f8", (4, 2), a.tobytes()),
+            "result_1": ("<i4", (4,), x.astype("i4").tobytes()),
+        }
+
+
 @pytest.mark.parametrize("n", [0, 2])
 @pytest.mark.once
 def test_no_write_prints_the_results_and_writes_nothing(acme, folder, n):
@@ -511,6 +527,14 @@ BEFORE_MPI: dict[str, tuple[list[str], str]] = {
     "n-inputs text": (["mymod:f", "args.npz", "--n-inputs", "x"], "'x'"),
     "shape text": (["mymod:f", "args.npz", "--result-shape", "None,x"], "'None,x'"),
     "shape without None": (["mymod:f", "args.npz", "--result-shape", "3"], "exactly one `None`"),
+    "shapes without names": (
+        ["mymod:f", "args.npz", "--result-shape", "None", "--result-shape", "None,2"],
+        "given 2 times; give it once, or once for each name",
+    ),
+    "shapes named twice": (
+        ["mymod:f", "args.npz", "--result-shape", "a=None", "--result-shape", "a=None,2"],
+        "names a twice",
+    ),
     "shape negative": (["mymod:f", "args.npz", "--result-shape=None,-1"], "-1"),
     "dtype": (
         ["mymod:f", "args.npz", "--result-shape", "None", "--result-dtype", "flaot"],

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+import acme_mpi
 from acme_mpi import InputError
 from acme_mpi.results.checksum import checksum
 from acme_mpi.results.convert import ResultError
@@ -602,3 +603,61 @@ class TestPlacing:
 
         content = encoder.take()
         assert len(content.rows) == 0
+
+
+class TestColumns:
+    """Several stacked arrays, by name."""
+
+    spec = make_row_spec({"power": (None, 2), "peak": (None,)}, {"peak": "int16"})
+
+    def test_they_are_numbered_and_have_types_of_their_own(self):
+        assert [(c.name, c.dataset, c.shape, c.dtype) for c in self.spec.columns] == [
+            ("power", "result_0", (2,), "<f8"),
+            ("peak", "result_1", (), "<i2"),
+        ]
+
+    @pytest.mark.parametrize(
+        ("shape", "dtype", "message"),
+        [
+            ({}, "float", "nothing to store"),
+            ({1: (None,)}, "float", "names of results are strings"),
+            ({"a/b": (None,)}, "float", "names in HDF5 have neither"),
+            ({"a": (None,), "b": (None, np.inf)}, "float", "b: an axis `np.inf` is possible in"),
+            ({"a": (2,)}, "float", "a: `result_shape` must contain exactly one `None`"),
+            ({"a": (None,)}, {"b": "int"}, "names 'b', and `result_shape` has a"),
+            ({"a": (None,)}, {"a": "U5"}, "a: `result_dtype` has to be a boolean or numeric"),
+        ],
+    )
+    def test_mistakes_are_told(self, shape, dtype, message):
+        with pytest.raises(InputError, match=message):
+            make_row_spec(shape, dtype)
+
+    @pytest.mark.parametrize(
+        ("value", "message"),
+        [
+            ({"power": [1, 2]}, "expected results called power, peak, got power"),
+            ({"power": [1, 2], "phase": 3}, "got power, phase"),
+            ({"power": [1], "peak": 1}, r"power: expected shape \(2,\) float64, got shape \(1,\)"),
+            ({"power": [1, 2], "peak": 1.5}, "peak: expected shape"),
+            (([1, 2],), "expected a dict, or a tuple, of power, peak, got a tuple of 1"),
+            ([1, 2], "got a list"),
+        ],
+    )
+    def test_a_result_that_does_not_fit_fails(self, value, message):
+        encoder = Encoder(self.spec, in_memory=False)
+        with pytest.raises(ResultError, match=message):
+            encoder.add(0, value)
+        assert [len(rows) for rows in encoder.take().columns] == [0, 0]
+
+    def test_in_memory_they_are_a_dict(self):
+        stacks = acme_mpi.map(
+            lambda x: {"peak": x, "power": [x, -x]},
+            [1, 2, 3],
+            result_shape={"power": (2, None), "peak": (None,)},
+            write_worker_results=False,
+        )
+
+        assert {name: stack.tolist() for name, stack in stacks.items()} == {
+            "power": [[1, 2, 3], [-1, -2, -3]],
+            "peak": [1, 2, 3],
+        }
