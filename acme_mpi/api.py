@@ -254,7 +254,8 @@ def submit(
     options = Options(work, _output(kind, output_dir, None, resume))
     request = Request(func, tasks, options)
     layout = request.free_layout()
-    return submit_call(layout, options, request.to_packed(), request.fingerprint(), launcher)
+    packed, said = request.to_packed(), (request.fingerprint(), request.labels())
+    return submit_call(layout, options, packed, *said, launcher)
 
 
 def _refuse_beside_launch(write: Any, comm: Any, root: Any) -> None:

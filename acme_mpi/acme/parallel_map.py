@@ -565,7 +565,8 @@ class ParallelMap(ACMEdaemon):
             options = replace(request.options, work=replace(request.options.work, workers=None))
             request = replace(request, options=options)
             layout, packed = request.free_layout(), request.to_packed()
-            self.job = submit_call(layout, options, packed, request.fingerprint(), launcher)
+            said = request.fingerprint(), request.labels()
+            self.job = submit_call(layout, options, packed, *said, launcher)
         paths = self.job.show()
         return paths if wanted is None else hand_out(paths, wanted)
 

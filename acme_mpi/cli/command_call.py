@@ -55,6 +55,7 @@ def command_of(options: Namespace) -> Command:
         "auto" if options.n_inputs is None else options.n_inputs,
         path,
         os.getcwd(),
+        [*typed_command(sys.argv[1:]), *sys.argv[1:]],
         plan.shaping if plan.output.store.writes_files else None,
         circumstances(plan) if options.dry_run else None,
     )
@@ -125,7 +126,13 @@ def _load(runner: ChildRunner, options: Namespace) -> tuple[Call, _Trial]:
     # What else the target's module has changed in its runner stays as it is.
     here = Surroundings(loaded.sys_path, os.getcwd())
     plan = _options_of(options, loaded.name, loaded.n_tasks, loaded.grid)
-    call = Call(plan, packed=loaded.packed, surroundings=here, fingerprint=loaded.fingerprint)
+    call = Call(
+        plan,
+        packed=loaded.packed,
+        surroundings=here,
+        fingerprint=loaded.fingerprint,
+        labels=loaded.labels,
+    )
     if loaded.trial is None:
         return call, _Trial(Call())
     index, packed = loaded.trial

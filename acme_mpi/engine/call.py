@@ -17,6 +17,7 @@ from acme_mpi.results.spec import RowSpec
 from acme_mpi.rules import Rules
 from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.storage import Stored, StoreKind, find_store
+from acme_mpi.tasks.labels import Labels
 from acme_mpi.tasks.taskset import TaskSet
 
 
@@ -183,6 +184,8 @@ class Call:
         Fingerprint of each argument, to find ranks that were called differently.
     fingerprint : dict of str to str
         What makes it the same computation as another run; that of rank 0 is used.
+    labels : Labels or None
+        What the tasks are known by, to be written beside results in files; that of rank 0 is used.
     error : AcmeMpiError or None
         What is wrong with this rank's call.
     client : list of int
@@ -200,6 +203,7 @@ class Call:
     surroundings: Surroundings | None = field(default_factory=Surroundings.here)
     digests: Mapping[str, str] = field(default_factory=dict)
     fingerprint: Mapping[str, str] = field(default_factory=dict)
+    labels: Labels | None = None
     error: AcmeMpiError | None = None
     client: list[int] = field(default_factory=list)
     deliver: Callable[[World, Result], object] | None = None

@@ -17,6 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple, NoReturn
 
@@ -266,11 +267,26 @@ class Run:
             stored = remaining.stored
             return Result(self._options, stored, failures, n_open, n_ready=1, output_dir=directory)
         assignment = self._share_assignment()
+        if self._world.is_master and self._layout.directory:
+            self._label()
         self.store.open()
         if self._world.is_master:
             self._log_start(remaining)
         runner = self._take_runner()
         return self._call_tasks(runner, assignment, remaining)
+
+    def _label(self) -> None:
+        """Write what the tasks are known by, once for all runs on the same results."""
+        from acme_mpi.storage import labels  # h5py is not there for runs in memory
+
+        folder, given = self._layout.dot_folder, self._call.labels
+        if given is None or (labels.has_labels(folder) and self._output.policy != "force"):
+            return
+        try:
+            facts = labels.facts_of(new_run(self._call, 1).description, self._world.host)
+            labels.write_labels(folder, replace(given, facts={**facts, **given.facts}))
+        except Exception as error:  # results do without them
+            logger.warning("the labels of the tasks could not be written: %s", error)
 
     def _call_tasks(
         self, runner: Runner | None, assignment: Assignment, remaining: Remaining

@@ -171,8 +171,8 @@ def refuse_deleted(descriptor: int, path: str) -> None:
         raise FileNotFoundError(2, "it was deleted while it was in use", path)
 
 
-def write_whole(path: str, text: str) -> None:
-    """Write a small file durably, whole or not at all; its folder is not synchronised.
+def write_whole(path: str, content: str | bytes) -> None:
+    """Write a file durably, whole or not at all; its folder is not synchronised.
 
     Raises
     ------
@@ -180,8 +180,8 @@ def write_whole(path: str, text: str) -> None:
         The medium refused it.
     """
     partial = f"{path}.{secrets.token_hex(8)}"
-    with open(partial, "x", encoding="utf-8") as file:
-        file.write(text)
+    with open(partial, "xb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)

@@ -1,9 +1,9 @@
 """A call in a file: what is called, for which tasks, and how; a job runs it later.
 
-The file holds a header of plain values, which is read without running any code of others, and
-behind it function and arguments as runners get them, which runners alone unpickle. A pickle can run
-anything, so the file has to be the user's own, and nobody else may have been able to read or write
-it.
+The file holds a header and labels, plain values that are read without running any code of others,
+and behind them function and arguments as runners get them, which runners alone unpickle. A pickle
+can run anything, so the file has to be the user's own, and nobody else may have been able to read
+or write it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from acme_mpi.linux.offsets import write_all
 from acme_mpi.linux.segment import Segment
 from acme_mpi.runner.channel import ChannelError, load_plain
 from acme_mpi.runner.surroundings import Surroundings
+from acme_mpi.tasks.labels import Labels
 
-MAGIC = b"acme_mpi call 1\n"
+MAGIC = b"acme_mpi call 2\n"
 LENGTH = struct.Struct("<q")
 ALIGNMENT = 4096  # bytes; function and arguments begin at a multiple of it
 MOST_HEADER_BYTES = 64 * 1024**2
@@ -46,12 +47,15 @@ class SavedCall(NamedTuple):
         Of the caller.
     fingerprint : mapping of str to str
         What makes it the same computation as another one.
+    labels : Labels or None
+        What the tasks are known by.
     """
 
     options: Options
     packed: Segment
     surroundings: Surroundings
     fingerprint: Mapping[str, str]
+    labels: Labels | None
 
     def to_call(self, options: Options) -> Call:
         """Return what rank 0 brings into the run, with these options."""
@@ -60,6 +64,7 @@ class SavedCall(NamedTuple):
             packed=self.packed,
             surroundings=self.surroundings,
             fingerprint=self.fingerprint,
+            labels=self.labels,
         )
 
     def write(self, path: str) -> None:
@@ -71,10 +76,10 @@ class SavedCall(NamedTuple):
             The medium refused it.
         """
         version = list(sys.version_info[:2])
-        header = pickle.dumps(
-            (version, self.options, self.surroundings, dict(self.fingerprint)), protocol=5
-        )
-        head = MAGIC + LENGTH.pack(len(header)) + header
+        labels = pickle.dumps(self.labels, protocol=5)
+        plain = version, self.options, self.surroundings, dict(self.fingerprint), len(labels)
+        header = pickle.dumps(plain, protocol=5)
+        head = MAGIC + LENGTH.pack(len(header)) + header + labels
         head += bytes(-len(head) % ALIGNMENT)
         partial = f"{path}.{secrets.token_hex(8)}"
         try:
@@ -139,7 +144,7 @@ def _read(descriptor: int, path: str) -> SavedCall:
             raise InputError(f"{path} holds no call that this version has saved; submit it again")
         header = file.read(n_header)
     try:
-        version, options, surroundings, fingerprint = load_plain(header)
+        version, options, surroundings, fingerprint, n_labels = load_plain(header)
     except (ChannelError, TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged: {error}; submit the call again") from None
     if version != list(sys.version_info[:2]):
@@ -149,17 +154,36 @@ def _read(descriptor: int, path: str) -> SavedCall:
             "understand its functions; use the same one, or submit the call again"
         )
     start = len(MAGIC) + LENGTH.size + n_header
+    labels = _read_labels(descriptor, start, n_labels, path)
+    start += n_labels
     start += -start % ALIGNMENT
     n_bytes = os.fstat(descriptor).st_size - start
     if n_bytes <= 0:
         raise InputError(f"{path} has been cut short; submit the call again")
     packed = Segment.reserve(n_bytes)
-    view, done = packed.view(writable=True), 0
-    while done < n_bytes:
+    view = packed.view(writable=True)
+    _read_into(view, descriptor, start, path)
+    view.release()
+    packed.seal()
+    return SavedCall(options, packed, surroundings, fingerprint, labels)
+
+
+def _read_labels(descriptor: int, start: int, n_bytes: int, path: str) -> Labels | None:
+    if not 0 <= n_bytes <= os.fstat(descriptor).st_size - start:
+        raise InputError(f"{path} has been cut short; submit the call again")
+    data = bytearray(n_bytes)
+    _read_into(memoryview(data), descriptor, start, path)
+    try:
+        labels: Labels | None = load_plain(data)
+    except ChannelError as error:
+        raise InputError(f"{path} is damaged: {error}; submit the call again") from None
+    return labels
+
+
+def _read_into(view: memoryview, descriptor: int, start: int, path: str) -> None:
+    done = 0
+    while done < view.nbytes:
         n_read = os.preadv(descriptor, [view[done : done + _COPY_BYTES]], start + done)
         if not n_read:
             raise InputError(f"{path} has been cut short; submit the call again")
         done += n_read
-    view.release()
-    packed.seal()
-    return SavedCall(options, packed, surroundings, fingerprint)

@@ -25,6 +25,7 @@ from acme_mpi.launchers.base import Launcher, Order
 from acme_mpi.linux.segment import Segment
 from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.standing import Standing, refuse_while_loading, standing
+from acme_mpi.tasks.labels import Labels
 
 
 class Submission(NamedTuple):
@@ -147,6 +148,7 @@ def submit_call(
     options: Options,
     packed: Segment,
     fingerprint: Mapping[str, str],
+    labels: Labels | None,
     launcher: Launcher,
 ) -> Job:
     """Submit a job that makes a call of this process.
@@ -161,6 +163,8 @@ def submit_call(
         Function and arguments.
     fingerprint : mapping of str to str
         What makes it the same computation as another one.
+    labels : Labels or None
+        What the tasks are known by.
     launcher : Launcher
         What starts the ranks.
 
@@ -179,7 +183,7 @@ def submit_call(
         display = replace(options.display, resume_command=command, bar=None)
         saved = replace(options, output=output, display=display)
         here = Surroundings.here()
-        SavedCall(saved, packed, here, fingerprint).write(os.path.join(folder, CALL))
+        SavedCall(saved, packed, here, fingerprint, labels).write(os.path.join(folder, CALL))
 
     submission = Submission(layout, output.kind, options.work.n_tasks, _call_command, prepare)
     return submission.submit(launcher)

@@ -88,6 +88,8 @@ PLAIN_CLASSES = {
     ("acme_mpi.runner.command", "Loaded"),
     ("acme_mpi.runner.surroundings", "Surroundings"),
     ("acme_mpi.storage.base", "Stored"),
+    ("acme_mpi.tasks.labels", "Column"),
+    ("acme_mpi.tasks.labels", "Labels"),
     *(
         ("acme_mpi.runner.calls", name)
         for name in (
@@ -190,7 +192,7 @@ def receive_datagram(sock: socket.socket, flags: int) -> tuple[bytes, list[Any],
             raise EOFError(str(error)) from None
 
 
-def load_plain(data: bytes) -> Any:
+def load_plain(data: bytes | bytearray) -> Any:
     """Return an object from a pickle of what messages may hold, from elsewhere than a channel.
 
     Raises

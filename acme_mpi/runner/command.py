@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from acme_mpi.linux.segment import Segment
 from acme_mpi.results.spec import RowSpec
+from acme_mpi.tasks.labels import Labels
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Command:
         Where modules are searched for.
     directory : str
         The working directory.
+    typed : list of str
+        How the job was started.
     shaping : mapping or None
         What of the options shapes the results, see `Options.shaping`; None in memory.
     trial : (RowSpec or None, bool, bool, bool), or None
@@ -52,6 +55,7 @@ class Command:
     n_inputs: int | str
     sys_path: list[str]
     directory: str
+    typed: list[str]
     shaping: Mapping[str, str] | None
     trial: tuple[RowSpec | None, bool, bool, bool] | None
 
@@ -74,6 +78,8 @@ class Loaded:
         As the target's module has left it.
     fingerprint : mapping of str to str
         What makes it the same computation as another run; empty in memory.
+    labels : Labels or None
+        What its tasks are known by; None in memory.
     trial : (int, Segment), or None
         Index of the task of a dry-run; function and arguments for it alone.
     """
@@ -84,4 +90,5 @@ class Loaded:
     packed: Segment
     sys_path: list[str]
     fingerprint: Mapping[str, str]
+    labels: Labels | None
     trial: tuple[int, Segment] | None

@@ -34,6 +34,7 @@ from acme_mpi.tasks.argument_files import (
 from acme_mpi.tasks.fingerprint import fingerprint_of, versions
 from acme_mpi.tasks.frames import user_frames
 from acme_mpi.tasks.grid import GridAxis, listed_values
+from acme_mpi.tasks.labels import labels_of
 from acme_mpi.tasks.packing import pack
 from acme_mpi.tasks.pickling import load_values
 from acme_mpi.tasks.taskset import (
@@ -249,9 +250,10 @@ def prepare_command(command: Command) -> Loaded | str:
     """Load a command's function and arguments; return them packed, or what is wrong with them."""
     try:
         func, tasks = load_command(command)
-        fingerprint = {}
+        fingerprint, labels = {}, None
         if command.shaping is not None:
             fingerprint = {**fingerprint_of(func, tasks, command.shaping), **versions()}
+            labels = labels_of(func, tasks, command.typed)
         target: Any = _ByTarget(command.target)
         return Loaded(
             function_name(func),
@@ -260,6 +262,7 @@ def prepare_command(command: Command) -> Loaded | str:
             pack(target, tasks),
             list(sys.path),
             fingerprint,
+            labels,
             None if command.trial is None else _pack_trial(Measured(target, *command.trial), tasks),
         )
     except InputError as error:

@@ -187,7 +187,7 @@ def _next_message(client: Client, pools: _Pools | None = None) -> tuple[Kind, An
 
 
 def _to_call(content: Any, defaults: Display) -> Call:
-    options, packed, surroundings, fingerprint, error = content
+    options, packed, surroundings, fingerprint, labels, error = content
     if error is not None:
         return Call(surroundings=None, error=unpack_error(error))
     # Values go to the client alone, not to all ranks.
@@ -200,7 +200,13 @@ def _to_call(content: Any, defaults: Display) -> Call:
         display=replace(options.display, bar=bar, level=level),
     )
     os.umask(surroundings.umask)  # of the files that this run makes
-    return Call(merged, packed=packed, surroundings=surroundings, fingerprint=fingerprint)
+    return Call(
+        merged,
+        packed=packed,
+        surroundings=surroundings,
+        fingerprint=fingerprint,
+        labels=labels,
+    )
 
 
 def tell(client: Client, kind: Kind, content: Any) -> None:

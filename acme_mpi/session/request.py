@@ -20,6 +20,7 @@ from acme_mpi.storage import Layout
 from acme_mpi.tasks import packing
 from acme_mpi.tasks.classes import name_classes
 from acme_mpi.tasks.fingerprint import digest, fingerprint_of, versions
+from acme_mpi.tasks.labels import Labels, labels_of
 from acme_mpi.tasks.pickling import pickle_given
 from acme_mpi.tasks.taskset import TaskSet
 
@@ -61,7 +62,7 @@ class Request:
             # A rank that pickles an open file flushes it, too, and so changes its time of change.
             call.digests = {each.label: digest(each.value, False) for each in self.tasks.arguments}
         if world.is_master:
-            call.fingerprint = self.fingerprint()
+            call.fingerprint, call.labels = self.fingerprint(), self.labels()
         return call
 
     def to_packed(self) -> Segment:
@@ -79,12 +80,13 @@ class Request:
 
     def to_debug_call(self, world: World) -> Call:
         """Return what this rank brings into a run in rank 0's own process. Independent."""
-        fingerprint = self.fingerprint() if world.is_master else {}
+        fingerprint, labels = (self.fingerprint(), self.labels()) if world.is_master else ({}, None)
         return Call(
             self.options.in_one_process(),
             own_func=self.func,
             own_tasks=self.tasks,
             fingerprint=fingerprint,
+            labels=labels,
         )
 
     def fingerprint(self) -> dict[str, str]:
@@ -93,6 +95,10 @@ class Request:
             return {}
         with loading():
             return {**fingerprint_of(self.func, self.tasks, self.options.shaping), **versions()}
+
+    def labels(self) -> Labels | None:
+        """Return what its tasks are known by; None in memory."""
+        return labels_of(self.func, self.tasks) if self.options.output.store.writes_files else None
 
     def free_layout(self) -> Layout:
         """Return where its files would go; nothing is made yet. Independent.

@@ -92,7 +92,8 @@ class ScriptSession(Session):
         assert call.surroundings is not None  # this process makes the call
         surroundings = call.surroundings.beside(self._environment_at_start)
         error = pack_error(call.error)
-        wanted = call.options, call.packed, surroundings, dict(call.fingerprint), error
+        fingerprint = dict(call.fingerprint)
+        wanted = call.options, call.packed, surroundings, fingerprint, call.labels, error
         with self._lock:
             kind, answer = self._ask_agent(Kind.CALL, wanted)
             if kind == "error":
