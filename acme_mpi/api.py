@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from acme_mpi.engine.call import Call, Display, Options, Output, Work
@@ -11,7 +11,13 @@ from acme_mpi.history.stores import RANK, chosen_kind, find_store
 from acme_mpi.results.spec import RowSpec, make_row_spec, on_grid
 from acme_mpi.rules import Rules
 from acme_mpi.session import current
-from acme_mpi.session.keywords import check, check_rules, refuse_unlimited, resume_policy
+from acme_mpi.session.keywords import (
+    check,
+    check_names,
+    check_rules,
+    refuse_unlimited,
+    resume_policy,
+)
 from acme_mpi.session.request import Request
 from acme_mpi.session.values import finish
 from acme_mpi.tasks.taskset import TaskSet, distribute, function_name, own_or_ours
@@ -30,6 +36,7 @@ def map(
     output_dir: str | None = None,
     result_shape: tuple[Any, ...] | dict[str, tuple[Any, ...]] | None = None,
     result_dtype: Any = "float",
+    result_names: Sequence[str] | None = None,
     single_file: bool = False,
     payload: str = "rank",
     isolate: bool = True,
@@ -73,6 +80,10 @@ def map(
         or a tuple in their order.
     result_dtype : str or dtype
         dtype of that array, default float64; for several a dict by name.
+    result_names : tuple of str, optional
+        What the datasets of the results of a task are called, one name for each value that `func`
+        returns; a dict, a named tuple or a dataclass that it returns must have these names. By
+        default they bring their own.
     single_file : bool
         One file for everything instead of payload files with links.
     payload : {"rank", "computation"}
@@ -143,6 +154,7 @@ def map(
             output_dir=output_dir,
             result_shape=result_shape,
             result_dtype=result_dtype,
+            result_names=result_names,
             single_file=single_file,
             payload=payload,
             isolate=isolate,
@@ -163,7 +175,8 @@ def map(
         named, seed = own_or_ours(func, named, seed)
         tasks = distribute(func, args, named, n_inputs, caller=map, seed=seed)
         work = _work(func, tasks, spec, isolate, rules)
-        output = _output(kind, output_dir, root, resume)
+        names = check_names(result_names, kind, spec)
+        output = _output(kind, output_dir, root, resume, names)
         if tasks.n_tasks > 1 and isolate and comm is None:
             session = session.with_ranks()  # last: a mistake starts none
         request = Request(func, tasks, Options(work, output, Display(session.bar)))
@@ -182,6 +195,7 @@ def submit(
     output_dir: str | None = None,
     result_shape: tuple[Any, ...] | dict[str, tuple[Any, ...]] | None = None,
     result_dtype: Any = "float",
+    result_names: Sequence[str] | None = None,
     single_file: bool = False,
     payload: str = "rank",
     isolate: bool = True,
@@ -207,9 +221,9 @@ def submit(
         What starts the ranks: a launcher, ``"local"``, ``"slurm"``, ``"sge"``, or a name from the
         site's files, see docs/sites.md. Default what these say, else ``Local()``: this machine, a
         rank for each core.
-    arguments, n_inputs, output_dir, result_shape, result_dtype, single_file, payload, isolate
+    arguments, n_inputs, output_dir, result_shape, result_dtype, result_names
         As for `map`.
-    resume, rules, seed
+    single_file, payload, isolate, resume, rules, seed
         As for `map`.
 
     Returns
@@ -251,7 +265,8 @@ def submit(
     named, seed = own_or_ours(func, named, seed)
     tasks = distribute(func, args, named, n_inputs, caller=submit, seed=seed)
     work = _work(func, tasks, spec, isolate, rules)
-    options = Options(work, _output(kind, output_dir, None, resume))
+    names = check_names(result_names, kind, spec)
+    options = Options(work, _output(kind, output_dir, None, resume, names))
     request = Request(func, tasks, options)
     layout = request.free_layout()
     packed, said = request.to_packed(), (request.fingerprint(), request.labels())
@@ -274,13 +289,16 @@ def _work(
     return Work(function_name(func), tasks.n_tasks, form, isolate, rules=rules)
 
 
-def _output(kind: str, output_dir: str | None, root: int | None, resume: Any) -> Output:
+def _output(
+    kind: str, output_dir: str | None, root: int | None, resume: Any, names: tuple[str, ...]
+) -> Output:
     return Output(
         kind,
         output_dir,
         root,
         policy=resume_policy(resume, kind),
         retry_failed=resume == "failed",
+        names=names,
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import namedtuple
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ import pytest
 from acme_mpi.comm import SerialWorld, ThreadWorld, World
 from acme_mpi.engine.call import Options, Output, Work
 from acme_mpi.history.folders import choose_layout, make_folders
+from acme_mpi.results.form import agreed
+from acme_mpi.results.named import Named, named
 from acme_mpi.results.spec import PLACED_BYTES, Encoder, RowSpec, make_row_spec, on_grid, to_parts
 from acme_mpi.runner.base import Outcome
 from acme_mpi.session.values import values_of
@@ -60,6 +64,19 @@ def grid(seed: int, *shape: int) -> Any:
     return np.arange(np.prod(shape)).reshape(shape) + 100.0 * seed
 
 
+# What a function returns with names.
+Peak = namedtuple("Peak", "position height")
+
+
+@dataclass
+class Fit:
+    """Has names in an order that is not the alphabet's."""
+
+    slope: Any
+    offset: Any
+    errors: Any
+
+
 # Values of any form; each task becomes a group.
 FREE = {
     "integers": Case([0, -(2**63), 2**63 - 1, np.int8(-3), np.uint64(2**64 - 1)]),
@@ -89,6 +106,19 @@ FREE = {
     "large of every dtype": Case(
         [large(1, PLACED_BYTES, d) for d in ("?", "i1", "f2", ">f8", "c8", "S3")]
         + [np.asfortranarray(large(2, 4 * N_LARGE).reshape(2, 2, -1))]
+    ),
+    "dicts": Case(
+        [{"power": k, "a b": np.arange(k), "Größe": f"task {k}", "nothing": None} for k in range(4)]
+    ),
+    "one name": Case([{"power": 2.5}, FAILED, {"power": np.ones(3)}, {"power": "text"}]),
+    "named tuples": Case([Peak(k, [k, 2]) for k in range(3)]),
+    "dataclasses": Case([Fit(1.5, np.float32(k), np.ones((k, 2))) for k in range(3)]),
+    "names of some": Case([1, {"b": 1, "a": 2}, (3, 4), None, {"b": "x", "a": large(2)}]),
+    "names in another order": Case([{"b": 1, "a": "one"}, {"a": "two", "b": 2}]),
+    "names that are numbers of results": Case([{"result_0": large(1), "result_1": 2}] * 2),
+    "large with names": Case(
+        [{"z": large(k), "b": k, "y": large(k + 1), "a": None} for k in range(3)]
+        + [{"z": 1, "b": large(5), "y": large(6), "a": "small"}, FAILED]
     ),
     "large structured and strings": Case(
         [np.zeros(N_LARGE, POINT), np.array(["Größe"] * N_LARGE, object)]
@@ -224,7 +254,10 @@ def encode(
         return None if site is None else lambda array: write_at(*site, array)
 
     can_place = store.can_place and not in_memory
-    encoder = Encoder(case.spec, in_memory, place if can_place else None, dump_values, Frozen)
+    agree = None if in_memory else partial(agreed_names, store.layout.dot_folder)
+    encoder = Encoder(
+        case.spec, in_memory, place if can_place else None, dump_values, Frozen, agree=agree
+    )
     failures = []
     for index in chunk:
         if case.values[index] is FAILED:
@@ -232,6 +265,10 @@ def encode(
         else:
             encoder.add(index, case.values[index])
     return Outcome(chunk.start, chunk.stop, failures, encoder.take(), 1000)
+
+
+def agreed_names(folder: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(agreed(folder, {"names": names})["names"])
 
 
 def write_at(path: str, offset: int, array: Any) -> None:
@@ -314,6 +351,15 @@ def further(value: Any) -> tuple[Any, ...]:
     return value[1:] if isinstance(value, tuple) else ()
 
 
+def first_names(case: Case) -> tuple[str, ...]:
+    """Return the names of the first value that has some, in whose order all are stored."""
+    return next(found.names for found in map(named, case.values) if found is not None)
+
+
+def in_order(found: Named, names: tuple[str, ...]) -> tuple[Any, ...]:
+    return tuple(found.values[found.names.index(name)] for name in names)
+
+
 def pad(case: Case) -> Any:
     """Return the rows of differing length as one array, by plain NumPy."""
     spec = case.spec
@@ -352,8 +398,13 @@ def expected_content(case: Case) -> dict[str, tuple[Any, ...]]:
             content[f"{column.dataset}@missing"] = ("<i8", (len(case.missing),), case.missing)
     for index, value in enumerate(values):
         if rows is None and case.values[index] is not FAILED:
-            for k, part in enumerate(to_parts(value)):
+            found = named(value)
+            names = () if found is None else first_names(case)
+            parts = to_parts(value) if found is None else to_parts(in_order(found, names))
+            for k, part in enumerate(parts):
                 content[f"comp_{index}/result_{k}"] = describe(part)
+                if names:
+                    content[f"comp_{index}/{names[k]}"] = describe(part)
         elif rows is not None:
             for k, entry in enumerate(value, 1):
                 (part,) = to_parts((entry,))

@@ -22,7 +22,7 @@ from acme_mpi.results.spec import RowSpec
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import Stored, StoreKind
 from acme_mpi.storage.base import refusals, together
-from acme_mpi.storage.forms import parts_at, pieces_of
+from acme_mpi.storage.forms import names_at, parts_at, pieces_of
 from acme_mpi.storage.pickles import write_file
 from acme_mpi.storage.recorded import RecordedStore, digest_like
 
@@ -48,6 +48,8 @@ class ZarrStore(RecordedStore):
                 parts, digest = parts_at(outcome.content, position), new_digest()
                 digest.add_parts(index, parts)
                 files = [self._write_part(index, k, part) for k, part in enumerate(parts)]
+                for k, name in enumerate(names_at(outcome.content, position)):
+                    self._give_name(index, k, name)
                 record = self.record(outcome, range(index, index + 1), digest, form=form)
                 self._committer.commit(files, [record], keys=[FileKey(first=index)])
                 for file in files:
@@ -67,6 +69,11 @@ class ZarrStore(RecordedStore):
                 describe(path.parent, values.shape, values.shape, values.dtype, attributes)
             path.parent.mkdir(parents=True, exist_ok=True)
             return write_file(str(path), values.tobytes())
+
+    def _give_name(self, index: int, k: int, name: str) -> None:
+        folder = Path(self.layout.container, f"comp_{index}", f"result_{k}")
+        if name and name != folder.name:
+            folder.with_name(name).symlink_to(folder.name)
 
     def _chunk(self, index: int, k: int, n_axes: int) -> Path:
         """Return the file of a part: one chunk of the common array, or all of its own."""

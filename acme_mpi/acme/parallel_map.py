@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -131,7 +131,7 @@ class ParallelMap(ACMEdaemon):
         Pickles instead of HDF5.
     payload : {"computation", "rank"}
         One payload file per task, or one per rank, which is faster with many small results.
-    resume, rules
+    result_names, resume, rules
         As in `acme_mpi.map`.
     partition, mem_per_worker, setup_timeout
         Decided by the launcher; checked only.
@@ -206,6 +206,7 @@ class ParallelMap(ACMEdaemon):
         output_dir: str | None = None,
         result_shape: tuple[Any, ...] | dict[str, tuple[Any, ...]] | None = None,
         result_dtype: Any = "float",
+        result_names: Sequence[str] | None = None,
         single_file: bool = False,
         write_pickle: bool = False,
         payload: str = "computation",
@@ -244,6 +245,7 @@ class ParallelMap(ACMEdaemon):
                     single_file,
                     write_pickle,
                     payload,
+                    result_names,
                 )
                 self._set_results(form, resume)
                 spec = on_grid(form.spec, self._grid)
@@ -329,6 +331,7 @@ class ParallelMap(ACMEdaemon):
             may_pickle=form.store.may_pickle,
             policy=resume_policy(resume, form.kind),
             retry_failed=resume == "failed",
+            names=form.names,
         )
         store = form.store
         self.collect_results, self.write_pickle = not store.writes_files, store.is_pickled

@@ -151,6 +151,7 @@ def _options_of(
             root=None if find_store(options.kind).writes_files else 0,
             policy=options.policy,
             retry_failed=options.retry_failed,
+            names=options.names,
         ),
         Display(options.bar, reproduce=_reproduce(), resume_command=_resume_command()),
     )

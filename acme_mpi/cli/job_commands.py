@@ -234,6 +234,7 @@ def _checked(options: Any) -> tuple[Any, int]:
         options.output_dir,
         policy=options.policy,
         retry_failed=options.retry_failed,
+        names=options.names,
     )
     request = Request(func, tasks, Options(work, output, Display(resume_command="submit")))
     return request.free_layout(), tasks.n_tasks

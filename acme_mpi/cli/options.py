@@ -15,7 +15,7 @@ from acme_mpi.errors import InputError
 from acme_mpi.history.stores import find_store, payload_names
 from acme_mpi.results.spec import make_row_spec
 from acme_mpi.rules import Rules
-from acme_mpi.session.keywords import check_rules
+from acme_mpi.session.keywords import check_names, check_rules
 from acme_mpi.spelling import did_you_mean, file_did_you_mean, whole_number
 
 SCRIPT_SUFFIXES = (".py", ".pyw", ".pyz")
@@ -177,6 +177,12 @@ def _add_output_options(group: Any) -> None:
         action="append",
         help="default float64",
     )
+    group.add_argument(
+        "--result-names",
+        metavar="A,B",
+        help="what the datasets of the results of a task are called, instead of result_0, "
+        "result_1; a dict that the function returns brings its own names",
+    )
     group.add_argument("--no-write", action="store_true", help="print the results, write no file")
 
 
@@ -323,6 +329,7 @@ def check_options(options: Any) -> None:
     is_ragged = options.spec is not None and options.spec.is_ragged
     if is_ragged and not find_store(options.kind).holds_ragged:
         raise InputError("an axis `inf` in --result-shape needs files; leave out --no-write")
+    options.names = check_names(parse_names(options.result_names), options.kind, options.spec)
     options.rules = _rules_of(options)
     options.policy = _policy_of(options)
     if options.seed is not None and options.seed < 0:
@@ -418,6 +425,11 @@ def _refuse_function_options(options: Any, allowed: tuple[set[str], str]) -> Non
     ]
     if given:
         raise InputError(f"{', '.join(given)} {why}")
+
+
+def parse_names(text: str | None) -> list[str] | None:
+    """Return the names of ``A,B``."""
+    return None if text is None else [name.strip() for name in text.split(",")]
 
 
 def _parse_named(option: str, texts: list[str] | None, parse: Callable[[str], Any]) -> Any:

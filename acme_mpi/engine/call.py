@@ -11,6 +11,7 @@ import numpy as np
 from acme_mpi.comm import World
 from acme_mpi.engine.messages import Said
 from acme_mpi.errors import AcmeMpiError, Failure
+from acme_mpi.history.description import NAMES
 from acme_mpi.history.stores import RANK
 from acme_mpi.linux.segment import Segment
 from acme_mpi.results.spec import RowSpec
@@ -75,6 +76,8 @@ class Output:
         What to do where there are results already, see `beginning.POLICIES`.
     retry_failed : bool
         Of an earlier run, call the tasks that have failed, and only those.
+    names : tuple of str
+        What the user calls the results of a task; empty: what the function calls them, if it does.
     """
 
     kind: str = RANK.name
@@ -83,6 +86,7 @@ class Output:
     may_pickle: bool = False
     policy: str = "refuse"
     retry_failed: bool = False
+    names: tuple[str, ...] = ()
 
     @property
     def store(self) -> StoreKind:
@@ -143,9 +147,10 @@ class Options:
     @property
     def shaping(self) -> dict[str, str]:
         """What of these options shapes the results, for the fingerprint."""
-        spec = self.work.spec
+        spec, names = self.work.spec, self.output.names
         if spec is None:
-            return {"kind of files": self.output.kind}
+            called = {NAMES: ", ".join(map(repr, names))} if names else {}
+            return {"kind of files": self.output.kind, **called}
         shapes = {each.name: each.stacked_shape(None, each.shape) for each in spec.columns}
         dtypes = {each.name: str(np.dtype(each.dtype)) for each in spec.columns}
         return {

@@ -371,6 +371,8 @@ class Run:
             in_memory=not store.writes_files,
             as_pickles=store.is_pickled,
             may_pickle=self._output.may_pickle,
+            names=self._output.names,
+            folder=self._layout.dot_folder if store.writes_files else "",
             can_place=self.store.can_place and self._work.isolate,
         )
 

@@ -248,7 +248,7 @@ def _refuse_changes(new: NewRun, earlier: Description, layout: Layout) -> None:
     found = changes(earlier.fingerprint, described.fingerprint)
     shown = "".join(f"\n  {line}" for line in found)
     ways = _ways(new)
-    if earlier.kind != described.kind or earlier.spec != described.spec:
+    if not earlier.has_form_of(described):
         raise PlaceError(
             f"{layout.directory} holds results of {layout.name} in another form, which cannot be "
             f"resumed:{shown}\n  {ways}"

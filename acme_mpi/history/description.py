@@ -20,6 +20,8 @@ from acme_mpi.history.parsing import MOST_RUNS, Damaged, parse_description, read
 from acme_mpi.history.stores import STORES
 from acme_mpi.results.spec import RowSpec
 
+NAMES = "result_names"  # in a fingerprint: what the user calls the results of a task
+
 
 @dataclass(frozen=True)
 class Description:
@@ -67,6 +69,11 @@ class Description:
         """
         write_whole(_path(folder, run), json.dumps(sealed(self._fields()), indent=1))
         sync_folder(folder)
+
+    def has_form_of(self, other: Description) -> bool:
+        """Tell whether the results of two runs have one form."""
+        names = (each.fingerprint.get(NAMES) for each in (self, other))
+        return self.kind == other.kind and self.spec == other.spec and len(set(names)) == 1
 
     def _fields(self) -> dict[str, Any]:
         fields = {each.name: getattr(self, each.name) for each in dataclass_fields(self)}

@@ -1,9 +1,9 @@
 """What one return value becomes: parts that HDF5 can hold, or a row of one common array.
 
 Without a result shape a return value becomes *parts*, ``result_0, result_1, ...``: a tuple has one
-part per entry, as has a list that holds anything but scalars; all else is a single part. With a
-`RowSpec` the first part is checked against one shape and dtype and becomes a row; if it has further
-columns, so do the parts behind it.
+part per entry, as has a list that holds anything but scalars, and a value whose entries have names,
+which go along; all else is a single part. With a `RowSpec` the first part is checked against one
+shape and dtype and becomes a row; if it has further columns, so do the parts behind it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import numbers
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,8 +30,8 @@ from acme_mpi.results.convert import (
 )
 from acme_mpi.results.named import checked_names, named
 
-# What a task has: a list of parts, or a plain number that stands for [array([number])], or bytes:
-# a pickle of all that it returned.
+# What a task has: a list of parts, or a `NamedParts`, or a plain number that stands for
+# [array([number])], or bytes: a pickle of all that it returned.
 Parts = Any
 
 # From this size on a result does not travel through the channel: the runner writes it in place.
@@ -248,7 +248,7 @@ def _is_several(value: Any) -> bool:
 
 
 class MisfitError(ResultError):
-    """A return value can be stored, but not as a row of the run."""
+    """A return value can be stored, but not in the form of the run."""
 
 
 def to_row(value: Any, spec: RowSpec) -> Array:
@@ -294,6 +294,21 @@ def _what(value: Any) -> str:
 
 def _form(spec: RowSpec) -> str:
     return f"shape {spec.shape} {np.dtype(spec.dtype)}"
+
+
+class NamedParts(NamedTuple):
+    """The parts of one task, which have names.
+
+    Attributes
+    ----------
+    names : tuple of str
+        As many as there are parts.
+    parts : list of Part
+        In the order of the names.
+    """
+
+    names: tuple[str, ...]
+    parts: list[Part]
 
 
 @dataclass
@@ -343,6 +358,9 @@ def is_placed(part: Part) -> bool:
 # place(index, k, shape, dtype) -> write(array), or None if the result shall travel
 Place = Callable[[int, int, tuple[int, ...], str], Callable[[Array], None] | None]
 
+# agree(names) -> the names that the results of the run have
+Agree = Callable[[tuple[str, ...]], tuple[str, ...]]
+
 
 class Encoder:
     """Collect the results of consecutive tasks in the form that the store of this run wants.
@@ -366,6 +384,10 @@ class Encoder:
         Every result becomes a pickle.
     may_pickle : bool
         What HDF5 cannot hold becomes a pickle, of the list of return values.
+    names : tuple of str
+        What the user calls the results of a task; empty: the first one with names decides.
+    agree : callable, optional
+        ``agree(names)``: asked once for the names of the run's results; default these.
     """
 
     def __init__(
@@ -378,7 +400,11 @@ class Encoder:
         to_pickle: Callable[[Any], bytes] | None = None,
         as_pickles: bool = False,
         may_pickle: bool = False,
+        names: tuple[str, ...] = (),
+        agree: Agree | None = None,
     ) -> None:
+        self._wanted, self._agree = names, agree
+        self._agreed: tuple[str, ...] = ()
         self._spec, self._in_memory, self._place = spec, in_memory, place
         self._dumps, self._freeze, self._to_pickle = dumps, freeze, to_pickle
         self._as_pickles, self._may_pickle = as_pickles, may_pickle
@@ -398,7 +424,9 @@ class Encoder:
             return self._add_float if is_float and is_one else self._add_row
         if self._as_pickles:
             return self._add_pickle
-        return self._add_value if self._in_memory else self._add_parts
+        if self._in_memory:
+            return self._add_value
+        return self._add_any if self._wanted else self._add_parts
 
     def _clear(self) -> None:
         self._columns: list[list[Any]] = [[] for _ in self._spec.columns] if self._spec else [[]]
@@ -413,13 +441,46 @@ class Encoder:
     def _add_parts(self, index: int, value: Any) -> None:
         if type(value) in _PLAIN_NUMBERS and fits_64_bits(value):
             self._parts.append(value)
-            return
+        else:
+            self._add_any(index, value)
+
+    def _add_any(self, index: int, value: Any) -> None:
         try:
-            parts = to_parts(value)
+            names, parts = self._named_parts(value)
+        except MisfitError:
+            raise
         except ResultError as error:
             self._parts.append(self._pickle_instead(index, value, error))
             return
-        self._parts.append(self._place_large(index, 0, parts))
+        parts = self._place_large(index, 0, parts)
+        self._parts.append(NamedParts(names, parts) if names else parts)
+
+    def _named_parts(self, value: Any) -> tuple[tuple[str, ...], list[Part]]:
+        """Return names, if there are any, and parts of a return value, in the order of the run."""
+        found = named(value)
+        names = self._wanted if found is None else found.names
+        parts = to_parts(value if found is None else tuple(found.values))
+        if not names:
+            return (), parts
+        if found is None:
+            n_values = len(value) if _is_several(value) else 1
+            if n_values != len(names):
+                called = ", ".join(names)
+                raise MisfitError(f"expected {len(names)} result(s), {called}; got {n_values}")
+        if names == self._agreed:
+            return names, parts
+        return self._in_order(names, parts)
+
+    def _in_order(
+        self, names: tuple[str, ...], parts: list[Part]
+    ) -> tuple[tuple[str, ...], list[Part]]:
+        if not self._agreed:
+            proposed = self._wanted or names
+            self._agreed = proposed if self._agree is None else self._agree(proposed)
+        if set(names) == set(self._agreed):
+            return self._agreed, [parts[names.index(name)] for name in self._agreed]
+        error = MisfitError if self._wanted else ResultError
+        raise error(_other_names(names, self._agreed, bool(self._wanted)))
 
     def _pickle_instead(self, index: int, value: Any, error: ResultError) -> bytes:
         """Return a pickle of what HDF5 cannot hold, where that is allowed."""
@@ -589,6 +650,16 @@ _PLAIN_VALUES: frozenset[type] = _PLAIN_NUMBERS | {type(None), str}
 PLAIN: frozenset[type] = frozenset({*_PLAIN_VALUES, bytes})
 
 
+def _other_names(names: tuple[str, ...], agreed: tuple[str, ...], are_wanted: bool) -> str:
+    """Return what is wrong with the names of a task's results."""
+    missing = [name for name in agreed if name not in names]
+    unknown = [name for name in names if name not in agreed]
+    told = [("missing: ", missing), ("not expected: ", unknown)]
+    differences = "; ".join(words + ", ".join(each) for words, each in told if each)
+    origin = "" if are_wanted else ", as the first that ended: all tasks of a run have the same"
+    return f"expected results called {', '.join(agreed)}{origin}; {differences}"
+
+
 def is_pickle(parts: Parts) -> bool:
     """Tell whether a task's result is a pickle."""
     return isinstance(parts, bytes)
@@ -596,4 +667,11 @@ def is_pickle(parts: Parts) -> bool:
 
 def parts_of(parts: Parts) -> list[Part]:
     """Return the parts as a list of arrays; not for a pickle."""
-    return parts if isinstance(parts, list) else [np.array([parts])]
+    if isinstance(parts, list):
+        return parts
+    return parts.parts if isinstance(parts, NamedParts) else [np.array([parts])]
+
+
+def names_of(parts: Parts) -> tuple[str, ...]:
+    """Return the names of the parts, empty if they have none."""
+    return parts.names if isinstance(parts, NamedParts) else ()

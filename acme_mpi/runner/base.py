@@ -6,13 +6,16 @@ import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic_ns, time
 from typing import Any
 
 from acme_mpi.errors import LoadingError
 from acme_mpi.linux.memory import forget_peak, peak_bytes
+from acme_mpi.linux.offsets import reason
 from acme_mpi.linux.segment import Segment
 from acme_mpi.results.convert import ResultError
+from acme_mpi.results.form import agreed
 from acme_mpi.results.spec import Content, Encoder, Place, RowSpec
 from acme_mpi.runner import forked
 from acme_mpi.runner.surroundings import Surroundings
@@ -118,6 +121,10 @@ class Assignment:
         Results become pickles.
     may_pickle : bool
         Those that HDF5 cannot hold become pickles.
+    names : tuple of str
+        What the user calls the results of a task; empty: what the function calls them.
+    folder : str
+        Where the run keeps the form that all results have, see `results.form`; empty: nowhere.
     """
 
     func: bytes | None
@@ -129,6 +136,8 @@ class Assignment:
     number: int = 0
     as_pickles: bool = False
     may_pickle: bool = False
+    names: tuple[str, ...] = ()
+    folder: str = ""
     variables: dict[str, str | None] = field(default_factory=dict)
     habits: list[str] = field(default_factory=list)
 
@@ -181,7 +190,24 @@ def make_encoder(assignment: Assignment, place: Place | None = None) -> Encoder:
         to_pickle=pickle_result,
         as_pickles=assignment.as_pickles,
         may_pickle=assignment.may_pickle,
+        names=assignment.names,
+        agree=partial(_agreed_names, assignment.folder) if assignment.folder else None,
     )
+
+
+def _agreed_names(folder: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names that the results of a run have.
+
+    Raises
+    ------
+    MediumError
+        The medium refused to say, or to note them.
+    """
+    try:
+        return tuple(agreed(folder, {"names": names})["names"])
+    except (OSError, ValueError, KeyError) as error:
+        text = reason(error, folder) if isinstance(error, OSError) else error
+        raise MediumError(f"cannot read or write the form of results in {folder}: {text}") from None
 
 
 class Runner(ABC):

@@ -80,6 +80,7 @@ PLAIN_CLASSES = {
     ("acme_mpi.errors", "Failure"),
     ("acme_mpi.engine.messages", "Said"),
     ("acme_mpi.results.spec", "Content"),
+    ("acme_mpi.results.spec", "NamedParts"),
     ("acme_mpi.results.spec", "RowSpec"),
     ("acme_mpi.rules", "Rules"),
     ("acme_mpi.runner.base", "Assignment"),

@@ -14,6 +14,8 @@ import numpy as np
 
 from acme_mpi.errors import InputError, InputTypeError
 from acme_mpi.history.stores import StoreKind, chosen_kind, find_store, payload_names
+from acme_mpi.results.convert import ResultError
+from acme_mpi.results.named import checked_names
 from acme_mpi.results.spec import RowSpec, make_row_spec
 from acme_mpi.rules import Rules
 
@@ -108,6 +110,8 @@ PATH = Kind((instance_of(str, words="either `None` or str, not {type}"), _NO_NUL
 PARTITION = Kind((instance_of(str, words="'auto' or a valid SLURM partition name, not {type}"),))
 MEMORY = Kind((_TEXT, (_is_memory, InputError, _MEMORY)), ("auto",))
 
+_NAME_DATASETS = "`result_names` name datasets"
+
 # What `ParallelMap` and `map` accept.
 KEYWORDS = {
     "n_inputs": POSITIVE.or_auto("an integer >= 1"),
@@ -161,6 +165,36 @@ def refuse_unlimited(spec: RowSpec | None, kind: str) -> None:
     raise InputError(
         "using `np.inf` in `result_shape` is only valid if `write_worker_results` is `True`"
     )
+
+
+def check_names(names: Any, kind: str, spec: RowSpec | None) -> tuple[str, ...]:
+    """Return what the user calls the results of a task; empty if it was not said.
+
+    Raises
+    ------
+    InputTypeError, InputError
+        They are no names of datasets, or not in the place of names; or nothing is stored by names.
+    """
+    if names is None:
+        return ()
+    if isinstance(names, str) or not isinstance(names, (tuple, list)):
+        raise InputTypeError(f"`result_names` has to be `None` or a tuple of names, not {names!r}")
+    if not names:
+        raise InputError("`result_names` is empty; leave it out, or name every result of a task")
+    try:
+        checked = checked_names(tuple(names))
+    except ResultError as error:
+        raise InputError(f"`result_names` has {error}") from None
+    if twice := sorted({name for name in checked if checked.count(name) > 1}):
+        raise InputError(f"`result_names` has {twice[0]!r} twice")
+    store = find_store(kind)
+    if not store.writes_files:
+        raise InputError(f"{_NAME_DATASETS}; leave out write_worker_results=False (--no-write)")
+    if store.is_pickled:
+        raise InputError(f"{_NAME_DATASETS}; leave out write_pickle=True")
+    if spec is not None:
+        raise InputError(f"{_NAME_DATASETS} of each task; leave out `result_shape`")
+    return checked
 
 
 def resume_policy(resume: Any, kind: str) -> str:
@@ -225,12 +259,15 @@ class ResultForm:
         As the user gave it.
     warnings : list of str
         Of keywords that have no effect beside others.
+    names : tuple of str
+        What the user calls the results of a task.
     """
 
     kind: str
     spec: RowSpec | None
     output_dir: str | None
     warnings: list[str]
+    names: tuple[str, ...] = ()
 
     @property
     def store(self) -> StoreKind:
@@ -246,6 +283,7 @@ def check_results(
     single_file: Any,
     write_pickle: Any,
     payload: Any,
+    names: Any = None,
 ) -> ResultForm:
     """Return what ACME's keywords for results ask for together.
 
@@ -270,7 +308,8 @@ def check_results(
         (not write and write_pickle, f"Pickling of results {ONLY_IF_WRITTEN}"),
         (write and write_pickle and shape is not None, NO_SHAPE),
     )
-    return ResultForm(kind, spec, output_dir, [text for is_case, text in cases if is_case])
+    warnings = [text for is_case, text in cases if is_case]
+    return ResultForm(kind, spec, output_dir, warnings, check_names(names, kind, spec))
 
 
 NO_OUTPUT_DIR = "Output directory specification has no effect if `write_worker_results` is `False`."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import h5py
 import numpy as np
@@ -21,7 +21,7 @@ from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import refusals
 from acme_mpi.storage.container import link_computations
-from acme_mpi.storage.forms import parts_at, pieces_of
+from acme_mpi.storage.forms import names_at, parts_at, pieces_of
 from acme_mpi.storage.linked import LinkedStore
 from acme_mpi.storage.pickles import write_file
 from acme_mpi.storage.recorded import digest_like
@@ -93,11 +93,11 @@ class ComputationStore(LinkedStore):
             digest.add(index, data)
             return descriptor, digest
         parts = parts_at(content, position)
-        descriptor = self._write_parts(index, parts)
+        descriptor = self._write_parts(index, names_at(content, position), parts)
         digest.add_parts(index, parts)
         return descriptor, digest
 
-    def _write_parts(self, index: int, parts: list[Part]) -> int:
+    def _write_parts(self, index: int, names: Sequence[str], parts: list[Part]) -> int:
         """Write and close a task's file; return a descriptor of it that is still open."""
         placed = {k for k, part in enumerate(parts) if is_placed(part)}
         with refusals(self.layout.computation(index)):
@@ -106,9 +106,15 @@ class ComputationStore(LinkedStore):
             changed = self._begun(index)
             for k in self._placed.pop(index, set()) - placed:
                 del changed.file[f"result_{k}"]
-            for k, part in enumerate(parts):
+            root = changed.file.id
+            for k, (name, part) in enumerate(zip(names, parts, strict=True)):
+                link = b"result_%d" % k
                 if k not in placed:
-                    hdf5.write_part(changed.file.id, b"result_%d" % k, part)
+                    dataset = hdf5.write_part(root, None if name else link, part)
+                elif name:
+                    dataset = h5py.h5d.open(root, link)
+                if name:
+                    hdf5.give_name(dataset, root, name, k)
             del self._open[index]
             return changed.detach()
 

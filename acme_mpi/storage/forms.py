@@ -9,7 +9,15 @@ import numpy as np
 
 from acme_mpi.history.journal import AS_GROUPS, AS_PICKLES, AS_RAGGED, AS_ROWS
 from acme_mpi.results.convert import Part
-from acme_mpi.results.spec import Content, Parts, RowSpec, is_pickle, is_placed, parts_of
+from acme_mpi.results.spec import (
+    Content,
+    Parts,
+    RowSpec,
+    is_pickle,
+    is_placed,
+    names_of,
+    parts_of,
+)
 
 
 def pieces_of(
@@ -56,3 +64,9 @@ def parts_at(content: Content, position: int) -> list[Part]:
     parts = parts_of(content.parts[position]) if content.parts else []
     rows = [column[position] for column in content.columns]
     return [*(row if is_placed(row) else np.asarray(row) for row in rows), *parts]
+
+
+def names_at(content: Content, position: int) -> Sequence[str]:
+    """Return the names of all parts of one task, empty ones where they have none."""
+    names = names_of(content.parts[position]) if content.parts else ()
+    return names or [""] * len(parts_at(content, position))

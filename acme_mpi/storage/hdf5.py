@@ -182,6 +182,21 @@ def _group() -> Any:
 
 
 @lru_cache(maxsize=1)
+def _ordered_group() -> Any:
+    """Group creation: members are met in the order in which they came."""
+    plist = creation(h5py.h5p.GROUP_CREATE)
+    plist.set_link_creation_order(h5py.h5p.CRT_ORDER_TRACKED | h5py.h5p.CRT_ORDER_INDEXED)
+    return plist
+
+
+@lru_cache(maxsize=1)
+def _unicode() -> Any:
+    plist = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    plist.set_char_encoding(h5py.h5t.CSET_UTF8)
+    return plist
+
+
+@lru_cache(maxsize=1)
 def _any_layout() -> Any:
     return creation(h5py.h5p.DATASET_CREATE)
 
@@ -196,9 +211,50 @@ def _early() -> Any:
     return plist
 
 
-def create_group(parent: Any, name: bytes) -> Any:
-    """Create a group and return it."""
-    return h5py.h5g.create(parent, name, None, _group())
+def create_group(parent: Any, name: bytes | None, is_ordered: bool = False) -> Any:
+    """Create a group and return it; without a name it lasts if it gets one by `give_name`.
+
+    Parameters
+    ----------
+    parent : h5py.h5g.GroupID or h5py.h5f.FileID
+        Where it lies.
+    name : bytes or None
+        What it is called.
+    is_ordered : bool
+        Who goes through it meets its members in the order in which they came.
+    """
+    return h5py.h5g.create(parent, name, None, _ordered_group() if is_ordered else _group())
+
+
+def give_name(item: Any, parent: Any, name: str, k: int | None = None) -> None:
+    """Give a dataset or group a name, and ``result_<k>`` as another one that leads to it.
+
+    Parameters
+    ----------
+    item : h5py.h5d.DatasetID or h5py.h5g.GroupID
+        Of the same file. It may be ``result_<k>`` so far.
+    parent : h5py.h5g.GroupID or h5py.h5f.FileID
+        Where the names belong.
+    name : str
+        The first one, without /.
+    k : int or None
+        None: no other name.
+    """
+    own, link = name.encode(), b"" if k is None else b"result_%d" % k
+    is_placed = bool(link) and parent.links.exists(link)
+    if own != link or not is_placed:
+        h5py.h5o.link(item, parent, own, _unicode())
+    if link and own != link:
+        if is_placed:
+            parent.unlink(link)
+        parent.links.create_soft(link, own, _unicode())
+
+
+def name_of(parent: Any, k: int) -> str:
+    """Return the name of the dataset to which ``result_<k>`` leads; empty if it has no other."""
+    link = b"result_%d" % k
+    is_other = parent.links.get_info(link).type == h5py.h5l.TYPE_SOFT
+    return parent.links.get_val(link).decode() if is_other else ""
 
 
 def group(parent: Any, name: bytes) -> Any:
@@ -207,31 +263,37 @@ def group(parent: Any, name: bytes) -> Any:
     return h5py.h5g.open(parent, name) if is_there else create_group(parent, name)
 
 
-def create_array(parent: Any, name: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+def create_array(
+    parent: Any, name: bytes | None, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> Any:
     """Create a contiguous dataset with its space allocated; return the low-level dataset.
 
     Parameters
     ----------
     parent : h5py.h5g.GroupID or h5py.h5f.FileID
         Where `name`, which may be a path, starts.
+    name : bytes or None
+        None: it lasts if it gets one by `give_name`.
+    shape, dtype : tuple of int, numpy.dtype
+        Of its elements.
     """
     # Strings keep their fill: a pointer into nowhere would crash a reader.
     plist = _any_layout() if dtype.kind == "O" else _early()
     return h5py.h5d.create(parent, name, _type(dtype), simple_space(shape), plist)
 
 
-def write_part(parent: Any, name: bytes, part: Part) -> None:
-    """Create the dataset `name` and write one part into it."""
+def write_part(parent: Any, name: bytes | None, part: Part) -> Any:
+    """Create a dataset, as `create_array`, write one part into it, and return it."""
     if part is None:
         null = h5py.h5s.create(h5py.h5s.NULL)
-        h5py.h5d.create(parent, name, _type(np.dtype("f8")), null, _any_layout())
-        return
+        return h5py.h5d.create(parent, name, _type(np.dtype("f8")), null, _any_layout())
     dataset = create_array(parent, name, part.shape, part.dtype)
     if part.dtype.kind == "O":
         _keep_memory()
     if part.size:
         data = np.require(part, requirements="C")
         dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, data, _memory_type(part.dtype))
+    return dataset
 
 
 @lru_cache(maxsize=1)

@@ -21,6 +21,7 @@ from acme_mpi.history.journal import AS_GROUPS
 from acme_mpi.history.records import Records, share_of, tasks_with_groups
 from acme_mpi.linux.offsets import copy_bytes
 from acme_mpi.results.convert import Array
+from acme_mpi.results.form import form_of
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import on_master, refusals, together
 
@@ -35,6 +36,7 @@ class Described(NamedTuple):
     offset: int = 0
     n_bytes: int = 0
     strings: Array | None = None
+    name: str = ""  # besides ``result_<k>``
 
 
 class Merge:
@@ -50,6 +52,8 @@ class Merge:
         On rank 0 the records of all ranks, in task order.
     payload_path : callable
         ``payload_path(rank, payload)``.
+    folder : str
+        The dot folder of the run, which knows whether results have names.
     n_skipped : int
         Leave out so many parts of each task, which went elsewhere.
     """
@@ -60,11 +64,12 @@ class Merge:
         path: str,
         records: Records | None,
         payload_path: Callable[[int, int], str],
+        folder: str,
         n_skipped: int = 0,
     ) -> None:
         self._world, self._path = world, path
         self._records: Records = world.bcast(records)
-        self._payload_path, self._n_skipped = payload_path, n_skipped
+        self._payload_path, self._folder, self._n_skipped = payload_path, folder, n_skipped
         self._target: hdf5.Changing | None = None  # on rank 0
 
     def run(self) -> None:
@@ -93,9 +98,10 @@ class Merge:
     def _create_groups(self, groups: Records) -> None:
         with refusals(self._path):
             self._target = hdf5.Changing(self._path)
+            are_named = bool((form_of(self._folder) or {}).get("names"))
             # In task order, because that is the order in which users iterate.
             for _, index in tasks_with_groups(groups):
-                hdf5.create_group(self._target.file.id, b"comp_%d" % index)
+                hdf5.create_group(self._target.file.id, b"comp_%d" % index, are_named)
             self._target.settle()
 
     def _merge_round(self, payload: tuple[int, int] | None) -> None:
@@ -137,12 +143,10 @@ class Merge:
             mine = self._mine[(self._mine["rank"] == rank) & (self._mine["payload"] == k)]
             for _, index in tasks_with_groups(mine):
                 group = h5py.h5g.open(file.id, b"comp_%d" % index)
-                # Rows of differing length lie in the groups until they are merged, packed ones
-                # never.
-                has_rows = group.links.exists(b"result_0")
-                n_elsewhere = 0 if has_rows else self._n_skipped
-                for k in range(self._n_skipped, group.get_num_objs() + n_elsewhere):
-                    yield _describe_dataset(file.id, index, k)
+                at = self._n_skipped
+                while group.links.exists(b"result_%d" % at):
+                    yield _describe_dataset(group, index, at)
+                    at += 1
 
     def _copy(
         self, payload: tuple[int, int], described: list[Described], offsets: list[int]
@@ -167,23 +171,29 @@ class Merge:
 
 def _create(file: h5py.h5f.FileID, entry: Described) -> int:
     """Create one dataset; return the offset of its bytes, -1 if there are none to copy."""
-    name = b"comp_%d/result_%d" % (entry.task, entry.k)
+    group = h5py.h5g.open(file, b"comp_%d" % entry.task)
+    name = None if entry.name else b"result_%d" % entry.k
+    offset = -1
     if entry.shape is None or entry.dtype is None:
-        hdf5.write_part(file, name, entry.strings)
-        return -1
-    if not entry.n_bytes:
-        hdf5.write_part(file, name, np.empty(entry.shape, entry.dtype))
-        return -1
-    return int(hdf5.create_array(file, name, entry.shape, entry.dtype).get_offset())
+        dataset = hdf5.write_part(group, name, entry.strings)
+    elif not entry.n_bytes:
+        dataset = hdf5.write_part(group, name, np.empty(entry.shape, entry.dtype))
+    else:
+        dataset = hdf5.create_array(group, name, entry.shape, entry.dtype)
+        offset = int(dataset.get_offset())
+    if entry.name:
+        hdf5.give_name(dataset, group, entry.name, entry.k)
+    return offset
 
 
-def _describe_dataset(file: h5py.h5f.FileID, index: int, k: int) -> Described:
-    dataset = h5py.h5d.open(file, b"comp_%d/result_%d" % (index, k))
+def _describe_dataset(group: h5py.h5g.GroupID, index: int, k: int) -> Described:
+    name = hdf5.name_of(group, k)
+    dataset = h5py.h5d.open(group, b"result_%d" % k)
     space, kind = dataset.get_space(), dataset.get_type()
     if space.get_simple_extent_type() == h5py.h5s.NULL:
-        return Described(index, k)
+        return Described(index, k, name=name)
     if isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str():
         strings = np.array(h5py.Dataset(dataset).asstr()[()], dtype=object)
-        return Described(index, k, strings=strings)
+        return Described(index, k, strings=strings, name=name)
     offset, n_bytes = dataset.get_offset() or 0, dataset.get_storage_size()
-    return Described(index, k, kind.dtype, space.shape, offset, n_bytes)
+    return Described(index, k, kind.dtype, space.shape, offset, n_bytes, name=name)

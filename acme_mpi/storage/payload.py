@@ -23,7 +23,7 @@ from acme_mpi.history.layout import Layout
 from acme_mpi.history.parsing import Damaged, read_file
 from acme_mpi.history.records import Record, Records, share_of, tasks_of
 from acme_mpi.results.checksum import Digest, new_digest
-from acme_mpi.results.convert import Array, Part
+from acme_mpi.results.convert import Array
 from acme_mpi.results.spec import Content, RowSpec, is_placed, parts_of
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
@@ -195,9 +195,8 @@ class PayloadStore(RecordedStore):
                 self._write_pickle(index, parts)
                 digest.add(index, parts)
             elif form & (AS_GROUPS | AS_RAGGED):
-                listed = parts_of(parts)
-                self._write_parts(index, listed)
-                digest.add_parts(index, listed, self._n_columns)
+                self._payload().write_task(index, parts, self._n_columns)
+                digest.add_parts(index, parts_of(parts), self._n_columns)
 
     def _write_columns(self, tasks: range, columns: list[Any]) -> int:
         """Write the rows of consecutive tasks; return the number of the first.
@@ -222,14 +221,6 @@ class PayloadStore(RecordedStore):
             if len(placed) == 1 and placed[0] is not None:
                 return placed[0][0]
         return self._payload().new_rows(len(tasks))
-
-    def _write_parts(self, index: int, parts: list[Part]) -> None:
-        payload = self._payload()
-        numbered = list(enumerate(parts, self._n_columns))
-        payload.begin(index, {k for k, part in numbered if is_placed(part)})
-        for k, part in numbered:
-            if not is_placed(part):
-                payload.write_part(index, k, part)
 
     def _write_pickle(self, index: int, data: bytes) -> None:
         descriptor = write_file(self.layout.emergency_pickle(index), data)

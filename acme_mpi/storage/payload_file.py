@@ -7,6 +7,7 @@ in all of them. A file is full after 4096 groups or 2 GiB.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import h5py
@@ -14,7 +15,7 @@ import numpy as np
 
 from acme_mpi.history.journal import FileKey
 from acme_mpi.results.convert import Array, Part
-from acme_mpi.results.spec import PLACED_BYTES, RowSpec
+from acme_mpi.results.spec import PLACED_BYTES, Parts, RowSpec, is_placed, names_of, parts_of
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.packed_rows import PackedRows
 from acme_mpi.storage.redo import AtomicFile, Change
@@ -64,28 +65,61 @@ class PayloadFile:
             self._groups = {index: hdf5.group(self._file.id, b"comp_%d" % index)}
         return self._groups[index]
 
-    def begin(self, index: int, placed: set[int]) -> None:
-        """Keep only the arrays of a task that its last attempt has placed, by their numbers."""
-        self.n_groups += 1
-        for k in self._placed.pop(index, set()) - placed:
-            self._file.id.unlink(b"comp_%d/result_%d" % (index, k))
+    def write_task(self, index: int, parts: Parts, first: int = 0) -> None:
+        """Write what a task has; of what was placed only what its last attempt says is kept.
 
-    def write_part(self, index: int, k: int, part: Part) -> None:
-        """Write one part of a task; the bytes of numbers follow at the next `flush`."""
-        group, name = self._group(index), b"result_%d" % k
-        if part is None or part.dtype.kind == "O":
-            hdf5.write_part(group, name, part)
+        The bytes of numbers follow at the next `flush`.
+
+        Parameters
+        ----------
+        index : int
+            The task.
+        parts : Parts
+            No pickle.
+        first : int
+            Number of the first part.
+        """
+        self.n_groups += 1
+        placed = self._placed.pop(index, set())
+        if names := names_of(parts):
+            self._write_named(index, names, parts_of(parts))
             return
+        numbered = list(enumerate(parts_of(parts), first))
+        for k in placed.difference(k for k, part in numbered if is_placed(part)):
+            self._file.id.unlink(b"comp_%d/result_%d" % (index, k))
+        for k, part in numbered:
+            if not is_placed(part):
+                self._write_part(self._group(index), b"result_%d" % k, part)
+
+    def _write_named(self, index: int, names: Sequence[str], parts: Sequence[Part]) -> None:
+        """Write the parts in their order into a new group, which takes the place of the old one."""
+        file, path = self._file.id, b"comp_%d" % index
+        group = hdf5.create_group(file, None, is_ordered=True)
+        for k, (name, part) in enumerate(zip(names, parts, strict=True)):
+            if is_placed(part):
+                dataset = h5py.h5d.open(file, path + b"/result_%d" % k)
+            else:
+                dataset = self._write_part(group, None, part)
+            hdf5.give_name(dataset, group, name, k)
+        if file.links.exists(path):
+            file.unlink(path)
+        hdf5.give_name(group, file, path.decode())
+        self._groups.clear()
+
+    def _write_part(self, group: Any, name: bytes | None, part: Part) -> Any:
+        if part is None or part.dtype.kind == "O":
+            return hdf5.write_part(group, name, part)
         dataset = hdf5.create_array(group, name, part.shape, part.dtype)
         if part.size:
             # A write through HDF5 costs as much as all else that is done for a small dataset.
             self._bytes.put(dataset.get_offset(), part.tobytes())
         self.n_bytes += part.nbytes
+        return dataset
 
     def place_part(self, index: int, k: int, shape: tuple[int, ...], dtype: str) -> int | None:
         """Create an empty dataset and return the offset of its bytes.
 
-        None if they may not be written by others than HDF5; `begin` removes the dataset again.
+        None if they may not be written by others than HDF5; `write_task` removes the dataset again.
         """
         placed = self._placed.setdefault(index, set())
         if k in placed:  # by an attempt that died

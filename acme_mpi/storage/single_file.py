@@ -140,8 +140,9 @@ class SingleFileStore(PayloadStore, ContainedStore):
         missing = is_missing(records, self.n_tasks)
         on_master(self.world, lambda: self._begin(missing))
         if self.spec is None or (records["form"] & AS_GROUPS).any():
+            layout, source = self.layout, self.merge_source
             n_skipped = 0 if self.spec is None else len(self.spec.columns)
-            Merge(self.world, self.layout.partial, records, self.merge_source, n_skipped).run()
+            Merge(self.world, layout.partial, records, source, layout.dot_folder, n_skipped).run()
         on_master(self.world, lambda: self._finish(is_complete=not missing.any()))
         return self.stored(records)
 

@@ -409,9 +409,9 @@ def test_44_in_memory_a_failed_task_costs_its_own_row():
 
 
 def test_45_the_error_says_what_the_task_has_returned():
-    error, _ = failed(lambda x: {"x": x}, [1], single_file=True)
+    error, _ = failed(lambda x: {x}, [1], single_file=True)
 
-    assert "the function returned a value of type builtins.dict" in error.failures[0].message
+    assert "the function returned a value of type builtins.set" in error.failures[0].message
 
 
 def test_46_rows_of_an_unlimited_axis_lie_together():

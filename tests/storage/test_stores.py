@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -51,8 +52,11 @@ except acme_mpi.TaskError as error:
 def read_zarr(path: Path) -> dict[str, tuple[Any, ...]]:
     """Return what is in a folder of Zarr's format 2, as `content_of` returns it of HDF5."""
     content: dict[str, tuple[Any, ...]] = {}
-    for array in path.rglob(".zarray"):
-        folder, said = array.parent, json.loads(array.read_text())
+    arrays = [
+        Path(folder) for folder, _, files in os.walk(path, followlinks=True) if ".zarray" in files
+    ]
+    for folder in arrays:
+        said = json.loads((folder / ".zarray").read_text())
         values = np.full(said["shape"], said["fill_value"], dtype_of(said["dtype"]))
         for chunk in folder.glob("[!.]*"):
             corner = zip(map(int, chunk.name.split(".")), said["chunks"], strict=False)

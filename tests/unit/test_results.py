@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import enum
 import math
+import pickle
+import re
+from collections import namedtuple
 
 import numpy as np
 import pytest
@@ -15,9 +18,12 @@ from acme_mpi.results.convert import ResultError
 from acme_mpi.results.spec import (
     PLACED_BYTES,
     Encoder,
+    MisfitError,
     RowSpec,
+    is_pickle,
     is_placed,
     make_row_spec,
+    names_of,
     parts_of,
     to_parts,
     to_row,
@@ -32,6 +38,9 @@ OVERLAPPING = np.dtype(
     {"names": ["w", "lo", "hi"], "formats": ["u4", "u2", "u2"], "offsets": [0, 0, 2]}
 )
 RECORDS = np.array([(1.0, 2)], POINT).view(np.recarray)
+
+
+Pair = namedtuple("Pair", "left right")
 
 
 class Meters(np.ndarray):
@@ -531,6 +540,120 @@ class TestEncoder:
         encoder.add(0, np.ones(1000))
 
         assert encoder.n_bytes >= 8000
+
+
+class TestNames:
+    """Results with names: all tasks of a run have the same."""
+
+    @pytest.mark.parametrize(
+        ("value", "names", "shapes"),
+        [
+            ({"b": 1.5, "a": [1, 2]}, ("b", "a"), [(), (2,)]),
+            ({"power": 1.5}, ("power",), [()]),
+            (Pair("text", None), ("left", "right"), [(), None]),
+        ],
+    )
+    def test_they_go_along_with_the_parts_in_their_order(self, value, names, shapes):
+        (parts,) = encode([value]).parts
+
+        assert names_of(parts) == names
+        assert [None if p is None else p.shape for p in parts_of(parts)] == shapes
+
+    def test_without_any_there_are_none(self):
+        assert [names_of(parts) for parts in encode([1, (2, 3), "a", np.ones(2)]).parts] == [()] * 4
+
+    def test_the_first_result_says_in_which_order_they_are(self):
+        first, second = encode([{"b": 1, "a": 2}, {"a": 4, "b": 3}]).parts
+
+        assert names_of(first) == names_of(second) == ("b", "a")
+        assert [part.item() for part in parts_of(second)] == [3, 4]
+
+    def test_a_result_with_others_is_refused_with_both(self):
+        text = (
+            "expected results called a, b, as the first that ended: all tasks of a run have the "
+            "same; missing: b; not expected: c, d"
+        )
+        with pytest.raises(ResultError, match=text):
+            encode([{"a": 1, "b": 2}, 5, (1, 2), {"c": 1, "a": 2, "d": 3}])
+
+    def test_a_refused_result_decides_nothing(self):
+        encoder = Encoder(None, False)
+        with pytest.raises(ResultError):
+            encoder.add(0, {"a": set()})
+        encoder.add(1, {"b": 1})
+
+        assert [names_of(parts) for parts in encoder.take().parts] == [("b",)]
+
+    def test_others_may_have_decided_before(self):
+        asked = []
+
+        def agree(names):
+            asked.append(names)
+            return ("a", "b")
+
+        encoder = Encoder(None, False, agree=agree)
+        encoder.add(0, {"b": 1, "a": 2})
+        encoder.add(1, {"b": 3, "a": 4})
+        with pytest.raises(ResultError, match="not expected: c"):
+            encoder.add(2, {"a": 1, "b": 2, "c": 3})
+
+        assert asked == [("b", "a")]
+        assert [names_of(parts) for parts in encoder.take().parts] == [("a", "b")] * 2
+
+    @pytest.mark.parametrize("value", [(1, 2), {"phase": 2, "power": 1}, [[1], [2]]])
+    def test_users_name_the_values(self, value):
+        encoder = Encoder(None, False, names=("power", "phase"))
+        encoder.add(0, value)
+
+        (parts,) = encoder.take().parts
+        assert names_of(parts) == ("power", "phase")
+        assert [part.item() for part in parts_of(parts)] == [1, 2]
+
+    def test_the_only_value_keeps_its_form(self):
+        encoder = Encoder(None, False, names=("power",))
+        for index, value in enumerate((1.5, np.ones((2, 2)), (1.5,), None)):
+            encoder.add(index, value)
+
+        taken = encoder.take().parts
+        assert [names_of(parts) for parts in taken] == [("power",)] * 4
+        shapes = [part if part is None else part.shape for (part,) in map(parts_of, taken)]
+        assert shapes == [(1,), (2, 2), (), None]
+
+    @pytest.mark.parametrize(
+        ("value", "text"),
+        [
+            (1.5, "expected 2 result(s), power, phase; got 1"),
+            ((1, 2, 3), "expected 2 result(s), power, phase; got 3"),
+            ((), "expected 2 result(s), power, phase; got 0"),
+            ({"power": 1}, "expected results called power, phase; missing: phase"),
+            (Pair(1, 2), "missing: power, phase; not expected: left, right"),
+        ],
+    )
+    def test_values_that_users_have_named_otherwise_are_refused(self, value, text):
+        """Also where what HDF5 cannot hold may be pickled."""
+        encoder = Encoder(
+            None, False, names=("power", "phase"), to_pickle=pickle.dumps, may_pickle=True
+        )
+        with pytest.raises(MisfitError, match=re.escape(text)):
+            encoder.add(0, value)
+
+    def test_what_differs_is_pickled_where_that_is_allowed(self):
+        encoder = Encoder(None, False, to_pickle=pickle.dumps, may_pickle=True)
+        for index, value in enumerate(({"a": 1}, {"b": 2}, {3: 4})):
+            encoder.add(index, value)
+
+        content = encoder.take()
+        assert [is_pickle(parts) for parts in content.parts] == [False, True, True]
+        assert [pickle.loads(parts) for parts in content.parts[1:]] == [[{"b": 2}], [{3: 4}]]
+        assert content.unstorable[0] == 1
+
+    def test_large_ones_are_placed_by_their_numbers_in_the_order_of_the_run(self):
+        sites = Sites()
+        content = encode([{"a": 1, "b": LARGE}, {"b": LARGE + 1, "a": LARGE + 2}], place=sites)
+
+        assert [asked[:2] for asked in sites.asked] == [(0, 1), (1, 0), (1, 1)]
+        assert_same(sites.written[1, 1], LARGE + 1)
+        assert [names_of(parts) for parts in content.parts] == [("a", "b")] * 2
 
 
 class TestPlacing:
