@@ -3,7 +3,7 @@
 `map` is the collective call for scripts, `ParallelMap` the same with ACME's interface, ``python -m
 acme_mpi`` the command line; `PerTask` and `Shared` say how one argument is distributed. Importing
 the package does not initialise MPI. `submit` has a job make the call, on this machine or a
-cluster; `attach` finds the job again.
+cluster; `attach` finds the job again. `open` has the results of a run as values and tables.
 """
 
 from importlib import import_module
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         InputError,
         InputTypeError,
         LaunchError,
+        NoResultError,
         PlaceError,
         StoppedError,
         StoreError,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from acme_mpi.pools.executor import Executor
     from acme_mpi.pools.joblib import register_joblib
     from acme_mpi.pools.pool import Pool
+    from acme_mpi.reading.opening import open as open
     from acme_mpi.rules import Rules
     from acme_mpi.session.launching import connect, launch
     from acme_mpi.tasks.grid import Grid
@@ -66,6 +68,7 @@ _PLACES = {
         "InputError",
         "InputTypeError",
         "LaunchError",
+        "NoResultError",
         "PlaceError",
         "StoppedError",
         "StoreError",
@@ -81,6 +84,7 @@ _PLACES = {
     "pools.executor": ("Executor",),
     "pools.joblib": ("register_joblib",),
     "pools.pool": ("Pool",),
+    "reading.opening": ("open",),
     "rules": ("Rules",),
     "session.launching": ("connect", "launch"),
     "tasks.grid": ("Grid",),
@@ -101,7 +105,7 @@ def __dir__() -> list[str]:
     return [*globals(), *_MODULE_OF]
 
 
-# Without `map`: a star would hide the builtin.
+# Without `map` and `open`: a star would hide the builtins.
 __all__ = [
     "SGE",
     "ACMEdaemon",
@@ -114,6 +118,7 @@ __all__ = [
     "Job",
     "LaunchError",
     "Local",
+    "NoResultError",
     "ParallelMap",
     "PerTask",
     "PlaceError",

@@ -8,6 +8,7 @@
     │   ├── LoadingError   a call where user code is loaded, so that it has to be under a guard
     │   └── PlaceError     (OSError)     files cannot go where they were asked to go
     ├── LaunchError (RuntimeError)   launcher and MPI do not fit, or no rank can work; exit 2
+    ├── NoResultError (IndexError)   a task whose result is asked for has none; exit 2
     ├── StoreError  (OSError)        the storage medium refused the results; exit 74
     ├── StoppedError (RuntimeError)  the run was ended early, the rest can be run later; exit 75
     ├── WorkerDied  (RuntimeError)   the process that called a pool's task has ended; exit 1
@@ -68,6 +69,10 @@ class PlaceError(InputError, OSError):
 
 class LaunchError(AcmeMpiError, RuntimeError):
     """The ranks of the job do not form one MPI world, or none of them can work."""
+
+
+class NoResultError(AcmeMpiError, IndexError):
+    """A task whose result is asked for has failed, has not ended, or does not exist."""
 
 
 class StoreError(AcmeMpiError, OSError):

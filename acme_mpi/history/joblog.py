@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from acme_mpi.history.calls import Calls, calls_in
 from acme_mpi.history.description import Description
 from acme_mpi.history.journal import Block, Tell, ignore
 from acme_mpi.history.records import Records, Table, read_pieces, said_of_failures
@@ -55,7 +56,7 @@ def joblog_lines(folder: str, tell: Tell = ignore) -> Iterator[str]:
     codes = np.zeros((len(ended), 2), np.int64)
     is_failed = ended["kind"] == Block.FAILED
     codes[is_failed] = np.reshape(failed, (-1, 2))[: is_failed.sum()]
-    return _lines(ended, codes, _calls(ended, named), _command(description))
+    return _lines(ended, codes, calls_in(ended, named), _command(description))
 
 
 def exit_codes(said: Mapping[str, Any]) -> tuple[int, int]:
@@ -88,69 +89,8 @@ def _command(described: Description) -> Callable[[int], str]:
     return lambda index: f"{name}(task {index})"
 
 
-class _Calls(NamedTuple):
-    """Calls of tasks that have ended, one by one.
-
-    Attributes
-    ----------
-    block : (n,) ndarray of int64
-        Position of the block that says so.
-    index : (n,) ndarray of int64
-        The task.
-    start_s, busy_s : (n,) ndarray of float64
-        Unix time of the start, and duration.
-    """
-
-    block: Any
-    index: Any
-    start_s: Any
-    busy_s: Any
-
-
-def _calls(ended: Records, named: Records) -> _Calls:
-    """Return the calls of the tasks in `ended`, with the durations in `named` where they fit.
-
-    What the named ones leave of the time of a block is shared by its other tasks.
-    """
-    counts = ended["count"]
-    begins = np.cumsum(counts) - counts
-    block = np.repeat(np.arange(len(ended)), counts)
-    index = np.arange(len(block)) + (ended["first"] - begins)[block]
-    at, named = _positions(ended, named, begins)
-    n_named = np.bincount(block[at], minlength=len(ended))
-    named_s = np.bincount(block[at], weights=named["busy_s"], minlength=len(ended))
-    mean_s = (ended["busy_s"] - named_s).clip(0) / (counts - n_named).clip(1)
-    busy_s = mean_s[block]
-    busy_s[at] = named["busy_s"]
-    before_s = np.cumsum(busy_s) - busy_s
-    start_s = ended["start_s"][block] + before_s - before_s[begins][block]
-    start_s[at] = named["start_s"]
-    return _Calls(block, index, start_s, busy_s)
-
-
-def _positions(ended: Records, named: Records, begins: Any) -> tuple[Any, Records]:
-    """Return where the named tasks stand among all tasks of `ended`, and those that are there."""
-    if not (len(ended) and len(named)):
-        return np.zeros(0, np.int64), named[:0]
-    both = np.concatenate([ended, named])
-    key = _distinct(_distinct(both["run"], both["rank"]), both["attempt"])
-    key = key * int((both["first"] + both["count"]).max()) + both["first"]
-    order = np.argsort(key[: len(ended)])
-    found = np.searchsorted(key[order], key[len(ended) :], side="right") - 1
-    block = order[found.clip(0)]
-    distance = key[len(ended) :] - key[block]
-    is_there = (distance >= 0) & (distance < ended["count"][block])
-    return (begins[block] + distance)[is_there], named[is_there]
-
-
-def _distinct(first: Any, second: Any) -> Any:
-    """Return numbers from 0 on, equal where both are equal."""
-    pairs = first.astype(np.int64) * (int(second.max()) + 1) + second
-    return np.unique(pairs, return_inverse=True)[1]
-
-
 def _lines(
-    ended: Records, codes: Any, calls: _Calls, command: Callable[[int], str]
+    ended: Records, codes: Any, calls: Calls, command: Callable[[int], str]
 ) -> Iterator[str]:
     yield JOBLOG_HEADER
     names = {

@@ -82,7 +82,8 @@ class PayloadStore(RecordedStore):
         name = self.payload_name(rank, k)
         return os.path.join(self.layout.directory, self.folder, name)
 
-    def _log_path(self, rank: int, k: int) -> str:
+    def log_path(self, rank: int, k: int) -> str:
+        """Return the path of the log of changes that payload `k` of a rank may still need."""
         return os.path.join(self.layout.dot_folder, f"rank{rank}_{k}.redo")
 
     def restore(self) -> None:
@@ -100,12 +101,12 @@ class PayloadStore(RecordedStore):
     def _payload(self) -> PayloadFile:
         if self._current is None:
             path = self.payload_path(self.world.rank, self._n_files)
-            log = self._log_path(self.world.rank, self._n_files)
+            log = self.log_path(self.world.rank, self._n_files)
             # Those of earlier runs are never opened for writing again.
             while os.path.lexists(path) or os.path.lexists(log):
                 self._n_files += 1
                 path = self.payload_path(self.world.rank, self._n_files)
-                log = self._log_path(self.world.rank, self._n_files)
+                log = self.log_path(self.world.rank, self._n_files)
             with refusals(path):
                 key = FileKey(rank=self.world.rank, payload=self._n_files)
                 self._current = PayloadFile(path, log, key, self._row_spec)
@@ -262,6 +263,10 @@ class PayloadStore(RecordedStore):
         """Return the rows of a column that a record speaks of, (count, *row_shape) ndarray."""
         file = self._reader(self.payload_path(int(record["rank"]), int(record["payload"])))
         return self._rows_of(file, int(record["offset"]), int(record["count"]), k)
+
+    def place_of_rows(self, record: Record) -> tuple[str, int]:
+        """Return the path of the file with packed rows, and the number of the first."""
+        return self.source(record), int(record["offset"])
 
     def read_part(self, record: Record, index: int, k: int = 0) -> Array:
         """Return one part of one of the tasks that a record speaks of."""

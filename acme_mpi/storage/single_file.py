@@ -155,7 +155,7 @@ class SingleFileStore(PayloadStore, ContainedStore):
         def write(shared: SharedRows) -> None:
             for spec in columns:
                 shape = spec.stacked_shape(n_tasks)
-                Slabs(world, spec, shape, records, self._place_of_rows).write(shared)
+                Slabs(world, spec, shape, records, self.place_of_rows).write(shared)
             self.release()
 
         self.make_partial(records, write, in_slabs=True)
@@ -224,7 +224,7 @@ class SingleFileStore(PayloadStore, ContainedStore):
 
     def files(self, record: Record) -> list[str]:
         """Return the paths of the spool file, the one file, or both."""
-        rows = [self._place_of_rows(record)[0]] if record["form"] & AS_ROWS else []
+        rows = [self.place_of_rows(record)[0]] if record["form"] & AS_ROWS else []
         return [self.source(record), *rows]
 
     @property
@@ -235,7 +235,7 @@ class SingleFileStore(PayloadStore, ContainedStore):
         # Unless rows go into it at once, it is a copy that a killed run has not completed.
         return container if self._shared is None and os.path.exists(container) else partial
 
-    def _place_of_rows(self, record: Record) -> tuple[str, int]:
+    def place_of_rows(self, record: Record) -> tuple[str, int]:
         """Return the path of the file with packed rows, and the number of the first."""
         if self._are_rows_spooled and not self._is_over_container:
             spooled = self._spooled_rows(int(record["rank"]), int(record["payload"]))
@@ -292,5 +292,5 @@ class SingleFileStore(PayloadStore, ContainedStore):
 
     def read_rows(self, record: Record, k: int = 0) -> Array:
         """Return rows of the spool, or of the shared file."""
-        path, first = self._place_of_rows(record)
+        path, first = self.place_of_rows(record)
         return self._rows_of(self._reader(path), first, int(record["count"]), k)

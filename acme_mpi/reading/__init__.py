@@ -1,0 +1,1 @@
+"""Results as values, tables and labelled arrays, for whoever opens them later."""

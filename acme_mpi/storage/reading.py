@@ -1,0 +1,308 @@
+"""What tasks have returned, read from wherever it lies, of runs in any state.
+
+The journals say where: so neither a container nor a regular end of the run is needed, and nothing
+is written.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import h5py
+import numpy as np
+
+from acme_mpi.comm import SerialWorld
+from acme_mpi.errors import StoreError
+from acme_mpi.history.description import Description
+from acme_mpi.history.journal import AS_PICKLES, AS_ROWS, FileKey, stamp_of
+from acme_mpi.history.layout import Layout
+from acme_mpi.history.parsing import Damaged, read_file
+from acme_mpi.history.records import Record, Records
+from acme_mpi.results.convert import Array, Part
+from acme_mpi.results.spec import RowSpec
+from acme_mpi.storage import hdf5, make_store
+from acme_mpi.storage.base import missing_value
+from acme_mpi.storage.gridded import read_rows
+from acme_mpi.storage.payload import PayloadStore
+from acme_mpi.storage.recorded import RecordedStore
+from acme_mpi.storage.redone import open_redone
+
+PAUSES_S = (0.01, 0.05, 0.25)  # before another look at a file that a run is changing
+LARGE = object()  # stands for an array
+
+T = TypeVar("T")
+
+
+class Found(NamedTuple):
+    """What a task has returned, or its form.
+
+    Attributes
+    ----------
+    names : list of str
+        Of its parts; ``result_<k>`` if it has no other.
+    parts : list
+        Arrays, None for nothing; or of arrays `Form` alone.
+    pickled : bytes or None
+        In their place a pickle.
+    """
+
+    names: list[str]
+    parts: list[Any]
+    pickled: bytes | None = None
+
+
+class Form(NamedTuple):
+    """Shape and dtype of a part; both None of nothing."""
+
+    shape: tuple[int, ...] | None
+    dtype: np.dtype[Any] | None
+
+
+class Reader:
+    """Reads the results of runs of one function. Methods may be called in any thread.
+
+    Parameters
+    ----------
+    layout : Layout
+        Where they lie.
+    description : Description
+        Of the last run.
+    done : Records
+        The records of durable results, in task order.
+    is_changing : callable
+        Tells whether a run may be writing.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        description: Description,
+        done: Records,
+        is_changing: Callable[[], bool],
+    ) -> None:
+        n_tasks, spec = description.n_tasks, description.spec
+        store = make_store(description.kind, SerialWorld(), layout, spec, n_tasks)
+        assert isinstance(store, RecordedStore)
+        self._store, self._spec, self._done = store, spec, done
+        self._is_changing = is_changing
+        self._lock = threading.RLock()
+        self._opened: tuple[str, int, h5py.File] | None = None
+
+    @property
+    def columns(self) -> tuple[RowSpec, ...]:
+        """The forms of the arrays in which rows of all tasks are stacked; empty without any."""
+        return () if self._spec is None else _columns(self._spec)
+
+    def close(self) -> None:
+        """Close the file that was read last; another read opens it again."""
+        with self._lock:
+            if self._opened is not None:
+                self._opened[2].close()
+                self._opened = None
+
+    def record_of(self, index: int) -> Record | None:
+        """Return the record that speaks of a task's result, None if there is none."""
+        at = int(np.searchsorted(self._done["first"], index, side="right")) - 1
+        if at < 0 or index >= self._done["first"][at] + self._done["count"][at]:
+            return None
+        return self._done[at]  # type: ignore[no-any-return]
+
+    def read(self, index: int) -> Found:
+        """Return what a task with a record has returned.
+
+        Raises
+        ------
+        StoreError
+            It cannot be read.
+        """
+        return self._attempt(lambda: self._read(index, _part))
+
+    def form(self, index: int) -> Found:
+        """Return its form, for which nothing large is read.
+
+        Raises
+        ------
+        StoreError
+            It cannot be read.
+        """
+        return self._attempt(lambda: self._read(index, _form))
+
+    def scalars(self, index: int) -> Found:
+        """Return what it has returned, with `LARGE` in the place of what is no scalar.
+
+        Raises
+        ------
+        StoreError
+            It cannot be read.
+        """
+        return self._attempt(lambda: self._read(index, _scalar))
+
+    def rows(self, k: int, tasks: Array) -> Array:
+        """Return rows of the stacked array `k`, missing ones with its missing value.
+
+        Parameters
+        ----------
+        k : int
+            Of `columns`.
+        tasks : (n,) ndarray of int64
+            Which rows.
+
+        Returns
+        -------
+        (n, *row_shape) ndarray
+
+        Raises
+        ------
+        StoreError
+            They cannot be read.
+        """
+        column = self.columns[k]
+        rows = np.full((len(tasks), *column.row_shape), missing_value(column.dtype), column.dtype)
+        for first, at, count in _runs(tasks):
+            for record in self._records_of(first, count):
+                start = max(first, int(record["first"]))
+                stop = min(first + count, int(record["first"] + record["count"]))
+                place = slice(at + start - first, at + stop - first)
+                rows[place] = self._attempt(self._rows_reader(k, record, start, stop))
+        return rows
+
+    def _rows_reader(self, k: int, record: Record, start: int, stop: int) -> Callable[[], Array]:
+        return lambda: self._rows_of(k, record, start, stop)
+
+    def _records_of(self, first: int, count: int) -> Iterator[Record]:
+        begin = int(np.searchsorted(self._done["first"], first, side="right")) - 1
+        for record in self._done[max(0, begin) :]:
+            if record["first"] >= first + count:
+                return
+            if record["first"] + record["count"] > first and record["form"] & AS_ROWS:
+                yield record
+
+    def _rows_of(self, k: int, record: Record, start: int, stop: int) -> Array:
+        """Return rows that one record speaks of."""
+        column = self.columns[k]
+        if not isinstance(self._store, PayloadStore):  # each task has a file of its own
+            file = self._file(self._store.source(record))
+            return np.asarray(file[column.dataset][()])[np.newaxis]
+        path, row = self._store.place_of_rows(record)
+        dataset = self._file(path, record)[column.dataset]
+        rows = read_rows(dataset, column, row + start - int(record["first"]), stop - start)
+        if len(rows) < stop - start:
+            raise ValueError(f"{path}: there are too few rows")
+        return rows
+
+    def _read(self, index: int, take: Callable[[h5py.Dataset], Any]) -> Found:
+        record = self.record_of(index)
+        assert record is not None
+        if record["form"] & AS_PICKLES:
+            path = self._store.path_of(FileKey(AS_PICKLES, first=index))
+            return Found([], [], read_file(path, os.path.getsize(path)))
+        names, parts = list[str](), list[Any]()
+        is_apart = not self._store.has_own_files and record["form"] & AS_ROWS
+        for k, column in enumerate(self.columns if is_apart else ()):
+            names.append(column.name or column.dataset)
+            row = self._rows_of(k, record, index, index + 1)[0]
+            parts.append(Form(row.shape, row.dtype) if take is _form else row)
+        group = self._group(record, index)
+        if self._spec is not None and self._spec.is_ragged and not _has_row(group):
+            # Merged into one array, as long as the longest.
+            merged = self._file(self._store.source(record), record)["result_0"]
+            row = read_rows(merged, self._spec, index, 1)[0]
+            names.append(self._spec.name or self._spec.dataset)
+            parts.append(Form(row.shape, row.dtype) if take is _form else row)
+        while group is not None and (link := f"result_{len(parts)}") in group:
+            called = self.columns[len(parts)].name if len(parts) < len(self.columns) else ""
+            names.append(called or _name(group, link))
+            parts.append(take(group[link]))
+        return Found(names, parts)
+
+    def _group(self, record: Record, index: int) -> h5py.Group | None:
+        """Return the group with the datasets of a task, None if all it has are rows."""
+        file = self._file(self._store.source(record), record)
+        return file if self._store.has_own_files else file.get(f"comp_{index}")
+
+    def _file(self, path: str, record: Record | None = None) -> h5py.File:
+        """Return a file open for reading, the last one of all as long as it does not change."""
+        stamp = stamp_of(os.stat(path))
+        if self._opened is None or self._opened[:2] != (path, stamp):
+            self.close()
+            self._opened = path, stamp, self._open(path, record)
+        return self._opened[2]
+
+    def _open(self, path: str, record: Record | None) -> h5py.File:
+        # While a run writes, the log belongs to changes that it makes itself.
+        if record is None or not isinstance(self._store, PayloadStore) or self._is_changing():
+            return hdf5.open_to_read(path)
+        log_path = self._store.log_path(int(record["rank"]), int(record["payload"]))
+        is_payload = os.path.basename(path) == os.path.basename(
+            self._store.payload_path(int(record["rank"]), int(record["payload"]))
+        )
+        return open_redone(path, log_path) if is_payload else hdf5.open_to_read(path)
+
+    def _attempt(self, read: Callable[[], T]) -> T:
+        """Return what is read; of a file that a run is changing after another look."""
+        with self._lock:
+            for pause_s in PAUSES_S:
+                try:
+                    return read()
+                except (OSError, KeyError, RuntimeError, ValueError):
+                    if not self._is_changing():
+                        break
+                self.close()
+                time.sleep(pause_s)
+            try:
+                return read()
+            except (OSError, KeyError, RuntimeError, ValueError) as error:
+                raise StoreError(_why(error)) from None
+
+
+def _columns(spec: RowSpec) -> tuple[RowSpec, ...]:
+    # Rows of differing length lie in groups.
+    return () if spec.is_ragged else spec.columns
+
+
+def _has_row(group: h5py.Group | None) -> bool:
+    return group is not None and "result_0" in group
+
+
+def _name(group: h5py.Group, link: str) -> str:
+    """Return the name of the dataset to which ``result_<k>`` leads."""
+    found = group.get(link, getlink=True)
+    return str(found.path) if isinstance(found, h5py.SoftLink) else link
+
+
+def _part(dataset: h5py.Dataset) -> Part:
+    if dataset.shape is None:
+        return None
+    is_text = h5py.check_string_dtype(dataset.dtype) and dataset.dtype.kind == "O"
+    return np.asarray(dataset.asstr()[()] if is_text else dataset[()], object if is_text else None)
+
+
+def _scalar(dataset: h5py.Dataset) -> Any:
+    """Return the only element of a dataset."""
+    if dataset.shape in ((), (1,)):
+        part = _part(dataset)
+        return LARGE if part is None else part.reshape(())[()]
+    return None if dataset.shape is None else LARGE
+
+
+def _form(dataset: h5py.Dataset) -> Form:
+    return Form(dataset.shape, None if dataset.shape is None else dataset.dtype)
+
+
+def _runs(tasks: Sequence[int] | Array) -> Iterator[tuple[int, int, int]]:
+    """Yield (first task, its position, count) of consecutive tasks."""
+    edges = np.flatnonzero(np.diff(tasks) != 1) + 1
+    for run in np.split(np.arange(len(tasks)), edges) if len(tasks) else []:
+        yield int(tasks[run[0]]), int(run[0]), len(run)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, Damaged):
+        return str(error)
+    path, reason = getattr(error, "filename", None), getattr(error, "strerror", None)
+    text = f"{path}: {reason}" if path and reason else " ".join(str(error).split())
+    return f"a result cannot be read: {text}; `python -m acme_mpi check` says what is damaged"

@@ -1,0 +1,410 @@
+"""`acme_mpi.open`: the same results, arguments and reasons in every layout and state of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import zlib
+
+import numpy as np
+import pytest
+
+import acme_mpi
+from acme_mpi import Grid, InputError, NoResultError, ParallelMap, PerTask
+from acme_mpi.history.parsing import REDO_CRC, REDO_HEADER, REDO_MAGIC, REDO_PIECE
+from acme_mpi.storage.labels import FILE
+
+pytestmark = pytest.mark.once
+
+LAYOUTS = {
+    "rank": {},
+    "computation": {"payload": "computation"},
+    "single": {"single_file": True},
+}
+ROWS = {"result_shape": (None, 3)}
+every_layout = pytest.mark.parametrize("layout", LAYOUTS)
+
+PROGRAM = """
+import os, signal, sys
+import numpy as np
+import acme_mpi
+
+def several(x, name):
+    if x == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return np.arange(3.0) + x, f"text {name}", np.arange(x)
+
+def row(x, name):
+    if x == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return np.arange(3.0) + x
+
+if __name__ == "__main__":
+    names = [f"n{k}" for k in range(9)]
+    func = globals()[sys.argv[1]]
+    acme_mpi.map(func, range(9), names, output_dir="out", isolate=False, **eval(sys.argv[2]))
+"""
+
+
+def several(x, name="a"):
+    if x == 3:
+        raise ValueError("three is\nodd")
+    return np.arange(3.0) + x, f"text {name}", np.arange(x)
+
+
+def row(x, name="a"):
+    if x == 3:
+        raise ValueError("three is odd")
+    return np.arange(3.0) + x
+
+
+def scalars(x):
+    if x == 2:
+        raise ValueError("two")
+    return x, x > 1, x / 2, f"t{x}"
+
+
+def square(x, y=0):
+    return x**2 + y
+
+
+def ragged(x):
+    return np.arange(x + 1.0)
+
+
+def run(func, folder, *args, **options):
+    """Run a function, of which some calls may fail, and open what it leaves."""
+    with contextlib.suppress(acme_mpi.TaskError):
+        acme_mpi.map(func, *args, output_dir=str(folder / "out"), **options)
+    return acme_mpi.open(folder / "out")
+
+
+def same(found, expected):
+    """Compare a result with what was returned."""
+    if isinstance(expected, tuple):
+        return len(found) == len(expected) and all(map(same, found, expected))
+    return np.array_equal(found, expected)
+
+
+class TestOneByOne:
+    @every_layout
+    def test_it_is_what_was_returned(self, tmp_path, layout):
+        results = run(several, tmp_path, range(5), **LAYOUTS[layout])
+
+        assert len(results) == 5
+        assert all(same(results[x], several(x)) for x in (0, 1, 2, 4, -1) if x >= 0)
+        assert same(results[-1], several(4))
+        assert [len(each) for each in results[1:3]] == [3, 3]
+        assert [task for task, _ in results.items()] == [0, 1, 2, 4]
+
+    @every_layout
+    @pytest.mark.parametrize("axis", [0, 1])
+    def test_a_row_of_the_common_array(self, tmp_path, layout, axis):
+        shape = (None, 3) if axis == 0 else (3, None)
+        results = run(row, tmp_path, range(5), result_shape=shape, **LAYOUTS[layout])
+
+        assert all(same(results[x], row(x)) for x in (0, 1, 2, 4))
+
+    @every_layout
+    def test_of_a_grid_it_goes_by_the_tasks(self, tmp_path, layout):
+        results = run(
+            square, tmp_path, Grid(x=[1, 2], y=[5, 6, 7]), result_shape=(None,), **LAYOUTS[layout]
+        )
+
+        assert [float(value) for value in results] == [6, 7, 8, 9, 10, 11]
+
+    @every_layout
+    def test_rows_of_differing_length(self, tmp_path, layout):
+        shape = (None, np.inf)
+        results = run(ragged, tmp_path, range(4), result_shape=shape, **LAYOUTS[layout])
+
+        n_padded = 4 if layout == "single" else 2
+        assert len(results[1]) == n_padded
+        assert same(results[1][:2], ragged(1))
+
+    @every_layout
+    def test_a_failed_task_says_why(self, tmp_path, layout):
+        results = run(several, tmp_path, range(5), **LAYOUTS[layout])
+
+        with pytest.raises(NoResultError, match="task 3 of several has failed: ValueError: three"):
+            results[3]
+        with pytest.raises(IndexError, match="there is no task 5"):
+            results[5]
+        assert [(each.task, each.arguments) for each in results.failed] == [(3, {"x": 3})]
+        assert results.failed[0].error == "ValueError: three is odd"
+        assert results.missing.tolist() == [3]
+
+    @every_layout
+    def test_named_arrays_of_rows(self, tmp_path, layout):
+        def f(x):
+            return {"power": np.arange(3.0) + x, "peak": float(x)}
+
+        shapes = {"power": (None, 3), "peak": (None,)}
+        results = run(f, tmp_path, Grid(x=[1, 2]), result_shape=shapes, **LAYOUTS[layout])
+
+        assert results.names == ("power", "peak")
+        assert results[1]["power"].tolist() == [2, 3, 4]
+        assert results[1]["peak"] == 2
+        assert results.to_pandas()["peak"].tolist() == [1, 2]
+        assert results.to_xarray().power.sel(x=2).values.tolist() == [2, 3, 4]
+
+    def test_nothing_and_lone_numbers(self, tmp_path):
+        results = run(lambda x: None if x else 2.5, tmp_path, [0, 1])
+
+        assert results[1] is None
+        assert results[0].tolist() == [2.5]
+
+
+class TestStates:
+    def kill(self, folder, func, layout, **more):
+        (folder / "program.py").write_text(PROGRAM)
+        options = repr({**LAYOUTS[layout], **more})
+        command = [sys.executable, "program.py", func, options]
+        ran = subprocess.run(command, cwd=folder, capture_output=True, timeout=60)
+        assert ran.returncode == -9, ran.stderr
+
+    @every_layout
+    @pytest.mark.parametrize("func", ["several", "row"])
+    def test_a_killed_run_before_any_recover(self, tmp_path, layout, func):
+        self.kill(tmp_path, func, layout, **(ROWS if func == "row" else {}))
+        results = acme_mpi.open(tmp_path / "out")
+
+        done = [task for task, _ in results.items()]
+        assert done == list(range(len(done)))
+        assert all(same(results[x], globals()[func](x, f"n{x}")) for x in done if x != 3)
+        assert results.arguments["name"].tolist() == [f"n{k}" for k in range(9)]
+        with pytest.raises(NoResultError, match=r"task 8 of .* has no result yet; .*status"):
+            results[8]
+        assert len(results.to_pandas()) == 9
+
+    @every_layout
+    @pytest.mark.parametrize("more", [{}, ROWS])
+    def test_a_folder_that_has_moved(self, tmp_path, layout, more):
+        run(row, tmp_path, range(5), **LAYOUTS[layout], **more)
+        (tmp_path / "out").rename(tmp_path / "elsewhere")
+
+        results = acme_mpi.open(tmp_path / "elsewhere" / "row.h5")
+        assert same(results[4], row(4))
+        assert results.arguments["x"].tolist() == [0, 1, 2, 3, 4]
+
+    def test_nothing_is_written(self, tmp_path):
+        run(row, tmp_path, range(5)).close()
+        out = tmp_path / "out"
+        before = {path: path.stat().st_mtime_ns for path in [out, *out.rglob("*")]}
+        results = acme_mpi.open(out)
+        results.to_pandas(), results.to_xarray().load(), repr(results), results._repr_html_()
+
+        assert {path: path.stat().st_mtime_ns for path in [out, *out.rglob("*")]} == before
+
+    @every_layout
+    @pytest.mark.parametrize("more", [{}, ROWS])
+    def test_while_the_run_goes_on(self, tmp_path, layout, more):
+        gate, out = tmp_path / "gate", tmp_path / "out"
+        os.mkfifo(gate)
+
+        def waits(x, gate):
+            if x == 3:
+                open(gate).close()
+            return np.arange(3.0) + x
+
+        options = {**LAYOUTS[layout], **more}
+        thread = threading.Thread(
+            target=acme_mpi.map,
+            args=(waits, range(4), str(gate)),
+            kwargs={"output_dir": str(out), **options},
+        )
+        thread.start()
+        try:
+            with open(gate, "w"):  # task 3 runs now; what came before it is on its way
+                results = acme_mpi.open(out)
+                found = list(results.items())
+                assert all(same(value, np.arange(3.0) + x) for x, value in found)
+                with pytest.raises(NoResultError, match="being computed"):
+                    results[3]
+        finally:
+            thread.join()
+        assert len(list(acme_mpi.open(out).items())) == 4
+
+    def test_a_change_that_was_not_made_is_seen_as_made(self, tmp_path):
+        run(row, tmp_path, range(5))
+        payload = next((tmp_path / "out" / "row_payload").iterdir())
+        whole = payload.read_bytes()
+        # As a kill leaves it: the log is complete, and the file is not changed.
+        body = REDO_PIECE.pack(0, 600) + whole[:600]
+        text = REDO_HEADER.pack(REDO_MAGIC, len(whole), 1) + body
+        log = tmp_path / "out" / ".acme_mpi" / "row" / "rank0_0.redo"
+        log.write_bytes(text + REDO_CRC.pack(zlib.crc32(text)))
+        payload.write_bytes(bytes(600) + whole[600:])
+
+        assert same(acme_mpi.open(tmp_path / "out")[4], row(4))
+        assert payload.read_bytes()[:600] == bytes(600)
+
+
+class TestArguments:
+    def test_of_a_grid_they_are_made_of_its_axes(self, tmp_path):
+        results = run(square, tmp_path, Grid(x=[1, 2], y=[5, 6, 7]))
+
+        assert results.arguments["x"].tolist() == [1, 1, 1, 2, 2, 2]
+        assert results.arguments["y"].tolist() == [5, 6, 7] * 2
+        assert results.arguments.of_task(4) == {"x": 2, "y": 6}
+
+    def test_times_are_times(self, tmp_path):
+        days = [datetime.datetime(2024, 5, day) for day in (1, 2)]
+        results = run(lambda day: day.day, tmp_path, PerTask(days))
+
+        assert results.arguments["day"].dtype.kind == "M"
+        assert results.to_xarray()["day"].dt.day.values.tolist() == [1, 2]
+
+    def test_without_labels_there_are_none(self, tmp_path):
+        run(square, tmp_path, [1, 2])
+        (tmp_path / "out" / ".acme_mpi" / "square" / FILE).unlink()
+
+        results = acme_mpi.open(tmp_path / "out")
+        assert not results.arguments
+        assert results.to_pandas()["result_0"].tolist() == [1, 4]
+
+
+class TestTables:
+    @every_layout
+    def test_a_row_for_each_task(self, tmp_path, layout):
+        table = run(scalars, tmp_path, range(4), **LAYOUTS[layout]).to_pandas()
+
+        assert table.index.name == "task"
+        assert list(table) == [
+            *("x", "result_0", "result_1", "result_2", "result_3"),
+            *("seconds", "host", "rank", "peak_memory", "error"),
+        ]
+        assert table["x"].tolist() == [0, 1, 2, 3]
+        assert table["result_0"].dtype == "Int64"
+        assert table["result_1"].dtype == "boolean"
+        assert table["result_2"].dropna().tolist() == [0, 0.5, 1.5]
+        assert table["result_3"].dropna().tolist() == ["t0", "t1", "t3"]
+        assert table["error"].dropna().to_dict() == {2: "ValueError: two"}
+        assert (table["seconds"] > 0).all()
+
+    @every_layout
+    def test_stacked_numbers_are_a_column(self, tmp_path, layout):
+        options = {"result_shape": (None,), "result_dtype": "int32", **LAYOUTS[layout]}
+        table = run(square, tmp_path, range(4), **options).to_pandas()
+
+        assert table["result_0"].tolist() == [0, 1, 4, 9]
+        assert table["result_0"].dtype == "int32"
+
+    def test_arrays_are_no_column(self, tmp_path):
+        table = run(several, tmp_path, range(3)).to_pandas()
+
+        assert list(table)[:2] == ["x", "result_1"]
+
+    def test_columns_of_one_name_are_told_apart(self, tmp_path):
+        def f(host, result_0):
+            return host + result_0
+
+        table = run(f, tmp_path, [1, 2], [3, 4]).to_pandas()
+        assert list(table)[:5] == ["host", "result_0", "result_0_result", "seconds", "host_of_task"]
+
+
+class TestLabelledArrays:
+    @every_layout
+    @pytest.mark.parametrize("more", [{}, {"result_shape": (None,)}])
+    def test_a_grid_gives_the_dimensions(self, tmp_path, layout, more):
+        axes = Grid(x=[1, 2], y=[5, 6, 7])
+        found = run(square, tmp_path, axes, **LAYOUTS[layout], **more).to_xarray()
+
+        assert dict(found.sizes) == {"x": 2, "y": 3}
+        assert found.result_0.sel(x=2, y=6).values == 10
+        assert found.result_0.values.tolist() == [[6, 7, 8], [9, 10, 11]]
+
+    @every_layout
+    def test_tasks_are_a_dimension_with_their_arguments(self, tmp_path, layout):
+        found = run(row, tmp_path, range(5), list("abcde"), **LAYOUTS[layout]).to_xarray()
+
+        assert dict(found.sizes) == {"task": 5, "result_0_0": 3}
+        assert found.result_0.isel(task=2).values.tolist() == [2, 3, 4]
+        assert np.isnan(found.result_0.isel(task=3)).all()
+        assert found.set_xindex("name").sel(name="e").x == 4
+        assert found.attrs["function"] == "row"
+
+    def test_only_what_is_asked_for_is_read(self, tmp_path, monkeypatch):
+        results = run(row, tmp_path, range(5), **ROWS)
+        found = results.to_xarray()
+        seen = []
+        rows = results.reader.rows
+        monkeypatch.setattr(
+            results.reader,
+            "rows",
+            lambda k, tasks: (seen.append(tasks.tolist()), rows(k, tasks))[1],
+        )
+
+        assert found.result_0.isel(task=[4]).values.tolist() == [[4, 5, 6]]
+        assert len(seen) == 1
+
+    def test_whole_numbers_and_booleans_are_float_where_tasks_are_missing(self, tmp_path):
+        found = run(scalars, tmp_path, range(4)).to_xarray()
+
+        assert found.result_0.dtype == found.result_1.dtype == float
+        assert found.result_1.values[[0, 1, 3]].tolist() == [0, 0, 1]
+        assert found.result_3.values.tolist() == ["t0", "t1", "", "t3"]
+
+    def test_results_that_differ_in_shape_are_refused(self, tmp_path):
+        results = run(ragged, tmp_path, range(3))
+
+        with pytest.raises(InputError, match=r"\(1,\) in task 0, \(2,\) in task 1; .*np.inf"):
+            results.to_xarray()
+
+    def test_an_empty_selection_and_no_tasks(self, tmp_path):
+        found = run(row, tmp_path, range(5), **ROWS).to_xarray()
+
+        assert found.result_0[:0].values.shape == (0, 3)
+
+
+class TestPickles:
+    def test_they_are_loaded_if_that_is_said(self, tmp_path):
+        out = str(tmp_path / "out")
+        with ParallelMap(lambda x: {1, x}, range(2), output_dir=out, logfile=False) as pmap:
+            pmap.compute()
+        results = acme_mpi.open(out)
+
+        with pytest.raises(InputError, match="allow_pickle=True"):
+            results[1]
+        assert acme_mpi.open(out, allow_pickle=True)[0] == {0, 1}
+        with pytest.raises(InputError, match="pickled"):
+            results.to_xarray()
+        assert len(results.to_pandas()) == 2
+
+    def test_a_run_of_pickles(self, tmp_path):
+        out = str(tmp_path / "out")
+        with ParallelMap(
+            square, range(2), output_dir=out, write_pickle=True, logfile=False
+        ) as pmap:
+            pmap.compute()
+
+        assert acme_mpi.open(out, allow_pickle=True)[1] == 1
+
+    def test_opened_results_can_be_sent(self, tmp_path):
+        results = run(row, tmp_path, range(5))
+
+        assert same(pickle.loads(pickle.dumps(results))[4], row(4))
+
+
+class TestPlaces:
+    def test_several_functions_are_named(self, tmp_path):
+        run(row, tmp_path, range(2))
+        acme_mpi.map(square, [1, 2], output_dir=str(tmp_path / "out"))
+
+        with pytest.raises(InputError, match=r"choose one by `name` .*: row, square"):
+            acme_mpi.open(tmp_path / "out")
+        assert acme_mpi.open(tmp_path / "out", "square")[1] == 4
+        assert acme_mpi.open(tmp_path / "out" / "row.h5").name == "row"
+        with pytest.raises(InputError, match="no results of 'cube'"):
+            acme_mpi.open(tmp_path / "out", name="cube")
+
+    def test_a_place_without_results(self, tmp_path):
+        with pytest.raises(InputError, match="holds no run"):
+            acme_mpi.open(tmp_path)
+        with pytest.raises(InputError, match="there is nothing at"):
+            acme_mpi.open(tmp_path / "nowhere")
