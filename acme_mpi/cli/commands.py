@@ -1,7 +1,7 @@
 """The commands on the directory of a run: ``status``, ``stop``, ``recover`` and ``check``.
 
-Those of jobs are named here, and lie in `job_commands`. All are for any shell, while the run goes
-on or later, and start no MPI.
+Those of jobs and of results are named here, and lie in `job_commands` and `result_commands`. All
+are for any shell, while the run goes on or later, and start no MPI.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from importlib import import_module
 from typing import NamedTuple
 
 from acme_mpi.cli.command_parser import CommandParser
 from acme_mpi.cli.status_text import status_text
-from acme_mpi.cli.summaries import COMMANDS, OF_JOBS
+from acme_mpi.cli.summaries import COMMANDS, OF_JOBS, OF_RESULTS
 from acme_mpi.comm import SerialWorld
 from acme_mpi.engine.messages import ConsoleFormatter
 from acme_mpi.errors import EXIT_DONE, EXIT_STORAGE, AcmeMpiError, InputError, StoreError
@@ -67,7 +68,9 @@ def run_command(argv: Sequence[str]) -> int:
     """
     name = argv[0]
     if name in OF_JOBS:
-        return _run_job_command(name, argv[1:])
+        return _run_elsewhere("acme_mpi.cli.job_commands", "run_job_command", argv)
+    if name in OF_RESULTS:
+        return _run_elsewhere("acme_mpi.cli.result_commands", "run_result_command", argv)
     parser = CommandParser(
         prog=f"python -m acme_mpi {name}", description=f"{COMMANDS[name].capitalize()}."
     )
@@ -104,12 +107,12 @@ def _messages() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-def _run_job_command(name: str, arguments: Sequence[str]) -> int:
-    from acme_mpi.cli.job_commands import run_job_command
-
+def _run_elsewhere(module: str, function: str, argv: Sequence[str]) -> int:
+    """Carry out a command that has a module of its own."""
     try:
         with _messages(), standard_output():
-            return run_job_command(name, arguments)
+            status: int = getattr(import_module(module), function)(argv[0], argv[1:])
+            return status
     except AcmeMpiError as error:
         return say_error(error)
     return EXIT_DONE  # the reader has seen enough

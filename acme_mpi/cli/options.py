@@ -35,6 +35,9 @@ commands on the directory of a run, from any shell, while it is running or later
   python -m acme_mpi stop DIR                         stop the run: running tasks finish
   python -m acme_mpi recover DIR                      link what a killed run has left
   python -m acme_mpi check DIR                        read all results and compare checksums
+  python -m acme_mpi show DIR                         the table of results: its first rows
+  python -m acme_mpi failed DIR [--json]              failed tasks: index, arguments, error
+  python -m acme_mpi export DIR --netcdf FILE         or --csv, --parquet FILE, --zarr FOLDER
 
 jobs, of Slurm, Grid Engine, or on this machine in the background; submit --help tells more:
   python -m acme_mpi submit -n 64 --time 2h mymod:f args.npz --output-dir DIR [--print]

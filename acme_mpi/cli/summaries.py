@@ -5,10 +5,16 @@ OF_JOBS = {
     "wait": "wait for the job of a directory, and say how it has ended",
     "cancel": "end the job of a directory: running tasks may end for 30 s; it can be resumed",
 }
+OF_RESULTS = {
+    "show": "print the first rows of the table of results: arguments, results, time, error",
+    "export": "write the results into a file that others read",
+    "failed": "list the tasks that have failed: index, arguments, error",
+}
 COMMANDS = {
     "status": "say what is done, what is slow, and what has failed",
     "stop": "stop a run in good order: running tasks finish; the same command resumes it later",
     "recover": "link what a killed run has left, and what is intact in damaged files",
     "check": "read all results and compare their checksums; follow all links",
+    **OF_RESULTS,
     **OF_JOBS,
 }

@@ -11,12 +11,12 @@ import numpy as np
 from acme_mpi.errors import InputError
 from acme_mpi.linux.memory import size_text
 from acme_mpi.linux.segment import available_bytes
+from acme_mpi.reading.blocks import block_shape
 from acme_mpi.reading.stacked import Stacked, stacked_arrays
 from acme_mpi.reading.table import distinct
 from acme_mpi.reading.values import Values
 
 TASK = "task"
-BLOCK_BYTES = 16 * 1024**2  # that dask reads at once
 
 
 def to_xarray(results: Values) -> Any:
@@ -56,16 +56,14 @@ def _coordinates(results: Values, axes: tuple[str, ...]) -> dict[str, Any]:
 def _lazy(stacked: Stacked) -> Any:
     """Return an array that reads when it is computed; without dask one that is read."""
     try:
-        dask, array = import_module("dask"), import_module("dask.array")
+        array = import_module("dask.array")
     except ImportError:
         return _loaded(stacked)
-    n_inner = stacked.ndim - stacked.n_axes
-    chunks = (*["auto"] * stacked.n_axes, *[-1] * n_inner)
-    if 0 in stacked.shape or stacked.dtype.hasobject:
-        chunks = stacked.shape  # dask does not know how long text is
+    chunks = stacked.shape  # dask does not know how long text is
+    if 0 not in stacked.shape and not stacked.dtype.hasobject:
+        chunks = block_shape(stacked.shape, stacked.n_axes, stacked.dtype.itemsize)
     nothing = np.empty((0,) * stacked.ndim, stacked.dtype)
-    with dask.config.set({"array.chunk-size": BLOCK_BYTES}):
-        return array.from_array(stacked, chunks, name=False, fancy=False, meta=nothing)
+    return array.from_array(stacked, chunks, name=False, fancy=False, meta=nothing)
 
 
 def _loaded(stacked: Stacked) -> Any:

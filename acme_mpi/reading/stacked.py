@@ -13,6 +13,8 @@ from acme_mpi.reading.recorded import Array
 from acme_mpi.reading.values import Values
 from acme_mpi.storage.reading import Form
 
+_BLANK = {"O": "", "S": b"", "U": "", "c": complex(np.nan, np.nan)}
+
 
 class Stacked:
     """An array over tasks, or the axes of a grid, and the axes of one result.
@@ -78,7 +80,7 @@ class Stacked:
             if self.dtype != self._row_dtype:
                 rows[~is_done] = np.nan
             return rows
-        blank: Any = {"O": "", "S": b"", "U": ""}.get(self.dtype.kind, np.nan)
+        blank: Any = _BLANK.get(self.dtype.kind, np.nan)
         rows = np.full(
             (len(tasks), *self._row_shape), blank if not is_done.all() else 0, self.dtype
         )
@@ -91,7 +93,8 @@ class Stacked:
     def _part(self, task: int) -> Any:
         found = self._results.reader.read(task)
         at = found.names.index(self.name) if self.name in found.names else None
-        return None if at is None else found.parts[at].reshape(self._row_shape)
+        # Of an array without dimensions the element: it would be an element itself in text.
+        return None if at is None else found.parts[at].reshape(self._row_shape)[()]
 
     def __reduce__(self) -> Any:
         form = Form(self._row_shape, self._row_dtype)

@@ -139,6 +139,6 @@ def _series(pandas: Any, cells: Cells, index: Any) -> Any:
     if kind == "b":
         return pandas.Series(pandas.arrays.BooleanArray(values, is_missing), index)
     if kind in "fcO":
-        blank: Any = None if kind == "O" else np.nan
+        blank: Any = {"O": None, "c": complex(np.nan, np.nan)}.get(kind, np.nan)
         return pandas.Series(np.where(is_missing, blank, values), index)
     return pandas.Series(values, index).where(~is_missing)

@@ -24,12 +24,12 @@ from acme_mpi.history.parsing import Damaged, read_file
 from acme_mpi.history.records import Record, Records
 from acme_mpi.results.convert import Array, Part
 from acme_mpi.results.spec import RowSpec
-from acme_mpi.storage import hdf5, make_store
+from acme_mpi.storage import make_store
 from acme_mpi.storage.base import missing_value
 from acme_mpi.storage.gridded import read_rows
 from acme_mpi.storage.payload import PayloadStore
 from acme_mpi.storage.recorded import RecordedStore
-from acme_mpi.storage.redone import open_redone
+from acme_mpi.storage.redone import open_apart
 
 PAUSES_S = (0.01, 0.05, 0.25)  # before another look at a file that a run is changing
 LARGE = object()  # stands for an array
@@ -235,12 +235,10 @@ class Reader:
     def _open(self, path: str, record: Record | None) -> h5py.File:
         # While a run writes, the log belongs to changes that it makes itself.
         if record is None or not isinstance(self._store, PayloadStore) or self._is_changing():
-            return hdf5.open_to_read(path)
-        log_path = self._store.log_path(int(record["rank"]), int(record["payload"]))
-        is_payload = os.path.basename(path) == os.path.basename(
-            self._store.payload_path(int(record["rank"]), int(record["payload"]))
-        )
-        return open_redone(path, log_path) if is_payload else hdf5.open_to_read(path)
+            return open_apart(path)
+        place = int(record["rank"]), int(record["payload"])
+        is_payload = path == self._store.payload_path(*place)
+        return open_apart(path, self._store.log_path(*place) if is_payload else "")
 
     def _attempt(self, read: Callable[[], T]) -> T:
         """Return what is read; of a file that a run is changing after another look."""

@@ -1,7 +1,11 @@
-"""A payload file as it is once the changes are made that its log still holds; nothing is written.
+"""A file as whoever only reads sees it; nothing is written, and nobody notices.
 
 A run that was killed may have left a payload in the midst of a change. Who resumes it makes the
 change; who only reads, perhaps in a folder that cannot be written, sees it as made.
+
+HDF5 gives all who open one file in one process one view of it. A run that this process makes would
+get that of a reader who has opened the file before it was complete. So HDF5 gets the bytes from
+here and knows of no file.
 """
 
 from __future__ import annotations
@@ -13,7 +17,6 @@ from typing import Any
 import h5py
 
 from acme_mpi.history.parsing import REDO_BYTES, Piece, open_file, parse_redo, read_file
-from acme_mpi.storage import hdf5
 from acme_mpi.storage.driven import DrivenFile
 
 
@@ -48,21 +51,35 @@ class RedoneFile(DrivenFile):
         self.close()
 
 
-def open_redone(path: str, log_path: str) -> h5py.File:
-    """Return a payload file open for reading, with the changes in its log, if there is one.
+def open_apart(path: str, log_path: str = "") -> h5py.File:
+    """Return a file open for reading, which HDF5 does not know as one that others have open.
 
-    No run may be writing it.
+    Parameters
+    ----------
+    path : str
+        The file.
+    log_path : str
+        Log of changes that are seen as made, if it is there; no run may be writing the file then.
 
     Raises
     ------
     Damaged
-        The file or the log is none, or says what cannot be.
+        The log is none, or says what cannot be.
     OSError
-        It is not there, or cannot be read.
+        A file is not there, or cannot be read, or is none of HDF5's.
     """
+    raw = RedoneFile(path, *_undone(path, log_path))
     try:
-        text = read_file(log_path, REDO_BYTES)
-    except FileNotFoundError:
-        return hdf5.open_to_read(path)
-    found = parse_redo(text, log_path, os.path.getsize(path) + len(text))
-    return hdf5.open_to_read(path) if found is None else h5py.File(RedoneFile(path, *found), "r")
+        return h5py.File(raw, "r")
+    except BaseException:
+        raw.close()
+        raise
+
+
+def _undone(path: str, log_path: str) -> tuple[int, Sequence[Piece]]:
+    """Return the size of a file, and what its log says that belongs into it."""
+    nothing: tuple[int, Sequence[Piece]] = (0, [])
+    if not os.path.lexists(log_path):
+        return nothing
+    text = read_file(log_path, REDO_BYTES)
+    return parse_redo(text, log_path, os.path.getsize(path) + len(text)) or nothing

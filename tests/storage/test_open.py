@@ -209,7 +209,8 @@ class TestStates:
 
         def waits(x, gate):
             if x == 3:
-                open(gate).close()
+                with open(gate) as file:
+                    file.read()  # until the other end is closed
             return np.arange(3.0) + x
 
         options = {**LAYOUTS[layout], **more}
@@ -229,6 +230,24 @@ class TestStates:
         finally:
             thread.join()
         assert len(list(acme_mpi.open(out).items())) == 4
+
+    @every_layout
+    def test_a_run_in_this_process_is_not_disturbed(self, tmp_path, layout):
+        """HDF5 gives all who open one file in one process one view of it."""
+        flag = tmp_path / "mended"
+
+        def f(x, flag):
+            if x == 3 and not os.path.exists(flag):
+                raise ValueError
+            return np.arange(3.0) + x
+
+        results = run(f, tmp_path, range(4), str(flag), **LAYOUTS[layout])
+        assert same(results[0], np.arange(3.0))
+        flag.touch()
+        again = run(f, tmp_path, range(4), str(flag), resume="failed", **LAYOUTS[layout])
+
+        assert [len(value) for value in again] == [3] * 4
+        assert same(results[0], np.arange(3.0))
 
     def test_a_change_that_was_not_made_is_seen_as_made(self, tmp_path):
         run(row, tmp_path, range(5))
