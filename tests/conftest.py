@@ -269,7 +269,9 @@ def by_stacks(
 
 
 def read_content(path: Path | str) -> dict[str, tuple[Any, ...]]:
-    """Return all that a container holds, read by plain h5py, comparable bit by bit.
+    """Return all results that a container holds, read by plain h5py, comparable bit by bit.
+
+    Names and coordinates of arrays, which `scales` adds, are left out.
 
     Returns
     -------
@@ -282,11 +284,15 @@ def read_content(path: Path | str) -> dict[str, tuple[Any, ...]]:
     def visit(group: Any, prefix: str) -> None:
         for name in group:
             entry = group[name]  # KeyError: a link into nowhere
+            if not prefix and not re.fullmatch(r"(comp|result)_\d+", name):
+                continue
             if isinstance(entry, h5py.Group):
                 visit(entry, f"{prefix}{name}/")
                 continue
             content[prefix + name] = describe(entry)
             for key, value in entry.attrs.items():
+                if key in ("DIMENSION_LIST", "coordinates"):
+                    continue
                 array = np.asarray(value)
                 content[f"{prefix}{name}@{key}"] = (array.dtype.str, array.shape, array.tolist())
 

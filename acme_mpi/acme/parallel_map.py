@@ -71,6 +71,16 @@ LARGE_ARGUMENT = (
 LEVELS = {None: logging.INFO, True: logging.DEBUG, False: logging.WARNING}
 
 
+def _like_acme(spec: RowSpec | None) -> RowSpec | None:
+    """Return a form whose container has nothing that ACME's would not have.
+
+    ACME's documents show ``result_0`` as the only key. Grids and named results are not ACME's.
+    """
+    if spec is None or spec.grid or spec.names:
+        return spec
+    return replace(spec, has_coordinates=False)
+
+
 class _Settled(NamedTuple):
     """What rank 0 has decided when a ParallelMap is constructed."""
 
@@ -248,7 +258,7 @@ class ParallelMap(ACMEdaemon):
                     result_names,
                 )
                 self._set_results(form, resume)
-                spec = on_grid(form.spec, self._grid)
+                spec = _like_acme(on_grid(form.spec, self._grid))
                 self._work = Work(
                     function_name(func), self.n_inputs, spec, rules=check_rules(rules)
                 )

@@ -155,6 +155,7 @@ def _listed(spec: RowSpec) -> list[Any]:
         "grid": spec.grid,
         "name": spec.name,
         "further": [_listed(column) for column in spec.further],
+        "is_bare": not spec.has_coordinates,
     }
     rare = {name: value for name, value in said.items() if value}
     return [spec.shape, spec.axis, spec.dtype, *([rare] if rare else [])]
@@ -174,6 +175,7 @@ def _spec_of(listed: list[Any] | None, number: int = 0) -> RowSpec | None:
         said.get("name", ""),
         number,
         tuple(filter(None, further)),
+        not said.get("is_bare", False),
     )
 
 

@@ -192,10 +192,17 @@ def _is_spec(value: Any) -> bool:
     return type(axis) is int and 0 <= axis <= len(shape)
 
 
-def _is_rare(grid: Any = None, name: Any = "", further: Any = None, **unknown: Any) -> bool:
+def _is_rare(
+    grid: Any = None, name: Any = "", further: Any = None, is_bare: Any = False, **unknown: Any
+) -> bool:
     """Tell whether this is what few forms have besides shape, axis and dtype."""
     lists = (grid or [], further or [])
-    if unknown or not is_text(name) or not all(isinstance(each, list) for each in lists):
+    if (
+        unknown
+        or type(is_bare) is not bool
+        or not is_text(name)
+        or not all(isinstance(each, list) for each in lists)
+    ):
         return False
     is_grid = all(map(is_count(1, MOST_TASKS), lists[0]))
     return is_grid and all(each is not None and _is_spec(each) for each in lists[1])

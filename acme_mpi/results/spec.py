@@ -60,6 +60,8 @@ class RowSpec:
         Which part of the results it is.
     further : tuple of RowSpec
         Of the first: the forms of the parts behind it that become rows of arrays of their own.
+    has_coordinates : bool
+        Whether the container shows beside its arrays what their axes are, see `storage.scales`.
     """
 
     shape: tuple[float, ...]
@@ -69,6 +71,7 @@ class RowSpec:
     name: str = ""
     number: int = 0
     further: tuple[RowSpec, ...] = ()
+    has_coordinates: bool = field(default=True, compare=False)
 
     @property
     def columns(self) -> tuple[RowSpec, ...]:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 
 import h5py
 import numpy as np
 
+from acme_mpi.history.parsing import Damaged
 from acme_mpi.history.records import Records, is_missing
 from acme_mpi.results.convert import Array
 from acme_mpi.results.spec import RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import on_master, refusals, together
 from acme_mpi.storage.faults import container_faults
+from acme_mpi.storage.labels import read_labels
 from acme_mpi.storage.ragged import longest_row, padded
 from acme_mpi.storage.recorded import RecordedStore
+from acme_mpi.storage.scales import give_labels
 from acme_mpi.storage.shared_rows import SharedRows
 from acme_mpi.storage.slabs import SLAB_BYTES
+
+logger = logging.getLogger("acme_mpi")
 
 
 class ContainedStore(RecordedStore):
@@ -28,6 +34,17 @@ class ContainedStore(RecordedStore):
 
     def link(self, file: h5py.File, done: Records) -> None:
         """Make in an HDF5 file what the container has of its own, besides copies. Independent."""
+
+    def label(self, file: h5py.File) -> None:
+        """Give the container names and coordinates. Independent; rank 0 only.
+
+        Parameters
+        ----------
+        file : h5py.File
+            The container, with all else that belongs into it.
+        """
+        labels = read_labels(self.layout.dot_folder, self.n_tasks, _warn)
+        give_labels(file, self.spec, labels, self.n_tasks)
 
     def copied_rows(
         self, done: Records, is_virtual: bool, k: int = 0
@@ -141,6 +158,10 @@ class ContainedStore(RecordedStore):
     def container_faults(self, done: Records) -> Iterator[str]:
         """Compare it with what would be made now, link by link, and its copies bit by bit."""
         return container_faults(self, done)
+
+
+def _warn(damage: Damaged) -> None:
+    logger.warning("%s; the results have no such labels", damage)
 
 
 def joined(rows: Iterator[tuple[int, Array]], most: int) -> Iterator[tuple[int, Array]]:

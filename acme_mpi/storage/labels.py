@@ -4,7 +4,7 @@ Everything else in a dot folder does without it. So what is wrong with it is tol
 but labels.
 
 ```
-labels.h5   attributes   function, source, command, git_commit, host, started, versions
+labels.hdf5   attributes   function, source, command, git_commit, host, started, versions
   arguments              attributes axes, shape: of the grid, the last axis changes fastest
     <name>               (n,) one value per task, or the values of an axis; attribute units: times
   shared                 an attribute for each argument that all tasks share
@@ -31,7 +31,7 @@ from acme_mpi.storage.hdf5 import LIBVER, STRING
 from acme_mpi.tasks.fingerprint import VERSION
 from acme_mpi.tasks.labels import MOST_BYTES, Column, Labels
 
-FILE = "labels.h5"
+FILE = "labels.hdf5"
 ARGUMENTS, SHARED, AXES, SHAPE, UNITS = "arguments", "shared", "axes", "shape", "units"
 MOST_FILE_BYTES = 8 * MOST_BYTES
 MAGIC, SEAL = b"ACMELABL", struct.Struct("<8sQ")  # and the checksum of all before it

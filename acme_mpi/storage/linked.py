@@ -77,6 +77,7 @@ class LinkedStore(ContainedStore):
                     hdf5.remove(self.layout.partial)  # left by a run that was killed
                 with hdf5.changing(self.layout.partial) as file:
                     self.link(file, records)
+                    self.label(file)
                 os.replace(self.layout.partial, self.layout.container)
             note_linked(self.layout)
 

@@ -174,6 +174,8 @@ class SingleFileStore(PayloadStore, ContainedStore):
 
     def _finish(self, is_complete: bool) -> None:
         with refusals(self.layout.container):
+            with hdf5.changing(self.layout.partial) as file:
+                self.label(file)
             os.replace(self.layout.partial, self.layout.container)
         note_linked(self.layout)
         # A run that resumes this one merges the groups again.
