@@ -34,7 +34,7 @@ def map(
     n_inputs: int | str = "auto",
     write_worker_results: bool = True,
     output_dir: str | None = None,
-    result_shape: tuple[Any, ...] | dict[str, tuple[Any, ...]] | None = None,
+    result_shape: tuple[Any, ...] | dict[str, tuple[Any, ...]] | str | None = None,
     result_dtype: Any = "float",
     result_names: Sequence[str] | None = None,
     single_file: bool = False,
@@ -71,13 +71,14 @@ def map(
     output_dir : str, optional
         Directory of the files; default a new ``ACME_YYYYMMDD-hhmmss-ffffff`` in the working
         directory. A container of the same function in it is never overwritten.
-    result_shape : tuple or dict of str to tuple, optional
+    result_shape : tuple, dict of str to tuple, or "auto", optional
         Shape of one array for all results, with None in the place of the task axis:
         ``(None, 3)`` stacks results of shape (3,). One axis may be ``numpy.inf``: results differ in
         that axis and are padded with NaN (integers: zero). Without it every task keeps a result of
         its own form. A dict of shapes, ``{"power": (None, 512), "peak": (None,)}``, gives an array
         for each named result: `func` returns a dict, a named tuple or a dataclass with these names,
-        or a tuple in their order.
+        or a tuple in their order. ``"auto"``: the first result that ends decides on shapes, dtypes
+        and names; a task whose result differs has failed.
     result_dtype : str or dtype
         dtype of that array, default float64; for several a dict by name.
     result_names : tuple of str, optional
@@ -193,7 +194,7 @@ def submit(
     arguments: Mapping[str, Any] | None = None,
     n_inputs: int | str = "auto",
     output_dir: str | None = None,
-    result_shape: tuple[Any, ...] | dict[str, tuple[Any, ...]] | None = None,
+    result_shape: tuple[Any, ...] | dict[str, tuple[Any, ...]] | str | None = None,
     result_dtype: Any = "float",
     result_names: Sequence[str] | None = None,
     single_file: bool = False,

@@ -34,7 +34,7 @@ from acme_mpi.errors import (
     TaskError,
 )
 from acme_mpi.history.folders import remove_old_runs
-from acme_mpi.results.spec import RowSpec, on_grid
+from acme_mpi.results.spec import AUTO, RowSpec, on_grid
 from acme_mpi.rules import Rules
 from acme_mpi.session import current
 from acme_mpi.session.debug import run_here
@@ -132,7 +132,8 @@ class ParallelMap(ACMEdaemon):
         directory.
     result_shape : tuple, optional
         Shape of one array for all results, None in the place of the task axis; one axis may be
-        ``numpy.inf``. A dict of shapes: an array for each named result, as in `map`.
+        ``numpy.inf``. A dict of shapes: an array for each named result; ``"auto"``: as the first
+        result; both as in `map`.
     result_dtype : str
         dtype of that array, default float64; for several a dict by name.
     single_file : bool
@@ -214,7 +215,7 @@ class ParallelMap(ACMEdaemon):
         n_inputs: int | str = "auto",
         write_worker_results: bool = True,
         output_dir: str | None = None,
-        result_shape: tuple[Any, ...] | dict[str, tuple[Any, ...]] | None = None,
+        result_shape: tuple[Any, ...] | dict[str, tuple[Any, ...]] | str | None = None,
         result_dtype: Any = "float",
         result_names: Sequence[str] | None = None,
         single_file: bool = False,
@@ -668,6 +669,8 @@ class ParallelMap(ACMEdaemon):
 
     def _by_name(self, what: Callable[[RowSpec], Any]) -> Any:
         spec = self._work.spec
+        if spec is not None and spec.is_open:
+            return AUTO
         if spec is None or not spec.names:
             return None if spec is None else what(spec)
         return {column.name: what(column) for column in spec.columns}

@@ -99,7 +99,7 @@ def _print_values(runner: ChildRunner, world: World, result: Result) -> None:
         pieces = [(runs, c.values, c.buffers) for runs, c in stored.pieces]
         texts, unloadable = _ask(runner, Kind.SHOW, (pieces, n_tasks))
         stored.pieces.clear()
-        result.fail_unloadable(unloadable, world.host, world.rank)
+        result.fail_late(unloadable, world.host, world.rank)
     else:
         texts = [str(values_of(stored, result.options)[0])]
     try:

@@ -44,6 +44,8 @@ def plan_text(func: Any, tasks: TaskSet, options: Any, size: int) -> str:
     lines.append(f"output:    {store.plan_text(store.layout(directory, name))}")
     if spec is None:
         lines.append("bytes:     as large as the results; unknown without --result-shape")
+    elif spec.is_open:
+        lines.append("bytes:     unknown, the first result decides on the form")
     elif spec.is_ragged:
         lines.append("bytes:     unknown, one axis is inf")
     else:

@@ -13,7 +13,7 @@ from acme_mpi.cli.command_parser import CommandParser, whole
 from acme_mpi.cli.summaries import COMMANDS
 from acme_mpi.errors import InputError
 from acme_mpi.history.stores import find_store, payload_names
-from acme_mpi.results.spec import make_row_spec
+from acme_mpi.results.spec import AUTO, make_row_spec
 from acme_mpi.rules import Rules
 from acme_mpi.session.keywords import check_names, check_rules
 from acme_mpi.spelling import did_you_mean, file_did_you_mean, whole_number
@@ -172,7 +172,8 @@ def _add_output_options(group: Any) -> None:
         metavar="[NAME=]None,M,N",
         action="append",
         help="stack all results in one dataset; None is the axis of the tasks, inf an axis whose "
-        "length differs; with NAME=, repeatedly: one for each named result",
+        "length differs; with NAME=, repeatedly: one for each named result; auto: as the first "
+        "result",
     )
     group.add_argument(
         "--result-dtype",
@@ -330,6 +331,8 @@ def check_options(options: Any) -> None:
     dtype = _parse_named("--result-dtype", options.result_dtype, str)
     options.spec = make_row_spec(shape, "float" if dtype is None else dtype)
     is_ragged = options.spec is not None and options.spec.is_ragged
+    if options.no_write and options.spec is not None and options.spec.is_open:
+        raise InputError("--result-shape auto needs files; leave out --no-write")
     if is_ragged and not find_store(options.kind).holds_ragged:
         raise InputError("an axis `inf` in --result-shape needs files; leave out --no-write")
     options.names = check_names(parse_names(options.result_names), options.kind, options.spec)
@@ -459,14 +462,16 @@ def _parse_named(option: str, texts: list[str] | None, parse: Callable[[str], An
     return found
 
 
-def parse_shape(text: str) -> tuple[Any, ...]:
-    """Return the shape of ``None,M,N``; parentheses and ``inf`` are allowed.
+def parse_shape(text: str) -> Any:
+    """Return the shape of ``None,M,N``; parentheses, ``inf``, and ``auto`` alone are allowed.
 
     Raises
     ------
     InputError
         An entry is none of these.
     """
+    if text.strip() == AUTO:
+        return AUTO
     entries: list[Any] = []
     for entry in text.strip("()[] ").split(","):
         name = entry.strip()

@@ -14,7 +14,7 @@ from acme_mpi.errors import AcmeMpiError, Failure
 from acme_mpi.history.description import NAMES
 from acme_mpi.history.stores import RANK
 from acme_mpi.linux.segment import Segment
-from acme_mpi.results.spec import RowSpec
+from acme_mpi.results.spec import AUTO, RowSpec
 from acme_mpi.rules import Rules
 from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.storage import Stored, StoreKind, find_store
@@ -148,13 +148,16 @@ class Options:
     def shaping(self) -> dict[str, str]:
         """What of these options shapes the results, for the fingerprint."""
         spec, names = self.work.spec, self.output.names
+        called = {NAMES: ", ".join(map(repr, names))} if names else {}
+        asked = {"kind of files": self.output.kind, **called}
         if spec is None:
-            called = {NAMES: ", ".join(map(repr, names))} if names else {}
-            return {"kind of files": self.output.kind, **called}
+            return asked
+        if spec.is_auto:
+            return {**asked, "result_shape": AUTO}
         shapes = {each.name: each.stacked_shape(None, each.shape) for each in spec.columns}
         dtypes = {each.name: str(np.dtype(each.dtype)) for each in spec.columns}
         return {
-            "kind of files": self.output.kind,
+            **asked,
             "result_shape": str(shapes if spec.names else shapes[""]),
             "result_dtype": str(dtypes if spec.names else dtypes[""]),
         }
@@ -262,13 +265,12 @@ class Result:
     output_dir: str = ""
     values: Any = None
 
-    def fail_unloadable(self, reasons: Mapping[int, str], host: str, rank: int) -> None:
-        """Count tasks as failed whose values do not load on the rank that wants them."""
+    def fail_late(self, reasons: Mapping[int, str], host: str, rank: int) -> None:
+        """Count tasks as failed whose values are of no use to the rank that wants them."""
         known = {failure.index for failure in self.failures}
         for index, reason in reasons.items():
             if index not in known:
-                text = f"its return value cannot be loaded by the caller: {reason}"
-                self.failures.append(Failure(index, "ResultError", text, host=host, rank=rank))
+                self.failures.append(Failure(index, "ResultError", reason, host=host, rank=rank))
         self.failures.sort(key=lambda failure: failure.index)
 
     @property

@@ -38,6 +38,7 @@ from acme_mpi.history.folders import mark_finished, remove_results
 from acme_mpi.history.lease import Lease
 from acme_mpi.linux.interrupts import INTERRUPTS
 from acme_mpi.linux.ulimits import fault_of_limits
+from acme_mpi.results.spec import RowSpec
 from acme_mpi.runner.base import Assignment, Runner
 from acme_mpi.runner.inline import InlineRunner
 from acme_mpi.runner.kept import stop_runner, take_child_runner
@@ -367,7 +368,7 @@ class Run:
             call.func,
             packed,
             self._callers_surroundings(),
-            self._work.spec,
+            self._form_to_encode(),
             in_memory=not store.writes_files,
             as_pickles=store.is_pickled,
             may_pickle=self._output.may_pickle,
@@ -375,6 +376,12 @@ class Run:
             folder=self._layout.dot_folder if store.writes_files else "",
             can_place=self.store.can_place and self._work.isolate,
         )
+
+    def _form_to_encode(self) -> RowSpec | None:
+        """Return the form that runners give results: one that is open is found later in memory."""
+        spec = self._work.spec
+        is_late = spec is not None and spec.is_auto and not self._output.store.writes_files
+        return None if is_late else spec
 
     def _callers_surroundings(self) -> Surroundings:
         """Return the caller's: this rank's own, but those of rank 0 where all share them.

@@ -77,7 +77,7 @@ class Description:
 
     def _fields(self) -> dict[str, Any]:
         fields = {each.name: getattr(self, each.name) for each in dataclass_fields(self)}
-        return {**fields, "spec": None if self.spec is None else _listed(self.spec)}
+        return {**fields, "spec": None if self.spec is None else self.spec.listed()}
 
 
 def how_to_resume(command: str, directory: str, only_failed: bool = False) -> str:
@@ -143,40 +143,15 @@ def read_descriptions(folder: str, tell: Tell = ignore) -> list[Description]:
                 raise Damaged(path, f"it describes runs of {said['name']}")
             if said["kind"] not in STORES:
                 raise Damaged(path, f"`kind` is {said['kind']!r:.60}")
-            found.append(Description(**{**said, "spec": _spec_of(said.get("spec"))}))
+            found.append(Description(**{**said, "spec": _spec_of(said)}))
         except Damaged as damage:
             tell(damage)
     return found
 
 
-def _listed(spec: RowSpec) -> list[Any]:
-    """Return a form as `parsing.is_spec` accepts it: what is rare is said only where it is."""
-    said = {
-        "grid": spec.grid,
-        "name": spec.name,
-        "further": [_listed(column) for column in spec.further],
-        "is_bare": not spec.has_coordinates,
-    }
-    rare = {name: value for name, value in said.items() if value}
-    return [spec.shape, spec.axis, spec.dtype, *([rare] if rare else [])]
-
-
-def _spec_of(listed: list[Any] | None, number: int = 0) -> RowSpec | None:
-    if listed is None:
-        return None
-    shape, axis, dtype, *rare = listed
-    said = rare[0] if rare else {}
-    further = [_spec_of(each, k) for k, each in enumerate(said.get("further", ()), 1)]
-    return RowSpec(
-        tuple(shape),
-        axis,
-        dtype,
-        tuple(said.get("grid", ())),
-        said.get("name", ""),
-        number,
-        tuple(filter(None, further)),
-        not said.get("is_bare", False),
-    )
+def _spec_of(said: Mapping[str, Any]) -> RowSpec | None:
+    listed = said.get("spec")
+    return None if listed is None else RowSpec.from_listed(listed)
 
 
 def next_run(folder: str) -> int:

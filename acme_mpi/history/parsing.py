@@ -176,36 +176,51 @@ def _shown(value: Any) -> str:
 
 
 def _is_spec(value: Any) -> bool:
-    if value is None:
-        return True
+    return value is None or _is_form(value)
+
+
+def _is_form(value: Any) -> bool:
     if not isinstance(value, list) or len(value) not in (3, 4):
         return False
     shape, axis, dtype, *rare = value
-    if not all(isinstance(each, dict) and _is_rare(**each) for each in rare):
+    if not all(map(_is_rare, rare)):
         return False
     if not isinstance(shape, list) or not all(map(_is_length, shape)) or not is_text(dtype):
         return False
+    is_open = not dtype and any(said.get("is_auto") for said in rare)
+    return (is_open or _is_dtype(dtype)) and type(axis) is int and 0 <= axis <= len(shape)
+
+
+def _is_dtype(text: str) -> bool:
     try:
-        np.dtype(dtype)
+        np.dtype(text)
     except (TypeError, ValueError, SyntaxError):
         return False
-    return type(axis) is int and 0 <= axis <= len(shape)
+    return True
 
 
-def _is_rare(
-    grid: Any = None, name: Any = "", further: Any = None, is_bare: Any = False, **unknown: Any
-) -> bool:
+def _is_rare(said: Any) -> bool:
     """Tell whether this is what few forms have besides shape, axis and dtype."""
-    lists = (grid or [], further or [])
-    if (
-        unknown
-        or type(is_bare) is not bool
-        or not is_text(name)
-        or not all(isinstance(each, list) for each in lists)
-    ):
-        return False
-    is_grid = all(map(is_count(1, MOST_TASKS), lists[0]))
-    return is_grid and all(each is not None and _is_spec(each) for each in lists[1])
+    return isinstance(said, dict) and all(
+        name in _RARE and _RARE[name](value) for name, value in said.items()
+    )
+
+
+def _is_list_of(check: Check) -> Check:
+    return lambda value: isinstance(value, list) and all(map(check, value))
+
+
+def _is_flag(value: Any) -> bool:
+    return type(value) is bool
+
+
+_RARE: Mapping[str, Check] = {
+    "grid": _is_list_of(is_count(1, MOST_TASKS)),
+    "name": is_text,
+    "further": _is_list_of(_is_form),
+    "is_bare": _is_flag,
+    "is_auto": _is_flag,
+}
 
 
 def _is_length(value: Any) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 FORM = "form.json"  # name of the file in the dot folder of a run
+NAMES, ROWS = "names", "rows"  # what it says: of the parts of each result, or of stacked arrays
 MOST_BYTES = 16 * 1024**2
 HALF_WRITTEN_S = 5.0  # for who writes it where there are no hard links
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -37,6 +37,8 @@ Parts = Any
 # From this size on a result does not travel through the channel: the runner writes it in place.
 PLACED_BYTES = 64 * 1024
 
+AUTO = "auto"  # in the place of a shape
+
 
 @dataclass(frozen=True)
 class RowSpec:
@@ -62,6 +64,8 @@ class RowSpec:
         Of the first: the forms of the parts behind it that become rows of arrays of their own.
     has_coordinates : bool
         Whether the container shows beside its arrays what their axes are, see `storage.scales`.
+    is_auto : bool
+        The first result that ends decides on the form; `dtype` is empty as long as that is open.
     """
 
     shape: tuple[float, ...]
@@ -72,6 +76,47 @@ class RowSpec:
     number: int = 0
     further: tuple[RowSpec, ...] = ()
     has_coordinates: bool = field(default=True, compare=False)
+    is_auto: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the form is still to be decided."""
+        return not self.dtype
+
+    def settled(self, form: RowSpec) -> RowSpec:
+        """Return the form that the first result has, as that of this run."""
+        on_axes = on_grid(form, self.grid)
+        assert on_axes is not None
+        return replace(on_axes, has_coordinates=self.has_coordinates, is_auto=True)
+
+    def listed(self) -> list[Any]:
+        """Return it as plain values, for JSON; what is rare is said only where it is."""
+        said = {
+            "grid": self.grid,
+            "name": self.name,
+            "further": [column.listed() for column in self.further],
+            "is_bare": not self.has_coordinates,
+            "is_auto": self.is_auto,
+        }
+        rare = {name: value for name, value in said.items() if value}
+        return [self.shape, self.axis, self.dtype, *([rare] if rare else [])]
+
+    @classmethod
+    def from_listed(cls, listed: Sequence[Any], number: int = 0) -> RowSpec:
+        """Return what was `listed`, as it is: whoever does not trust it checks it before."""
+        shape, axis, dtype, *rare = listed
+        said = rare[0] if rare else {}
+        return cls(
+            tuple(shape),
+            axis,
+            dtype,
+            grid=tuple(said.get("grid", ())),
+            name=said.get("name", ""),
+            number=number,
+            further=tuple(cls.from_listed(*each) for each in _numbered(said.get("further", ()))),
+            has_coordinates=not said.get("is_bare", False),
+            is_auto=said.get("is_auto", False),
+        )
 
     @property
     def columns(self) -> tuple[RowSpec, ...]:
@@ -118,6 +163,43 @@ class RowSpec:
         return (*row[: self.axis], *(self.grid or (n_tasks,)), *row[self.axis :])
 
 
+def _numbered(further: Sequence[Any]) -> Iterable[tuple[Any, int]]:
+    return ((each, number) for number, each in enumerate(further, 1))
+
+
+def first_form(value: Any, names: tuple[str, ...] = ()) -> RowSpec:
+    """Return the form that all results have if the first one is this.
+
+    Parameters
+    ----------
+    value : object
+        What a function has returned.
+    names : tuple of str
+        What the user calls the results of a task; empty: as the value says.
+
+    Raises
+    ------
+    ResultError
+        It has no number, or array of numbers, that could be stacked.
+    """
+    found = named(value)
+    values = found.values if found else list(value) if _is_several(value) else [value]
+    names = names or (found.names if found else ())
+    columns: list[RowSpec] = []
+    for number, each in enumerate(values):
+        array = to_array(each)
+        if array is None or array.dtype.kind not in "biufc":
+            if columns and not names:
+                break  # it and all behind it go into groups
+            what = f"{names[number]}: " if names else ""
+            raise MisfitError(f"{what}expected numbers, to be stacked, got {_what(each)}")
+        name = names[number] if names else ""
+        columns.append(RowSpec(array.shape, 0, array.dtype.str, name=name, number=number))
+    if not columns or (names and len(names) != len(columns)):
+        raise MisfitError(f"expected {len(names) or 'some'} result(s) to stack, got {_what(value)}")
+    return replace(columns[0], further=tuple(columns[1:]))
+
+
 def on_grid(spec: RowSpec | None, grid: tuple[int, ...]) -> RowSpec | None:
     """Return the form of the results of a grid's tasks.
 
@@ -128,6 +210,8 @@ def on_grid(spec: RowSpec | None, grid: tuple[int, ...]) -> RowSpec | None:
     """
     if spec is None or not grid:
         return spec
+    if spec.is_open:
+        return replace(spec, grid=grid)
     if len(spec.shape) + len(grid) > MAX_NDIM:
         raise InputError(
             f"results of {len(spec.shape)} dimensions on a grid of {len(grid)}; HDF5 holds arrays "
@@ -142,8 +226,9 @@ def make_row_spec(result_shape: Any, result_dtype: Any) -> RowSpec | None:
 
     Parameters
     ----------
-    result_shape : tuple, dict of str to tuple, or None
-        Several shapes by name: as many arrays.
+    result_shape : tuple, dict of str to tuple, "auto", or None
+        Several shapes by name: as many arrays. ``"auto"``: the first result that ends decides, on
+        the dtype as well.
     result_dtype : dtype, or dict of str to dtype
         By name only where the shapes are; float64 where it says nothing.
 
@@ -156,6 +241,8 @@ def make_row_spec(result_shape: Any, result_dtype: Any) -> RowSpec | None:
     """
     if isinstance(result_shape, Mapping):
         return _make_columns(result_shape, result_dtype)
+    if isinstance(result_shape, str) and result_shape == AUTO:
+        return RowSpec((), 0, "", is_auto=True)
     return None if result_shape is None else _make_column(result_shape, result_dtype)
 
 
@@ -391,6 +478,9 @@ class Encoder:
         What the user calls the results of a task; empty: the first one with names decides.
     agree : callable, optional
         ``agree(names)``: asked once for the names of the run's results; default these.
+    agree_on_form : callable, optional
+        ``agree_on_form(form)``: asked once for the form of the run's results if the first one
+        decides; default this.
     """
 
     def __init__(
@@ -405,15 +495,21 @@ class Encoder:
         may_pickle: bool = False,
         names: tuple[str, ...] = (),
         agree: Agree | None = None,
+        agree_on_form: Callable[[RowSpec], RowSpec] | None = None,
     ) -> None:
-        self._wanted, self._agree = names, agree
+        self._wanted, self._agree, self._agree_on_form = names, agree, agree_on_form
         self._agreed: tuple[str, ...] = ()
         self._spec, self._in_memory, self._place = spec, in_memory, place
         self._dumps, self._freeze, self._to_pickle = dumps, freeze, to_pickle
         self._as_pickles, self._may_pickle = as_pickles, may_pickle
-        self._as_rows = spec is not None and not spec.is_ragged
+        self._as_rows = spec is not None and not spec.is_ragged and not spec.is_open
         self.add = self._choose_add()
         self._clear()
+
+    @property
+    def spec(self) -> RowSpec | None:
+        """The form of the rows, decided by the first value if it was open."""
+        return self._spec
 
     def _choose_add(self) -> Callable[[int, Any], None]:
         """Return ``add(index, value)``, which takes the return value of a task.
@@ -421,6 +517,8 @@ class Encoder:
         Indices come in increasing order. It raises `ResultError` if the value cannot be stored;
         then nothing of it was taken.
         """
+        if self._spec is not None and self._spec.is_open:
+            return self._add_first
         if self._spec is not None:
             is_float = self._spec.shape == () and self._spec.dtype == "<f8"
             is_one = not self._spec.further
@@ -525,6 +623,19 @@ class Encoder:
         if self._has_more:
             self._parts.append([])
 
+    def _add_first(self, index: int, value: Any) -> None:
+        """Add a value of a run whose form the first one decides."""
+        assert self._spec is not None
+        if self._spec.is_open:
+            form = first_form(value, self._wanted)
+            if self._agree_on_form is not None:
+                form = self._agree_on_form(form)
+            self._spec = self._spec.settled(form)
+            self._as_rows, self._columns = True, [[] for _ in form.columns]
+            self._rows = self._columns[0]
+            self.add = self._choose_add()
+        self.add(index, value)  # others may hold on to this method
+
     def _add_row(self, index: int, value: Any) -> None:
         assert self._spec is not None
         try:
@@ -563,11 +674,20 @@ class Encoder:
         if not self._spec.further:
             first, *rest = value if self._is_row_and_more(value) else (value,)
             return [first], rest
+        if not names:
+            return self._split_unnamed(value)
         if not isinstance(value, tuple) or len(value) != len(names):
             raise MisfitError(
                 f"expected a dict, or a tuple, of {_listed(names)}, got {_what(value)}"
             )
         return list(value), []
+
+    def _split_unnamed(self, value: Any) -> tuple[list[Any], list[Any]]:
+        assert self._spec is not None
+        entries, n = list(value) if _is_several(value) else [value], len(self._spec.columns)
+        if len(entries) < n:
+            raise MisfitError(f"expected {n} results or more, got {_what(value)}")
+        return entries[:n], entries[n:]
 
     def _is_row_and_more(self, value: Any) -> bool:
         """Tell whether a return value is several, of which the first is the row.

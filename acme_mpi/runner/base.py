@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic_ns, time
@@ -15,7 +16,7 @@ from acme_mpi.linux.memory import forget_peak, peak_bytes
 from acme_mpi.linux.offsets import reason
 from acme_mpi.linux.segment import Segment
 from acme_mpi.results.convert import ResultError
-from acme_mpi.results.form import agreed
+from acme_mpi.results.form import NAMES, ROWS, agreed
 from acme_mpi.results.spec import Content, Encoder, Place, RowSpec
 from acme_mpi.runner import forked
 from acme_mpi.runner.surroundings import Surroundings
@@ -192,20 +193,34 @@ def make_encoder(assignment: Assignment, place: Place | None = None) -> Encoder:
         may_pickle=assignment.may_pickle,
         names=assignment.names,
         agree=partial(_agreed_names, assignment.folder) if assignment.folder else None,
+        agree_on_form=partial(_agreed_form, assignment.folder) if assignment.folder else None,
     )
 
 
 def _agreed_names(folder: str, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names that the results of a run have.
+    """Return the names that the results of a run have."""
+    with _saying(folder):
+        return tuple(agreed(folder, {NAMES: names})[NAMES])
+
+
+def _agreed_form(folder: str, form: RowSpec) -> RowSpec:
+    """Return the form that the first result of a run has, wherever it ended."""
+    with _saying(folder):
+        return RowSpec.from_listed(agreed(folder, {ROWS: form.listed()})[ROWS])
+
+
+@contextmanager
+def _saying(folder: str) -> Iterator[None]:
+    """Context in which the medium may refuse to say, or to note, the form of results.
 
     Raises
     ------
     MediumError
-        The medium refused to say, or to note them.
+        It did.
     """
     try:
-        return tuple(agreed(folder, {"names": names})["names"])
-    except (OSError, ValueError, KeyError) as error:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
         text = reason(error, folder) if isinstance(error, OSError) else error
         raise MediumError(f"cannot read or write the form of results in {folder}: {text}") from None
 

@@ -284,6 +284,9 @@ def show_values(pieces: Sequence[Any], n_tasks: int) -> tuple[list[str], dict[in
     return texts_of(values), unloadable
 
 
+UNLOADABLE = "its return value cannot be loaded by the caller"
+
+
 def join_values(pieces: Sequence[Any], n_tasks: int) -> tuple[list[Any], dict[int, str]]:
     """Return the return values of all tasks.
 
@@ -309,7 +312,9 @@ def join_values(pieces: Sequence[Any], n_tasks: int) -> tuple[list[Any], dict[in
         for start, stop in runs:
             values[start:stop] = loaded[done : done + stop - start]
             unloadable.update(
-                (start + k - done, missing[k]) for k in missing if done <= k < done + stop - start
+                (start + k - done, f"{UNLOADABLE}: {missing[k]}")
+                for k in missing
+                if done <= k < done + stop - start
             )
             done += stop - start
     return values, unloadable

@@ -164,7 +164,7 @@ class _Turn:
         if reasons is None:
             result.storage_error = "the script has not taken the values"
         else:
-            result.fail_unloadable(reasons, world.host, world.rank)
+            result.fail_late(reasons, world.host, world.rank)
 
 
 def _next_message(client: Client, pools: _Pools | None = None) -> tuple[Kind, Any] | None:

@@ -9,8 +9,8 @@ import numpy as np
 from acme_mpi.comm import World
 from acme_mpi.engine.call import Options, Result
 from acme_mpi.engine.summary import error_of
-from acme_mpi.results.convert import Array
-from acme_mpi.results.spec import RowSpec
+from acme_mpi.results.convert import Array, ResultError
+from acme_mpi.results.spec import Encoder, RowSpec
 from acme_mpi.runner.loading import join_values
 from acme_mpi.standing import loading
 from acme_mpi.storage.base import Stored, missing_value
@@ -22,7 +22,7 @@ def deliver(world: World, result: Result, wants_values: bool = True) -> dict[int
     Returns
     -------
     dict of int to str
-        Tasks whose value does not load on this rank, and why.
+        Tasks whose value is of no use on this rank, and why.
     """
     reasons: dict[int, str] = {}
     if wants_values:
@@ -30,7 +30,7 @@ def deliver(world: World, result: Result, wants_values: bool = True) -> dict[int
             result.values, reasons = values_of(result.stored, result.options)
     # It may be one rank alone that has the values, or cannot load them: all raise alike.
     for rank, (host, each) in enumerate(world.allgather((world.host, reasons))):
-        result.fail_unloadable(each, host, rank)
+        result.fail_late(each, host, rank)
     return reasons
 
 
@@ -54,16 +54,48 @@ def values_of(stored: Stored, options: Options) -> tuple[Any, dict[int, str]]:
     values, unloadable = join_values(pieces, n_tasks)
     if spec is None:
         return values, unloadable
+    if spec.is_open:
+        done = [k for runs, _ in stored.pieces for run in runs for k in range(*run)]
+        return _stacked_values(values, sorted({*done} - {*unloadable}), spec, unloadable)
     pieces_of_rows = [(runs, content.columns) for runs, content in stored.pieces]
-    stacks = [_stack(column, n_tasks, pieces_of_rows) for column in spec.columns]
-    whole = dict(zip(spec.names, stacks, strict=True)) if spec.names else stacks[0]
-    rest = [value for more in values if more for value in more]
-    return [whole, *rest] if rest else whole, unloadable
+    return _whole(spec, n_tasks, pieces_of_rows, values), unloadable
 
 
-def _stack(
-    column: RowSpec, n_tasks: int, pieces: list[tuple[list[tuple[int, int]], list[Any]]]
-) -> Array:
+def _stacked_values(
+    values: list[Any], done: list[int], spec: RowSpec, unloadable: dict[int, str]
+) -> tuple[Any, dict[int, str]]:
+    """Return values in the form of the first one, and those that do not have it; why."""
+    encoder = Encoder(spec, in_memory=False)
+    fitting, misfits = list[int](), dict(unloadable)
+    for index in done:
+        try:
+            encoder.add(index, values[index])
+            fitting.append(index)
+        except ResultError as error:
+            misfits[index] = str(error)
+    content, form = encoder.take(), encoder.spec
+    if form is None or form.is_open:
+        return None, misfits
+    runs = [(index, index + 1) for index in fitting]
+    further: list[Any] = [None] * len(values)
+    for index, parts in zip(fitting, content.parts or (), strict=False):
+        further[index] = parts
+    return _whole(form, len(values), [(runs, content.columns)], further), misfits
+
+
+Pieces = list[tuple[list[tuple[int, int]], list[Any]]]
+
+
+def _whole(spec: RowSpec, n_tasks: int, pieces: Pieces, further: list[Any]) -> Any:
+    """Return the stacked arrays, with the values that were not stacked behind them."""
+    stacks = [_stack(column, n_tasks, pieces) for column in spec.columns]
+    rest = [value for more in further if more for value in more]
+    if spec.names:
+        return dict(zip(spec.names, stacks, strict=True))
+    return stacks[0] if len(stacks) == 1 and not rest else [*stacks, *rest]
+
+
+def _stack(column: RowSpec, n_tasks: int, pieces: Pieces) -> Array:
     """Return the array of one column."""
     rows = np.full((n_tasks, *column.row_shape), missing_value(column.dtype), column.dtype)
     for runs, columns in pieces:

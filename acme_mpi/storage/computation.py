@@ -75,6 +75,7 @@ class ComputationStore(LinkedStore):
 
     def write(self, outcome: Outcome) -> None:
         """Write the files of one outcome's tasks and have them recorded."""
+        self.settle()
         content = outcome.content
         for tasks, form, position in pieces_of(outcome.succeeded(), content, self.spec):
             for index, offset in zip(tasks, range(position, position + len(tasks)), strict=True):

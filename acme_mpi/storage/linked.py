@@ -64,6 +64,7 @@ class LinkedStore(ContainedStore):
 
     def commit(self, root: int | None = None) -> Stored:
         """Make the container. Collective."""
+        self.settle_together()
         records = share_records(self.world, self.layout)
         rows = without_pickles(records)
         is_filled = self._is_filled(rows)

@@ -21,7 +21,7 @@ from acme_mpi.history.journal import AS_GROUPS
 from acme_mpi.history.records import Records, share_of, tasks_with_groups
 from acme_mpi.linux.offsets import copy_bytes
 from acme_mpi.results.convert import Array
-from acme_mpi.results.form import form_of
+from acme_mpi.results.form import NAMES, form_of
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import on_master, refusals, together
 
@@ -98,7 +98,7 @@ class Merge:
     def _create_groups(self, groups: Records) -> None:
         with refusals(self._path):
             self._target = hdf5.Changing(self._path)
-            are_named = bool((form_of(self._folder) or {}).get("names"))
+            are_named = bool((form_of(self._folder) or {}).get(NAMES))
             # In task order, because that is the order in which users iterate.
             for _, index in tasks_with_groups(groups):
                 hdf5.create_group(self._target.file.id, b"comp_%d" % index, are_named)

@@ -65,13 +65,20 @@ class PayloadStore(RecordedStore):
     ) -> None:
         super().__init__(world, layout, spec, n_tasks)
         self.folder = folder
-        self._row_spec = None if spec is None or spec.is_ragged else spec
         self._current: PayloadFile | None = None
         self._n_files = 0
         self._opened: tuple[str, h5py.File] | None = None
-        self._n_columns = 0 if spec is None or spec.is_ragged else len(spec.columns)
         # By task: its row, and the columns in which the runner was told where that lies.
         self._placed_rows: dict[int, tuple[int, set[int]]] = {}
+
+    @property
+    def _row_spec(self) -> RowSpec | None:
+        """Form of rows that are packed."""
+        return None if self.spec is None or self.spec.is_ragged else self.spec
+
+    @property
+    def _n_columns(self) -> int:
+        return len(self._row_spec.columns) if self._row_spec else 0
 
     def payload_name(self, rank: int, k: int) -> str:
         """Return the file name of payload `k` of a rank, inside `folder`."""
@@ -118,6 +125,7 @@ class PayloadStore(RecordedStore):
         self, index: int, k: int, shape: tuple[int, ...], dtype: str
     ) -> tuple[str, int] | None:
         """Create the space for a large array in the current payload."""
+        self.settle()
         payload = self._payload()
         try:
             with refusals(payload.path):
@@ -143,6 +151,7 @@ class PayloadStore(RecordedStore):
         runs = outcome.succeeded()
         if not runs:
             return
+        self.settle()
         changes: list[Change] = []
         try:
             with refusals(self.payload_path(self.world.rank, max(0, self._n_files - 1))):

@@ -87,7 +87,9 @@ class Reader:
         n_tasks, spec = description.n_tasks, description.spec
         store = make_store(description.kind, SerialWorld(), layout, spec, n_tasks)
         assert isinstance(store, RecordedStore)
-        self._store, self._spec, self._done = store, spec, done
+        is_open = store.spec is not None and store.spec.is_open
+        self._spec = None if is_open else store.spec  # nothing has ended yet
+        self._store, self._done = store, done
         self._is_changing = is_changing
         self._lock = threading.RLock()
         self._opened: tuple[str, int, h5py.File] | None = None

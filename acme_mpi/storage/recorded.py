@@ -9,13 +9,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from acme_mpi.comm import World
+from acme_mpi.errors import StoreError
 from acme_mpi.history.journal import AS_PICKLES, Block, FileKey, pack_failure, pack_record
 from acme_mpi.history.layout import Layout
 from acme_mpi.history.records import TOLD_OF_FAILURES, Record, Records
 from acme_mpi.results.checksum import Digest, new_digest
+from acme_mpi.results.form import ROWS, form_of
 from acme_mpi.results.spec import RowSpec
 from acme_mpi.runner.base import Outcome
-from acme_mpi.storage.base import Store, Stored
+from acme_mpi.storage.base import Store, Stored, on_master
 from acme_mpi.storage.committer import Committer
 
 
@@ -29,8 +31,32 @@ class RecordedStore(Store):
 
     def __init__(self, world: World, layout: Layout, spec: RowSpec | None, n_tasks: int) -> None:
         super().__init__(world, layout, spec, n_tasks)
+        self.settle()
         self._committer = Committer(layout.journal(world.rank))
         self._tracebacks: dict[str, int] = {}  # and the first task that had it
+
+    def settle(self) -> None:
+        """Take the form on which the first result has decided, if it was open. Independent.
+
+        Raises
+        ------
+        StoreError
+            What is there does not say it.
+        """
+        if self.spec is not None and self.spec.is_open:
+            folder = self.layout.dot_folder
+            try:
+                found = (form_of(folder) or {}).get(ROWS)
+                form = None if found is None else RowSpec.from_listed(found)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise StoreError(f"cannot read the form of results in {folder}: {error}") from None
+            self.spec = self.spec if form is None else self.spec.settled(form)
+
+    def settle_together(self) -> None:
+        """Settle the form on all ranks, None if there is no result. Collective."""
+        if self.spec is not None and self.spec.is_auto:
+            on_master(self.world, self.settle)
+            self.spec = self.world.bcast(None if self.spec.is_open else self.spec)
 
     def restore(self) -> None:
         """Make ready to resume what earlier runs have left. Rank 0 only, before `open`.

@@ -47,7 +47,7 @@ class SingleFileStore(PayloadStore, ContainedStore):
         self._is_over_container = False
         stacked = None if spec is None or spec.is_ragged else spec
         columns = stacked.columns if stacked else ()
-        self._are_rows_spooled = any(column.axis > 0 for column in columns)
+        self._are_rows_spooled = any(column.axis > 0 or column.is_auto for column in columns)
         if stacked is not None and not self._are_rows_spooled:
             self._shared = SharedRows(world, layout.partial, stacked, n_tasks)
 
@@ -132,8 +132,9 @@ class SingleFileStore(PayloadStore, ContainedStore):
         """Close the shared file, merge the spool into it, and give it its name. Collective."""
         if self._shared is not None:
             self._shared.close()
+        self.settle_together()
         records = share_records(self.world, self.layout)
-        if self._are_rows_spooled:
+        if self._are_rows_spooled and self.spec is not None:
             self._fill_slabs(records)
         elif self.spec is not None and self._shared is None:
             self.fill_rows(records)
