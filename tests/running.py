@@ -44,20 +44,22 @@ def make_assignment(
     )
 
 
-def events_of(runner: Runner) -> Iterator[Any]:
-    """Yield what happens, asleep in between; a silence of `LIMIT_S` fails the test."""
+def next_events(runner: Runner) -> list[Any]:
+    """Return all that one look finds, asleep before; a silence of `LIMIT_S` fails the test."""
     deadline = time.monotonic() + LIMIT_S
+    while not (events := runner.poll()):
+        left_s = deadline - time.monotonic()
+        descriptors = runner.descriptors()
+        assert left_s > 0, f"nothing has happened for {LIMIT_S} s"
+        assert descriptors, "nothing will ever happen"
+        select.select(descriptors, [], [], left_s)
+    return events
+
+
+def events_of(runner: Runner) -> Iterator[Any]:
+    """Yield what happens, see `next_events`."""
     while True:
-        events = runner.poll()
-        yield from events
-        if not events:
-            left_s = deadline - time.monotonic()
-            descriptors = runner.descriptors()
-            assert left_s > 0, f"nothing has happened for {LIMIT_S} s"
-            assert descriptors, "nothing will ever happen"
-            select.select(descriptors, [], [], left_s)
-        else:
-            deadline = time.monotonic() + LIMIT_S
+        yield from next_events(runner)
 
 
 def run_tasks(
@@ -84,8 +86,10 @@ def run_tasks(
     return outcomes
 
 
-def first_event(runner: Runner) -> Any:
-    return next(events_of(runner))
+def only_event(runner: Runner) -> Any:
+    """Return what happens next, alone: nobody would ever see what was found beside it."""
+    (event,) = next_events(runner)
+    return event
 
 
 def values_by_index(outcomes: list[Outcome]) -> dict[int, Any]:

@@ -17,9 +17,9 @@ from running import (
     LIMIT_S,
     events_of,
     failures_by_index,
-    first_event,
     indices_of,
     make_assignment,
+    only_event,
     run_tasks,
 )
 
@@ -119,15 +119,15 @@ class TestPlacing:
     def prepare_large(self, runner, n):
         tasks = list(range(n))
         runner.prepare(make_assignment(lambda x: LARGE + x, tasks, in_memory=False, can_place=True))
+        assert isinstance(only_event(runner), Ready)
         for k in tasks:
             runner.submit(range(k, k + 1))
-        assert isinstance(first_event(runner), Ready)
 
     def test_a_grant_to_a_dead_child_does_not_reach_the_next(self, start_runner, file):
         """What is granted to a dead child does not reach the next."""
         runner = start_runner()
         self.prepare_large(runner, 2)
-        of_the_dead = first_event(runner)
+        of_the_dead = only_event(runner)
         os.kill(runner.pid, signal.SIGKILL)
 
         answered, events = False, list[Any]()

@@ -18,9 +18,9 @@ import pytest
 from running import (
     LIMIT_S,
     failures_by_index,
-    first_event,
     indices_of,
     make_assignment,
+    only_event,
     values_by_index,
     wait_until,
 )
@@ -211,7 +211,7 @@ class TestTime:
         """A task that hangs while its runner is drained is killed."""
         runner.prepare(make_assignment(stuck.hang, [0, 1, 2], {0: stuck.spin}))
         runner.submit(range(3))
-        assert isinstance(first_event(runner), Ready)
+        assert isinstance(only_event(runner), Ready)
         wait_until(runner.running)
         runner.drain()
         runner.limit(0.05, 0)
@@ -258,7 +258,7 @@ def allocate(n_mb: int) -> Any:
 def test_a_runners_own_memory_is_far_below_the_limits_here(runner):
     """The memory that a runner needs by itself is far below the limits of these tests."""
     runner.prepare(make_assignment(lambda x: x, [0]))
-    first_event(runner)
+    only_event(runner)
 
     assert footprint.anonymous_bytes(runner.pid) < 100 * MB
 

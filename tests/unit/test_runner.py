@@ -16,8 +16,8 @@ import pytest
 from running import (
     events_of,
     failures_by_index,
-    first_event,
     make_assignment,
+    only_event,
     run_tasks,
     values_by_index,
 )
@@ -52,7 +52,7 @@ class TestContract:
     def test_ready_comes_first(self, runner):
         runner.prepare(make_assignment(lambda x: x, [1]))
 
-        assert isinstance(first_event(runner), Ready)
+        assert isinstance(only_event(runner), Ready)
 
     @pytest.mark.parametrize(
         "chunks",
@@ -236,7 +236,7 @@ class TestContract:
         assignment.func = b"c__no_such_module__\nf\n."
         runner.prepare(assignment)
 
-        event = first_event(runner)
+        event = only_event(runner)
 
         assert isinstance(event, Unready)
         assert "no_such_module" in event.reason
@@ -475,7 +475,7 @@ class TestDrain:
         """A child that dies before it has started a task costs nothing."""
         runner = start_runner()
         runner.prepare(make_assignment(lambda x: x, list(range(7))))
-        first_event(runner)
+        only_event(runner)
         os.kill(runner.pid, signal.SIGSTOP)
         runner.drain()
         runner.submit(range(1))

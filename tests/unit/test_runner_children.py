@@ -263,7 +263,7 @@ values = t.values_by_index(t.run_tasks(runner, [range(1)]))
 print(json.dumps(values[0]), flush=True)
 if sys.argv[2] == "during a task":
     runner.prepare(t.make_assignment(lambda x: signal.pause(), [1]))
-    t.first_event(runner)
+    t.only_event(runner)
     runner.submit(range(1))
     t.wait_until(lambda: runner._child.words[0] == 0)
 print("armed", flush=True)

@@ -17,10 +17,10 @@ from running import (
     LIMIT_S,
     events_of,
     failures_by_index,
-    first_event,
     indices_of,
     is_gone,
     make_assignment,
+    only_event,
     run_tasks,
     values_by_index,
     wait_until,
@@ -138,7 +138,7 @@ class TestCrashes:
         assignment.func = cloudpickle.dumps(Killer())
         runner.prepare(assignment)
 
-        event = first_event(runner)
+        event = only_event(runner)
 
         assert isinstance(event, Unready)
         assert "exit code 5" in event.reason
@@ -149,7 +149,7 @@ class TestCrashes:
         assignment = make_assignment(lambda x: x, [1])
         assignment.func = b"garbage"
         runner.prepare(assignment)
-        assert isinstance(first_event(runner), Unready)
+        assert isinstance(only_event(runner), Unready)
 
         runner.prepare(make_assignment(lambda x: -x, [1]))
 
@@ -185,7 +185,7 @@ class TestCrashes:
         assignment.func = cloudpickle.dumps(WaitsForItsEnd())
         runner.prepare(assignment)
 
-        assert isinstance(first_event(runner), Ready)
+        assert isinstance(only_event(runner), Ready)
         assert values_by_index(run_tasks(runner, [range(1)])) == {0: -1}
 
     @pytest.mark.parametrize("fails", [False, True], ids=["ready", "unready"])
@@ -223,7 +223,7 @@ class TestCrashes:
         os.kill(runner.pid, signal.SIGKILL)
         runner.prepare(make_assignment(lambda x: x, [1]))
 
-        assert isinstance(first_event(runner), (Ready, Unready))
+        assert isinstance(only_event(runner), (Ready, Unready))
 
     def test_tasks_whose_child_dies_later_are_failed_one_by_one(self, start_runner):
         """Their results are lost again and again; which task it was is found by halving."""
