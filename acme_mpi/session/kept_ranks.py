@@ -22,14 +22,17 @@ from acme_mpi.links.reaching import reach
 from acme_mpi.linux.interrupts import signal_name
 from acme_mpi.runner.channel import Channel
 from acme_mpi.session.current import outside
+from acme_mpi.session.kernel import ends_within
 from acme_mpi.session.local import LocalSession
 from acme_mpi.session.ranks import Ranks
+from acme_mpi.session.script import GoesOnError
 from acme_mpi.session.starting import RanksFolder
 from acme_mpi.session.values import finish
 
 WELCOMED_S = 30.0  # within which rank 0 has said whether this process is welcome
 STOPPED_S = 15.0  # within which ranks have left that were told to; then their job is cancelled
 LOOK_S = 0.05
+RESTARTED_S = 0.5  # between the interrupt of a kernel and its end, if it is restarted
 _BEFORE_THE_END = (signal.SIGUSR1, signal.SIGUSR2)
 
 logger = logging.getLogger("acme_mpi")
@@ -177,6 +180,17 @@ class KeptRanks(Ranks):
         if self._leaves_because in _BEFORE_THE_END:
             why += ", as Slurm does before the end of their time"
         return f"{why}; {self._found.how_it_is()}"
+
+    def hear_signal(self) -> None:
+        """Have the call go on if the signal has come with the end of a notebook's kernel.
+
+        Raises
+        ------
+        GoesOnError
+            The kernel ends.
+        """
+        if ends_within(RESTARTED_S):
+            raise GoesOnError("the call goes on: `connect` and `last_result` give its result")
 
     @property
     def log(self) -> str:

@@ -147,13 +147,20 @@ class LocalSession(ScriptSession):
         return answer
 
     def _answer(self, number: int | None) -> Any:
-        """Wait for an answer; the first signal cancels the request, whose answer comes soon."""
+        """Wait for an answer; the first signal cancels the request, whose answer comes soon.
+
+        Raises
+        ------
+        GoesOnError
+            The ranks stay, and this process does not: nothing is cancelled.
+        """
         is_cancelled = False
         while True:
             heard = [INTERRUPTS.fileno()] if INTERRUPTS.fileno() >= 0 and not is_cancelled else []
             ready, _, _ = select.select([self._channel.fileno(), *heard], [], [])
             if set(heard) & set(ready):
                 is_cancelled, self._got = True, INTERRUPTS.number
+                self.local.hear_signal()
                 self._cancel()
             message = self._channel.receive(wait=False)
             if message is not None and message[0] == Kind.SAID:

@@ -54,6 +54,10 @@ class Ranks(ABC):
     def show_printed(self) -> None:
         """Show all that tasks have printed by now, if it is shown here."""
 
+    def hear_signal(self) -> None:
+        """See that a signal is about to end the running call; raise if it shall not."""
+        return None
+
     @abstractmethod
     def stop(self) -> None:
         """End them; what runs on them is dropped. A second call does nothing."""

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from acme_mpi.session.stream_client import ClientStream
 
 
+class GoesOnError(KeyboardInterrupt):
+    """The ranks go on with a request of this process, which is about to end."""
+
+
 class ScriptSession(Session):
     """A client's end of its channel to rank 0's agent.
 
@@ -165,6 +169,8 @@ class ScriptSession(Session):
                 return self._answer(number)
             except (EOFError, ConnectionError):
                 raise LaunchError(self._have_gone()) from None
+            except GoesOnError:
+                raise
             except BaseException:
                 self._cancel()
                 raise

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from conftest import ENDING_S, MARKER, end_all, has_ended, processes_of, start_environment
+from running import wait_until
 
 manager = pytest.importorskip("jupyter_client.manager")
 pytest.importorskip("ipykernel")
@@ -17,6 +18,8 @@ pytest.importorskip("ipykernel")
 pytestmark = [pytest.mark.once, pytest.mark.slow]
 
 ANSWERED_S = 60.0
+CURRENT = "from acme_mpi.session import current"
+RANKS = "current().job_ranks(current().callers())"
 FIRST = """\
 import os, time
 import acme_mpi
@@ -84,6 +87,11 @@ class Kernel:
             elif kind == "status" and content["execution_state"] == "idle":
                 return Shown(text, value, error)
 
+    def restart(self, now: bool = True) -> None:
+        """Interrupt it, kill it or ask it to end (as the notebook's button does), start it."""
+        self.manager.restart_kernel(now=now)
+        self.client.wait_for_ready(timeout=ANSWERED_S)
+
     def end(self) -> None:
         self.client.stop_channels()
         self.manager.shutdown_kernel(now=True)
@@ -138,12 +146,11 @@ def test_an_error_of_a_task_ends_the_cell(kernel, first):
     ],
 )
 def test_an_interrupt_ends_the_cell_and_keeps_the_ranks(kernel, first, call, error):
-    ranks = "from acme_mpi.session import current; current().job_ranks(current().callers())"
-    before = kernel.run(ranks)
+    before = kernel.run(f"{CURRENT}; {RANKS}")
     hang = "def hang(x):\n    print('begun', flush=True)\n    time.sleep(100)\n"
 
     shown = kernel.run(hang + call, interrupt_at="begun")
-    after = kernel.run(f"acme_mpi.map(abs, range(8), write_worker_results=False)\n{ranks}")
+    after = kernel.run(f"acme_mpi.map(abs, range(8), write_worker_results=False)\n{RANKS}")
 
     assert shown.error.startswith(error)
     assert (after.error, after.value) == ("", before.value)
@@ -154,8 +161,7 @@ def test_a_restart_leaves_no_rank(kernel, first):
         return set(processes_of(kernel.start_id)) - {kernel.manager.provisioner.pid}
 
     before = others()
-    kernel.manager.restart_kernel(now=True)
-    kernel.client.wait_for_ready(timeout=ANSWERED_S)
+    kernel.restart()
 
     assert before
     assert all(has_ended(pid, ENDING_S) for pid in before)
@@ -167,7 +173,7 @@ KEPT = """\
 import os
 import acme_mpi
 
-ranks = acme_mpi.launch(2, idle="2min", directory="kept")
+ranks = acme_mpi.launch(2, idle="2min", directory="{kept}")
 factor = 3
 
 def f(x):
@@ -175,8 +181,8 @@ def f(x):
 
 def waits(x):
     if x == 1:
-        open("begun", "w").close()
-        open("allowed").close()
+        open("{begun}", "w").close()
+        open("{allowed}").close()
     return factor * x
 
 with acme_mpi.Pool() as pool:
@@ -188,25 +194,35 @@ found + acme_mpi.map(f, [5, 6], write_worker_results=False)
 LATER = """\
 import acme_mpi
 
-with acme_mpi.connect("kept") as ranks:
+with acme_mpi.connect("{kept}") as ranks:
     found = ranks.last_result()
     found += acme_mpi.map(lambda x: -x, [3], write_worker_results=False)
 found, ranks.status()
 """
 
 
-def test_ranks_that_stay_outlive_a_restart_in_the_middle_of_a_call(kernel):
-    os.mkfifo(kernel.folder / "begun")
-    os.mkfifo(kernel.folder / "allowed")
-    shown = kernel.run(KEPT)
+@pytest.mark.parametrize("now", [True, False], ids=["killed", "asked"])
+def test_ranks_that_stay_outlive_a_restart_within_a_call(kernel, now):
+    paths = {name: kernel.folder / f"{name}{now}" for name in ("kept", "begun", "allowed")}
+    os.mkfifo(paths["begun"])
+    os.mkfifo(paths["allowed"])
+    shown = kernel.run(KEPT.format(**paths))
     kernel.client.execute("acme_mpi.map(waits, [0, 1], write_worker_results=False)")
-    (kernel.folder / "begun").read_bytes()
-    kernel.manager.restart_kernel(now=True)
-    kernel.client.wait_for_ready(timeout=ANSWERED_S)
-    (kernel.folder / "allowed").write_bytes(b"")
+    paths["begun"].read_bytes()
+    kernel.restart(now)
+    wait_until(lambda: is_read(paths["allowed"]))
 
-    again = kernel.run(LATER)
+    again = kernel.run(LATER.format(**paths))
 
     assert (shown.error, shown.value) == ("", "[3, 6, 9, 12, 15, 18]")
     assert (again.error, again.value) == ("", "([0, 3, -3], 'ended')")
-    assert not (kernel.folder / "kept").exists()
+    assert not paths["kept"].exists()
+
+
+def is_read(fifo: Path) -> bool:
+    """Have whoever waits for a pipe go on; tell whether there is somebody."""
+    try:
+        os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
