@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +13,15 @@ import pytest
 from conftest import ENDING_S, MARKER, end_all, has_ended, processes_of, start_environment
 from running import wait_until
 
+from acme_mpi.linux.cores import n_busy_cores
+
 manager = pytest.importorskip("jupyter_client.manager")
 pytest.importorskip("ipykernel")
 
 pytestmark = [pytest.mark.once, pytest.mark.slow]
 
 ANSWERED_S = 60.0
+README = Path(__file__).parents[2] / "README.md"
 CURRENT = "from acme_mpi.session import current"
 RANKS = "current().job_ranks(current().callers())"
 FIRST = """\
@@ -167,6 +171,17 @@ def test_a_restart_leaves_no_rank(kernel, first):
     assert all(has_ended(pid, ENDING_S) for pid in before)
     again = kernel.run("import acme_mpi; acme_mpi.map(abs, [-1, 2], write_worker_results=False)")
     assert (again.error, again.value) == ("", "[1, 2]")
+
+
+def test_the_first_code_of_the_readme_takes_all_cores(kernel):
+    kernel.restart()
+    code = re.search(r"^```python\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)[1]
+    promised = re.search(r"write_worker_results=False\)  # (\[.*\])$", code, re.MULTILINE)[1]
+
+    shown = kernel.run(f"{code}\nvalues")
+
+    assert (shown.error, shown.value) == ("", promised)
+    assert kernel.run(f"{CURRENT}; len({RANKS})").value == str(n_busy_cores())
 
 
 KEPT = """\
