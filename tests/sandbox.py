@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 
 SANDBOX = Path(__file__).resolve().parent.parent / "scripts" / "slurm_sandbox"
@@ -159,3 +160,9 @@ def run_client(slurm: Slurm, folder: Path, text: str) -> dict[str, Any]:
     assert ran.returncode == 0, ran.stderr
     said: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
     return said
+
+
+def values_in(path: Path) -> list[float]:
+    """Return the results of a run whose tasks return one number each."""
+    with h5py.File(path) as file:
+        return [file[f"comp_{i}/result_0"][()].item() for i in range(len(file))]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import h5py
 import pytest
-from sandbox import Slurm, run_client
+from sandbox import Slurm, run_client, values_in
 
 pytestmark = [pytest.mark.once, pytest.mark.slurm, pytest.mark.slow]
 
@@ -18,11 +17,6 @@ def folder(slurm: Slurm, request: pytest.FixtureRequest) -> Path:
     path = slurm.shared_dir / str(request.node.name)
     path.mkdir()
     return path
-
-
-def values_in(path: Path) -> list[float]:
-    with h5py.File(path) as file:
-        return [file[f"comp_{i}/result_0"][()].item() for i in range(len(file))]
 
 
 def test_a_job_waits_runs_and_is_found_again(slurm: Slurm, folder: Path) -> None:

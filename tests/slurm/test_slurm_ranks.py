@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
-from sandbox import Slurm, run_client
+from sandbox import Slurm, run_client, values_in
 
 pytestmark = [pytest.mark.once, pytest.mark.slurm, pytest.mark.slow]
 
@@ -257,3 +258,46 @@ def test_acmes_set_up_starts_workers_that_stay(slurm: Slurm, folder: Path) -> No
     assert (said["values"], said["workers"]) == ([21, 32], 8)
     assert said["late"][0] == "TimeoutError"
     assert "<slurm_cluster_setup> the ranks have not begun: job " in said["late"][1]
+
+
+@pytest.fixture
+def partition(slurm: Slurm) -> Iterator[None]:
+    """Have Slurm know a partition of ESI's."""
+    slurm.call("scontrol", "create", "PartitionName=8GBXS", "Nodes=ALL", "MaxTime=INFINITE")
+    yield
+    slurm.call("scontrol", "delete", "PartitionName=8GBXS")
+
+
+@pytest.mark.usefixtures("partition")
+def test_a_client_of_many_workers_serves_two_maps(slurm: Slurm, folder: Path) -> None:
+    """As ACME's page has it for ESI: a partition named by its memory, and what all tasks share."""
+    said = run_client(
+        slurm,
+        folder,
+        """
+        import numpy as np
+        from acme_mpi import ParallelMap, esi_cluster_setup
+
+        def low(x, y, z=3, w=np.zeros((3, 1)), **kwargs):
+            return min(x) * y + z * w.sum()
+
+        def high(x, y, z=3, w=np.zeros((3, 1)), **kwargs):
+            return max(x) * y - z * w.sum()
+
+        n_workers = 8
+        client = esi_cluster_setup(partition="8GBXS", n_workers=n_workers)
+        shared, each = [2, 4, 6], np.arange(n_workers) / 4
+        words = dict(z=range(n_workers), w=np.ones((5, 1)), n_inputs=n_workers)
+        said = dict(files=[], workers=client.n_workers)
+        for func in low, high:
+            pmap = ParallelMap(func, shared, each, **words)
+            with pmap as p:
+                p.compute()
+            said["files"].append(pmap.results_container)
+        """,
+    )
+    low, high = (values_in(Path(name)) for name in said["files"])
+    each = np.arange(8)
+    assert said["workers"] == 8
+    assert low == [*(2 * each / 4 + 5 * each)]
+    assert high == [*(6 * each / 4 - 5 * each)]
