@@ -483,10 +483,7 @@ class TestBatchScript:
             try:
                 job.until_all_wait(4)
                 kept = done(folder)
-                os.kill(node_init(slurm, "node2"), signal.SIGKILL)
-                # By itself Slurm would find out after half a minute to five.
-                told = ("scontrol", "update", "nodename=node2", "state=down", "reason=lost")
-                assert slurm.call(*told).returncode == 0
+                slurm.lose("node2")
                 (folder / "allowed").touch()
 
                 assert job.end(2 * LIMIT_S) == DONE, job.said()
@@ -498,19 +495,6 @@ class TestBatchScript:
             assert content_of(folder / "out" / "f.h5") == undisturbed["f"]
             assert "nodes: node1,node2\n" in job.said()
             assert "nodes: node1\n" in job.said()
-
-
-def node_init(slurm: Slurm, node: str) -> int:
-    """Return the process id of a node's init; with it the kernel ends all its processes."""
-    words = f"_node\0{slurm.state}\0{node}\0".encode()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            found = path.read_bytes()
-        except OSError:
-            continue  # it has ended
-        if found.endswith(words) and not found.startswith(b"unshare"):
-            return int(path.parent.name)
-    raise LookupError(node)
 
 
 def utc_offset_s() -> float:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from sandbox import Slurm, run_client, values_in
+from sandbox import Slurm, run_client, running_slurm, values_in
 
 pytestmark = [pytest.mark.once, pytest.mark.slurm, pytest.mark.slow]
 
@@ -138,3 +138,41 @@ def test_a_job_is_queued_again_when_its_time_is_over(slurm: Slurm, folder: Path)
     assert 0 < int(said["before"]) < 60
     assert said["cancelled"][:2] == ["CANCELLED", "StoppedError"]
     assert values_in(Path(said["files"][0])) == list(range(60))
+
+
+def test_a_lost_node_ends_a_job_or_is_gone_on_without(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """In a Slurm of its own, as the node does not come back."""
+    with running_slurm(tmp_path_factory.mktemp("shared")) as slurm:
+        folder = slurm.shared_dir
+        run_client(
+            slurm,
+            folder,
+            """
+            both = acme_mpi.Slurm(4, nodes=2, again=True)
+            acme_mpi.submit(wait_for_permission, range(40), output_dir="both", launch=both)
+            lost = acme_mpi.Slurm(1, extra=["--nodelist=node2", "--no-requeue"])
+            acme_mpi.submit(wait_for_permission, range(50, 60), output_dir="lost", launch=lost)
+            until(lambda: len([each for each in os.listdir() if each.startswith("begun")]) >= 5)
+            said = {}
+            """,
+        )
+        slurm.lose("node2")
+        (folder / "allowed").touch()
+        said = run_client(
+            slurm,
+            folder,
+            """
+            both, lost = acme_mpi.attach("both"), acme_mpi.attach("lost")
+            said = dict(lost=[lost.wait(LIMIT_S), *fails(lost.result)])
+            said["files"] = both.result(LIMIT_S)
+            said["both"] = both.wait(LIMIT_S)
+            """,
+        )
+    state, kind, text = said["lost"]
+    assert (state, kind) == ("NODE_FAIL", "StoppedError")
+    assert "10 of 10 tasks were not run, because job" in text
+    assert f"resume with: sbatch {folder}/lost/" in text
+    assert said["both"] == "COMPLETED"
+    assert values_in(Path(said["files"][0])) == list(range(40))
