@@ -102,15 +102,23 @@ class Slurm:
 
 
 @contextmanager
-def running_slurm(shared_dir: Path) -> Iterator[Slurm]:
-    """Context with a Slurm of two nodes, which see one directory below /tmp."""
+def running_slurm(shared_dir: Path, *options: str) -> Iterator[Slurm]:
+    """Context with a Slurm of two nodes, which see one directory below /tmp.
+
+    Parameters
+    ----------
+    shared_dir : Path
+        The directory.
+    *options : str
+        More options of `scripts/slurm_sandbox up`.
+    """
     # A state of its own: a sandbox that a developer has up in this checkout goes on.
     # Not in pytest's directory, whose name may be too long for sockets.
     state = Path(tempfile.mkdtemp(prefix="slurm-"))
     # --end-with: even a pytest that is killed leaves no Slurm behind.
-    options = ["2", f"--share={shared_dir}", f"--end-with={os.getpid()}"]
+    own = ["2", f"--share={shared_dir}", f"--end-with={os.getpid()}"]
     try:
-        started = call_sandbox(state, "up", *options)
+        started = call_sandbox(state, "up", *own, *options)
         if started.returncode == CANNOT_RUN:
             pytest.skip(started.stderr.strip())
         assert started.returncode == 0, started.stderr

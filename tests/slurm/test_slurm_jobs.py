@@ -176,3 +176,32 @@ def test_a_lost_node_ends_a_job_or_is_gone_on_without(
     assert f"resume with: sbatch {folder}/lost/" in text
     assert said["both"] == "COMPLETED"
     assert values_in(Path(said["files"][0])) == list(range(40))
+
+
+def test_a_job_that_takes_too_much_memory_says_so(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Limits of Slurm's own, by control groups: a task fails alone, a job's script ends the job."""
+    with running_slurm(tmp_path_factory.mktemp("shared"), "--limit-memory") as slurm:
+        said = run_client(
+            slurm,
+            slurm.shared_dir,
+            """
+            def takes(x):
+                return len(bytes([1]) * x)
+
+            large = acme_mpi.Slurm(1, mem="300M")
+            job = acme_mpi.submit(takes, [1, 2, 1 << 30], output_dir="task", launch=large)
+            said = dict(task=[job.wait(LIMIT_S), *fails(job.result)])
+            script = "python3 -c 'bytearray(1 << 30)' || exit"
+            large = acme_mpi.Slurm(1, mem="300M", prologue=[script])
+            job = acme_mpi.submit(takes, [1], output_dir="script", launch=large)
+            said["script"] = [job.wait(LIMIT_S), *fails(job.result)]
+            """,
+        )
+    state, kind, text = said["task"]
+    assert (state, kind) == ("FAILED", "TaskError")
+    assert text.startswith("1 of 3 tasks failed, first: task 2 on rank 0 (node1): killed: ")
+    assert "probably out of memory" in text
+    state, kind, text = said["script"]
+    assert (state, kind) == ("OUT_OF_MEMORY", "LaunchError")
+    assert "has ended before any task was called: OUT_OF_MEMORY (OutOfMemory)" in text
+    assert "oom-kill event" in text
