@@ -34,6 +34,11 @@ MAX_BUFFERS = 4096
 MAX_DESCRIPTORS = 8
 MESSAGE_BYTES = INLINE_BYTES + 8 * MAX_BUFFERS + HEADER.size  # of a datagram
 
+_ROOM = MESSAGE_BYTES, socket.CMSG_SPACE(4 * MAX_DESCRIPTORS)
+# As numbers: Python's enumerations take longer than the call.
+_WAITING = int(socket.MSG_CMSG_CLOEXEC)
+_AT_ONCE = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
+
 
 class ChannelError(Exception):
     """The other side sent something that is not a message."""
@@ -181,14 +186,13 @@ def receive_datagram(sock: socket.socket, flags: int) -> tuple[bytes, list[Any],
     EOFError
         The other side has gone.
     """
-    room = MESSAGE_BYTES, socket.CMSG_SPACE(4 * MAX_DESCRIPTORS)
     try:
-        return sock.recvmsg(*room, flags)
+        return sock.recvmsg(*_ROOM, flags)
     except ConnectionError:
         # The other side has gone with messages unread. That is told once, before the messages
         # that it had sent.
         try:
-            return sock.recvmsg(*room, flags)
+            return sock.recvmsg(*_ROOM, flags)
         except ConnectionError as error:
             raise EOFError(str(error)) from None
 
@@ -304,9 +308,8 @@ class Channel:
         ChannelError
             What came is not a message.
         """
-        flags = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
         try:
-            data, ancillary, _, _ = receive_datagram(self._socket, flags)
+            data, ancillary, _, _ = receive_datagram(self._socket, _WAITING if wait else _AT_ONCE)
         except BlockingIOError:
             return None
         descriptors = [

@@ -73,7 +73,7 @@ class Guard:
         found = limits.breach(task[1], self._footprint)
         self.note_memory(self._footprint.last_bytes)
         # What it has said comes first: it may wait for an answer, or have ended.
-        if found is not None and not self._child.has_news():
+        if found is not None and not any(self._child.look()):
             self._kill_for_limit(task[0], *found)
 
     def _kill_for_limit(self, index: int, kind: str, message: str) -> None:

@@ -155,9 +155,11 @@ class Child:
         """Tell whether the child is gone, or goes within `wait_s` seconds."""
         return bool(select.select([self.pidfd], [], [], wait_s)[0])
 
-    def has_news(self) -> bool:
-        """Tell whether there is something to read, or the child is gone."""
-        return bool(select.select([self.channel.fileno(), self.pidfd], [], [], 0)[0])
+    def look(self) -> tuple[bool, bool]:
+        """Tell whether there is something to read, and whether the child is gone."""
+        channel = self.channel.fileno()
+        found = select.select([channel, self.pidfd], [], [], 0)[0]
+        return channel in found, self.pidfd in found
 
     def stack(self) -> str:
         """Return the stacks of the child's threads, see `ask_for_stack`."""

@@ -359,13 +359,13 @@ class StreamRunner:
         """Return what has been answered."""
         self._send()
         while self._child is not None:
-            ended = self._child.has_ended()
+            has_said, ended = self._child.look()
             if self._guard.over_limit is not None:
                 if ended:
                     self._replace_dead(None)
                 break
             try:
-                message = self._child.channel.receive(wait=False)
+                message = self._child.channel.receive(wait=False) if has_said else None
                 if message is not None:
                     self._take(*message)
                     continue

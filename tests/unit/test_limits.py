@@ -496,8 +496,8 @@ class FakeChild:
         self.when_asked = when_asked
         self.news = self.is_killed = False
 
-    def has_news(self) -> bool:
-        return self.news
+    def look(self) -> tuple[bool, bool]:
+        return self.news, False
 
     def stack(self) -> str:
         self.when_asked(self.words)
