@@ -78,7 +78,7 @@ class Surroundings(NamedTuple):
 
     def beside(self, start: Mapping[str, str]) -> Surroundings:
         """Return the same for ranks that have the environment `start`."""
-        return self._replace(variables=changes(start, os.environ))
+        return self._replace(variables=_changed_here(start))
 
     def take_on(self) -> None:
         """Make this process like the caller's, except for environment variables."""
@@ -117,6 +117,21 @@ def _pickled_filters() -> bytes:
             _PICKLED[:] = [(list(warnings.filters), pickled)]
         return _PICKLED[0][1]
     return b""
+
+
+# The last environment of this process that was compared, with which, and what differed.
+_COMPARED: list[tuple[dict[Any, Any], Mapping[str, str], dict[str, str | None]]] = []
+
+
+def _changed_here(start: Mapping[str, str]) -> dict[str, str | None]:
+    # As it is kept: to make texts of all of it takes a tenth of a small call.
+    kept = dict(vars(os.environ)["_data"])
+    for before, compared_with, found in _COMPARED:
+        if before == kept and compared_with is start:
+            return dict(found)
+    found = changes(start, os.environ)
+    _COMPARED[:] = [(kept, start, found)]
+    return dict(found)
 
 
 def changes(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, str | None]:

@@ -142,12 +142,12 @@ class _Turn:
 
     def __init__(self, client: Client, number: int, unread: list[tuple[Kind, Any]]) -> None:
         self._client, self._number, self._unread = client, number, unread
-        self._is_awaited = True
+        self._is_awaited, self._is_taken = True, False
 
     def answer(self, content: Any) -> None:
         """Send what the client waits for, if it does."""
         if self._is_awaited:
-            tell(self._client, Kind.ANSWER, (self._number, content))
+            tell(self._client, Kind.ANSWER, (self._number, None if self._is_taken else content))
 
     def deliver(self, world: World, result: Result) -> None:
         """Send the result, and wait until its values are loaded. Rank 0 only."""
@@ -158,6 +158,7 @@ class _Turn:
         reasons = None
         if message is not None and message[0] == Kind.TAKEN:
             self._number, reasons = message[1]
+            self._is_taken = True
         elif message is not None and message[0] != Kind.CANCEL:
             # An exception, of a signal handler for example, came between answer and values.
             self._unread.append(message)

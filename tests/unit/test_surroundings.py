@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import pytest
 from conftest import by_stacks
 
 from acme_mpi.runner.process import interpreter_flags
-from acme_mpi.runner.surroundings import changed, changes, need_a_new_process
+from acme_mpi.runner.surroundings import Surroundings, changed, changes, need_a_new_process
 
 PROGRAM = """
 import json
@@ -109,6 +110,20 @@ def test_options_that_subprocess_forgets_are_passed_on(monkeypatch):
 
 
 @pytest.mark.once
+@pytest.mark.once
+def test_each_look_at_the_environment_sees_what_has_changed(monkeypatch):
+    start = dict(os.environ)
+    here = Surroundings.here()
+    monkeypatch.setenv("ACME_TEST", "1")
+    seen = [here.beside(start).variables for _ in range(2)]
+    monkeypatch.delenv("ACME_TEST")
+    monkeypatch.setenv("ACME_OTHER", "2")
+    seen += [here.beside(start).variables, here.beside({**start, "ACME_TEST": "3"}).variables]
+
+    assert seen[:2] == [{"ACME_TEST": "1"}] * 2
+    assert seen[2:] == [{"ACME_OTHER": "2"}, {"ACME_OTHER": "2", "ACME_TEST": None}]
+
+
 def test_changes_lead_from_one_environment_to_the_other():
     before, after = {"A": "1", "B": "2"}, {"B": "3", "C": "4"}
 
