@@ -16,7 +16,7 @@ from acme_mpi.comm.launcher import (
 )
 from acme_mpi.comm.leaving import how_to_silence, outlast_other_ranks
 from acme_mpi.comm.mpi import MpiWorld
-from acme_mpi.comm.sharing import share, share_bytes
+from acme_mpi.comm.sharing import little_of, share, share_bytes
 from acme_mpi.comm.start import finalize, make_world
 from acme_mpi.comm.twins import SerialWorld, ThreadWorld
 from acme_mpi.comm.typed import passes_on_whole_lines, typed_command
@@ -38,6 +38,7 @@ __all__ = [
     "is_launched",
     "launched_rank_and_size",
     "leave_if_orphaned",
+    "little_of",
     "make_world",
     "outlast_other_ranks",
     "pack_error",

@@ -11,8 +11,17 @@ from acme_mpi.comm.base import World
 from acme_mpi.errors import StoreError
 from acme_mpi.linux.segment import Address, Segment
 
+LITTLE_BYTES = 8 * 1024  # whose address takes longer to tell all than they do
 
-def share(world: World, segment: Segment | None) -> Segment:
+
+def little_of(segment: Segment | None) -> bytes | None:
+    """Return the bytes of a segment that may as well travel by themselves; None: it may not."""
+    if segment is None or segment.n_bytes > LITTLE_BYTES:
+        return None
+    return bytes(segment.view())
+
+
+def share(world: World, segment: Segment | None, little: bytes | None = None) -> Segment:
     """Return rank 0's segment, or the copy of it that this node has. Collective.
 
     The first rank of each node holds the copy; the others open it by way of that rank. A rank that
@@ -24,15 +33,21 @@ def share(world: World, segment: Segment | None) -> Segment:
         The ranks.
     segment : Segment or None
         Rank 0's, sealed; None elsewhere.
+    little : bytes, optional
+        What it holds, where all ranks know it: then each makes its own, and waits for nobody.
 
     Raises
     ------
     StoreError
         On every rank alike: a node has no room for it.
+    MemoryError
+        On one rank alone: that has no room for the little.
     """
-    if world.size == 1:
+    if world.size == 1 or (little is not None and segment is not None):
         assert segment is not None
         return segment
+    if little is not None:
+        return _own(little)
     first_of = {host: rank for rank, host in reversed([*enumerate(world.hosts)])}
     held = _copy(world, segment, set(first_of.values()))
     addresses = world.allgather(() if held is None else tuple(held.address))
@@ -74,6 +89,13 @@ def share_bytes(world: World, data: Any) -> Any:
             fault = error
     settle(world, fault, None, lambda brought: None)
     return np.asarray(share(world, segment).view())
+
+
+def _own(little: bytes) -> Segment:
+    try:
+        return Segment.of([little])
+    except StoreError as error:
+        raise MemoryError(str(error)) from None
 
 
 def _open(address: Address) -> Segment | None:

@@ -1,11 +1,12 @@
 """One run, from the first index to the closed container.
 
 The life of a task: every rank enters `run`; rank 0's arguments go to every node as one segment of
-shared memory, which agents do not unpickle. Rank 0's `Master` hands chunks of indices to the
-`Worker` of every rank; a worker gives them to its `Runner`, normally a child process, which calls
-the function; what comes back is written by the rank's `Store`, brought to the disk, recorded in the
-rank's `Journal`, and reported; the report is the request for the next chunk. At the end the stores
-make one container together, and every rank leaves with the same result or the same exception.
+shared memory, little ones to every rank; agents do not unpickle them. Rank 0's `Master` hands
+chunks of indices to the `Worker` of every rank; a worker gives them to its `Runner`, normally a
+child process, which calls the function; what comes back is written by the rank's `Store`, brought
+to the disk, recorded in the rank's `Journal`, and reported; the report is the request for the next
+chunk. At the end the stores make one container together, and every rank leaves with the same result
+or the same exception.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple, NoReturn
 
-from acme_mpi.comm import World, settle, share
+from acme_mpi.comm import World, little_of, settle, share
 from acme_mpi.engine.call import Call, Options, Result
 from acme_mpi.engine.deadline import deadline_s
 from acme_mpi.engine.loop import Loop
@@ -132,6 +133,8 @@ class Run:
         There are results of earlier runs.
     surroundings : Surroundings, optional
         Those of rank 0's caller, where tasks are to be called.
+    little : bytes, optional
+        Rank 0's packed arguments, if they are little.
     """
 
     def __init__(
@@ -143,10 +146,11 @@ class Run:
         lease: Lease | None = None,
         is_resumed: bool = False,
         surroundings: Surroundings | None = None,
+        little: bytes | None = None,
     ) -> None:
         self._world, self._call, self._options, self._layout = world, call, options, layout
         self._lease, self._is_resumed = lease, is_resumed
-        self._surroundings = surroundings
+        self._surroundings, self._little = surroundings, little
         self._work, self._output, self._display = options.work, options.output, options.display
 
     @classmethod
@@ -156,18 +160,19 @@ class Run:
 
         def decide(
             digests: list[dict[str, str]],
-        ) -> tuple[Options, Layout, bool, Surroundings | None]:
+        ) -> tuple[Options, Layout, bool, Surroundings | None, bytes | None]:
             _warn_of_differences(digests)
             assert call.options is not None
             begun.append(_begin(call, call.options, world.size))
             is_resumed = begun[0].earlier is not None
-            return call.options, begun[0].layout, is_resumed, call.surroundings
+            little = little_of(call.packed)
+            return call.options, begun[0].layout, is_resumed, call.surroundings, little
 
         error = call.error or fault_of_limits()
         agreed = settle(world, error, dict(call.digests), decide, _warn)
-        options, layout, is_resumed, surroundings = agreed
+        options, layout, is_resumed, surroundings, little = agreed
         lease = begun[0].lease if begun else None
-        return cls(world, call, options, layout, lease, is_resumed, surroundings)
+        return cls(world, call, options, layout, lease, is_resumed, surroundings, little)
 
     @contextlib.contextmanager
     def released(self) -> Iterator[None]:
@@ -304,7 +309,7 @@ class Run:
         if worker is not None:
             worker.close()
         # A barrier before the container is made: everybody's records are on the disk.
-        ends = world.allgather(_RankEnd.of(worker, master, self._lease))
+        ends = self.store.meet(_RankEnd.of(worker, master, self._lease))
         storage_error = next((each.storage_error for each in ends if each.storage_error), "")
         if world.is_master:
             _warn_of_changes({name for each in ends for name in each.changed})
@@ -363,7 +368,9 @@ class Run:
     def _share_assignment(self) -> Assignment:
         """Bring rank 0's arguments to every node, as bytes."""
         call, store = self._call, self._output.store
-        packed = share(self._world, call.packed) if call.own_tasks is None else None
+        packed = None
+        if call.own_tasks is None:
+            packed = share(self._world, call.packed, self._little)
         return Assignment(
             call.func,
             packed,

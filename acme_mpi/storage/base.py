@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,10 @@ from acme_mpi.history.layout import Layout
 from acme_mpi.linux.offsets import reason
 from acme_mpi.results.spec import Content, RowSpec
 from acme_mpi.runner.base import Outcome
+
+T = TypeVar("T")
+
+Piece = tuple[list[tuple[int, int]], Content]  # tasks as [start, stop), and their results
 
 
 @dataclass
@@ -37,7 +41,7 @@ class Stored:
 
     container: str | None = None
     paths: list[str | None] | None = None
-    pieces: list[tuple[list[tuple[int, int]], Content]] = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
     pickle_paths: list[str] = field(default_factory=list)
 
     @property
@@ -50,7 +54,7 @@ class Stored:
 class Store(ABC):
     """Where the results of one run go; one object per rank.
 
-    `open` and `commit` are Collective, all else is Independent.
+    `open`, `meet` and `commit` are Collective, all else is Independent.
 
     Parameters
     ----------
@@ -127,6 +131,16 @@ class Store(ABC):
             Something could not be brought to the disk; what is recorded stays so.
         """
 
+    def meet(self, end: T) -> list[T]:
+        """Return what all ranks bring, when all have closed their stores. Collective.
+
+        Parameters
+        ----------
+        end : object
+            This rank's; plain values.
+        """
+        return self.world.allgather(end)
+
     @abstractmethod
     def commit(self, root: int | None = None) -> Stored:
         """Make the container from all that is durable on any rank. Collective.
@@ -148,7 +162,9 @@ class MemoryStore(Store):
 
     def __init__(self, world: World, layout: Layout, spec: RowSpec | None, n_tasks: int) -> None:
         super().__init__(world, layout, spec, n_tasks)
-        self._pieces: list[tuple[list[tuple[int, int]], Content]] = []
+        self._pieces: list[Piece] = []
+        self._gathered: list[list[Piece]] | None = None  # on rank 0 those of all ranks
+        self._has_met = False
 
     def write(self, outcome: Outcome) -> None:
         """Keep the outcome."""
@@ -156,9 +172,24 @@ class MemoryStore(Store):
         if runs:
             self._pieces.append((runs, outcome.content))
 
+    def meet(self, end: T) -> list[T]:
+        """Have the results come along to rank 0: so the ranks meet once."""
+        gathered: list[list[Piece]] = []
+
+        def decide(brought: list[tuple[T, list[Piece]]]) -> list[T]:
+            gathered.extend(pieces for _, pieces in brought)
+            return [each for each, _ in brought]
+
+        ends = self.world.consult((end, self._pieces), decide)
+        self._gathered = gathered if self.world.is_master else None
+        self._has_met = True
+        return ends
+
     def commit(self, root: int | None = None) -> Stored:
         """Bring the results together."""
-        gathered = self.world.gather(self._pieces)
+        if not self._has_met:
+            self.meet(None)
+        gathered, self._gathered = self._gathered, None
         if root is None:
             gathered = self.world.bcast(gathered)
         elif root != 0:

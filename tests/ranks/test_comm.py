@@ -27,6 +27,7 @@ from acme_mpi.comm import (
     World,
     finalize,
     launched_rank_and_size,
+    little_of,
     make_world,
     meeting,
     mpi,
@@ -155,6 +156,15 @@ class Contract:
 
     def expect_share(self, rank: int, size: int) -> Any:
         return ["spamand eggs", True]
+
+    def check_share_what_is_little(self, world: World, folder: Path) -> Any:
+        """All know it by then: nobody waits for anybody."""
+        own = Segment.of([b"spam"]) if world.is_master else None
+        little = world.bcast(little_of(own))
+        return bytes(share(world, own, little).view()).decode()
+
+    def expect_share_what_is_little(self, rank: int, size: int) -> Any:
+        return "spam"
 
     def check_nobody_leaves_a_barrier_before_all_have_come(self, world: World, folder: Path) -> Any:
         seen = []

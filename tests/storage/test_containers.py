@@ -223,6 +223,7 @@ class TestReturned:
             for index in range(world.rank, 4, world.size):
                 chunk = range(index, index + 1)
                 store.write(encode(store, case, chunk, in_memory=True))
+            assert store.meet(f"end of {world.rank}") == [f"end of {k}" for k in range(world.size)]
             return store.commit(root)
 
         if root is not None and root >= size:
