@@ -11,6 +11,7 @@ from argparse import Namespace
 from functools import partial
 from typing import Any, NamedTuple
 
+from acme_mpi.cli.options import check_only
 from acme_mpi.comm import World, sleep_until, typed_command
 from acme_mpi.engine.call import Call, Display, Options, Output, Result, Work
 from acme_mpi.engine.run import run
@@ -121,6 +122,7 @@ def _load(runner: ChildRunner, options: Namespace) -> tuple[Call, _Trial]:
         loaded = _ask(runner, Kind.LOAD, command_of(options), options.rules)
         if isinstance(loaded, str):
             raise InputError(loaded)
+        check_only(options.only, loaded.n_tasks)
     except AcmeMpiError as error:
         return Call(error=error), _Trial(Call(error=error))
     # What else the target's module has changed in its runner stays as it is.
@@ -152,6 +154,7 @@ def _options_of(
             policy=options.policy,
             retry_failed=options.retry_failed,
             names=options.names,
+            only=options.only,
         ),
         Display(options.bar, reproduce=_reproduce(), resume_command=_resume_command()),
     )
@@ -185,8 +188,9 @@ def _reproduce() -> str:
     return command.replace("{", "{{").replace("}", "}}") + " --debug-task {index}"
 
 
-# What a command that resumes a run says in another way, or not again.
+# What a command that resumes a run says in another way, or not again; and with a word behind it.
 _ONCE = ("--dry-run", "--resume", "--retry-failed", "--force-resume", "--overwrite")
+_ONCE_WITH_WORD = ("--output-dir", "--only")
 
 
 def _resume_command() -> str:
@@ -195,9 +199,9 @@ def _resume_command() -> str:
     kept: list[str] = []
     words = iter(arguments)
     for word in words:
-        if word == "--output-dir":
+        if word in _ONCE_WITH_WORD:
             next(words, None)
-        elif word not in _ONCE and not word.startswith("--output-dir="):
+        elif word not in _ONCE and word.partition("=")[0] not in _ONCE_WITH_WORD:
             kept.append(word)
     line = shlex.join([*typed_command(arguments), *kept])
     return f"{line} --output-dir {{directory}}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from acme_mpi.cli.command_call import command_of
 from acme_mpi.cli.command_parser import CommandParser, whole
-from acme_mpi.cli.options import check_options, make_parser, split_script
+from acme_mpi.cli.options import check_only, check_options, make_parser, split_script
 from acme_mpi.cli.summaries import OF_JOBS
 from acme_mpi.engine.call import Display, Options, Output, Work
 from acme_mpi.errors import EXIT_DONE, AcmeMpiError, InputError
@@ -227,6 +227,7 @@ def _checked(options: Any) -> tuple[Any, int]:
         The job would find the same mistake, but later.
     """
     func, tasks = load_command(command_of(options))
+    check_only(options.only, tasks.n_tasks)
     spec = on_grid(options.spec, tasks.grid)
     work = Work(function_name(func), tasks.n_tasks, spec, rules=options.rules)
     output = Output(
@@ -235,6 +236,7 @@ def _checked(options: Any) -> tuple[Any, int]:
         policy=options.policy,
         retry_failed=options.retry_failed,
         names=options.names,
+        only=options.only,
     )
     request = Request(func, tasks, Options(work, output, Display(resume_command="submit")))
     return request.free_layout(), tasks.n_tasks

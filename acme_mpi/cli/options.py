@@ -233,6 +233,12 @@ def _add_resume_options(group: Any) -> None:
         "function or what it calls",
     )
     group.add_argument(
+        "--only",
+        metavar="17,402-410|failed",
+        help="call these tasks only, by their indices, if they have no result; failed ones are "
+        "called again; failed: as --retry-failed",
+    )
+    group.add_argument(
         "--force-resume",
         action="store_true",
         help="resume even if the function, your functions and classes that it names, or its "
@@ -337,6 +343,7 @@ def check_options(options: Any) -> None:
         raise InputError("an axis `inf` in --result-shape needs files; leave out --no-write")
     options.names = check_names(parse_names(options.result_names), options.kind, options.spec)
     options.rules = _rules_of(options)
+    _take_only(options)
     options.policy = _policy_of(options)
     if options.seed is not None and options.seed < 0:
         raise InputError(f"--seed has to be an integer >= 0, not {options.seed}")
@@ -358,6 +365,48 @@ def _rules_of(options: Any) -> Rules:
     names = ("retries", "crash_limit", "halt", "timeout", "memory", "time_limit")
     rules = Rules(**{name: getattr(options, name) for name in names})
     return check_rules(rules, not options.no_isolate)
+
+
+def _take_only(options: Any) -> None:
+    """Check ``--only``, and turn it into ranges of tasks."""
+    if options.only is None:
+        return
+    if not find_store(options.kind).writes_files:
+        raise InputError("--only needs results in files; leave out --no-write")
+    if options.only == "failed":
+        options.retry_failed, options.only = True, None
+    elif options.retry_failed:
+        raise InputError(f"--only {options.only} and --retry-failed: give one of them")
+    else:
+        options.only = parse_tasks(options.only)
+
+
+def parse_tasks(text: str) -> tuple[tuple[int, int], ...]:
+    """Return half-open ranges of ``17,402-410``.
+
+    Raises
+    ------
+    InputError
+        It is something else.
+    """
+    ranges = []
+    for part in text.split(","):
+        ends = [whole_number(word) for word in part.partition("-")[::2] if word]
+        first, last = (ends[0], ends[-1]) if ends else (None, None)
+        is_one = "-" not in part
+        if first is None or last is None or last < first or len(ends) != (1 if is_one else 2):
+            raise InputError(
+                f"--only needs indices of tasks such as 17,402-410, or `failed`, not {text!r}"
+            )
+        ranges.append((first, last + 1))
+    return tuple(ranges)
+
+
+def check_only(only: tuple[tuple[int, int], ...] | None, n_tasks: int) -> None:
+    """Raise InputError if there are not all of the tasks."""
+    last = max((stop for _, stop in only or ()), default=0) - 1
+    if last >= n_tasks:
+        raise InputError(f"--only names task {last}, and there are {n_tasks}, from 0 on")
 
 
 def _policy_of(options: Any) -> str:

@@ -78,6 +78,8 @@ class Output:
         Of an earlier run, call the tasks that have failed, and only those.
     names : tuple of str
         What the user calls the results of a task; empty: what the function calls them, if it does.
+    only : tuple of (int, int), or None
+        Half-open ranges of the tasks that may be called; None: all.
     """
 
     kind: str = RANK.name
@@ -87,6 +89,7 @@ class Output:
     policy: str = "refuse"
     retry_failed: bool = False
     names: tuple[str, ...] = ()
+    only: tuple[tuple[int, int], ...] | None = None
 
     @property
     def store(self) -> StoreKind:
@@ -236,7 +239,9 @@ class Result:
     failures : list of Failure
         In index order.
     n_unfinished : int
-        Tasks that were not run to their end.
+        Tasks that were not run to their end, and should have been.
+    n_left_out : int
+        Tasks without a result that were not to be called.
     storage_error : str
         Why results could not be written, or values not be delivered, empty if they were.
     unready : list of str
@@ -264,6 +269,7 @@ class Result:
     stopped_because: str = ""
     output_dir: str = ""
     values: Any = None
+    n_left_out: int = 0
 
     def fail_late(self, reasons: Mapping[int, str], host: str, rank: int) -> None:
         """Count tasks as failed whose values are of no use to the rank that wants them."""
@@ -276,7 +282,7 @@ class Result:
     @property
     def is_complete(self) -> bool:
         """Whether every task was run, and all that came of it is safe."""
-        return not self.n_unfinished and not self.storage_error
+        return not self.n_unfinished and not self.n_left_out and not self.storage_error
 
     @property
     def has_come_to_nothing(self) -> bool:

@@ -247,11 +247,11 @@ class Run:
         """
         n_tasks = self._work.n_tasks
         if not self._is_resumed:
-            return all_remaining(n_tasks)
+            return all_remaining(n_tasks, self._output.only)
         which: Which = "failed" if self._output.retry_failed else "open"
         if not calls_tasks:
             which = "none"
-        return remaining_tasks(self._world, self.store, n_tasks, which)
+        return remaining_tasks(self._world, self.store, n_tasks, which, self._output.only)
 
     def link(self) -> Stored:
         """Make the container from all that is durable on any rank.
@@ -271,7 +271,16 @@ class Run:
             failures, n_open = remaining.failures, remaining.n_open
             directory = self._layout.directory
             stored = remaining.stored
-            return Result(self._options, stored, failures, n_open, n_ready=1, output_dir=directory)
+            n_left_out = 0 if self._output.only is None else n_open
+            return Result(
+                self._options,
+                stored,
+                failures,
+                n_open - n_left_out,
+                n_ready=1,
+                output_dir=directory,
+                n_left_out=n_left_out,
+            )
         assignment = self._share_assignment()
         if self._world.is_master and self._layout.directory:
             self._label()
@@ -323,17 +332,19 @@ class Run:
         if raised is not None:
             raise raised
         failures = [*remaining.failures, *(failure for each in ends for failure in each.failures)]
+        n_left_out = 0 if self._output.only is None else remaining.n_open
         return Result(
             self._options,
             stored,
             sorted(failures, key=lambda failure: failure.index),
-            ends[0].n_unfinished,
+            ends[0].n_unfinished - n_left_out,
             lost or storage_error,
             [each.retired_because for each in ends if each.retired_because],
             ends[0].n_ready,
             min((each.unstorable for each in ends if each.unstorable), default=None),
             ends[0].stopped_because,
             self._layout.directory,
+            n_left_out=n_left_out,
         )
 
     def _play_roles(

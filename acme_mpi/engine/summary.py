@@ -38,7 +38,7 @@ def resume_line_of(result: Result) -> str:
     """Return how to resume a run that has ended, as a last line; empty if nothing is left to do."""
     if not result.output_dir or (result.is_complete and not result.failures):
         return ""
-    only_failed = not result.n_unfinished
+    only_failed = not result.n_unfinished and not result.n_left_out
     return resume_line(result.options, result.output_dir, only_failed)
 
 
@@ -87,6 +87,8 @@ def log_end(result: Result) -> None:
         _log_tracebacks(result.failures)
     elif result.is_complete:
         _announce_success(result)
+    elif result.n_left_out and not result.n_unfinished and not result.storage_error:
+        _announce_some(result)
 
 
 def _warn_of_pickles(result: Result) -> None:
@@ -123,6 +125,19 @@ def _announce_success(result: Result) -> None:
     if pickles:
         end += f", {len(pickles)} of them as pickles to {os.path.dirname(pickles[0])}"
     logger.log(ANNOUNCE, "SUCCESS! %d tasks done. %s", result.options.work.n_tasks, end)
+
+
+def _announce_some(result: Result) -> None:
+    """Say that the tasks that were chosen are done."""
+    n_tasks = result.options.work.n_tasks
+    logger.log(
+        ANNOUNCE,
+        "SUCCESS! What was to be called is done, %d of %d tasks are. Results are in %s%s",
+        n_tasks - result.n_left_out,
+        n_tasks,
+        result.stored.where,
+        resume_line_of(result),
+    )
 
 
 def _log_tracebacks(failures: Sequence[Failure]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from acme_mpi.comm import World
 from acme_mpi.errors import Failure, StoreError
 from acme_mpi.history.folders import last_linked, note_linked
+from acme_mpi.history.journal import Mask
 from acme_mpi.history.parsing import Damaged
 from acme_mpi.history.records import History, ranges_of, read_history
 from acme_mpi.storage.base import Store, Stored, agree
@@ -19,6 +20,7 @@ from acme_mpi.storage.recorded import RecordedStore
 from acme_mpi.storage.verify import Damage, look
 
 Which = Literal["open", "failed", "none"]  # the tasks that a run calls
+Only = Sequence[tuple[int, int]] | None  # of these
 
 logger = logging.getLogger("acme_mpi")
 
@@ -48,12 +50,24 @@ class Remaining:
     stored: Stored | None = None
 
 
-def all_remaining(n_tasks: int) -> Remaining:
-    """Return that everything is left to do."""
-    return Remaining(np.array([[0, n_tasks]]))
+def all_remaining(n_tasks: int, only: Only = None) -> Remaining:
+    """Return that everything is left to do, or the tasks in `only`; see `remaining_tasks`."""
+    if only is None:
+        return Remaining(np.array([[0, n_tasks]]))
+    is_called = _is_among(n_tasks, only)
+    return Remaining(ranges_of(is_called), n_open=n_tasks - int(is_called.sum()))
 
 
-def remaining_tasks(world: World, store: Store, n_tasks: int, which: Which) -> Remaining:
+def _is_among(n_tasks: int, only: Only) -> Mask:
+    is_among = np.zeros(n_tasks, bool)
+    for start, stop in only or [(0, n_tasks)]:
+        is_among[start:stop] = True
+    return is_among
+
+
+def remaining_tasks(
+    world: World, store: Store, n_tasks: int, which: Which, only: Only = None
+) -> Remaining:
     """Find what earlier runs have left to do. Collective.
 
     Results that were recorded, but are not there any more, are computed again.
@@ -69,6 +83,8 @@ def remaining_tasks(world: World, store: Store, n_tasks: int, which: Which) -> R
     which : {"open", "failed", "none"}
         Call the tasks that have not ended, those that have failed, or none: then what is left to
         do is to link the results.
+    only : sequence of (int, int), optional
+        Half-open ranges of the tasks that are called if they have no result; failed ones, too.
 
     Raises
     ------
@@ -80,7 +96,7 @@ def remaining_tasks(world: World, store: Store, n_tasks: int, which: Which) -> R
     error: StoreError | None = None
     if world.is_master:
         try:
-            found.append(_find(store, n_tasks, which))
+            found.append(_find(store, n_tasks, which, only))
         except StoreError as caught:
             error = caught
         except OSError as caught:
@@ -92,7 +108,7 @@ def remaining_tasks(world: World, store: Store, n_tasks: int, which: Which) -> R
     return found[0] if found else shared
 
 
-def _find(store: RecordedStore, n_tasks: int, which: Which) -> Remaining:
+def _find(store: RecordedStore, n_tasks: int, which: Which, only: Only) -> Remaining:
     store.restore()
     history = read_history(store.layout.dot_folder)
     lost = note_lost(store, history, n_tasks)
@@ -105,16 +121,18 @@ def _find(store: RecordedStore, n_tasks: int, which: Which) -> Remaining:
     is_failed &= ~is_done
     is_open = ~(is_done | is_failed)
     is_called = {"open": is_open, "failed": is_failed, "none": np.zeros(n_tasks, bool)}[which]
+    if only is not None:
+        is_called = ~is_done & _is_among(n_tasks, only)
     stored = None if is_called.any() or lost else newest_container(store, history)
     if stored is not None:
         store.close()  # nothing more will be recorded
         if is_done.all():
             store.tidy()
-    kept = [] if which == "failed" else [each for i, each in failed.items() if is_failed[i]]
+    kept = [each for i, each in failed.items() if is_failed[i] and not is_called[i]]
     return Remaining(
         ranges_of(is_called),
         int(is_done.sum()) + len(kept),
-        0 if which == "open" else int(is_open.sum()),
+        int((is_open & ~is_called).sum()),
         kept,
         stored,
     )
