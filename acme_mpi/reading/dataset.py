@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -16,7 +16,7 @@ from acme_mpi.reading.stacked import Stacked, stacked_arrays
 from acme_mpi.reading.table import distinct
 from acme_mpi.reading.values import Values
 
-TASK = "task"
+TASK, PREFIX = "task", "argument_"
 
 
 def to_xarray(results: Values) -> Any:
@@ -27,30 +27,34 @@ def to_xarray(results: Values) -> Any:
         raise InputError(
             "labelled arrays need xarray, which is not installed: pip install 'acme-mpi[labels]'"
         ) from None
-    axes = results.labels.axes or (TASK,)
-    lengths = results.labels.shape or (len(results),)
-    coordinates = _coordinates(results, axes)
+    labels = results.labels
+    arrays = {each.name: each for each in stacked_arrays(results, labels.shape or (len(results),))}
+    axes = tuple(distinct(axis, arrays, PREFIX) for axis in labels.axes or (TASK,))
     variables: dict[str, Any] = {}
-    for stacked in stacked_arrays(results, lengths):
-        name = distinct(stacked.name, {*coordinates, *axes, *variables}, "_result")
-        inner = [f"{name}_{k}" for k in range(stacked.ndim - len(axes))]
+    for name, stacked in arrays.items():
+        inner = [f"{name}_axis_{k}" for k in range(stacked.ndim - len(axes))]
         variables[name] = ((*axes, *inner), _lazy(stacked))
+    coordinates = dict(_coordinates(results, axes, arrays))
     return xarray.Dataset(variables, coordinates, _attributes(results))
 
 
-def _coordinates(results: Values, axes: tuple[str, ...]) -> dict[str, Any]:
-    """Return what each coordinate is, by name: dimensions and values."""
-    is_grid = bool(results.labels.axes)
-    found: dict[str, Any] = {} if is_grid else {TASK: (TASK, np.arange(len(results)))}
+def _coordinates(
+    results: Values, axes: tuple[str, ...], taken: Collection[str]
+) -> Iterator[tuple[str, Any]]:
+    """Yield what each coordinate is, by name: dimensions and values."""
+    labels = results.labels
+    if not labels.axes:
+        yield axes[0], (axes, np.arange(len(results)))
     for name in results.arguments:
         values = results.arguments.axis(name)
-        if name in axes:
-            found[name] = (name, values)
-        elif is_grid:
-            found[name] = (axes, values.reshape(results.labels.shape))
+        if name in labels.axes:
+            own = axes[labels.axes.index(name)]
+            yield own, (own, values)
         else:
-            found[distinct(name, found, "_argument")] = (TASK, values)
-    return found
+            yield (
+                distinct(name, {*taken, *axes}, PREFIX),
+                (axes, values.reshape(labels.shape or len(values))),
+            )
 
 
 def _lazy(stacked: Stacked) -> Any:

@@ -95,7 +95,7 @@ def _parquet(results: Values, path: str) -> None:
 def _netcdf(results: Values, path: str) -> None:
     import_module("h5netcdf")
     dataset = _for_netcdf(to_xarray(results))
-    n_axes = len(results.labels.axes or ("task",))
+    n_axes = max(1, len(results.labels.axes))
     encoding = {
         name: _encoding(variable, n_axes)
         for name, variable in dataset.variables.items()

@@ -158,10 +158,14 @@ def _forms(results: Values, n_rows: int) -> dict[str, _Seen]:
                 known = found.setdefault(name, _Seen(form, task))
                 found[name] = _Seen(_common(results, name, known, form, task), known.task)
     # A number that is returned alone is stored with shape (1,).
-    if is_single and [*found] == ["result_0"] and found["result_0"].form.shape == (1,):
-        seen = found["result_0"]
-        found["result_0"] = _Seen(Form((), seen.form.dtype), seen.task)
+    if is_single and len(found) == 1:
+        return {name: _alone(seen) for name, seen in found.items()}
     return found
+
+
+def _alone(seen: _Seen) -> _Seen:
+    shape, dtype = seen.form
+    return _Seen(Form((), dtype), seen.task) if shape == (1,) else seen
 
 
 def _common(results: Values, name: str, known: _Seen, form: Form, task: int) -> Form:

@@ -34,29 +34,25 @@ class Cells(NamedTuple):
 def table(results: Values, tasks: range) -> dict[str, Cells]:
     """Return the columns of the table for some tasks.
 
-    A result with the name of an argument is called ``<name>_result``.
+    An argument with the name of a result is called ``argument_<name>``.
     """
     indices = np.arange(tasks.start, tasks.stop)
+    found = dict(_results(results, indices))
     columns: dict[str, Cells] = {}
     for name in results.arguments:
         values = results.arguments.of_tasks(name, indices)
-        columns[name] = Cells(values, _none(len(tasks)))
-    for name, cells in _results(results, indices):
-        columns[distinct(name, columns, "_result")] = cells
+        columns[distinct(name, found, "argument_")] = Cells(values, np.zeros(len(tasks), bool))
+    columns |= found
     for name, cells in zip(RECORDED, _recorded(results, tasks), strict=True):
-        columns[distinct(name, columns, "_of_task")] = cells
+        columns[distinct(name, columns, "task_")] = cells
     return columns
 
 
-def distinct(name: str, taken: Collection[str], suffix: str) -> str:
+def distinct(name: str, taken: Collection[str], prefix: str) -> str:
     """Return a name that is not taken."""
     while name in taken:
-        name += suffix
+        name = prefix + name
     return name
-
-
-def _none(n: int) -> Array:
-    return np.zeros(n, bool)
 
 
 def _recorded(results: Values, tasks: range) -> Iterator[Cells]:

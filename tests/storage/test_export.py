@@ -101,7 +101,7 @@ class TestFormats:
         export(results, "netcdf", str(tmp_path / "t.nc"))
 
         with xarray.open_dataset(tmp_path / "t.nc", engine="h5netcdf") as found:
-            assert found.result_0.dims == ("x", "y", "result_0_0")
+            assert found.result_0.dims == ("x", "y", "result_0_axis_0")
             assert found.result_0.sel(x=2, y=5).values.tolist() == [7] * 4
 
     def test_records_are_refused(self, tmp_path):

@@ -153,6 +153,28 @@ class TestOneByOne:
         assert results.to_pandas()["peak"].tolist() == [1, 2]
         assert results.to_xarray().power.sel(x=2).values.tolist() == [2, 3, 4]
 
+    @every_layout
+    def test_named_results(self, tmp_path, layout):
+        def f(x):
+            return {"power": np.arange(3.0) + x, "label": f"t{x}", "peak": x}
+
+        results = run(f, tmp_path, Grid(x=[1, 2]), **LAYOUTS[layout])
+
+        assert results.names == ("power", "label", "peak")
+        assert list(results[1]) == ["power", "label", "peak"]
+        assert results[1]["power"].tolist() == [2, 3, 4]
+        assert (results[1]["label"], results[1]["peak"]) == ("t2", 2)
+        assert list(results.to_pandas())[:3] == ["x", "label", "peak"]
+        found = results.to_xarray()
+        assert found.power.sel(x=2).values.tolist() == [2, 3, 4]
+        assert found.label.values.tolist() == ["t1", "t2"]
+
+    def test_a_name_for_what_brings_none(self, tmp_path):
+        results = run(square, tmp_path, [1, 2], result_names=("area",))
+
+        assert results.to_pandas()["area"].tolist() == [1, 4]
+        assert results.to_xarray()["area"].values.tolist() == [1, 4]
+
     def test_nothing_and_lone_numbers(self, tmp_path):
         results = run(lambda x: None if x else 2.5, tmp_path, [0, 1])
 
@@ -320,11 +342,15 @@ class TestTables:
         assert list(table)[:2] == ["x", "result_1"]
 
     def test_columns_of_one_name_are_told_apart(self, tmp_path):
-        def f(host, result_0):
-            return host + result_0
+        def f(host, power):
+            return {"power": host + power, "task": 1}
 
-        table = run(f, tmp_path, [1, 2], [3, 4]).to_pandas()
-        assert list(table)[:5] == ["host", "result_0", "result_0_result", "seconds", "host_of_task"]
+        results = run(f, tmp_path, [1, 2], [3, 4])
+        assert list(results.to_pandas())[:4] == ["host", "argument_power", "power", "task"]
+        assert list(results.to_pandas())[5] == "task_host"
+        found = results.to_xarray()
+        assert found.power.dims == ("argument_task",)
+        assert found.argument_power.values.tolist() == [3, 4]
 
 
 class TestLabelledArrays:
@@ -342,7 +368,7 @@ class TestLabelledArrays:
     def test_tasks_are_a_dimension_with_their_arguments(self, tmp_path, layout):
         found = run(row, tmp_path, range(5), list("abcde"), **LAYOUTS[layout]).to_xarray()
 
-        assert dict(found.sizes) == {"task": 5, "result_0_0": 3}
+        assert dict(found.sizes) == {"task": 5, "result_0_axis_0": 3}
         assert found.result_0.isel(task=2).values.tolist() == [2, 3, 4]
         assert np.isnan(found.result_0.isel(task=3)).all()
         assert found.set_xindex("name").sel(name="e").x == 4
