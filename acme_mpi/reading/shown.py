@@ -18,7 +18,7 @@ WIDTH = 40  # characters of a cell, at most
 
 def html_of(results: Values) -> str:
     """Return the head of the table for a notebook."""
-    title = html.escape(f"{results.name}: {results.counts_text()}")
+    title = html.escape(visible(f"{results.name}: {results.counts_text()}"))
     names, rows = _head(results, N_ROWS)
     head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
     body = "".join(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 import pickle
 from collections.abc import Iterator, Sequence
@@ -11,12 +12,16 @@ from typing import Any, NamedTuple, SupportsIndex, overload
 import numpy as np
 
 from acme_mpi.errors import Failure, InputError, NoResultError
+from acme_mpi.history.parsing import Damaged
+from acme_mpi.history.status import damages_text
 from acme_mpi.history.stores import PICKLE
 from acme_mpi.reading.arguments import Arguments
 from acme_mpi.reading.recorded import Array, Recorded
 from acme_mpi.storage.labels import read_labels
 from acme_mpi.storage.reading import Found, Reader
 from acme_mpi.tasks.labels import Labels
+
+logger = logging.getLogger("acme_mpi")
 
 
 class FailedTask(NamedTuple):
@@ -62,6 +67,8 @@ class Values(Sequence[Any]):
     def __init__(self, recorded: Recorded, allow_pickle: bool = False) -> None:
         self.recorded, self._allow_pickle = recorded, allow_pickle
         self.name, self.directory = recorded.description.name, recorded.directory
+        for text in damages_text(recorded.history.damages):
+            logger.warning("%s; whatever else is recorded is used", text)
         self.reader = Reader(
             recorded.layout, recorded.description, recorded.history.done, recorded.is_running
         )
@@ -140,8 +147,7 @@ class Values(Sequence[Any]):
     @cached_property
     def labels(self) -> Labels:
         """What the tasks are known by, and how the results were made."""
-        folder, damages = self.recorded.layout.dot_folder, self.recorded.history.damages
-        return read_labels(folder, len(self), damages.append)
+        return read_labels(self.recorded.layout.dot_folder, len(self), _warn)
 
     @cached_property
     def arguments(self) -> Arguments:
@@ -193,6 +199,10 @@ class Values(Sequence[Any]):
         parts += [f"{n_failed} failed"] if n_failed else []
         parts += [f"{n_open} open"] if n_open else []
         return ", ".join(parts)
+
+
+def _warn(damage: Damaged) -> None:
+    logger.warning("%s; the tasks have no such labels", damage)
 
 
 def error_text(failure: Failure) -> str:

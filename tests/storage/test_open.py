@@ -309,6 +309,44 @@ class TestArguments:
         assert not results.arguments
         assert results.to_pandas()["result_0"].tolist() == [1, 4]
 
+    def test_damaged_ones_are_told(self, tmp_path, caplog):
+        run(square, tmp_path, [1, 2])
+        with open(tmp_path / "out" / ".acme_mpi" / "square" / FILE, "r+b") as file:
+            file.write(b"x" * 100)
+
+        assert not acme_mpi.open(tmp_path / "out").arguments
+        assert "its checksum differs; the tasks have no such labels" in caplog.text
+
+
+class TestLibraries:
+    """Of what is not installed an error says how to install it."""
+
+    @pytest.mark.parametrize(
+        ("library", "way", "extra"),
+        [("pandas", "to_pandas", "tables"), ("xarray", "to_xarray", "labels")],
+    )
+    def test_a_missing_one(self, tmp_path, monkeypatch, library, way, extra):
+        results = run(square, tmp_path, [1, 2])
+        monkeypatch.setitem(sys.modules, library, None)
+
+        with pytest.raises(InputError, match=rf"acme-mpi\[{extra}\]"):
+            getattr(results, way)()
+
+    def test_without_dask_arrays_are_read(self, tmp_path, monkeypatch):
+        results = run(square, tmp_path, [1, 2])
+        monkeypatch.setitem(sys.modules, "dask.array", None)
+
+        assert isinstance(results.to_xarray().result_0.data, np.ndarray)
+        monkeypatch.setattr("acme_mpi.reading.dataset.available_bytes", lambda: 1)
+        with pytest.raises(InputError, match="result_0 takes 16 bytes, and there are 1 bytes"):
+            results.to_xarray()
+
+    def test_without_pandas_there_is_a_head(self, tmp_path, monkeypatch):
+        results = run(square, tmp_path, [1, 2])
+        monkeypatch.setitem(sys.modules, "pandas", None)
+
+        assert "<td>4</td>" in results._repr_html_()
+
 
 class TestTables:
     @every_layout
