@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from acme_mpi.comm.background import start_thread
 from acme_mpi.errors import LaunchError
+from acme_mpi.symptoms import symptom
 
 LOOK_EVERY_S = 1.0
 # When the job ends, Unix time in seconds: scripts of jobs set it where no one can be asked.
@@ -103,17 +104,12 @@ def refuse_singletons(size: int, environ: Mapping[str, str] = os.environ) -> Non
     n_launched = _number(environ, name, least=1) if environ.get(name) else 1
     if size > 1 or n_launched < 2:
         return
-    cure = "the mpiexec that belongs to the MPI library mpi4py uses"
-    if name.startswith("SLURM"):
-        cure = (
-            "srun --mpi=pmix for Open MPI, srun --mpi=pmi2 for MPICH (srun --mpi=list shows what "
-            "there is), or mpiexec inside the job"
-        )
+    cure = symptom("srun and MPI" if name.startswith("SLURM") else "lone ranks").cure
     raise LaunchError(
         f"the launcher started {n_launched} processes ({name}={n_launched}), but for MPI each is "
         "rank 0 of 1: launcher and MPI library do not belong together.\n"
-        f"  Nothing was started. Use {cure};\n"
-        '  python -c "from mpi4py import MPI; print(MPI.Get_library_version())" names the library.'
+        f"  Nothing was started. {cure}\n"
+        "  `python -m acme_mpi doctor` names the library, and the mpiexec that is found."
     )
 
 

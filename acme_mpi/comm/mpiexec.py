@@ -16,12 +16,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from acme_mpi.errors import LaunchError
+from acme_mpi.symptoms import symptom
 
 NAME = "mpiexec"
 NO_MPIEXEC = (
-    "there is no mpiexec, neither beside Python nor on the PATH\n"
-    '  To use all cores: pip install "acme-mpi[mpi]" (Open MPI) or "acme-mpi[mpich]"; or apt '
-    "install openmpi-bin; or load a module of your cluster"
+    f"there is no mpiexec, neither beside Python nor on the PATH\n  {symptom('no mpiexec').cure}"
 )
 
 # What says of which job, step or rank a process is, and on which nodes an mpiexec starts: the ranks

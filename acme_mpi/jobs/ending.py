@@ -14,8 +14,9 @@ from acme_mpi.history.status import read_told
 from acme_mpi.history.stores import find_store
 from acme_mpi.jobs.record import SCRIPT, Record
 from acme_mpi.launchers.base import State
-from acme_mpi.launchers.log import last_lines
+from acme_mpi.launchers.log import last_lines, log_end
 from acme_mpi.storage import Stored
+from acme_mpi.symptoms import cures_for
 
 N_LINES = 10  # of a log, in an error
 
@@ -42,7 +43,8 @@ def outcome(record: Record, state: State) -> tuple[list[str | None], AcmeMpiErro
         The journals cannot be read.
     """
     if not has_run(record):
-        return [], LaunchError(f"{_ended(record, state)}{_log_text(record)}{_way(record)}")
+        ended = _ended(record, state)
+        return [], LaunchError(f"{ended}{_log_text(record, ended)}{_way(record)}")
     told = read_told(record.layout.dot_folder)
     n_tasks = told.description.n_tasks
     is_done = told.history.is_done(n_tasks)
@@ -72,7 +74,7 @@ def outcome(record: Record, state: State) -> tuple[list[str | None], AcmeMpiErro
     error = error_of(result, paths)
     if isinstance(error, StoppedError):
         said, resume, command = str(error).rpartition("\n  resume with: ")
-        error = StoppedError(f"{said}{_log_text(record)}{resume}{command}")
+        error = StoppedError(f"{said}{_log_text(record, said)}{resume}{command}")
     return paths, error
 
 
@@ -99,11 +101,12 @@ def _ended(record: Record, state: State) -> str:
     return f"job {job_id} on {launcher} has ended{with_status}{begun}: {state}"
 
 
-def _log_text(record: Record) -> str:
-    lines = last_lines(record.path("log"), N_LINES)
-    if not lines:
-        return ""
-    return f"\n  the last lines of {record.path('log')}:\n" + "\n".join(f"    {x}" for x in lines)
+def _log_text(record: Record, said: str) -> str:
+    """Return the last lines of a job's log, and what cures what they, or `said`, tell of."""
+    path = record.path("log")
+    shown = "\n".join(f"    {line}" for line in last_lines(path, N_LINES))
+    cures = cures_for(f"{said}\n{log_end(path)}")
+    return f"\n  the last lines of {path}:\n{shown}{cures}" if shown else cures
 
 
 def _way(record: Record) -> str:

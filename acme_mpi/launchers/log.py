@@ -24,12 +24,16 @@ def last_lines(path: str, n_most: int = 10) -> list[str]:
     n_most : int
         So many, >= 1; empty lines do not count.
     """
+    lines = re.split(r"[\r\n]+", _OF_MPIEXEC.sub("", log_end(path)).strip())
+    return [line for line in lines if line.strip()][-n_most:]
+
+
+def log_end(path: str) -> str:
+    """Return the last 16 KiB of a log, also what mpiexec adds; empty if it cannot be read."""
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             file.seek(max(0, size - _END_BYTES))
-            text = file.read(_END_BYTES).decode(errors="replace")
+            return file.read(_END_BYTES).decode(errors="replace")
     except OSError:
-        return []
-    lines = re.split(r"[\r\n]+", _OF_MPIEXEC.sub("", text).strip())
-    return [line for line in lines if line.strip()][-n_most:]
+        return ""

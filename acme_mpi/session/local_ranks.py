@@ -22,6 +22,7 @@ from acme_mpi.runner.process import python_command
 from acme_mpi.session.dialling import VARIABLE, Dialled, Listener
 from acme_mpi.session.printed import outputs_of_this_process
 from acme_mpi.session.ranks import Ranks
+from acme_mpi.symptoms import cures_for
 
 STARTED_S = 60.0  # within which all ranks are there
 ENDED_S = 5.0  # within which all ranks have left that were told to
@@ -144,13 +145,15 @@ class LocalRanks(Ranks):
         return "running" if process is not None and process.poll() is None else "ended"
 
     def said(self) -> str:
-        """Return what mpiexec has said at last, as the end of a sentence."""
+        """Return what mpiexec has said at last, as the end of a sentence, and what cures it."""
         if self._process is None:
             return self._last_words
         size = os.fstat(self._said).st_size
         data = os.pread(self._said, 4096, max(0, size - 4096))
-        lines = data.decode(errors="replace").strip().splitlines()[-N_LAST_LINES:]
-        return "".join(["; it has said:", *(f"\n  {line}" for line in lines)]) if lines else ""
+        text = data.decode(errors="replace")
+        lines = text.strip().splitlines()[-N_LAST_LINES:]
+        said = "".join(f"\n  {line}" for line in lines)
+        return f"; it has said:{said}{cures_for(text)}" if lines else ""
 
     def show_printed(self) -> None:
         """Show all that tasks have printed by now."""

@@ -31,13 +31,14 @@ from acme_mpi.errors import LaunchError
 from acme_mpi.history.journal import write_whole
 from acme_mpi.history.parsing import Damaged, read_file
 from acme_mpi.launchers.base import RUNNING, UNKNOWN, Launcher, Order, State
-from acme_mpi.launchers.log import last_lines
+from acme_mpi.launchers.log import last_lines, log_end
 from acme_mpi.launchers.named import KINDS
 from acme_mpi.launchers.queue import queue_of
 from acme_mpi.links.endpoint import RANK_0, Endpoint
 from acme_mpi.links.key import make_key
 from acme_mpi.linux.terminal import is_watched
 from acme_mpi.spelling import whole_number
+from acme_mpi.symptoms import cures_for
 from acme_mpi.visible import say
 
 RECORD, SCRIPT, LOG, ID, EXIT = "ranks.json", "script.sh", "log", "id", "exit"
@@ -204,7 +205,8 @@ class RanksFolder:
         title = KINDS[self.launcher].title
         said = "".join(f"\n  {line}" for line in last_lines(self.path(LOG)))
         text = f"job {self.job_id} on {title} is {found}"
-        return f"{text}; it has said at last:{said}" if said else text
+        cures = cures_for(f"{text}\n{log_end(self.path(LOG))}")
+        return f"{text}; it has said at last:{said}{cures}" if said else f"{text}{cures}"
 
     def cancel(self) -> None:
         """End the job, and forget it.

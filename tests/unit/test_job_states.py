@@ -13,6 +13,7 @@ from acme_mpi import InputError, LaunchError, PlaceError
 from acme_mpi.jobs.job import Job
 from acme_mpi.launchers import queue as queue_module
 from acme_mpi.launchers import slurm as slurm_module
+from acme_mpi.symptoms import symptom
 
 pytestmark = pytest.mark.once
 
@@ -61,6 +62,20 @@ def test_an_end_without_results_names_the_state(answers, submit, state, who):
     assert f"resume with: sbatch {job.log.removesuffix('log')}script.sh" in str(raised.value)
     answers["sacct"] = answers["squeue"] = ""  # they forget
     assert acme_mpi.attach("out").wait() == state
+
+
+def test_what_the_log_tells_of_is_cured(answers, submit):
+    """Also what stands above the lines that are shown."""
+    job = submit()
+    with open(job.log, "w") as log:
+        log.write("srun: error: n1: task 0: Bus error\n" + "more\n" * 20)
+    answers["squeue"] = "17|OUT_OF_MEMORY\n"
+
+    with pytest.raises(LaunchError) as raised:
+        job.result()
+
+    for name in ("shared memory", "memory"):
+        assert f"\n  {symptom(name).cure}\n" in str(raised.value)
 
 
 def test_what_mpiexec_says_of_any_failure_is_left_out(answers, submit):
