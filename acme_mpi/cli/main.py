@@ -21,7 +21,7 @@ with limited_threads():
 
 from acme_mpi.cli.command_call import call_target, command_of
 from acme_mpi.cli.options import check_options, make_parser, split_script
-from acme_mpi.cli.summaries import COMMANDS
+from acme_mpi.cli.summaries import COMMANDS, DOCTOR
 from acme_mpi.comm import (
     finalize,
     how_to_silence,
@@ -64,6 +64,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         rank, size = launched_rank_and_size()
     except AcmeMpiError as error:
         sys.exit(say_error(error))
+    if argv and argv[0] == DOCTOR:
+        from acme_mpi.cli.doctor_command import run_doctor
+
+        leave(run_doctor(argv[1:]))
     if argv and argv[0] in COMMANDS:
         from acme_mpi.cli.commands import run_command
 

@@ -44,6 +44,10 @@ jobs, of Slurm, Grid Engine, or on this machine in the background; submit --help
   python -m acme_mpi wait DIR                         wait for the job, say how it has ended
   python -m acme_mpi cancel DIR                       end the job; submit it again to resume it
 
+what is wrong here with MPI, HDF5, launchers and folders:
+  python -m acme_mpi doctor [--log FILE]              look around, or into a log
+  mpiexec -n 4 python -m acme_mpi doctor --output-dir DIR     all ranks look
+
 exit status: 0 all tasks done; 1 some failed; 2 usage or bad input, nothing was run;
   69 a rank was lost; 74 results could not be written; 75 stopped early. After these three the
   same command computes the rest. In script mode it is the script's own status, or 75 if the

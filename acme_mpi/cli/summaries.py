@@ -10,6 +10,7 @@ OF_RESULTS = {
     "export": "write the results into a file that others read",
     "failed": "list the tasks that have failed: index, arguments, error",
 }
+DOCTOR = "doctor"
 COMMANDS = {
     "status": "say what is done, what is slow, and what has failed",
     "stop": "stop a run in good order: running tasks finish; the same command resumes it later",
@@ -17,4 +18,5 @@ COMMANDS = {
     "check": "read all results and compare their checksums; follow all links",
     **OF_RESULTS,
     **OF_JOBS,
+    DOCTOR: "say what is wrong here with MPI, HDF5, launchers and folders, and what cures it",
 }

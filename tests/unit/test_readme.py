@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -88,6 +90,15 @@ def test_the_readme_is_a_front_door():
 @pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/")])
 def test_the_readme_leads_to_every_page(page):
     assert f"]({page})" in README
+
+
+def test_the_list_of_symptoms_is_that_of_the_table():
+    """scripts/symptoms writes it."""
+    words = [sys.executable, str(ROOT / "scripts" / "symptoms"), "--print"]
+
+    ran = subprocess.run(words, capture_output=True, text=True)
+
+    assert ran.stdout == PAGES["docs/doctor.md"], ran.stderr
 
 
 @every_page
