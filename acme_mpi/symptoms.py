@@ -46,7 +46,7 @@ SYMPTOMS = (
     Symptom(
         "lone ranks",
         "every process is rank 0 of 1",
-        r"rank 0 of 1\b|suspicious MPI execution environment",
+        r"rank 0 of 1\b|suspicious MPI execution environment|uses unsupported PMI version",
         "Use the mpiexec that belongs to the MPI library that mpi4py loads, or start by srun "
         "--mpi=pmix (Open MPI) or --mpi=pmi2 (MPICH).",
         "the kinds of mpiexec and library; whether two ranks that mpiexec starts see each other",

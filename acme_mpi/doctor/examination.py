@@ -8,7 +8,7 @@ import shutil
 import sys
 from typing import Any
 
-from acme_mpi.comm.mpiexec import find_mpiexec
+from acme_mpi.comm.mpiexec import environment_of_local_ranks, find_mpiexec
 from acme_mpi.doctor import questions
 from acme_mpi.doctor.asking import Answer, ask, ask_python
 from acme_mpi.doctor.finding import Finding
@@ -21,7 +21,14 @@ from acme_mpi.doctor.launching import (
     launcher_of_ranks,
     try_mpiexec,
 )
-from acme_mpi.doctor.libraries import check_hdf5, check_library_path, check_mpi, facts_in
+from acme_mpi.doctor.libraries import (
+    check_hdf5,
+    check_library_path,
+    check_mpi,
+    facts_in,
+    kind_of_mpi,
+    library_in,
+)
 from acme_mpi.doctor.nodes import check_nodes
 from acme_mpi.doctor.place import ask_for_place, check_nfs, check_place, existing, file_system_of
 from acme_mpi.doctor.rank_facts import facts_of_rank, versions
@@ -43,9 +50,11 @@ def examine(directory: str, is_rank: bool) -> Report:
     """
     mpi, hdf5 = ask_python(questions.MPI), ask_python(questions.HDF5)
     mpi_facts, hdf5_facts = facts_in(mpi), facts_in(hdf5)
-    library = mpi_facts.get("library", "").replace("\0", "")
+    library = library_in(mpi)
     mpiexec = find_mpiexec()
-    answer = ask([mpiexec, "--version"]) if mpiexec else Answer(127, "", "")
+    # Another one may have started this process.
+    alone = environment_of_local_ranks(os.environ)
+    answer = ask([mpiexec, "--version"], environ=alone) if mpiexec else Answer(127, "", "")
     folder = existing(directory)
     kind = file_system_of(folder)
     findings = [
@@ -64,7 +73,7 @@ def examine(directory: str, is_rank: bool) -> Report:
         findings += check_nodes([facts_of_rank(0)], n_busy_cores())
     facts = {
         **_versions(library, hdf5_facts),
-        "mpiexec": f"{mpiexec} ({_first_line(answer.text)})" if mpiexec else "none",
+        "mpiexec": f"{mpiexec} ({' '.join(kind_of_mpi(answer.text))})" if mpiexec else "none",
         "launcher": launcher_of_ranks() or _batch_system() or "none",
         "files": f"{kind or 'unknown'} in {directory}",
     }
@@ -92,7 +101,7 @@ def _versions(library: str, hdf5: dict[str, Any]) -> dict[str, str]:
 
 
 def _first_line(text: str) -> str:
-    return (text.strip().splitlines() or [""])[0].strip()
+    return " ".join((text.strip().splitlines() or [""])[0].split())
 
 
 def _batch_system() -> str:

@@ -11,10 +11,13 @@ from typing import NoReturn
 
 from acme_mpi.comm import World, make_world, typed_command
 from acme_mpi.comm.post import MpiPost, NoPost, Post
+from acme_mpi.doctor import questions
+from acme_mpi.doctor.asking import ask_python
 from acme_mpi.doctor.examination import NOT_IMPORTABLE, examine
 from acme_mpi.doctor.finding import Finding, wrong
 from acme_mpi.doctor.guard import Guard
-from acme_mpi.doctor.launching import check_deaths
+from acme_mpi.doctor.launching import check_deaths, check_fit
+from acme_mpi.doctor.libraries import library_in
 from acme_mpi.doctor.nodes import check_nodes
 from acme_mpi.doctor.place import existing
 from acme_mpi.doctor.rank_facts import RankFacts, age_s, facts_of_rank
@@ -60,6 +63,8 @@ def _follow(facts: RankFacts, limit_s: float) -> int:
     """Start MPI and answer rank 0; the kernel ends this process if that does not come."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, LOOK_S + 5 * limit_s)
+    if check_fit(library_in(ask_python(questions.MPI))):  # rank 0 says so, and does not come
+        return 0
     try:
         world = make_world(notify=_give_up)
     except LaunchError:  # rank 0 says so
@@ -83,8 +88,10 @@ def _lead(
     look_s = LOOK_S + limit_s
     guard.expect(report, _not_ended("the look at this node", look_s), look_s)
     report = examine(directory, is_rank=True)
-    if report.facts["MPI"] == NOT_IMPORTABLE:
+    misfit = check_fit(report.facts["MPI"])
+    if misfit or report.facts["MPI"] == NOT_IMPORTABLE:
         guard.dismiss()
+        report = report.with_findings(misfit)
         show(report)
         return report.exit_code
     silent = silent_ranks(f"MPI has not started on all of {size} ranks", limit_s)

@@ -38,18 +38,7 @@ def check_mpiexec(program: str | None, answer: Answer, library: str) -> list[Fin
     evidence = f"{program} is of {kind or 'an unknown MPI'} {version}".rstrip()
     if kind and own_kind and (kind == OPEN_MPI) != (own_kind == OPEN_MPI):
         return [wrong("lone ranks", f"{evidence}, and mpi4py loads {own_kind} {own_version}")]
-    if (fault := _check_older(kind, version, own_version)) is not None:
-        return [wrong("lone ranks", f"{evidence}, and mpi4py loads {own_kind} {fault}")]
     return [fine("mpiexec", evidence)]
-
-
-def _check_older(kind: str, version: str, own_version: str) -> str | None:
-    """Return the library's version if an mpiexec of Open MPI 4 meets 5, or the other way round."""
-    if kind != OPEN_MPI or not version or not own_version:
-        return None
-    # PRRTE 3 is that of Open MPI 5.
-    is_old, is_own_old = version.startswith(("1.", "2.", "4.")), own_version[0] < "5"
-    return own_version if is_old != is_own_old else None
 
 
 def check_root(
@@ -141,6 +130,26 @@ def launcher_of_ranks(environ: Mapping[str, str] = os.environ) -> str:
     if "OMPI_COMM_WORLD_SIZE" in environ:
         return "mpiexec of Open MPI 5" if "PRTE_LAUNCHED" in environ else "mpiexec of Open MPI 4"
     return "mpiexec of MPICH" if "PMI_SIZE" in environ or "MPI_LOCALNRANKS" in environ else ""
+
+
+def check_fit(library: str, environ: Mapping[str, str] = os.environ) -> list[Finding]:
+    """Look whether the mpiexec that has started this rank is of another MPI than the library.
+
+    Some libraries would end the process when they start.
+
+    Parameters
+    ----------
+    library : str
+        What it says of its version; empty if that is not known.
+    """
+    launcher, kind = launcher_of_ranks(environ), kind_of_mpi(library)[0]
+    if (
+        not kind
+        or not launcher.startswith("mpiexec")
+        or (OPEN_MPI in launcher) == (kind == OPEN_MPI)
+    ):
+        return []
+    return [wrong("lone ranks", f"{launcher} has started these ranks, and mpi4py loads {kind}")]
 
 
 # What has a launcher go on when a rank has died.

@@ -42,6 +42,11 @@ def facts_in(answer: Answer) -> dict[str, Any]:
     return facts
 
 
+def library_in(answer: Answer) -> str:
+    """Return what the MPI library says of itself, empty if mpi4py could not be imported."""
+    return str(facts_in(answer).get("library", "")).replace("\0", "")
+
+
 def check_mpi(answer: Answer) -> list[Finding]:
     """Look whether mpi4py could be imported."""
     facts = facts_in(answer)
@@ -95,11 +100,11 @@ def _check_parallel(facts: Mapping[str, Any], mpi: Mapping[str, Any]) -> Finding
 def check_library_path(environ: Mapping[str, str] = os.environ) -> list[Finding]:
     """Look for several MPI libraries where the loader searches first."""
     folders = [Path(each) for each in environ.get("LD_LIBRARY_PATH", "").split(":") if each]
-    found = {str(file.resolve()) for each in folders for file in each.glob("libmpi.so*")}
+    # One library has several names in its folder.
+    found = {str(file.resolve().parent) for each in folders for file in each.glob("libmpi.so*")}
     if len(found) > 1:
-        return [
-            wrong("MPI library", f"LD_LIBRARY_PATH leads to {len(found)} MPIs: {_listed(found)}")
-        ]
+        evidence = f"LD_LIBRARY_PATH leads to MPI libraries in {len(found)} places"
+        return [wrong("MPI library", f"{evidence}: {_listed(found)}")]
     return []
 
 

