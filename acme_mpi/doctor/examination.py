@@ -73,7 +73,9 @@ def examine(directory: str, is_rank: bool) -> Report:
         findings += check_nodes([facts_of_rank(0)], n_busy_cores())
     facts = {
         **_versions(library, hdf5_facts),
-        "mpiexec": f"{mpiexec} ({' '.join(kind_of_mpi(answer.text))})" if mpiexec else "none",
+        "mpiexec": f"{mpiexec} ({' '.join(kind_of_mpi(answer.text)).strip() or 'unknown'})"
+        if mpiexec
+        else "none",
         "launcher": launcher_of_ranks() or _batch_system() or "none",
         "files": f"{kind or 'unknown'} in {directory}",
     }

@@ -6,7 +6,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from acme_mpi.doctor.finding import Finding, fine, noted, wrong
+from acme_mpi.doctor.finding import OK, Finding, fine, noted, wrong
 from acme_mpi.doctor.rank_facts import RankFacts
 from acme_mpi.linux.memory import size_text
 
@@ -14,6 +14,7 @@ MIB = 1024**2
 SHARED_BYTES = 8 * MIB  # of a rank: Open MPI 4 takes 4 MiB, and some for itself
 MEMORY_BYTES = 300 * MIB  # of a rank: two processes with Python and NumPy
 LOCKED_BYTES = 64 * MIB
+N_NAMED = 8  # nodes
 # Of containers and virtual machines: they lead to no other node.
 _INNER = ("docker", "virbr", "br-", "podman", "cni", "lxcbr", "vboxnet", "vmnet")
 
@@ -45,16 +46,35 @@ def check_nodes(
         Settings of MPI.
     """
     nodes = by_node(ranks)
-    findings: list[Finding] = []
+    found: dict[tuple[str, str], list[tuple[str, Finding]]] = defaultdict(list)
     for host, here in nodes.items():
-        n_ranks = n_planned or len(here)
-        findings += _check_cores(host, here, n_ranks)
-        findings.append(
-            _check_threads(host, here[0], n_ranks, wrong if n_planned is None else noted)
-        )
-        findings += _check_memory(host, here[0], n_ranks)
-    findings += _check_interfaces(nodes, environ)
-    return findings
+        for each in _check_node(host, here, n_planned):
+            found[each.check, each.level].append((host, each))
+    return [*map(_of_all, found.values()), *_check_interfaces(nodes, environ)]
+
+
+def _of_all(found: Sequence[tuple[str, Finding]]) -> Finding:
+    """Return one finding for what is alike on several nodes: there may be thousands."""
+    (_, first), *others = found
+    hosts = list(dict.fromkeys(host for host, _ in others))
+    if not hosts:
+        return first
+    more = ", ..." if len(hosts) > N_NAMED else ""
+    alike = f"so it is on {len(hosts)} other nodes: {', '.join(hosts[:N_NAMED])}{more}"
+    if first.level == OK:
+        alike = f"nothing is wrong with that on {len(hosts)} other nodes"
+    return first._replace(evidence=f"{first.evidence}; {alike}")
+
+
+def _check_node(host: str, here: Sequence[RankFacts], n_planned: int | None) -> Iterator[Finding]:
+    n_ranks = n_planned or len(here)
+    yield from _check_cores(host, here, n_ranks)
+    yield _check_threads(host, here[0], n_ranks, wrong if n_planned is None else noted)
+    yield from _check_memory(host, here[0], n_ranks)
+
+
+def _count(n_ranks: int) -> str:
+    return f"{n_ranks} rank{'' if n_ranks == 1 else 's'}"
 
 
 def _check_cores(host: str, here: Sequence[RankFacts], n_ranks: int) -> Iterator[Finding]:
@@ -63,10 +83,10 @@ def _check_cores(host: str, here: Sequence[RankFacts], n_ranks: int) -> Iterator
     if n_ranks > len(union) and first.n_cpus > len(union):
         yield wrong(
             "binding",
-            f"{n_ranks} ranks of {host} share processors {_ranges(union)}, of {first.n_cpus}",
+            f"{_count(n_ranks)} of {host} share processors {_ranges(union)}, of {first.n_cpus}",
         )
     elif n_ranks > (n_cores := _n_cores(here, len(union))):
-        yield noted("slots", f"{host} has {n_cores} cores for {n_ranks} ranks")
+        yield noted("slots", f"{host} has {n_cores} cores for {_count(n_ranks)}")
     elif (pair := _overlapping(here)) is not None:
         yield wrong("binding", f"ranks {pair[0]} and {pair[1]} of {host} share some processors")
     elif (bound := next((each for each in here if _is_narrow(each)), None)) is not None:
@@ -76,7 +96,7 @@ def _check_cores(host: str, here: Sequence[RankFacts], n_ranks: int) -> Iterator
             f"{bound.cpus_per_task}",
         )
     else:
-        yield fine("binding", f"{n_ranks} ranks of {host} have processors {_ranges(union)}")
+        yield fine("binding", f"{host} has processors {_ranges(union)} for {_count(n_ranks)}")
 
 
 def _n_cores(here: Sequence[RankFacts], n_cpus: int) -> int:
@@ -118,7 +138,7 @@ def _check_threads(
         if n_threads > len(first.cpus) or (n_threads > 1 and n_threads * n_ranks > first.n_cpus):
             return found(
                 "threads",
-                f"{name}={n_threads} for each of {n_ranks} ranks, and {host} has {first.n_cpus} "
+                f"{name}={n_threads} for each of {_count(n_ranks)}, and {host} has {first.n_cpus} "
                 f"processors, of which each rank may use {len(first.cpus)}",
             )
     return fine("threads", f"no more threads than processors on {host}, as the variables say")
@@ -126,14 +146,14 @@ def _check_threads(
 
 def _check_memory(host: str, first: RankFacts, n_ranks: int) -> Iterator[Finding]:
     each_bytes = first.memory_bytes / n_ranks
-    evidence = f"{host} has {size_text(each_bytes)} of memory left for each of {n_ranks} ranks"
+    evidence = f"{host} has {size_text(each_bytes)} of memory left for each of {_count(n_ranks)}"
     yield wrong("memory", evidence) if each_bytes < MEMORY_BYTES else fine("memory", evidence)
     if first.n_oom_kills:
         yield noted(
             "memory", f"the kernel has killed {first.n_oom_kills} processes for memory on {host}"
         )
     if 0 <= first.shared_bytes < SHARED_BYTES * n_ranks:
-        text = f"/dev/shm of {host} has {size_text(first.shared_bytes)} free for {n_ranks} ranks"
+        text = f"/dev/shm of {host} has {size_text(first.shared_bytes)} free for {_count(n_ranks)}"
         yield wrong("shared memory", text)
     elif first.shared_bytes < 0:
         yield wrong("shared memory", f"{host} has no /dev/shm")

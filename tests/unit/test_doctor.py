@@ -420,7 +420,20 @@ def test_a_rank_with_fewer_cores_than_it_asked_for_is_named():
 def test_ranks_of_other_nodes_do_not_count():
     ranks = [RANK._replace(rank=k, host=f"n{k}", cpus=(0,)) for k in range(4)]
 
-    assert levels(check_nodes(ranks, environ={}), "binding") == [OK] * 4
+    (found,) = [each for each in check_nodes(ranks, environ={}) if each.check == "binding"]
+
+    assert found.level == OK
+    assert found.evidence.endswith("; nothing is wrong with that on 3 other nodes")
+
+
+def test_what_is_alike_on_many_nodes_is_one_finding():
+    ranks = [RANK._replace(rank=k, host=f"n{k}", shared_bytes=k * MIB) for k in range(20)]
+
+    found = [each for each in check_nodes(ranks, environ={}) if each.check == "shared memory"]
+
+    assert [each.level for each in found] == [WRONG, OK]
+    assert "so it is on 7 other nodes: n1, n2, " in found[0].evidence
+    assert len(check_nodes(ranks, environ={})) < 8
 
 
 def test_a_container_with_less_time_than_cores_has_fewer_slots():
@@ -471,7 +484,7 @@ def test_a_full_dev_shm_is_seen():
     if ran.returncode == 77:
         pytest.skip(ran.stderr)
     assert "/dev/shm of" in ran.stdout
-    assert "1.0 MB free for 1 ranks" in ran.stdout
+    assert "1.0 MB free for 1 rank" in ran.stdout
     assert free_bytes("/nowhere") == -1
 
 
