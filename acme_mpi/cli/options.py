@@ -7,16 +7,17 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from acme_mpi import __version__
 from acme_mpi.api import store_kind
 from acme_mpi.cli.command_parser import CommandParser, whole
 from acme_mpi.cli.summaries import COMMANDS
+from acme_mpi.comm import launched_rank_and_size
 from acme_mpi.errors import InputError
 from acme_mpi.history.stores import find_store, payload_names
 from acme_mpi.results.spec import AUTO, make_row_spec
 from acme_mpi.rules import Rules
 from acme_mpi.session.keywords import check_names, check_rules
 from acme_mpi.spelling import did_you_mean, file_did_you_mean, whole_number
+from acme_mpi.visible import say
 
 SCRIPT_SUFFIXES = (".py", ".pyw", ".pyz")
 ARGUMENT_SUFFIXES = (".npz", ".npy", ".h5", ".hdf5", ".json")
@@ -220,7 +221,25 @@ def _add_run_options(group: Any) -> None:
     )
     group.add_argument("-v", "--verbose", action="count", default=0, help="say more")
     group.add_argument("-q", "--quiet", action="store_true", help="only warnings and errors")
-    group.add_argument("--version", action="version", version=f"acme_mpi {__version__}")
+    group.add_argument(
+        "--version",
+        action=_Versions,
+        nargs=0,
+        default=argparse.SUPPRESS,
+        help="print the versions of MPI, HDF5, and more",
+    )
+
+
+class _Versions(argparse.Action):
+    """Prints all versions, and ends."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *values: Any) -> None:
+        from acme_mpi.doctor.versions import versions_text
+
+        # Of several ranks one says it.
+        if launched_rank_and_size()[0] == 0:
+            say(versions_text())
+        parser.exit()
 
 
 def _add_resume_options(group: Any) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
-import sys
-from typing import Any
 
 from acme_mpi.comm.mpiexec import environment_of_local_ranks, find_mpiexec
 from acme_mpi.doctor import questions
@@ -31,11 +28,10 @@ from acme_mpi.doctor.libraries import (
 )
 from acme_mpi.doctor.nodes import check_nodes
 from acme_mpi.doctor.place import ask_for_place, check_nfs, check_place, existing, file_system_of
-from acme_mpi.doctor.rank_facts import facts_of_rank, versions
+from acme_mpi.doctor.rank_facts import facts_of_rank
 from acme_mpi.doctor.report import Report
+from acme_mpi.doctor.versions import known_versions
 from acme_mpi.linux.cores import n_busy_cores
-
-NOT_IMPORTABLE = "not importable"
 
 
 def examine(directory: str, is_rank: bool) -> Report:
@@ -72,7 +68,8 @@ def examine(directory: str, is_rank: bool) -> Report:
         findings += [*check_root(library), *check_job(), *_try(mpiexec, bool(mpi_facts))]
         findings += check_nodes([facts_of_rank(0)], n_busy_cores())
     facts = {
-        **_versions(library, hdf5_facts),
+        **known_versions(library, hdf5_facts),
+        "cores": str(n_busy_cores()),
         "mpiexec": f"{mpiexec} ({' '.join(kind_of_mpi(answer.text)).strip() or 'unknown'})"
         if mpiexec
         else "none",
@@ -84,26 +81,6 @@ def examine(directory: str, is_rank: bool) -> Report:
 
 def _try(mpiexec: str | None, has_library: bool) -> list[Finding]:
     return try_mpiexec(mpiexec) if mpiexec and has_library else []
-
-
-def _versions(library: str, hdf5: dict[str, Any]) -> dict[str, str]:
-    found = versions()
-    kind = {True: "parallel", False: "serial", None: NOT_IMPORTABLE}[hdf5.get("is_parallel")]
-    return {
-        "acme_mpi": found["acme_mpi"],
-        "Python": f"{sys.version.split()[0]}, {sys.executable}",
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "mpi4py": found["mpi4py"],
-        "MPI": _first_line(library) or NOT_IMPORTABLE,
-        "h5py": f"{found['h5py']} ({kind})",
-        "HDF5": hdf5.get("hdf5", NOT_IMPORTABLE),
-        "numpy": found["numpy"],
-        "cores": str(n_busy_cores()),
-    }
-
-
-def _first_line(text: str) -> str:
-    return " ".join((text.strip().splitlines() or [""])[0].split())
 
 
 def _batch_system() -> str:

@@ -13,7 +13,7 @@ from acme_mpi.comm import World, make_world, typed_command
 from acme_mpi.comm.post import MpiPost, NoPost, Post
 from acme_mpi.doctor import questions
 from acme_mpi.doctor.asking import ask_python
-from acme_mpi.doctor.examination import NOT_IMPORTABLE, examine
+from acme_mpi.doctor.examination import examine
 from acme_mpi.doctor.finding import Finding, wrong
 from acme_mpi.doctor.guard import Guard
 from acme_mpi.doctor.launching import check_deaths, check_fit
@@ -31,6 +31,7 @@ from acme_mpi.doctor.spread import (
     check_ways,
     silent_ranks,
 )
+from acme_mpi.doctor.versions import NOT_IMPORTABLE
 from acme_mpi.errors import LaunchError
 from acme_mpi.symptoms import symptoms_in
 

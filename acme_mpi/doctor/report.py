@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from acme_mpi.doctor.finding import NOTE, WRONG, Finding
+from acme_mpi.doctor.versions import facts_as_lines
 
 _SHOWN = {"ok": "ok", NOTE: "note", WRONG: "WRONG"}
 
@@ -64,7 +65,7 @@ def text_of(report: Report) -> str:
     if report.facts:
         bad = [each for each in report.findings if each.level != "ok"]
         lines += ["", "To report a problem, paste this into the issue:", "```"]
-        lines += [f"{name:<12} {value}" for name, value in report.facts.items()]
+        lines += facts_as_lines(report.facts)
         lines += [f"{_SHOWN[each.level]:<12} {each.check}: {each.evidence}" for each in bad]
         lines += ["```"]
     return "\n".join(lines)

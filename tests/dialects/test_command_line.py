@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from conftest import by_stacks
@@ -444,7 +445,11 @@ def test_version_and_help(mpiexec):
     version = mpiexec(2, "-m", "acme_mpi", "--version")
     shown = mpiexec(0, "-m", "acme_mpi", "--help")
 
-    assert (version.returncode, version.stdout) == (0, f"acme_mpi {acme_mpi.__version__}\n")
+    assert version.returncode == 0
+    said = dict(line.split(None, 1) for line in version.stdout.splitlines())
+    assert [*said] == ["acme_mpi", "Python", "system", "mpi4py", "MPI", "h5py", "HDF5", "numpy"]
+    assert (said["acme_mpi"], said["h5py"].split()[0]) == (acme_mpi.__version__, h5py.__version__)
+    assert said["HDF5"] == h5py.version.hdf5_version
     assert shown.returncode == 0
     for text in ("\ninput:", "\noutput:", "\nrun:", "\nexamples:", "srun -n 64", "exit status:"):
         assert text in shown.stdout
@@ -457,7 +462,9 @@ def test_the_installed_command(mpiexec):
     if not command.exists():
         pytest.skip("the package is not installed")
 
-    assert mpiexec(0, command, "--version").stdout == f"acme_mpi {acme_mpi.__version__}\n"
+    said = mpiexec(0, command, "--version").stdout
+
+    assert said.startswith(f"acme_mpi     {acme_mpi.__version__}\n")
 
 
 # --- Without calling, or calling one

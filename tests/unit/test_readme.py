@@ -151,4 +151,7 @@ def test_the_version_is_the_newest_of_the_changes():
 
     assert project["project"]["dynamic"] == ["version"]
     assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "acme_mpi.__version__"}
+    others = [ROOT / "pyproject.toml", *(ROOT / "acme_mpi").rglob("*.py")]
+    said = [path for path in others if f'"{acme_mpi.__version__}"' in path.read_text()]
+    assert said == [ROOT / "acme_mpi" / "__init__.py"]
     assert re.findall(r"^## ([\d.]+)", PAGES["CHANGES.md"], re.M)[0] == acme_mpi.__version__
