@@ -6,7 +6,7 @@ import argparse
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from acme_mpi.errors import EXIT_USAGE
@@ -28,6 +28,32 @@ def whole(text: str) -> int:
     return number
 
 
+class _Seen(BaseException):
+    """A parser is about to parse."""
+
+
+_IS_LOOKED_FOR: list[bool] = []
+
+
+def parser_made_by(run: Callable[[], object]) -> CommandParser:
+    """Return the parser by which a command would read its arguments; it gets no further.
+
+    Parameters
+    ----------
+    run : callable
+        The command without arguments.
+    """
+    _IS_LOOKED_FOR.append(True)
+    try:
+        run()
+    except _Seen as seen:
+        parser: CommandParser = seen.args[0]
+        return parser
+    finally:
+        _IS_LOOKED_FOR.pop()
+    raise AssertionError(f"{run} parses nothing")
+
+
 class CommandParser(argparse.ArgumentParser):
     """Parses a command line; a wrong one ends this process with `EXIT_USAGE` and one message."""
 
@@ -37,6 +63,12 @@ class CommandParser(argparse.ArgumentParser):
         if unknown:
             self.error(f"unrecognized arguments: {shlex.join(unknown)}{self._meant(args, unknown)}")
         return options
+
+    def parse_known_args(self, *words: Any, **more: Any) -> Any:
+        """Return the options, and the words that are none."""
+        if _IS_LOOKED_FOR:
+            raise _Seen(self)
+        return super().parse_known_args(*words, **more)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and end."""

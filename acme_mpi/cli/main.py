@@ -21,7 +21,7 @@ with limited_threads():
 
 from acme_mpi.cli.command_call import call_target, command_of
 from acme_mpi.cli.options import check_options, make_parser, split_script
-from acme_mpi.cli.summaries import COMMANDS, DOCTOR
+from acme_mpi.cli.summaries import COMMANDS, DOCTOR, SHELL
 from acme_mpi.comm import (
     finalize,
     how_to_silence,
@@ -68,6 +68,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         from acme_mpi.cli.doctor_command import run_doctor
 
         leave(run_doctor(argv[1:]))
+    if argv and argv[0] == SHELL:
+        from acme_mpi.cli.shell_command import run_shell_command
+
+        sys.exit(run_shell_command(argv[1:]) if rank == 0 else 0)
     if argv and argv[0] in COMMANDS:
         from acme_mpi.cli.commands import run_command
 

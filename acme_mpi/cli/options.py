@@ -49,6 +49,9 @@ what is wrong here with MPI, HDF5, launchers and folders:
   python -m acme_mpi doctor [--log FILE]              look around, or into a log
   mpiexec -n 4 python -m acme_mpi doctor --output-dir DIR     all ranks look
 
+completions for a shell, or the manual page:
+  python -m acme_mpi shell {bash,zsh,man}
+
 exit status: 0 all tasks done; 1 some failed; 2 usage or bad input, nothing was run;
   69 a rank was lost; 74 results could not be written; 75 stopped early. After these three the
   same command computes the rest. In script mode it is the script's own status, or 75 if the

@@ -1,7 +1,8 @@
 """What each command does, in a line; known before the command is imported."""
 
+SUBMIT, DOCTOR, SHELL = "submit", "doctor", "shell"
 OF_JOBS = {
-    "submit": "have a job call the function: of Slurm, Grid Engine, or in the background here",
+    SUBMIT: "have a job call the function: of Slurm, Grid Engine, or in the background here",
     "wait": "wait for the job of a directory, and say how it has ended",
     "cancel": "end the job of a directory: running tasks may end for 30 s; it can be resumed",
 }
@@ -10,7 +11,6 @@ OF_RESULTS = {
     "export": "write the results into a file that others read",
     "failed": "list the tasks that have failed: index, arguments, error",
 }
-DOCTOR = "doctor"
 COMMANDS = {
     "status": "say what is done, what is slow, and what has failed",
     "stop": "stop a run in good order: running tasks finish; the same command resumes it later",
@@ -19,4 +19,5 @@ COMMANDS = {
     **OF_RESULTS,
     **OF_JOBS,
     DOCTOR: "say what is wrong here with MPI, HDF5, launchers and folders, and what cures it",
+    SHELL: "print completions for bash or zsh, or the manual page",
 }
