@@ -17,7 +17,7 @@ from acme_mpi.doctor.examination import examine
 from acme_mpi.doctor.launched import examine_ranks
 from acme_mpi.doctor.logs import check_log, read_log
 from acme_mpi.doctor.report import Report, text_of
-from acme_mpi.errors import EXIT_DONE, AcmeMpiError
+from acme_mpi.errors import EXIT_DONE, AcmeMpiError, StoppedError
 from acme_mpi.linux.printing import say_error, standard_output
 from acme_mpi.rules import parse_duration
 from acme_mpi.visible import say
@@ -28,7 +28,7 @@ without a launcher this process looks around, and loads no MPI; on ranks all loo
   mpiexec -n 4 python -m acme_mpi doctor --output-dir DIR
   python -m acme_mpi doctor --log slurm-123.out
 
-exit status: 0 nothing is wrong; 1 something is; 2 usage
+exit status: 0 nothing is wrong; 1 something is; 2 usage; 75 interrupted
 """
 
 
@@ -82,6 +82,8 @@ def run_doctor(arguments: Sequence[str]) -> int:
                 return _show(examine(options.output_dir, is_rank=False), options.json)
     except AcmeMpiError as error:
         return say_error(error)
+    except KeyboardInterrupt:
+        return say_error(StoppedError("interrupted; what was asked until now was ended"))
     return examine_ranks(
         rank, size, options.output_dir, limit_s, lambda report: _show(report, options.json)
     )

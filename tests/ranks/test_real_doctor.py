@@ -139,6 +139,19 @@ def test_a_log_is_explained(mpiexec, tmp_path, is_file):
 
 
 @pytest.mark.once
+def test_an_interrupt_ends_it_in_a_line(mpiexec, tmp_path):
+    """Also while a library is imported that hangs; `mpiexec` sees that nothing is left."""
+    (tmp_path / "mpi4py").mkdir()
+    signalling = "import os, time; os.kill(os.getppid(), 2); time.sleep(600)"
+    (tmp_path / "mpi4py" / "__init__.py").write_text(signalling)
+
+    ran = mpiexec(0, *DOCTOR, env={"PYTHONPATH": str(tmp_path)})
+
+    assert ran.returncode == 75
+    assert ran.stderr == "acme_mpi: interrupted; what was asked until now was ended\n"
+
+
+@pytest.mark.once
 def test_mistakes_are_said_once(mpiexec):
     no_log = mpiexec(2, *DOCTOR, "--log", "/no/log")
     no_time = mpiexec(0, *DOCTOR, "--time-limit", "soon")

@@ -560,6 +560,36 @@ def test_what_a_program_leaves_behind_ends_with_it():
     assert all(is_gone(pid) for pid in map(int, answer.said.split()))
 
 
+def test_an_interrupt_ends_the_program_that_is_asked(tmp_path):
+    """It leads a session of its own, so a terminal does not end it."""
+    path = tmp_path / "pid"
+    program = (
+        "import threading, signal, os, sys\n"
+        "from acme_mpi.doctor.asking import ask\n"
+        "def interrupt():\n"
+        "    while not os.path.exists(sys.argv[1]): pass\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "threading.Thread(target=interrupt).start()\n"
+        "ask(['sh', '-c', 'echo $$ > $0.new; mv $0.new $0; sleep 600', sys.argv[1]], 600)\n"
+    )
+
+    ran = subprocess.run(
+        [sys.executable, "-c", program, str(path)], capture_output=True, timeout=60
+    )
+
+    assert b"KeyboardInterrupt" in ran.stderr
+    assert is_gone(int(path.read_text()))
+
+
+def test_the_doctor_loads_neither_mpi_nor_hdf5():
+    program = (
+        "import sys, acme_mpi.cli.doctor_command\n"
+        "sys.exit(any(name in sys.modules for name in ('mpi4py.MPI', 'h5py')))"
+    )
+
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
+
+
 def test_a_cure_is_given_once_and_wrong_things_are_counted():
     report = Report((fine("a", "well"), wrong("root", "x"), wrong("root", "y")), {"MPI": "none"})
 
