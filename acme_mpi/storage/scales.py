@@ -103,7 +103,7 @@ class _Coordinates:
     def _unnamed(self, name: str, lengths: tuple[int, ...]) -> Iterator[h5py.Dataset]:
         """Yield the dimensions of the rows themselves."""
         for k, length in enumerate(lengths):
-            yield self._without_values(self._free(f"{name}_{k}"), length)
+            yield self._without_values(self._free(f"{name}_axis_{k}"), length)
 
     def _written(self, name: str, column: Column, shape: tuple[int, ...]) -> h5py.Dataset:
         kind = hdf5.STRING if column.values.dtype.kind == "O" else None

@@ -49,7 +49,7 @@ def test_a_grid_has_its_axes(layout, tmp_path):
 
     with opened(tmp_path / "fit.h5") as found:
         assert found["slope"].dims == ("sigma", "seed")
-        assert found["curve"].dims == ("sigma", "seed", "curve_0")
+        assert found["curve"].dims == ("sigma", "seed", "curve_axis_0")
         assert float(found["slope"].sel(sigma=4, seed=3)) == 12
         assert np.array_equal(found["slope"], np.outer([1, 2, 4], range(4)))
         assert found.attrs["gain"] == 3.5
@@ -80,7 +80,7 @@ def test_an_argument_beside_a_grid_has_its_axes(tmp_path):
     )
 
     with opened(tmp_path / "fit.h5") as found:
-        assert found["curve"].dims == ("curve_0", "sigma", "seed")
+        assert found["curve"].dims == ("curve_axis_0", "sigma", "seed")
         assert found.coords["gain"].dims == ("sigma", "seed")
         assert found.coords["gain"].values.tolist() == [[0.1, 0.2], [0.3, 0.4]]
 
