@@ -38,8 +38,8 @@ def load_arguments(path: str, allow_pickle: bool, dtypes: Mapping[str, str] = {}
     Parameters
     ----------
     path : str
-        ``.npz``, ``.npy``, ``.json``, ``.h5`` with an optional ``:group``, or a table: ``.csv``,
-        ``.tsv``, ``.parquet``.
+        ``.npz``, ``.npy``, ``.json``, ``.h5``, ``.mat`` (7.3) or ``.nc`` with an optional
+        ``:group``, or a table: ``.csv``, ``.tsv``, ``.parquet``.
     allow_pickle : bool
         Read object arrays of NumPy files.
     dtypes : mapping of str to str

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 from acme_mpi.errors import InputError
+from acme_mpi.tasks.foreign_hdf5 import MATLAB, NETCDF, hint_of_format, is_no_value, reader_of
 from acme_mpi.tasks.unreadable import reason, refuse_if_too_large
 
-SUFFIXES = (".h5", ".hdf5")
+SUFFIXES = (".h5", ".hdf5", *MATLAB, *NETCDF)
 
 
 def reduce_hdf5(value: Any) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
@@ -98,6 +99,8 @@ def has_opened() -> bool:
 def load_hdf5(path: str, group: str) -> dict[str, Any]:
     """Return the datasets of a group as arrays, strings as str, by their names.
 
+    Those of MATLAB (``.mat`` of version 7.3) and netCDF-4 come out as these programs mean them.
+
     Parameters
     ----------
     path, group : str
@@ -120,9 +123,10 @@ def load_hdf5(path: str, group: str) -> dict[str, Any]:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{path} cannot be read as an HDF5 file: {reason(error)}") from None
+        why = f"{reason(error)}{hint_of_format(path)}"
+        raise InputError(f"{path} cannot be read as an HDF5 file: {why}") from None
     values = {key: value for key, value in read.items() if not isinstance(value, type)}
-    inner = [key for key, value in read.items() if value is h5py.Group]
+    inner = [key for key, value in read.items() if value is h5py.Group and key[0] != "#"]
     if not values and inner:
         shown = ", ".join(f"{path}:{group.rstrip('/')}/{key}" for key in inner[:5])
         raise InputError(f"{path}:{group} holds groups and no datasets; name one: {shown}")
@@ -142,7 +146,9 @@ def _read_member(group: Any, key: str, path: str) -> Any:
                 raise InputError(f"{what} cannot be read: it is damaged")
             where = f"{getattr(link, 'filename', path)}:{link.path}"
             raise InputError(f"{what} is a link to {where}, which is not there")
-        return _read(member, what) if isinstance(member, h5py.Dataset) else type(member)
+        if not isinstance(member, h5py.Dataset) or is_no_value(key, member):
+            return type(member)
+        return _read(member, what)
     except InputError:
         raise
     except Exception as error:
@@ -155,6 +161,8 @@ def _read(dataset: Any, what: str) -> Any:
     if dataset.shape is None:
         return None
     refuse_if_too_large(dataset.nbytes, what)
+    if (read := reader_of(dataset)) is not None:
+        return read(dataset, what)
     if h5py.check_string_dtype(dataset.dtype) is not None:
         return dataset.asstr()[()]
     return dataset[()]
