@@ -15,6 +15,8 @@ from collections.abc import Callable, Collection, Iterator
 from types import FrameType
 from typing import Any
 
+from acme_mpi.linux.handlers import set_handler
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 # By this the script that rank 0 serves passes a SIGTERM on. It never counts as the second one:
 # often rank 0 has got its own, before or after.
@@ -78,7 +80,7 @@ class Interrupts:
         """
         self._is_own_process = is_own_process
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._before = [signal.signal(number, self._take) for number in SIGNALS]
+        self._before = [set_handler(number, self._take) for number in SIGNALS]
         if not self._is_reset_after_fork:
             self._is_reset_after_fork = True
             # What a task of this very process forks is ended by signals as any other program.
@@ -132,7 +134,7 @@ class Interrupts:
             return
         for number, handler in zip(SIGNALS, self._before, strict=True):
             # None: it was not set from Python, and cannot be set again.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            set_handler(number, signal.SIG_DFL if handler is None else handler)
         os.close(self._wake)
         self._wake, self.number, self._has_taken = -1, 0, False
 

@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy
 
+from acme_mpi.linux.handlers import handler_of
+
 N_LOOKS = 100
 LOOK_NS = 10_000_000
 _MODULES = {"builtins": builtins, "numpy": numpy, "os": os, "pickle": pickle, "time": time}
@@ -95,7 +97,7 @@ class Baseline:
             "working directory": None,
             "umask": self._umask,
             "blocked signals": signal.pthread_sigmask(signal.SIG_BLOCK, ()),
-            "signal handlers": [signal.getsignal(number) for number in self._signals],
+            "signal handlers": [handler_of(number) for number in self._signals],
             "sys.stdout": id(sys.stdout),
             "sys.stderr": id(sys.stderr),
         }
