@@ -29,10 +29,11 @@ from acme_mpi.storage.base import missing_value
 from acme_mpi.storage.gridded import read_rows
 from acme_mpi.storage.payload import PayloadStore
 from acme_mpi.storage.recorded import RecordedStore
-from acme_mpi.storage.redone import open_apart
+from acme_mpi.storage.redone import log_text, open_apart
 
 PAUSES_S = (0.01, 0.05, 0.25)  # before another look at a file that a run is changing
 LARGE = object()  # stands for an array
+_FAULTS = (OSError, KeyError, RuntimeError, ValueError)
 
 T = TypeVar("T")
 
@@ -92,7 +93,7 @@ class Reader:
         self._store, self._done = store, done
         self._is_changing = is_changing
         self._lock = threading.RLock()
-        self._opened: tuple[str, int, h5py.File] | None = None
+        self._opened: _Opened | None = None
 
     @property
     def columns(self) -> tuple[RowSpec, ...]:
@@ -103,7 +104,7 @@ class Reader:
         """Close the file that was read last; another read opens it again."""
         with self._lock:
             if self._opened is not None:
-                self._opened[2].close()
+                self._opened.file.close()
                 self._opened = None
 
     def record_of(self, index: int) -> Record | None:
@@ -232,35 +233,60 @@ class Reader:
 
     def _file(self, path: str, record: Record | None = None) -> h5py.File:
         """Return a file open for reading, the last one of all as long as it does not change."""
-        stamp = stamp_of(os.stat(path))
-        if self._opened is None or self._opened[:2] != (path, stamp):
+        log_path = self._log_path(path, record)
+        # What stands in the log says in which state a payload is; others are complete, or replaced.
+        status, log = os.stat(path), log_text(log_path)
+        stamp = status.st_ino if log_path else stamp_of(status)
+        if self._opened is None or self._opened[:4] != (path, stamp, log_path, log):
             self.close()
-            self._opened = path, stamp, self._open(path, record)
-        return self._opened[2]
+            self._opened = _Opened(path, stamp, log_path, log, open_apart(path, log, log_path))
+        return self._opened.file
 
-    def _open(self, path: str, record: Record | None) -> h5py.File:
-        # While a run writes, the log belongs to changes that it makes itself.
-        if record is None or not isinstance(self._store, PayloadStore) or self._is_changing():
-            return open_apart(path)
+    def _log_path(self, path: str, record: Record | None) -> str:
+        """Return the path of the log of a payload, empty for other files."""
+        if record is None or not isinstance(self._store, PayloadStore):
+            return ""
         place = int(record["rank"]), int(record["payload"])
         is_payload = path == self._store.payload_path(*place)
-        return open_apart(path, self._store.log_path(*place) if is_payload else "")
+        return self._store.log_path(*place) if is_payload else ""
 
     def _attempt(self, read: Callable[[], T]) -> T:
         """Return what is read; of a file that a run is changing after another look."""
         with self._lock:
             for pause_s in PAUSES_S:
                 try:
-                    return read()
-                except (OSError, KeyError, RuntimeError, ValueError):
+                    value = read()
+                    if self._is_settled():
+                        return value
+                except _FAULTS:
                     if not self._is_changing():
                         break
                 self.close()
                 time.sleep(pause_s)
             try:
-                return read()
-            except (OSError, KeyError, RuntimeError, ValueError) as error:
+                value = read()
+            except _FAULTS as error:
                 raise StoreError(_why(error)) from None
+            if not self._is_settled():
+                raise StoreError(
+                    "a result cannot be read: its file changes all the time; try again"
+                )
+            return value
+
+    def _is_settled(self) -> bool:
+        """Tell whether no change has begun since the file was opened that was read."""
+        opened = self._opened
+        return opened is None or log_text(opened.log_path) == opened.log
+
+
+class _Opened(NamedTuple):
+    """A file that is open, and in which state."""
+
+    path: str
+    stamp: int
+    log_path: str
+    log: bytes
+    file: h5py.File
 
 
 def _columns(spec: RowSpec) -> tuple[RowSpec, ...]:

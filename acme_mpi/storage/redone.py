@@ -1,7 +1,9 @@
 """A file as whoever only reads sees it; nothing is written, and nobody notices.
 
-A run that was killed may have left a payload in the midst of a change. Who resumes it makes the
-change; who only reads, perhaps in a folder that cannot be written, sees it as made.
+A payload changes in several places at once, and whoever reads it meanwhile would see some of them.
+So it is read as it is once all changes are made that stand in its log. This is right as long as
+nothing else stands there: the log is written before a change is made, and no other change is made
+before it. A run that was killed has left it so, perhaps in a folder that cannot be written.
 
 HDF5 gives all who open one file in one process one view of it. A run that this process makes would
 get that of a reader who has opened the file before it was complete. So HDF5 gets the bytes from
@@ -51,35 +53,43 @@ class RedoneFile(DrivenFile):
         self.close()
 
 
-def open_apart(path: str, log_path: str = "") -> h5py.File:
+def log_text(log_path: str) -> bytes:
+    """Return what stands in a log; nothing if there is none, as after the last change.
+
+    Raises
+    ------
+    Damaged, OSError
+        As `read_file`.
+    """
+    try:
+        return read_file(log_path, REDO_BYTES) if log_path else b""
+    except FileNotFoundError:
+        return b""
+
+
+def open_apart(path: str, log: bytes = b"", log_path: str = "") -> h5py.File:
     """Return a file open for reading, which HDF5 does not know as one that others have open.
 
     Parameters
     ----------
     path : str
         The file.
+    log : bytes
+        Of changes that are seen as made. If it is torn, those before it are made.
     log_path : str
-        Log of changes that are seen as made, if it is there; no run may be writing the file then.
+        Where that stood.
 
     Raises
     ------
     Damaged
-        The log is none, or says what cannot be.
+        The log says what cannot be.
     OSError
-        A file is not there, or cannot be read, or is none of HDF5's.
+        The file is not there, or cannot be read, or is none of HDF5's.
     """
-    raw = RedoneFile(path, *_undone(path, log_path))
+    found = parse_redo(log, log_path, os.path.getsize(path) + len(log)) if log else None
+    raw = RedoneFile(path, *(found or (0, [])))
     try:
         return h5py.File(raw, "r")
     except BaseException:
         raw.close()
         raise
-
-
-def _undone(path: str, log_path: str) -> tuple[int, Sequence[Piece]]:
-    """Return the size of a file, and what its log says that belongs into it."""
-    nothing: tuple[int, Sequence[Piece]] = (0, [])
-    if not os.path.lexists(log_path):
-        return nothing
-    text = read_file(log_path, REDO_BYTES)
-    return parse_redo(text, log_path, os.path.getsize(path) + len(text)) or nothing

@@ -17,6 +17,7 @@ import pytest
 import acme_mpi
 from acme_mpi import Grid, InputError, NoResultError, ParallelMap, PerTask
 from acme_mpi.history.parsing import REDO_CRC, REDO_HEADER, REDO_MAGIC, REDO_PIECE
+from acme_mpi.reading.recorded import Recorded
 from acme_mpi.storage.labels import FILE
 
 pytestmark = pytest.mark.once
@@ -82,6 +83,14 @@ def run(func, folder, *args, **options):
     with contextlib.suppress(acme_mpi.TaskError):
         acme_mpi.map(func, *args, output_dir=str(folder / "out"), **options)
     return acme_mpi.open(folder / "out")
+
+
+def log_of(folder, *pieces, n_bytes):
+    """Write the log of a change of the payload of rank 0."""
+    text = REDO_HEADER.pack(REDO_MAGIC, n_bytes, len(pieces))
+    text += b"".join(REDO_PIECE.pack(offset, len(data)) + data for offset, data in pieces)
+    log = folder / "out" / ".acme_mpi" / "row" / "rank0_0.redo"
+    log.write_bytes(text + REDO_CRC.pack(zlib.crc32(text)))
 
 
 def same(found, expected):
@@ -271,19 +280,37 @@ class TestStates:
         assert [len(value) for value in again] == [3] * 4
         assert same(results[0], np.arange(3.0))
 
-    def test_a_change_that_was_not_made_is_seen_as_made(self, tmp_path):
+    @pytest.mark.parametrize("is_running", [False, True])
+    def test_a_change_that_is_half_made_is_seen_as_made(self, tmp_path, monkeypatch, is_running):
+        """As a kill leaves it, or a run that is making it: the log is complete, the file is not."""
         run(row, tmp_path, range(5))
         payload = next((tmp_path / "out" / "row_payload").iterdir())
         whole = payload.read_bytes()
-        # As a kill leaves it: the log is complete, and the file is not changed.
-        body = REDO_PIECE.pack(0, 600) + whole[:600]
-        text = REDO_HEADER.pack(REDO_MAGIC, len(whole), 1) + body
-        log = tmp_path / "out" / ".acme_mpi" / "row" / "rank0_0.redo"
-        log.write_bytes(text + REDO_CRC.pack(zlib.crc32(text)))
+        log_of(tmp_path, (0, whole[:600]), n_bytes=len(whole))
         payload.write_bytes(bytes(600) + whole[600:])
+        monkeypatch.setattr(Recorded, "is_running", lambda self: is_running)
 
         assert same(acme_mpi.open(tmp_path / "out")[4], row(4))
         assert payload.read_bytes()[:600] == bytes(600)
+
+    def test_what_is_read_while_a_change_begins_is_read_again(self, tmp_path, monkeypatch):
+        run(row, tmp_path, range(5))
+        payload = next((tmp_path / "out" / "row_payload").iterdir())
+        monkeypatch.setattr(Recorded, "is_running", lambda self: True)
+        results = acme_mpi.open(tmp_path / "out")
+        read, n_reads = results.reader._read, []
+
+        def read_half(*args):
+            n_reads.append(args)
+            found = read(*args)
+            if len(n_reads) > 1:
+                return found
+            log_of(tmp_path, (0, payload.read_bytes()[:600]), n_bytes=payload.stat().st_size)
+            return found._replace(parts=[])
+
+        monkeypatch.setattr(results.reader, "_read", read_half)
+        assert same(results[4], row(4))
+        assert len(n_reads) == 2
 
 
 class TestArguments:
