@@ -178,6 +178,18 @@ class TestOneByOne:
         assert found.power.sel(x=2).values.tolist() == [2, 3, 4]
         assert found.label.values.tolist() == ["t1", "t2"]
 
+    @every_layout
+    def test_rows_of_a_form_that_the_first_result_gives(self, tmp_path, layout):
+        def f(x):
+            return {"power": np.arange(3.0) + x, "peak": x}
+
+        results = run(f, tmp_path, Grid(x=[1, 2]), result_shape="auto", **LAYOUTS[layout])
+
+        assert results[1]["power"].tolist() == [2, 3, 4]
+        assert results.names == ("power", "peak")
+        assert results.to_pandas()["peak"].tolist() == [1, 2]
+        assert results.to_xarray().power.sel(x=2).values.tolist() == [2, 3, 4]
+
     def test_a_name_for_what_brings_none(self, tmp_path):
         results = run(square, tmp_path, [1, 2], result_names=("area",))
 
