@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from acme_mpi.comm import World, make_world, typed_command
@@ -144,7 +144,7 @@ def _talk(
     folder = existing(directory)
     with marked(folder) as mark:
         seen = hear_all(post, others, mark, limit_s)
-        pinged = [rank for rank in _some(world.hosts) if rank in seen]
+        pinged = _some({rank: each.facts.host for rank, each in seen.items()})
         ways = [way for rank in pinged if (way := measure(post, rank, limit_s / MAX_PINGED))]
     ranks = [facts, *(seen[rank].facts for rank in sorted(seen))]
     findings = [
@@ -160,7 +160,7 @@ def _talk(
     return findings, len(seen) == len(others)
 
 
-def _some(hosts: list[str]) -> list[int]:
-    """Return the first rank of each node but rank 0, for which it is the second."""
-    firsts = {host: rank for rank, host in reversed([*enumerate(hosts)]) if rank}
-    return sorted(firsts.values())[:MAX_PINGED]
+def _some(hosts: Mapping[int, str]) -> list[int]:
+    """Return one rank of each node, by the hosts of those that have answered."""
+    of_nodes = {host: rank for rank, host in sorted(hosts.items(), reverse=True)}
+    return sorted(of_nodes.values())[:MAX_PINGED]

@@ -128,6 +128,9 @@ def check_start(ranks: Sequence[RankFacts], mpi_s: float) -> list[Finding]:
         f"MPI {mpi_s:.1f} s later"
     )
     if slowest.ready_s > READY_S:
-        cure = "Put Python and its packages on a faster file system, or copy them to each node."
+        cure = (
+            "Start no more ranks than there are cores; put Python and its packages on a faster "
+            "file system, or copy them to each node."
+        )
         return [noted("start", text, cure)]
     return [fine("start", text)]

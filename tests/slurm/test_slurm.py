@@ -126,3 +126,22 @@ def test_ranks_that_do_not_find_each_other_are_refused(slurm: Slurm, work_dir: P
     assert ran.returncode == 2, ran.stderr
     assert "--mpi=pmix" in ran.stderr
     assert not (work_dir / "out").exists()
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_the_doctor_sees_whether_nodes_share_a_folder(
+    slurm: Slurm, work_dir: Path, is_shared: bool
+) -> None:
+    """Each node has a /tmp of its own."""
+    args = ["doctor", "--json", "--output-dir", str(work_dir) if is_shared else "/tmp"]
+
+    ran = slurm.srun_acme("-N2", "-n", "4", args=args, cwd=work_dir)
+
+    found = json.loads(ran.stdout)["findings"]
+    said = {each["check"]: each for each in found}
+    assert said["ranks"]["evidence"].startswith("4 of 4 ranks on 2 nodes: node1 (")
+    assert said["srun and MPI"]["level"] == "ok"
+    assert said["one place for all"]["level"] == ("ok" if is_shared else "wrong")
+    assert said["death of a rank"]["evidence"].startswith("srun ")
+    assert (ran.returncode != 0) is any(each["level"] == "wrong" for each in found)
