@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 LIMIT_S = 20.0
@@ -43,7 +43,7 @@ class Answer(NamedTuple):
 def ask(
     words: Sequence[str], limit_s: float = LIMIT_S, environ: Mapping[str, str] | None = None
 ) -> Answer:
-    """Run a program and return what it has said.
+    """Run a program and return what it has said. For the main thread.
 
     Parameters
     ----------
@@ -80,21 +80,36 @@ def _run(
     limit_s: float,
     environ: Mapping[str, str] | None,
 ) -> int | None:
-    process = subprocess.Popen(
-        words,
-        stdin=subprocess.DEVNULL,
-        stdout=said,
-        stderr=complained,
-        env=environ,
-        start_new_session=True,
-    )
+    process: subprocess.Popen[bytes] | None = None
     try:
+        with _later_interrupts():
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=complained,
+                env=environ,
+                start_new_session=True,
+            )
         return process.wait(limit_s)
     except subprocess.TimeoutExpired:
         return None
     finally:  # also when this process is interrupted
-        if process.returncode is None:
+        if process is not None and process.returncode is None:
             _kill(process)
+
+
+@contextlib.contextmanager
+def _later_interrupts() -> Iterator[None]:
+    """Context at whose end an interrupt is raised that has come in it, for the main thread."""
+    come: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: come.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if come:
+        raise KeyboardInterrupt
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
