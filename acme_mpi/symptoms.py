@@ -27,7 +27,7 @@ class Symptom:
     check : str
         What ``doctor`` looks at; ``"the text alone"`` where nothing else tells.
     sources : tuple of str
-        Threads in which users and developers have found out, ``owner/repository#number``.
+        Where users and developers have found out: threads, ``owner/repository#number``, or pages.
     """
 
     name: str
@@ -264,11 +264,11 @@ SYMPTOMS = (
     ),
     Symptom(
         "MPI-IO on NFS",
-        "parallel HDF5 waits for NFS when it closes a file",
-        r"HDF5_DO_MPI_FILE_SYNC|MPI_File_sync failed",
+        "parallel HDF5 refuses to write to NFS, or waits for it",
+        r"HDF5_DO_MPI_FILE_SYNC|MPI_File_sync (?:failed|is required)",
         "Set HDF5_DO_MPI_FILE_SYNC=FALSE, or leave out --single-file.",
         "the kind of file system of the output directory, with a parallel h5py",
-        ("radiasoft/sirepo#7919",),
+        ("radiasoft/sirepo#7919", "openPMD/openPMD-api#1423", "BLAST-WarpX/warpx#6094"),
     ),
     Symptom(
         "one place for all",
@@ -278,7 +278,7 @@ SYMPTOMS = (
         "Put the results, and Python with its packages, where all nodes see them, often $HOME or "
         "$SCRATCH and not /tmp; clocks that differ are for the administrators.",
         "whether all ranks find a file that rank 0 has written, and tell the same time",
-        ("mllg/batchtools#85",),
+        ("mlr-org/batchtools#85",),
     ),
     Symptom(
         "Python",
@@ -287,7 +287,7 @@ SYMPTOMS = (
         "Activate the same environment in the job's script, or start the Python of it by its whole "
         "path; submit --prologue 'source venv/bin/activate' does it for jobs.",
         "program, version and packages of Python on all ranks, and the `python` on the PATH",
-        ("dask/dask-jobqueue#354",),
+        ("https://jobqueue.dask.org/en/latest/debug.html",),
     ),
     Symptom(
         "no mpiexec",
