@@ -193,7 +193,10 @@ def check_names(names: Any, kind: str, spec: RowSpec | None) -> tuple[str, ...]:
     if store.is_pickled:
         raise InputError(f"{_NAME_DATASETS}; leave out write_pickle=True")
     if spec is not None:
-        raise InputError(f"{_NAME_DATASETS} of each task; leave out `result_shape`")
+        raise InputError(
+            f"{_NAME_DATASETS} of each task; several stacked ones are named by "
+            "result_shape={'name': (None, ...), ...}"
+        )
     return checked
 
 

@@ -143,10 +143,7 @@ class Merge:
             mine = self._mine[(self._mine["rank"] == rank) & (self._mine["payload"] == k)]
             for _, index in tasks_with_groups(mine):
                 group = h5py.h5g.open(file.id, b"comp_%d" % index)
-                at = self._n_skipped
-                while group.links.exists(b"result_%d" % at):
-                    yield _describe_dataset(group, index, at)
-                    at += 1
+                yield from _describe_group(group, index, self._n_skipped)
 
     def _copy(
         self, payload: tuple[int, int], described: list[Described], offsets: list[int]
@@ -171,29 +168,44 @@ class Merge:
 
 def _create(file: h5py.h5f.FileID, entry: Described) -> int:
     """Create one dataset; return the offset of its bytes, -1 if there are none to copy."""
-    group = h5py.h5g.open(file, b"comp_%d" % entry.task)
-    name = None if entry.name else b"result_%d" % entry.k
+    link = b"comp_%d/result_%d" % (entry.task, entry.k)
+    name = None if entry.name else link
     offset = -1
     if entry.shape is None or entry.dtype is None:
-        dataset = hdf5.write_part(group, name, entry.strings)
+        dataset = hdf5.write_part(file, name, entry.strings)
     elif not entry.n_bytes:
-        dataset = hdf5.write_part(group, name, np.empty(entry.shape, entry.dtype))
+        dataset = hdf5.write_part(file, name, np.empty(entry.shape, entry.dtype))
     else:
-        dataset = hdf5.create_array(group, name, entry.shape, entry.dtype)
+        dataset = hdf5.create_array(file, name, entry.shape, entry.dtype)
         offset = int(dataset.get_offset())
     if entry.name:
+        group = h5py.h5g.open(file, b"comp_%d" % entry.task)
         hdf5.give_name(dataset, group, entry.name, entry.k)
     return offset
 
 
+def _describe_group(group: h5py.h5g.GroupID, index: int, n_skipped: int) -> Iterator[Described]:
+    """Yield what a task has in a payload file, but for its first parts."""
+    # Rows of differing length lie in the groups until they are merged, packed ones never.
+    has_rows = group.links.exists(b"result_0")
+    stop = group.get_num_objs() + (0 if has_rows else n_skipped)
+    if stop == n_skipped or group.links.exists(b"result_%d" % (stop - 1)):
+        for k in range(n_skipped, stop):
+            yield _describe_dataset(group, index, k)
+        return
+    # There are more members than results: datasets with names, and links to them.
+    for k in range(n_skipped, stop):
+        if group.links.exists(b"result_%d" % k):
+            yield _describe_dataset(group, index, k)._replace(name=hdf5.name_of(group, k))
+
+
 def _describe_dataset(group: h5py.h5g.GroupID, index: int, k: int) -> Described:
-    name = hdf5.name_of(group, k)
     dataset = h5py.h5d.open(group, b"result_%d" % k)
     space, kind = dataset.get_space(), dataset.get_type()
     if space.get_simple_extent_type() == h5py.h5s.NULL:
-        return Described(index, k, name=name)
+        return Described(index, k)
     if isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str():
         strings = np.array(h5py.Dataset(dataset).asstr()[()], dtype=object)
-        return Described(index, k, strings=strings, name=name)
+        return Described(index, k, strings=strings)
     offset, n_bytes = dataset.get_offset() or 0, dataset.get_storage_size()
-    return Described(index, k, kind.dtype, space.shape, offset, n_bytes, name=name)
+    return Described(index, k, kind.dtype, space.shape, offset, n_bytes)
