@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from acme_mpi.engine.call import Call, Display, Options, Output, Work
 from acme_mpi.errors import InputError, StoreError
 from acme_mpi.history.stores import RANK, chosen_kind, find_store
-from acme_mpi.results.spec import RowSpec, make_row_spec, on_grid
+from acme_mpi.results.spec import RowSpec, called, make_row_spec, on_grid
 from acme_mpi.rules import Rules
 from acme_mpi.session import current
 from acme_mpi.session.keywords import (
@@ -175,8 +175,8 @@ def map(
         check("output_dir", output_dir)
         named, seed = own_or_ours(func, named, seed)
         tasks = distribute(func, args, named, n_inputs, caller=map, seed=seed)
-        work = _work(func, tasks, spec, isolate, rules)
         names = check_names(result_names, kind, spec)
+        work = _work(func, tasks, called(spec, names), isolate, rules)
         output = _output(kind, output_dir, root, resume, names)
         if tasks.n_tasks > 1 and isolate and comm is None:
             session = session.with_ranks()  # last: a mistake starts none
@@ -265,8 +265,8 @@ def submit(
     check("output_dir", output_dir)
     named, seed = own_or_ours(func, named, seed)
     tasks = distribute(func, args, named, n_inputs, caller=submit, seed=seed)
-    work = _work(func, tasks, spec, isolate, rules)
     names = check_names(result_names, kind, spec)
+    work = _work(func, tasks, called(spec, names), isolate, rules)
     options = Options(work, _output(kind, output_dir, None, resume, names))
     request = Request(func, tasks, options)
     layout = request.free_layout()

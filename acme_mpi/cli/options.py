@@ -13,7 +13,7 @@ from acme_mpi.cli.summaries import COMMANDS
 from acme_mpi.comm import launched_rank_and_size
 from acme_mpi.errors import InputError
 from acme_mpi.history.stores import find_store, payload_names
-from acme_mpi.results.spec import AUTO, make_row_spec
+from acme_mpi.results.spec import AUTO, called, make_row_spec
 from acme_mpi.rules import Rules
 from acme_mpi.session.keywords import check_names, check_rules
 from acme_mpi.spelling import did_you_mean, file_did_you_mean, whole_number
@@ -368,6 +368,7 @@ def check_options(options: Any) -> None:
     if is_ragged and not find_store(options.kind).holds_ragged:
         raise InputError("an axis `inf` in --result-shape needs files; leave out --no-write")
     options.names = check_names(parse_names(options.result_names), options.kind, options.spec)
+    options.spec = called(options.spec, options.names)
     options.rules = _rules_of(options)
     _take_only(options)
     options.policy = _policy_of(options)

@@ -221,6 +221,13 @@ def on_grid(spec: RowSpec | None, grid: tuple[int, ...]) -> RowSpec | None:
     return replace(spec, grid=grid, further=tuple(filter(None, further)))
 
 
+def called(spec: RowSpec | None, names: tuple[str, ...]) -> RowSpec | None:
+    """Return the form of one stacked array with the name that the user gives it."""
+    if spec is None or spec.is_auto or spec.names or not names:
+        return spec
+    return replace(spec, name=names[0])
+
+
 def make_row_spec(result_shape: Any, result_dtype: Any) -> RowSpec | None:
     """Check `result_shape` and `result_dtype` and return them as a RowSpec, None without a shape.
 

@@ -16,7 +16,7 @@ from acme_mpi.errors import InputError, InputTypeError
 from acme_mpi.history.stores import StoreKind, chosen_kind, find_store, payload_names
 from acme_mpi.results.convert import ResultError
 from acme_mpi.results.named import checked_names
-from acme_mpi.results.spec import RowSpec, make_row_spec
+from acme_mpi.results.spec import RowSpec, called, make_row_spec
 from acme_mpi.rules import Rules
 
 # A test, the class of the error for a value that fails it, and ACME's words for that, where {name}
@@ -192,10 +192,13 @@ def check_names(names: Any, kind: str, spec: RowSpec | None) -> tuple[str, ...]:
         raise InputError(f"{_NAME_DATASETS}; leave out write_worker_results=False (--no-write)")
     if store.is_pickled:
         raise InputError(f"{_NAME_DATASETS}; leave out write_pickle=True")
-    if spec is not None:
+    if spec is not None and spec.names:
+        raise InputError("`result_shape` names the results already; leave out `result_names`")
+    if spec is not None and not spec.is_auto and len(checked) > 1:
+        shapes = ", ".join(f"{name!r}: ..." for name in checked)
         raise InputError(
-            f"{_NAME_DATASETS} of each task; several stacked ones are named by "
-            "result_shape={'name': (None, ...), ...}"
+            f"`result_shape` is one shape, and `result_names` are {len(checked)}; give a shape for "
+            f"each: result_shape={{{shapes}}}"
         )
     return checked
 
@@ -312,7 +315,8 @@ def check_results(
         (write and write_pickle and shape is not None, NO_SHAPE),
     )
     warnings = [text for is_case, text in cases if is_case]
-    return ResultForm(kind, spec, output_dir, warnings, check_names(names, kind, spec))
+    checked = check_names(names, kind, spec)
+    return ResultForm(kind, called(spec, checked), output_dir, warnings, checked)
 
 
 NO_OUTPUT_DIR = "Output directory specification has no effect if `write_worker_results` is `False`."

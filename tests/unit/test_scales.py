@@ -124,6 +124,16 @@ def test_names_that_results_have_are_given_way(tmp_path):
         assert found.coords["argument_result_1"].values.tolist() == [3, 4]
 
 
+@EVERY_LAYOUT
+def test_one_stacked_array_may_have_a_name(layout, tmp_path):
+    words = {"result_shape": (None,), "result_names": ("twice",), **layout}
+    acme_mpi.map(double, [1, 2], output_dir=str(tmp_path), **words)
+
+    with opened(tmp_path / "double.h5") as found:
+        assert found["twice"].values.tolist() == [2, 4]
+    assert acme_mpi.open(tmp_path).names == ("twice",)
+
+
 def test_missing_tasks_are_nan_and_listed(tmp_path):
     def f(x):
         return 1 / x
