@@ -9,7 +9,7 @@ import pytest
 pytestmark = [pytest.mark.slow]
 
 BEGIN = """
-import gc, json, os, signal, socket, sys, threading
+import gc, json, os, select, signal, socket, sys, threading
 import acme_mpi
 
 os.environ["XDG_STATE_HOME"] = os.getcwd()
@@ -68,11 +68,11 @@ del os.environ["SLURM_JOB_ID"]
 said["again"] = call(), again.ranks == ranks.ranks, again.status()
 said["same"] = acme_mpi.connect(again.directory) is again
 said["own"] = fails(again.last_result)
+script = os.pidfd_open(int(again.job_id.split()[-1]))
 for _, pid in again.ranks:
     os.kill(pid, signal.SIGKILL)
 said["killed"] = fails(call)
-while os.path.exists("/proc/" + again.job_id.split()[-1]):  # the script's last line is not its end
-    pass
+select.select([script], [], [])  # its last line is not its end
 os.unlink(os.path.join(again.directory, "exit"))  # as if the script had been killed as well
 said["none"] = fails(acme_mpi.connect)
 said["gone"] = fails(acme_mpi.connect, again.directory)
