@@ -73,6 +73,7 @@ class Meeting:
             return self._lead(value, decide, notify)
         blob = pickle.dumps(value, protocol=5)
         self._send(blob if len(blob) <= SMALL_BYTES else _IS_LARGE)
+        del blob  # what is large is pickled again, when all are there
         answer = self._receive(None)[0]
         if answer == _GATHER:
             self._gather(value)

@@ -8,6 +8,7 @@ rank 0 after gathering: an assert that fails on one rank alone would leave the o
 from __future__ import annotations
 
 import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,19 @@ def test_values_reach_every_rank(world, comm, on_rank_0):
             assert root == 1
             assert collected == (gathered if rank == 0 else None)
             assert all_ == ["r" * r for r in ranks]
+
+
+@pytest.mark.mpi(min_size=2)
+def test_what_is_large_is_held_in_one_pickle_at_a_time(world, comm, on_rank_0):
+    large = bytes(8 << 20)
+    tracemalloc.start()
+    world.gather(large)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    everybody = on_rank_0(peak)
+
+    if everybody is not None:  # a pickle takes half as much again while it is made
+        assert max(everybody[1:]) < 2 * len(large)
 
 
 @pytest.mark.mpi(min_size=2)
