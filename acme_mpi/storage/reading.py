@@ -137,6 +137,8 @@ class Reader:
     def scalars(self, index: int) -> Found:
         """Return what it has returned, with `LARGE` in the place of what is no scalar.
 
+        Of what lies in rows only the form, see `rows`.
+
         Raises
         ------
         StoreError
@@ -207,8 +209,10 @@ class Reader:
         is_apart = not self._store.has_own_files and record["form"] & AS_ROWS
         for k, column in enumerate(self.columns if is_apart else ()):
             names.append(column.name or column.dataset)
-            row = self._rows_of(k, record, index, index + 1)[0]
-            parts.append(Form(row.shape, row.dtype) if take is _form else row)
+            if take is _part:
+                parts.append(self._rows_of(k, record, index, index + 1)[0])
+            else:
+                parts.append(Form(column.row_shape, np.dtype(column.dtype)))
         group = self._group(record, index)
         if self._spec is not None and self._spec.is_ragged and not _has_row(group):
             # Merged into one array, as long as the longest.

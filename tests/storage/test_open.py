@@ -465,6 +465,13 @@ class TestLabelledArrays:
         assert found.result_0.isel(task=[4]).values.tolist() == [[4, 5, 6]]
         assert len(seen) == 1
 
+    def test_rows_are_not_read_for_the_form_of_what_lies_beside_them(self, tmp_path, monkeypatch):
+        results = run(lambda x: (np.full(3, x), x), tmp_path, range(3), **ROWS)
+        monkeypatch.setattr(results.reader, "_rows_of", None)
+
+        assert dict(results.to_xarray().sizes) == {"task": 3, "result_0_axis_0": 3}
+        assert results.to_pandas()["result_1"].tolist() == [0, 1, 2]
+
     def test_whole_numbers_and_booleans_are_float_where_tasks_are_missing(self, tmp_path):
         found = run(scalars, tmp_path, range(4)).to_xarray()
 
