@@ -24,7 +24,7 @@ import h5py
 import numpy as np
 
 from acme_mpi.history.description import Description
-from acme_mpi.history.journal import Tell, ignore, sync_folder, write_whole
+from acme_mpi.history.journal import Tell, ignore, write_whole
 from acme_mpi.history.parsing import Damaged, read_file
 from acme_mpi.results.checksum import checksum
 from acme_mpi.storage.hdf5 import LIBVER, STRING
@@ -57,7 +57,9 @@ def facts_of(description: Description, host: str) -> dict[str, str]:
 
 
 def write_labels(folder: str, labels: Labels) -> None:
-    """Write the file into a dot folder, durably, whole or not at all. Rank 0 only.
+    """Write the file into a dot folder, whole or not at all. Rank 0 only.
+
+    Its name is durable when the first journal is, for which the folder is synchronised.
 
     Raises
     ------
@@ -69,7 +71,6 @@ def write_labels(folder: str, labels: Labels) -> None:
     with h5py.File(image, "w", libver=LIBVER) as file:
         _fill(file, labels)
     write_whole(os.path.join(folder, FILE), sealed(image))
-    sync_folder(folder)
 
 
 def sealed(image: io.BytesIO) -> bytes:
