@@ -91,6 +91,12 @@ def log_end(result: Result) -> None:
         _announce_some(result)
 
 
+def is_only_success(result: Result) -> bool:
+    """Tell whether the end of a run calls for no more than the announcement of its success."""
+    is_clean = not (result.unready or result.stored.pickle_paths or result.failures)
+    return is_clean and result.is_complete
+
+
 def _warn_of_pickles(result: Result) -> None:
     pickles = result.stored.pickle_paths
     if pickles and result.unstorable is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -11,7 +12,8 @@ from typing import Any
 
 from acme_mpi.comm import World
 from acme_mpi.engine.call import Call, Result
-from acme_mpi.engine.messages import tell_once
+from acme_mpi.engine.messages import ANNOUNCE, tell_once
+from acme_mpi.engine.summary import is_only_success
 from acme_mpi.linux.interrupts import INTERRUPTS, signal_name
 from acme_mpi.linux.terminal import ask
 from acme_mpi.runner.channel import Kind
@@ -131,6 +133,16 @@ class LocalSession(ScriptSession):
         elif not result.n_unfinished:
             # All is done, but nobody has told rank 0 so: the signal has its usual meaning.
             os.kill(os.getpid(), self._got)
+
+    def _tell_taken(self, result: Result, reasons: dict[int, str] | None) -> None:
+        level = result.options.display.level or 0
+        is_quiet = reasons == {} and is_only_success(result) and level > ANNOUNCE
+        if not (is_quiet and self.local.is_direct):
+            super()._tell_taken(result, reasons)
+            return
+        # Nothing will be said, so this waits for nothing. The answer is dropped when it comes.
+        with contextlib.suppress(OSError):  # they have gone; the values are here
+            self._channel.send(Kind.TAKEN, (next(self._numbers), reasons))
 
     def release(self) -> None:
         """End the ranks, or only their runners if the user has asked for these ranks."""

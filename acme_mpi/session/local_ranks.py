@@ -55,6 +55,7 @@ class LocalRanks(Ranks):
     """
 
     title = "the ranks that this process has started"
+    is_direct = True
     what_next = "a new call starts others"
 
     def __init__(self, n: int, gpus_per_rank: int | None = None) -> None:

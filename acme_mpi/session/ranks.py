@@ -20,10 +20,13 @@ class Ranks(ABC):
         The variables that they have as well.
     title, what_next : str
         Which they are, for people, and what to do when they have gone.
+    is_direct : bool
+        What is sent to rank 0 gets there even if this process ends at once.
     """
 
     title: ClassVar[str]
     what_next: ClassVar[str]
+    is_direct: ClassVar[bool] = False
     ranks: list[tuple[str, int]]
     environment: dict[str, str]
 

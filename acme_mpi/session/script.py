@@ -136,7 +136,11 @@ class ScriptSession(Session):
         try:
             reasons = deliver(world, result)
         finally:
-            self._ask_agent(Kind.TAKEN, reasons)
+            self._tell_taken(result, reasons)
+
+    def _tell_taken(self, result: Result, reasons: dict[int, str] | None) -> None:
+        """Say what became of the values, and wait until rank 0 has said how the run has ended."""
+        self._ask_agent(Kind.TAKEN, reasons)
 
     def stream(self) -> ClientStream:
         """Return the stream of this script, whose chunks the ranks call between other calls."""

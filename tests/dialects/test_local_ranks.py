@@ -332,6 +332,26 @@ def test_a_plain_script_says_nothing_of_its_ranks(run):
     assert run.stderr == ""
 
 
+def test_the_end_of_a_quiet_call_is_waited_for_by_the_next(run):
+    said = run("""
+def call(func, tasks):
+    return acme_mpi.map(func, tasks, write_worker_results=False)
+
+for k in range(30):
+    values = call(lambda x: x + k, range(3))
+with acme_mpi.Pool() as pool:
+    say(*values, *pool.map(abs, [-1]), *call(abs, [-2, 3]))
+try:
+    call(lambda x: 1 / x, [0, 1])
+except acme_mpi.TaskError as error:
+    say(len(error.failures))
+call(abs, [1, 2])
+""")
+
+    assert said == [[29, 30, 31, 1, 2, 3], [1]]
+    assert run.stderr.startswith("1 of 2 tasks failed")
+
+
 def test_a_rank_that_dies_is_told_and_the_next_call_has_new_ones(run):
     said, used = run("""
 def task(k):
