@@ -102,8 +102,7 @@ def _fill(file: h5py.File, labels: Labels) -> None:
             continue
         kind = STRING if column.values.dtype.kind == "O" else None
         dataset = arguments.create_dataset(name, data=column.values, dtype=kind)
-        if column.units:
-            dataset.attrs[UNITS] = column.units
+        dataset.attrs.update(column.attributes)
 
 
 def _is_nameable(name: str) -> bool:

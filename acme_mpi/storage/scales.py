@@ -108,8 +108,7 @@ class _Coordinates:
     def _written(self, name: str, column: Column, shape: tuple[int, ...]) -> h5py.Dataset:
         kind = hdf5.STRING if column.values.dtype.kind == "O" else None
         dataset = self._file.create_dataset(name, data=column.values.reshape(shape), dtype=kind)
-        if column.units:
-            dataset.attrs["units"] = column.units
+        dataset.attrs.update(column.attributes)
         return dataset
 
     def _without_values(self, name: str, length: int) -> h5py.Dataset:

@@ -52,6 +52,17 @@ class Column(NamedTuple):
     values: Array
     units: str = ""
 
+    @property
+    def attributes(self) -> dict[str, str]:
+        """What stands beside the values in a file, so that others know times, and xarray durations.
+
+        Units alone could be those of any number of seconds.
+        """
+        if not self.units:
+            return {}
+        is_date = self.units.endswith(_SINCE)
+        return {"units": self.units, **({} if is_date else {"dtype": self.decoded().dtype.name})}
+
     def decoded(self) -> Array:
         """Return the values, times as datetime64 or timedelta64.
 

@@ -195,3 +195,13 @@ def test_damaged_labels_cost_nothing_but_labels(tmp_path, caplog):
     assert "labels.hdf5" in caplog.text
     with h5py.File(tmp_path / "double.h5") as file:
         assert file["result_0"][()].tolist() == [2, 4]
+
+
+def test_times_and_durations_are_what_they_were(tmp_path):
+    days = np.array(["2024-01-01T00:00:00.5", "NaT"], "M8[ns]")
+    spans = np.array([1, 2], "m8[s]")
+    acme_mpi.map(lambda day, span: 1.0, days, spans, output_dir=str(tmp_path), result_shape=(None,))
+
+    with opened(tmp_path / "lambda.h5") as found:
+        assert np.array_equal(found["span"], spans)
+        assert np.array_equal(found["day"], days, equal_nan=True)
