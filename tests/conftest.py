@@ -288,8 +288,8 @@ def read_content(path: Path | str) -> dict[str, tuple[Any, ...]]:
                 continue
             if isinstance(entry, h5py.Group):
                 visit(entry, f"{prefix}{name}/")
-                continue
-            content[prefix + name] = describe(entry)
+            else:
+                content[prefix + name] = describe(entry)
             for key, value in entry.attrs.items():
                 if key in ("DIMENSION_LIST", "coordinates"):
                     continue

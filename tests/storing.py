@@ -16,6 +16,7 @@ import pytest
 from acme_mpi.comm import SerialWorld, ThreadWorld, World
 from acme_mpi.engine.call import Options, Output, Work
 from acme_mpi.history.folders import choose_layout, make_folders
+from acme_mpi.results.foreign import take_apart
 from acme_mpi.results.form import agreed
 from acme_mpi.results.named import Named, named
 from acme_mpi.results.spec import PLACED_BYTES, Encoder, RowSpec, make_row_spec, on_grid, to_parts
@@ -58,6 +59,10 @@ class Case:
 def large(seed: int = 0, n: int = N_LARGE, dtype: Any = "f8") -> Any:
     """Return an array that is written in place."""
     return ((np.arange(n) * 7 + seed) % 100).astype(dtype)
+
+
+def masked(values: Any, mask: Any) -> Any:
+    return np.ma.array(values, mask=mask)
 
 
 def grid(seed: int, *shape: int) -> Any:
@@ -119,6 +124,14 @@ FREE = {
     "large with names": Case(
         [{"z": large(k), "b": k, "y": large(k + 1), "a": None} for k in range(3)]
         + [{"z": 1, "b": large(5), "y": large(6), "a": "small"}, FAILED]
+    ),
+    "masked arrays": Case(
+        [
+            *(masked([1.0, k], [k == 1, False]) for k in range(3)),
+            FAILED,
+            masked(large(1), False),
+            masked(["a", "Größe"], [True, False]),
+        ]
     ),
     "large structured and strings": Case(
         [np.zeros(N_LARGE, POINT), np.array(["Größe"] * N_LARGE, object)]
@@ -398,8 +411,12 @@ def expected_content(case: Case) -> dict[str, tuple[Any, ...]]:
             content[f"{column.dataset}@missing"] = ("<i8", (len(case.missing),), case.missing)
     for index, value in enumerate(values):
         if rows is None and case.values[index] is not FAILED:
+            if (apart := take_apart(value)) is not None:
+                text = apart.text()
+                content[f"comp_{index}@acme_mpi"] = (f"<U{len(text)}", (), text)
+                value = dict(apart.arrays)
             found = named(value)
-            names = () if found is None else first_names(case)
+            names = () if found is None else found.names if apart else first_names(case)
             parts = to_parts(value) if found is None else to_parts(in_order(found, names))
             for k, part in enumerate(parts):
                 content[f"comp_{index}/result_{k}"] = describe(part)

@@ -18,7 +18,7 @@ from acme_mpi.history.folders import note_linked
 from acme_mpi.history.journal import FileKey
 from acme_mpi.history.records import Records, missing_tasks, share_records
 from acme_mpi.results.checksum import Digest, new_digest
-from acme_mpi.results.spec import RowSpec
+from acme_mpi.results.spec import RowSpec, note_of
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import Stored, StoreKind
 from acme_mpi.storage.base import refusals, together
@@ -50,6 +50,9 @@ class ZarrStore(RecordedStore):
                 files = [self._write_part(index, k, part) for k, part in enumerate(parts)]
                 for k, name in enumerate(names_at(outcome.content, position)):
                     self._give_name(index, k, name)
+                if outcome.content.parts and (note := note_of(outcome.content.parts[position])):
+                    folder = Path(self.layout.container, f"comp_{index}")
+                    (folder / ".zattrs").write_text(json.dumps({"acme_mpi": note}))
                 record = self.record(outcome, range(index, index + 1), digest, form=form)
                 self._committer.commit(files, [record], keys=[FileKey(first=index)])
                 for file in files:

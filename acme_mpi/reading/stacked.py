@@ -146,7 +146,7 @@ def _forms(results: Values, n_rows: int) -> dict[str, _Seen]:
     found: dict[str, _Seen] = {}
     is_single = True
     for task in np.flatnonzero(results.recorded.is_done).tolist():
-        names, parts, pickled = results.reader.form(task)
+        names, parts, pickled, _ = results.reader.form(task)
         if pickled is not None:
             raise InputError(
                 f"task {task} has returned what HDF5 cannot hold, which was pickled; it can be "

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple, SupportsIndex, overload
 
 import numpy as np
 
-from acme_mpi.errors import Failure, InputError, NoResultError
+from acme_mpi.errors import Failure, InputError, NoResultError, StoreError
 from acme_mpi.history.parsing import Damaged
 from acme_mpi.history.status import damages_text
 from acme_mpi.history.stores import PICKLE
 from acme_mpi.reading.arguments import Arguments
 from acme_mpi.reading.recorded import Array, Recorded
+from acme_mpi.results.foreign import restore
 from acme_mpi.storage.labels import read_labels
 from acme_mpi.storage.reading import Found, Reader
 from acme_mpi.tasks.labels import Labels
@@ -124,6 +125,8 @@ class Values(Sequence[Any]):
     def _value(self, task: int, found: Found) -> Any:
         if found.pickled is not None:
             return self._unpickled(task, found.pickled)
+        if found.note:
+            return self._restored(task, found)
         values = [
             part[()] if isinstance(part, np.ndarray) and part.ndim == 0 else part
             for part in found.parts
@@ -131,6 +134,18 @@ class Values(Sequence[Any]):
         if any(name != f"result_{k}" for k, name in enumerate(found.names)):
             return dict(zip(found.names, values, strict=True))
         return values[0] if len(values) == 1 else tuple(values)
+
+    def _restored(self, task: int, found: Found) -> Any:
+        """Return what was a value of another library."""
+        try:
+            return restore(found.note, dict(zip(found.names, found.parts, strict=True)))
+        except ImportError as error:
+            raise InputError(
+                f"the result of task {task} needs {error.name}, which is not installed: "
+                f"pip install {error.name}"
+            ) from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"the result of task {task} cannot be made again: {error}") from None
 
     def _unpickled(self, task: int, data: bytes) -> Any:
         if not self._allow_pickle:

@@ -28,6 +28,7 @@ from acme_mpi.results.convert import (
     misfit,
     to_array,
 )
+from acme_mpi.results.foreign import take_apart
 from acme_mpi.results.named import checked_names, named
 
 # What a task has: a list of parts, or a `NamedParts`, or a plain number that stands for
@@ -402,10 +403,13 @@ class NamedParts(NamedTuple):
         As many as there are parts.
     parts : list of Part
         In the order of the names.
+    note : str
+        What they were together, if that was a value of another library: see `results.foreign`.
     """
 
     names: tuple[str, ...]
     parts: list[Part]
+    note: str = ""
 
 
 @dataclass
@@ -554,30 +558,33 @@ class Encoder:
 
     def _add_any(self, index: int, value: Any) -> None:
         try:
-            names, parts = self._named_parts(value)
+            names, parts, note = self._named_parts(value)
         except MisfitError:
             raise
         except ResultError as error:
             self._parts.append(self._pickle_instead(index, value, error))
             return
         parts = self._place_large(index, 0, parts)
-        self._parts.append(NamedParts(names, parts) if names else parts)
+        self._parts.append(NamedParts(names, parts, note) if names else parts)
 
-    def _named_parts(self, value: Any) -> tuple[tuple[str, ...], list[Part]]:
-        """Return names, if there are any, and parts of a return value, in the order of the run."""
+    def _named_parts(self, value: Any) -> tuple[tuple[str, ...], list[Part], str]:
+        """Return names, if there are any, parts, and a note, if there is one, of a return value."""
+        apart = None if self._wanted else take_apart(value)
+        if apart is not None:
+            return tuple(apart.arrays), list(apart.arrays.values()), apart.text()
         found = named(value)
         names = self._wanted if found is None else found.names
         parts = to_parts(value if found is None else tuple(found.values))
         if not names:
-            return (), parts
+            return (), parts, ""
         if found is None:
             n_values = len(value) if _is_several(value) else 1
             if n_values != len(names):
                 called = ", ".join(names)
                 raise MisfitError(f"expected {len(names)} result(s), {called}; got {n_values}")
-        if names == self._agreed:
-            return names, parts
-        return self._in_order(names, parts)
+        if names != self._agreed:
+            names, parts = self._in_order(names, parts)
+        return names, parts, ""
 
     def _in_order(
         self, names: tuple[str, ...], parts: list[Part]
@@ -805,3 +812,8 @@ def parts_of(parts: Parts) -> list[Part]:
 def names_of(parts: Parts) -> tuple[str, ...]:
     """Return the names of the parts, empty if they have none."""
     return parts.names if isinstance(parts, NamedParts) else ()
+
+
+def note_of(parts: Parts) -> str:
+    """Return what the parts were together, empty if they were nothing else."""
+    return parts.note if isinstance(parts, NamedParts) else ""

@@ -16,7 +16,7 @@ from acme_mpi.history.parsing import read_file
 from acme_mpi.history.records import Place, Record, Records, indices_of, share_of
 from acme_mpi.results.checksum import Digest, new_digest
 from acme_mpi.results.convert import Array, Part
-from acme_mpi.results.spec import Content, RowSpec, is_pickle, is_placed
+from acme_mpi.results.spec import Content, RowSpec, is_pickle, is_placed, note_of
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import refusals
@@ -94,11 +94,12 @@ class ComputationStore(LinkedStore):
             digest.add(index, data)
             return descriptor, digest
         parts = parts_at(content, position)
-        descriptor = self._write_parts(index, names_at(content, position), parts)
+        note = note_of(content.parts[position]) if content.parts else ""
+        descriptor = self._write_parts(index, names_at(content, position), parts, note)
         digest.add_parts(index, parts)
         return descriptor, digest
 
-    def _write_parts(self, index: int, names: Sequence[str], parts: list[Part]) -> int:
+    def _write_parts(self, index: int, names: Sequence[str], parts: list[Part], note: str) -> int:
         """Write and close a task's file; return a descriptor of it that is still open."""
         placed = {k for k, part in enumerate(parts) if is_placed(part)}
         with refusals(self.layout.computation(index)):
@@ -116,6 +117,8 @@ class ComputationStore(LinkedStore):
                     dataset = h5py.h5d.open(root, link)
                 if name:
                     hdf5.give_name(dataset, root, name, k)
+            if note:
+                hdf5.write_note(h5py.h5g.open(root, b"/"), note)
             del self._open[index]
             return changed.detach()
 

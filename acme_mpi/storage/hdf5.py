@@ -18,6 +18,7 @@ import numpy as np
 
 from acme_mpi.history.parsing import Damaged, open_file
 from acme_mpi.results.convert import Part
+from acme_mpi.results.foreign import NOTE
 from acme_mpi.storage import ballast
 from acme_mpi.storage.deferring import DeferringFile
 
@@ -248,6 +249,19 @@ def give_name(item: Any, parent: Any, name: str, k: int | None = None) -> None:
         if is_placed:
             parent.unlink(link)
         parent.links.create_soft(link, own, _unicode())
+
+
+def write_note(group: Any, note: str) -> None:
+    """Say in an attribute what the datasets of a group were together, if that was something."""
+    if note:
+        h5py.AttributeManager(h5py.Group(group)).create(NOTE, note)
+
+
+def read_note(group: Any) -> str:
+    """Return what `write_note` has said, empty if it has said nothing."""
+    if not h5py.h5a.exists(group, NOTE.encode()):
+        return ""
+    return str(h5py.AttributeManager(h5py.Group(group))[NOTE])
 
 
 def name_of(parent: Any, k: int) -> str:

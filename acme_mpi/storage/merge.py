@@ -37,6 +37,7 @@ class Described(NamedTuple):
     n_bytes: int = 0
     strings: Array | None = None
     name: str = ""  # besides ``result_<k>``
+    note: str = ""  # of the group
 
 
 class Merge:
@@ -181,6 +182,7 @@ def _create(file: h5py.h5f.FileID, entry: Described) -> int:
     if entry.name:
         group = h5py.h5g.open(file, b"comp_%d" % entry.task)
         hdf5.give_name(dataset, group, entry.name, entry.k)
+        hdf5.write_note(group, entry.note)
     return offset
 
 
@@ -194,9 +196,12 @@ def _describe_group(group: h5py.h5g.GroupID, index: int, n_skipped: int) -> Iter
             yield _describe_dataset(group, index, k)
         return
     # There are more members than results: datasets with names, and links to them.
+    note = hdf5.read_note(group)
     for k in range(n_skipped, stop):
         if group.links.exists(b"result_%d" % k):
-            yield _describe_dataset(group, index, k)._replace(name=hdf5.name_of(group, k))
+            described = _describe_dataset(group, index, k)
+            yield described._replace(name=hdf5.name_of(group, k), note=note)
+            note = ""
 
 
 def _describe_dataset(group: h5py.h5g.GroupID, index: int, k: int) -> Described:

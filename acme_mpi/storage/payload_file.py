@@ -15,7 +15,15 @@ import numpy as np
 
 from acme_mpi.history.journal import FileKey
 from acme_mpi.results.convert import Array, Part
-from acme_mpi.results.spec import PLACED_BYTES, Parts, RowSpec, is_placed, names_of, parts_of
+from acme_mpi.results.spec import (
+    PLACED_BYTES,
+    Parts,
+    RowSpec,
+    is_placed,
+    names_of,
+    note_of,
+    parts_of,
+)
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.packed_rows import PackedRows
 from acme_mpi.storage.redo import AtomicFile, Change
@@ -82,7 +90,7 @@ class PayloadFile:
         self.n_groups += 1
         placed = self._placed.pop(index, set())
         if names := names_of(parts):
-            self._write_named(index, names, parts_of(parts))
+            self._write_named(index, names, parts_of(parts), note_of(parts))
             return
         numbered = list(enumerate(parts_of(parts), first))
         for k in placed.difference(k for k, part in numbered if is_placed(part)):
@@ -91,7 +99,9 @@ class PayloadFile:
             if not is_placed(part):
                 self._write_part(self._group(index), b"result_%d" % k, part)
 
-    def _write_named(self, index: int, names: Sequence[str], parts: Sequence[Part]) -> None:
+    def _write_named(
+        self, index: int, names: Sequence[str], parts: Sequence[Part], note: str
+    ) -> None:
         """Write the parts in their order into a new group, which takes the place of the old one."""
         file, path = self._file.id, b"comp_%d" % index
         group = hdf5.create_group(file, None, is_ordered=True)
@@ -103,6 +113,7 @@ class PayloadFile:
             hdf5.give_name(dataset, group, name, k)
         if file.links.exists(path):
             file.unlink(path)
+        hdf5.write_note(group, note)
         hdf5.give_name(group, file, path.decode())
         self._groups.clear()
 

@@ -49,11 +49,14 @@ class Found(NamedTuple):
         Arrays, None for nothing; or of arrays `Form` alone.
     pickled : bytes or None
         In their place a pickle.
+    note : str
+        What the parts were together, see `results.foreign`; empty if they were nothing else.
     """
 
     names: list[str]
     parts: list[Any]
     pickled: bytes | None = None
+    note: str = ""
 
 
 class Form(NamedTuple):
@@ -224,13 +227,14 @@ class Reader:
             called = self.columns[len(parts)].name if len(parts) < len(self.columns) else ""
             names.append(called or hdf5.name_of(group, len(parts)) or link.decode())
             parts.append(take(h5py.Dataset(h5py.h5d.open(group, link))))
-        return Found(names, parts)
+        note = "" if group is None else hdf5.read_note(group)
+        return Found(names, parts, note=note)
 
     def _group(self, record: Record, index: int) -> Any:
         """Return the low-level group with the datasets of a task, None if all it has are rows."""
         file = self._file(self._store.source(record), record).id
         if self._store.has_own_files:
-            return file
+            return h5py.h5g.open(file, b"/")
         # The high-level interface takes twice the time.
         name = b"comp_%d" % index
         return h5py.h5g.open(file, name) if file.links.exists(name) else None

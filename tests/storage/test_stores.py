@@ -68,6 +68,9 @@ def read_zarr(path: Path) -> dict[str, tuple[Any, ...]]:
         content[name] = describe(None if "is_none" in more else values)
         if "missing" in more:
             content[f"{name}@missing"] = "<i8", (len(more["missing"]),), more["missing"]
+    for attributes in path.glob("comp_*/.zattrs"):
+        ((key, text),) = json.loads(attributes.read_text()).items()
+        content[f"{attributes.parent.name}@{key}"] = f"<U{len(text)}", (), text
     return content
 
 

@@ -1,0 +1,95 @@
+"""Functions that return values of pandas, xarray, and masked arrays: `open` gives them back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from computing import ON_DISK
+
+import acme_mpi
+from acme_mpi import ParallelMap
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("module_runner", "folder")]
+
+pandas = pytest.importorskip("pandas")
+xarray = pytest.importorskip("xarray")
+
+
+def series(x):
+    return pandas.Series([x, None, 2.5], index=["a", "b", "c"], name="power")
+
+
+def frame(x):
+    return pandas.DataFrame({"time": pandas.date_range("2026", periods=2), "name": ["a", f"{x}"]})
+
+
+def labelled(x):
+    data = np.full((2, 10_000), x, "f8")
+    return xarray.DataArray(data, {"x": [1, 2]}, ("x", "t"), "power", {"unit": "W"})
+
+
+def dataset(x):
+    return labelled(x).to_dataset().assign(note=("x", ["a", "bc"]))
+
+
+def masked(x):
+    return np.ma.array([x, 2.0], mask=[0, 1])
+
+
+def assert_masked_equal(found: Any, expected: Any) -> None:
+    assert isinstance(found, np.ma.MaskedArray)
+    assert found.mask.tolist() == expected.mask.tolist()
+    assert found.data.tolist() == expected.data.tolist()
+
+
+CASES = {
+    series: pandas.testing.assert_series_equal,
+    frame: pandas.testing.assert_frame_equal,
+    labelled: xarray.testing.assert_identical,
+    dataset: xarray.testing.assert_identical,
+    masked: assert_masked_equal,
+}
+
+
+@pytest.mark.parametrize("func", CASES, ids=lambda func: func.__name__)
+@pytest.mark.parametrize("keywords", ON_DISK)
+def test_they_are_equal_when_they_are_opened(func, keywords):
+    ParallelMap(func, [1, 4], output_dir="out", **keywords).compute()
+
+    with acme_mpi.open("out") as results:
+        for value, x in zip(results, (1, 4), strict=True):
+            CASES[func](value, func(x))
+
+
+@pytest.mark.parametrize("keywords", ON_DISK)
+def test_plain_h5py_finds_the_data_by_name_and_number(keywords):
+    pmap = ParallelMap(labelled, [1, 4], output_dir="out", **keywords)
+    pmap.compute()
+
+    with h5py.File(pmap.results_container) as file:
+        group = file["comp_1"]
+        np.testing.assert_array_equal(group["power"], np.full((2, 10_000), 4.0))
+        assert group.get("result_0", getlink=True).path == "power"
+        assert group["x"][:].tolist() == [1, 2]
+        assert '"class": "xarray.DataArray"' in group.attrs["acme_mpi"]
+
+
+def test_what_cannot_be_kept_is_a_failed_task_that_says_why():
+    def f(x):
+        return pandas.Series(["a", "b"], dtype="category")
+
+    with pytest.raises(acme_mpi.TaskError, match="a dtype that is not kept: category"):
+        acme_mpi.map(f, [1], output_dir="out", isolate=False)
+
+
+def test_in_a_parallel_map_it_is_pickled():
+    def f(x):
+        return pandas.Series(["a", "b"], dtype="category")
+
+    (file,) = ParallelMap(f, [1]).compute()
+
+    assert Path(file).suffix == ".pickle"
