@@ -93,8 +93,8 @@ def make_parser() -> CommandParser:
         metavar="ARGS",
         nargs="?",
         help="arguments of the function: .npz (names are parameter names, arr_0, arr_1 ... are "
-        "positional, 0-d arrays become scalars), .npy, .h5[:/group] or .json; or a table with a "
-        "row for each task: .csv, .tsv, .parquet, or - for a .csv on standard input",
+        "positional, 0-d arrays become scalars), .npy, .h5[:/group] (or .mat, .nc) or .json; or a "
+        "table with a row for each task: .csv, .tsv, .parquet, or - for a .csv on standard input",
     )
     _add_input_options(parser.add_argument_group("input"))
     _add_output_options(parser.add_argument_group("output"))
