@@ -569,6 +569,8 @@ class Encoder:
 
     def _named_parts(self, value: Any) -> tuple[tuple[str, ...], list[Part], str]:
         """Return names, if there are any, parts, and a note, if there is one, of a return value."""
+        if type(value) in _NAMELESS and not self._wanted:
+            return (), to_parts(value), ""
         apart = None if self._wanted else take_apart(value)
         if apart is not None:
             return tuple(apart.arrays), list(apart.arrays.values()), apart.text()
@@ -783,6 +785,10 @@ def _packed(rows: list[Any], column: RowSpec) -> Array:
 _PLAIN_NUMBERS: frozenset[type] = frozenset({int, float, bool, complex})
 _SCALARS = (bool, int, float, complex, np.number, np.bool_)
 _PLAIN_VALUES: frozenset[type] = _PLAIN_NUMBERS | {type(None), str}
+# What is returned the most often, without names.
+_NAMELESS: frozenset[type] = frozenset(
+    {*_PLAIN_VALUES, tuple, list, bytes, np.ndarray, np.float64, np.float32, np.int64, np.bool_}
+)
 # Types whose values are no more than what they look like.
 PLAIN: frozenset[type] = frozenset({*_PLAIN_VALUES, bytes})
 
@@ -817,3 +823,8 @@ def names_of(parts: Parts) -> tuple[str, ...]:
 def note_of(parts: Parts) -> str:
     """Return what the parts were together, empty if they were nothing else."""
     return parts.note if isinstance(parts, NamedParts) else ""
+
+
+def with_note(parts: list[Part], note: str) -> list[Part]:
+    """Return what a task is known by again: its parts, and what they were together as another."""
+    return [*parts, np.array(note, object)] if note else parts

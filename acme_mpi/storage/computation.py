@@ -16,7 +16,7 @@ from acme_mpi.history.parsing import read_file
 from acme_mpi.history.records import Place, Record, Records, indices_of, share_of
 from acme_mpi.results.checksum import Digest, new_digest
 from acme_mpi.results.convert import Array, Part
-from acme_mpi.results.spec import Content, RowSpec, is_pickle, is_placed, note_of
+from acme_mpi.results.spec import Content, RowSpec, is_pickle, is_placed, note_of, with_note
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import refusals
@@ -96,7 +96,7 @@ class ComputationStore(LinkedStore):
         parts = parts_at(content, position)
         note = note_of(content.parts[position]) if content.parts else ""
         descriptor = self._write_parts(index, names_at(content, position), parts, note)
-        digest.add_parts(index, parts)
+        digest.add_parts(index, with_note(parts, note))
         return descriptor, digest
 
     def _write_parts(self, index: int, names: Sequence[str], parts: list[Part], note: str) -> int:
@@ -141,7 +141,7 @@ class ComputationStore(LinkedStore):
             digest.add(index, read_file(self.source(record), int(record["n_bytes"])))
         else:
             with hdf5.open_to_read(self.source(record)) as file:
-                digest.add_parts(index, hdf5.read_parts(file))
+                digest.add_parts(index, hdf5.read_parts(file["/"]))
         return digest
 
     def result_paths(self, records: Records) -> list[str | None]:

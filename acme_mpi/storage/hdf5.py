@@ -19,6 +19,7 @@ import numpy as np
 from acme_mpi.history.parsing import Damaged, open_file
 from acme_mpi.results.convert import Part
 from acme_mpi.results.foreign import NOTE
+from acme_mpi.results.spec import with_note
 from acme_mpi.storage import ballast
 from acme_mpi.storage.deferring import DeferringFile
 
@@ -331,7 +332,10 @@ def _refuse_nonsense(dataset: h5py.Dataset) -> None:
 
 
 def read_parts(group: h5py.Group, first: int = 0) -> Iterator[Part]:
-    """Yield the parts of one task, from ``result_<first>`` on, as they were before storage."""
+    """Yield the parts of one task, from ``result_<first>`` on, as they were before storage.
+
+    Behind them comes what they were together, see `results.spec.with_note`.
+    """
     k = first
     while f"result_{k}" in group:
         dataset = group[f"result_{k}"]
@@ -347,3 +351,4 @@ def read_parts(group: h5py.Group, first: int = 0) -> Iterator[Part]:
                 dataset.read_direct(part)  # into the dtype that was stored, also of a lone string
             yield part
         k += 1
+    yield from with_note([], read_note(group.id))

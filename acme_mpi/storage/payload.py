@@ -24,7 +24,14 @@ from acme_mpi.history.parsing import Damaged, read_file
 from acme_mpi.history.records import Record, Records, share_of, tasks_of
 from acme_mpi.results.checksum import Digest, new_digest
 from acme_mpi.results.convert import Array
-from acme_mpi.results.spec import Content, RowSpec, is_placed, parts_of
+from acme_mpi.results.spec import (
+    Content,
+    RowSpec,
+    is_placed,
+    note_of,
+    parts_of,
+    with_note,
+)
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import refusals
@@ -206,7 +213,8 @@ class PayloadStore(RecordedStore):
                 digest.add(index, parts)
             elif form & (AS_GROUPS | AS_RAGGED):
                 self._payload().write_task(index, parts, self._n_columns)
-                digest.add_parts(index, parts_of(parts), self._n_columns)
+                known = with_note(parts_of(parts), note_of(parts))
+                digest.add_parts(index, known, self._n_columns)
 
     def _write_columns(self, tasks: range, columns: list[Any]) -> int:
         """Write the rows of consecutive tasks; return the number of the first.

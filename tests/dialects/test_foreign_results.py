@@ -12,6 +12,7 @@ from computing import ON_DISK
 
 import acme_mpi
 from acme_mpi import ParallelMap
+from acme_mpi.cli.commands import run_command
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("module_runner", "folder")]
 
@@ -76,6 +77,25 @@ def test_plain_h5py_finds_the_data_by_name_and_number(keywords):
         assert group.get("result_0", getlink=True).path == "power"
         assert group["x"][:].tolist() == [1, 2]
         assert '"class": "xarray.DataArray"' in group.attrs["acme_mpi"]
+
+
+@pytest.mark.parametrize("keywords", ON_DISK)
+def test_a_note_that_was_changed_is_found(keywords, capsys):
+    ParallelMap(labelled, [1, 4], output_dir="out", **keywords).compute()
+    assert run_command(["check", "out"]) == 0
+
+    path = "out/labelled.h5" if "single_file" in keywords else payload_of(1)
+    with h5py.File(path, "r+") as file:
+        group = file.get("comp_1", file)
+        group.attrs["acme_mpi"] = group.attrs["acme_mpi"].replace('"W"', '"V"')
+
+    assert run_command(["check", "out"]) == 74
+    assert "the checksum differs" in capsys.readouterr().out
+
+
+def payload_of(task: int) -> Path:
+    found = sorted(Path("out/labelled_payload").iterdir())
+    return found[-1 if len(found) == 1 else task]
 
 
 def test_what_cannot_be_kept_is_a_failed_task_that_says_why():
