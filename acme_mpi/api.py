@@ -207,9 +207,9 @@ def submit(
 ) -> Job:
     """Have a job call `func` for many inputs, and return at once.
 
-    For a process that is no rank: a notebook, a login node. The job is known by its files alone,
-    so this process may end; `attach` finds the job again. A job that is started anew, by Slurm or
-    by hand, calls only what is left.
+    Independent, for a process that is no rank: a notebook, a login node. The job is known by its
+    files alone, so this process may end; `attach` finds the job again. A job that is started anew,
+    by Slurm or by hand, calls only what is left.
 
     Parameters
     ----------
@@ -248,9 +248,10 @@ def submit(
     >>> import acme_mpi
     >>> def f(x, y, z=3):
     ...     return (x + y) * z
-    >>> job = acme_mpi.submit(f, [2, 4, 6, 8], 4, launch=acme_mpi.Local(2))  # doctest: +SKIP
-    >>> job.result()  # doctest: +SKIP
-    ['/home/me/ACME_20260101-120000-000000/f.h5']
+    >>> job = acme_mpi.submit(f, [2, 4, 6, 8], 4, output_dir="out", launch=acme_mpi.Local(1))
+    >>> files = job.result()
+    >>> [int(value[0]) for value in acme_mpi.open("out")]
+    [18, 24, 30, 36]
     """
     # All ranks import this module, and few of them submit jobs.
     from acme_mpi.jobs.submitting import check_caller, submit_call

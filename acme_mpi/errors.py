@@ -45,7 +45,15 @@ class AcmeMpiError(Exception):
 
 
 class InputError(AcmeMpiError, ValueError):
-    """The function, its arguments or an option cannot be used; nothing has run."""
+    """The function, its arguments or an option cannot be used; nothing has run.
+
+    Examples
+    --------
+    >>> import acme_mpi
+    >>> acme_mpi.map(pow, [1, 2, 3], [1, 2])
+    Traceback (most recent call last):
+    acme_mpi.errors.InputError: ...
+    """
 
     def __str__(self) -> str:
         """Return the message as it may be shown; what was given wrong may be of any length."""
@@ -72,7 +80,16 @@ class LaunchError(AcmeMpiError, RuntimeError):
 
 
 class NoResultError(AcmeMpiError, IndexError):
-    """A task whose result is asked for has failed, has not ended, or does not exist."""
+    """A task whose result is asked for has failed, has not ended, or does not exist.
+
+    Examples
+    --------
+    >>> import acme_mpi
+    >>> files = acme_mpi.map(abs, [-1, 2], output_dir="out")
+    >>> acme_mpi.open("out")[2]
+    Traceback (most recent call last):
+    acme_mpi.errors.NoResultError: ...
+    """
 
 
 class StoreError(AcmeMpiError, OSError):
@@ -94,6 +111,8 @@ class StoppedError(AcmeMpiError, RuntimeError):
 @dataclass(frozen=True, slots=True)
 class Failure:
     """One failed task.
+
+    It is made by a run, and found in `TaskError.failures`, which has an example.
 
     Attributes
     ----------
@@ -141,6 +160,14 @@ class WorkerDied(AcmeMpiError, RuntimeError):
 
     All other tasks of the pool go on, with a new process. The message names what has happened (the
     signal, the exit status, or the limit), the task and its rank.
+
+    Examples
+    --------
+    >>> import acme_mpi, os
+    >>> with acme_mpi.Pool(on_error="return") as pool:
+    ...     value, error = pool.map(lambda x: os._exit(3) if x else x, [0, 1])
+    >>> value, isinstance(error, acme_mpi.WorkerDied)
+    (0, True)
     """
 
     exit_code = EXIT_TASKS_FAILED
@@ -155,6 +182,15 @@ class TaskError(AcmeMpiError, RuntimeError):
         Every failed task, in index order.
     results : list or ndarray or None
         What the call would have returned, with None in the place of a failed task.
+
+    Examples
+    --------
+    >>> import acme_mpi, math
+    >>> try:
+    ...     acme_mpi.map(math.sqrt, [4, -1, 16], write_worker_results=False)
+    ... except acme_mpi.TaskError as error:
+    ...     print(error.results, error.failures[0].index, error.failures[0].message)
+    [2.0, None, 4.0] 1 math domain error
     """
 
     exit_code = EXIT_TASKS_FAILED

@@ -65,6 +65,13 @@ class Rules:
     InputError
         A value is out of range, or a text says nothing.
 
+    Examples
+    --------
+    >>> import acme_mpi
+    >>> rules = acme_mpi.Rules(timeout="5m", memory="2G", retries=2)
+    >>> rules.timeout_s
+    300.0
+
     References
     ----------
     O. Tange, manual page of GNU parallel, ``--halt`` and ``--timeout``.

@@ -208,15 +208,28 @@ def end_use(holder: Holder) -> None:
 
 
 def get_client() -> Client:
-    """Return the client in use.
+    """Return the client in use. Independent.
 
     That is the one that was set up and not closed, which the next `ParallelMap` attaches to, or
     else that of the last `ParallelMap` that was made and neither cleaned up nor left by ``with``.
+
+    Returns
+    -------
+    Client
+        As from `local_cluster_setup`.
 
     Raises
     ------
     InputError
         There is none, as in tasks; also a ValueError, as in dask.
+
+    Examples
+    --------
+    >>> import acme_mpi
+    >>> client = acme_mpi.local_cluster_setup()
+    >>> acme_mpi.get_client() is client
+    True
+    >>> acme_mpi.cluster_cleanup()
     """
     session = current()
     holders = [] if session.is_nested else [each() for each in reversed(session.users)]

@@ -162,19 +162,37 @@ def local_cluster_setup(
 ) -> Client:
     """Return a handle on the ranks of this job. Collective.
 
+    Without a launcher it starts ranks on this machine, which end with this process or by
+    `cluster_cleanup`.
+
     Parameters
     ----------
     n_workers : int, optional
-        How many of the ranks to use, >= 1; default all.
+        How many of the ranks to use, >= 1; default all. Where they are started: how many,
+        default one for each core.
     mem_per_worker : str, optional
         Such as "8GB"; decided by the launcher.
     interactive : bool
         Nothing is asked here: ranks need no ``__main__`` guard.
 
+    Returns
+    -------
+    Client
+        With ``n_workers``, ``scheduler_info()``, ``retire_workers()``, ``wait_for_workers()``,
+        ``cluster`` and ``close()``, as dask's.
+
     Raises
     ------
     InputError
         A keyword has a wrong value.
+
+    Examples
+    --------
+    >>> import acme_mpi
+    >>> client = acme_mpi.local_cluster_setup()
+    >>> client.n_workers >= 1
+    True
+    >>> acme_mpi.cluster_cleanup(client)
     """
     given = locals()
     if mem_per_worker is None:
@@ -235,6 +253,11 @@ def slurm_cluster_setup(
     **kwargs
         ACME takes any; unknown ones are named in a warning.
 
+    Returns
+    -------
+    Client or Cluster
+        As from `local_cluster_setup`.
+
     Raises
     ------
     InputError
@@ -243,6 +266,11 @@ def slurm_cluster_setup(
         The workers have not come in time. No job is left.
     LaunchError
         Slurm refuses the job, in its own words, or the job has ended.
+
+    Examples
+    --------
+    >>> import acme_mpi
+    >>> client = acme_mpi.slurm_cluster_setup("8GBS", n_workers=64)  # doctest: +SKIP
     """
     client = _set_up("slurm_cluster_setup", locals())
     return client if start_client else client.cluster
@@ -264,13 +292,30 @@ def esi_cluster_setup(
 ) -> Client | Cluster:
     """Return a handle on ranks: `slurm_cluster_setup` with ESI's keywords. Collective.
 
-    The cores of a worker are `cores_per_worker`. A `partition` "auto" is the smallest of those
-    named by the memory of their workers ("8GBXS") that has `mem_per_worker`.
+    Keywords that do not stand here are those of `slurm_cluster_setup`.
+
+    Parameters
+    ----------
+    partition : str
+        "auto": the smallest of those named by the memory of their workers ("8GBXS") that has
+        `mem_per_worker`.
+    cores_per_worker : int, optional
+        Cores of each rank, >= 1; default what Slurm gives.
+
+    Returns
+    -------
+    Client or Cluster
+        As from `local_cluster_setup`.
 
     Raises
     ------
-    InputError
-        A keyword has a wrong value.
+    InputError, TimeoutError, LaunchError
+        As in `slurm_cluster_setup`.
+
+    Examples
+    --------
+    >>> import acme_mpi
+    >>> client = acme_mpi.esi_cluster_setup("8GBXS", n_workers=64)  # doctest: +SKIP
     """
     client = _set_up("esi_cluster_setup", locals())
     return client if start_client else client.cluster
@@ -290,26 +335,49 @@ def bic_cluster_setup(
     mem_cushion: int = 500,
     **kwargs: Any,
 ) -> Client | Cluster:
-    """Return a handle on ranks: `slurm_cluster_setup` with CoBIC's keywords. Collective.
+    """Return a handle on ranks as `esi_cluster_setup`, with CoBIC's keywords. Collective.
 
-    See `esi_cluster_setup`.
+    They mean what they mean there; some have other defaults.
+
+    Returns
+    -------
+    Client or Cluster
+        As from `local_cluster_setup`.
 
     Raises
     ------
-    InputError
-        A keyword has a wrong value.
+    InputError, TimeoutError, LaunchError
+        As in `slurm_cluster_setup`.
+
+    Examples
+    --------
+    >>> import acme_mpi
+    >>> client = acme_mpi.bic_cluster_setup("8GBSppc", n_workers=64)  # doctest: +SKIP
     """
     client = _set_up("bic_cluster_setup", locals())
     return client if start_client else client.cluster
 
 
 def cluster_cleanup(client: Client | Cluster | None = None) -> None:
-    """Close a client; default the one that was set up last. Independent.
+    """Close a client. Independent.
+
+    Parameters
+    ----------
+    client : Client or Cluster, optional
+        From one of the functions that set one up; default the last one.
 
     Raises
     ------
     InputTypeError
         It is no client.
+
+    Examples
+    --------
+    >>> import acme_mpi
+    >>> client = acme_mpi.local_cluster_setup()
+    >>> acme_mpi.cluster_cleanup()
+    >>> client.status
+    'closed'
     """
     name = "cluster_cleanup"
     if current().is_speaker:

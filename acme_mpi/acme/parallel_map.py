@@ -93,10 +93,22 @@ class _Settled(NamedTuple):
 class ACMEdaemon:
     """What ``with ParallelMap(...)`` binds in ACME; here that is the `ParallelMap` itself.
 
+    Parameters
+    ----------
+    *args, **kwargs
+        None are allowed.
+
     Raises
     ------
     InputTypeError
         If it is called.
+
+    Examples
+    --------
+    >>> import acme_mpi
+    >>> with acme_mpi.ParallelMap(abs, [-1, 2], write_worker_results=False) as pmap:
+    ...     isinstance(pmap.daemon, acme_mpi.ACMEdaemon)
+    True
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:

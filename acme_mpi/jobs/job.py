@@ -62,7 +62,8 @@ class JobStatus(NamedTuple):
 class Job:
     """A job from `submit` or `attach`.
 
-    All that it knows lies in files: this object may be dropped, and its process end.
+    All that it knows lies in files: this object may be dropped, and its process end. All methods
+    are Independent.
 
     Attributes
     ----------
@@ -70,6 +71,13 @@ class Job:
         Absolute path of the output directory.
     name : str
         Of the function.
+
+    Examples
+    --------
+    >>> import acme_mpi
+    >>> job = acme_mpi.submit(abs, [-1, 2], output_dir="out", launch=acme_mpi.Local(1))
+    >>> job.wait(timeout=60)
+    'COMPLETED'
     """
 
     def __init__(self, record: Record) -> None:
@@ -340,7 +348,7 @@ class _Shown:
 
 
 def attach(output_dir: str, name: str | None = None) -> Job:
-    """Return the newest job of an output directory; any process, at any time.
+    """Return the newest job of an output directory. Independent: any process, at any time.
 
     Parameters
     ----------
@@ -348,6 +356,11 @@ def attach(output_dir: str, name: str | None = None) -> Job:
         As `submit` was told it, or absolute.
     name : str, optional
         Of the function, where there are jobs of several; default any.
+
+    Returns
+    -------
+    Job
+        It may be pending, run, or have ended.
 
     Raises
     ------

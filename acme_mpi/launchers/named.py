@@ -18,7 +18,7 @@ KINDS: dict[str, type[Launcher]] = {each.kind: each for each in (Local, Slurm, S
 
 
 def launcher_of(launch: str | Launcher | None = None, /, **words: Any) -> Launcher:
-    """Return the launcher that a name means, with further words.
+    """Return the launcher that a name means, with further words. Independent.
 
     Parameters
     ----------
@@ -28,6 +28,11 @@ def launcher_of(launch: str | Launcher | None = None, /, **words: Any) -> Launch
         for `words`.
     **words
         Of `Local`, `Slurm` or `SGE`; they overrule what the name stands for. None: nothing is said.
+
+    Returns
+    -------
+    Local, Slurm or SGE
+        What `launch`, `submit` and `map` take.
 
     Raises
     ------

@@ -22,7 +22,7 @@ from acme_mpi.session.stream import Form
 class Executor(concurrent.futures.Executor):
     """Calls functions on the ranks of the job, as `ProcessPoolExecutor` does on processes.
 
-    It is made where a `Pool` is made, and its futures are the standard library's.
+    Its futures are the standard library's. The constructor is Collective where that of a `Pool` is.
 
     Parameters
     ----------
@@ -84,7 +84,18 @@ class Executor(concurrent.futures.Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskFuture:
         """Have ``fn(*args, **kwargs)`` called, and return its future.
 
-        A function of a module is pickled at the first time that it is submitted.
+        Parameters
+        ----------
+        fn : callable
+            What is called. A function of a module is pickled at the first time that it is
+            submitted.
+        *args, **kwargs
+            Its arguments.
+
+        Returns
+        -------
+        TaskFuture
+            A `concurrent.futures.Future`, whose ``kill()`` also ends a call that runs.
 
         Raises
         ------

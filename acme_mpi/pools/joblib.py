@@ -6,7 +6,7 @@ NAME = "acme_mpi"
 
 
 def register_joblib() -> None:
-    """Let joblib know the backend ``"acme_mpi"``, which calls on the ranks of the job.
+    """Let joblib know the backend ``"acme_mpi"``, which calls on the ranks of the job. Independent.
 
     It is used under ``joblib.parallel_config("acme_mpi")``, also by what calls joblib itself, as
     scikit-learn does: by all ranks, where `n_jobs` is None, -1, or larger than their number. With

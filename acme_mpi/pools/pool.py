@@ -32,9 +32,9 @@ ErrorCallback = Callable[[BaseException], object] | None
 class Pool:
     """Calls functions on the ranks of the job, as `multiprocessing.Pool` does on processes.
 
-    In a script started by ``python -m acme_mpi script.py`` the script alone makes it. In a script
-    that all ranks run they all make it; rank 0 goes on, and the others serve until it is closed.
-    Inside of a task it makes its calls there and then.
+    The constructor is Collective in a script that all ranks run: rank 0 goes on, and the others
+    serve until the pool is closed. In a script started by ``python -m acme_mpi script.py`` the
+    script alone makes it. Inside of a task it makes its calls there and then.
 
     Parameters
     ----------
@@ -199,6 +199,13 @@ class Pool:
     ) -> Any:
         """Return the value of ``func(*args, **kwds)``.
 
+        Parameters
+        ----------
+        func : callable
+            What is called.
+        args, kwds : iterable, mapping
+            Its arguments.
+
         Raises
         ------
         Exception
@@ -271,8 +278,16 @@ class Pool:
     ) -> list[Any]:
         """Call `worker` once for each rank, with a tuple: first and last index, and the tasks.
 
-        As in schwimmbad: ``worker(((start, stop), tasks[start:stop]))``; what else is given goes
-        to `map`.
+        As in schwimmbad: ``worker(((start, stop), tasks[start:stop]))``.
+
+        Parameters
+        ----------
+        worker : callable
+            What is called.
+        tasks : iterable
+            Read to the end, and split into as many parts of about one length as there are ranks.
+        *args, **kwargs
+            As in `map`, behind its iterable.
         """
         self._running()
         return self.map(worker, split(list(tasks), self.size), *args, **kwargs)

@@ -42,10 +42,16 @@ def open(
     Examples
     --------
     >>> import acme_mpi
-    >>> results = acme_mpi.open("out")  # doctest: +SKIP
-    >>> results[17], results.arguments["sigma"][17]  # doctest: +SKIP
-    (array([0.25]), 4.0)
-    >>> results.to_pandas()  # doctest: +SKIP
+    >>> def f(sigma):
+    ...     return sigma**-2
+    >>> files = acme_mpi.map(f, [1, 2, 4], output_dir="out")
+    >>> results = acme_mpi.open("out")
+    >>> results[1]
+    array([0.25])
+    >>> float(results.arguments["sigma"][1])
+    2.0
+    >>> float(results.to_pandas().result_0.max())
+    1.0
     """
     directory, named = _place_of(os.path.abspath(os.path.expanduser(os.fspath(path))))
     names = runs_in(directory)

@@ -37,8 +37,8 @@ def launch(
 ) -> LocalRanks | KeptRanks:
     """Start ranks that stay; the calls of this process go to them until they are stopped.
 
-    Ranks on this machine end with this process, however that ends. Those of a batch system wait
-    for `idle` for another process: see `connect`.
+    Independent. Ranks on this machine end with this process, however that ends. Those of a batch
+    system wait for `idle` for another process: see `connect`.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def started(
 
 
 def connect(directory: str | None = None) -> KeptRanks:
-    """Have the ranks serve this process that another one has launched and left.
+    """Have the ranks serve this process that another one has launched and left. Independent.
 
     Parameters
     ----------
@@ -165,6 +165,12 @@ def connect(directory: str | None = None) -> KeptRanks:
     ------
     LaunchError
         They have left, cannot be reached, or serve another process; or this process has ranks.
+
+    Examples
+    --------
+    >>> import acme_mpi
+    >>> ranks = acme_mpi.connect()  # doctest: +SKIP
+    >>> files = ranks.last_result()  # doctest: +SKIP
     """
     session = _session()
     folder = newest_folder() if directory is None else _path(directory)
