@@ -152,8 +152,10 @@ def read_history(folder: str, told: Table | None = None) -> History:
         _add_failed(failed, tracebacks, place, piece, damages.append)
     last_run = int(changing.rows["run"].max(initial=0))
     done = _valid(changing.rows)
+    indices = sorted(failed)
+    is_done = _speak_of(done, indices)
     open_ones = {
-        index: each for index, each in sorted(failed.items()) if not _speak_of(done, index)
+        index: failed[index] for index, ended in zip(indices, is_done, strict=True) if not ended
     }
     return History(done, open_ones, last_run, damages, files.rows)
 
@@ -274,10 +276,16 @@ def _failure(block: Any, said: dict[str, Any], rank: int) -> Failure:
     )
 
 
-def _speak_of(records: Records, index: int) -> bool:
-    """Tell whether records in task order, none of them of the same tasks, speak of a task."""
-    at = int(np.searchsorted(records["first"], index, side="right")) - 1
-    return at >= 0 and bool(index < records["first"][at] + records["count"][at])
+def _speak_of(records: Records, indices: Sequence[int]) -> list[bool]:
+    """Tell whether records in task order, none of them of the same tasks, speak of each task."""
+    if not len(records):
+        return [False] * len(indices)
+    wanted = np.asarray(indices, np.int64)
+    # All at once: each search in a column of records copies it.
+    at = np.searchsorted(records["first"], wanted, side="right") - 1
+    stops = (records["first"] + records["count"])[at]
+    found: list[bool] = ((at >= 0) & (wanted < stops)).tolist()
+    return found
 
 
 def _covered(records: Records, n_tasks: int) -> Mask:
