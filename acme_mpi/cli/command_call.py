@@ -155,6 +155,7 @@ def _options_of(
             retry_failed=options.retry_failed,
             names=options.names,
             only=options.only,
+            has_report=not options.no_report,
         ),
         Display(options.bar, reproduce=_reproduce(), resume_command=_resume_command()),
     )

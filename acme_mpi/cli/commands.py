@@ -1,7 +1,7 @@
 """The commands on the directory of a run: ``status``, ``stop``, ``recover`` and ``check``.
 
-Those of jobs and of results are named here, and lie in `job_commands` and `result_commands`. All
-are for any shell, while the run goes on or later, and start no MPI.
+Those of jobs, of results and of views lie in `job_commands`, `result_commands` and `view_commands`.
+All are for any shell, while the run goes on or later, and start no MPI.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import json
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -19,10 +18,10 @@ from typing import NamedTuple
 
 from acme_mpi.cli.command_parser import CommandParser
 from acme_mpi.cli.status_text import status_text
-from acme_mpi.cli.summaries import COMMANDS, OF_JOBS, OF_RESULTS
+from acme_mpi.cli.summaries import COMMANDS, OF_JOBS, OF_RESULTS, OF_VIEWS
 from acme_mpi.comm import SerialWorld
 from acme_mpi.engine.messages import ConsoleFormatter
-from acme_mpi.errors import EXIT_DONE, EXIT_STORAGE, AcmeMpiError, InputError, StoreError
+from acme_mpi.errors import EXIT_DONE, EXIT_STORAGE, AcmeMpiError, StoreError
 from acme_mpi.history.description import Description, next_run
 from acme_mpi.history.joblog import joblog_lines
 from acme_mpi.history.layout import Layout
@@ -32,6 +31,7 @@ from acme_mpi.history.records import read_history
 from acme_mpi.history.status import (
     damages_text,
     described,
+    layouts_in,
     read_status,
     readable,
     runs_in,
@@ -71,6 +71,8 @@ def run_command(argv: Sequence[str]) -> int:
         return _run_elsewhere("acme_mpi.cli.job_commands", "run_job_command", argv)
     if name in OF_RESULTS:
         return _run_elsewhere("acme_mpi.cli.result_commands", "run_result_command", argv)
+    if name in OF_VIEWS:
+        return _run_elsewhere("acme_mpi.cli.view_commands", "run_view_command", argv)
     parser = CommandParser(
         prog=f"python -m acme_mpi {name}", description=f"{COMMANDS[name].capitalize()}."
     )
@@ -89,7 +91,7 @@ def run_command(argv: Sequence[str]) -> int:
                 has_job = _say_job(options.directory)
                 if has_job and not runs_in(options.directory):
                     return EXIT_DONE
-            return max(_act_on(layout, act, options) for layout in _layouts(options.directory))
+            return max(_act_on(layout, act, options) for layout in layouts_in(options.directory))
     except AcmeMpiError as error:
         return say_error(error)
     return EXIT_DONE  # the reader has seen enough
@@ -147,18 +149,6 @@ def _act_on(layout: Layout, act: _Act, options: argparse.Namespace) -> int:
         return act(_Run(description, layout), options)
     except AcmeMpiError as error:
         return say_error(error)
-
-
-def _layouts(directory: str) -> list[Layout]:
-    """Return where the runs in a directory lie, by the names of their functions."""
-    directory = os.path.abspath(directory)
-    names = runs_in(directory)
-    if not names:
-        raise InputError(
-            f"{directory} holds no run; give the directory named by --output-dir, or the "
-            "ACME_YYYYMMDD-hhmmss-ffffff that was made"
-        )
-    return [Layout(directory, name) for name in names]
 
 
 def _status(run: _Run, options: argparse.Namespace) -> int:

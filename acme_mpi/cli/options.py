@@ -33,6 +33,7 @@ examples:
 
 commands on the directory of a run, from any shell, while it is running or later:
   python -m acme_mpi status DIR [--json | --joblog]   what is done, slow, and failed
+  python -m acme_mpi report DIR [-o FILE]             one page of HTML with charts
   python -m acme_mpi stop DIR                         stop the run: running tasks finish
   python -m acme_mpi recover DIR                      link what a killed run has left
   python -m acme_mpi check DIR                        read all results and compare checksums
@@ -194,6 +195,11 @@ def _add_output_options(group: Any) -> None:
         metavar="A,B",
         help="what the datasets of the results of a task are called, instead of result_0, "
         "result_1; a dict that the function returns brings its own names",
+    )
+    group.add_argument(
+        "--no-report",
+        action="store_true",
+        help="do not write NAME_report.html beside the results of a run that took long enough",
     )
     group.add_argument("--no-write", action="store_true", help="print the results, write no file")
 

@@ -16,6 +16,13 @@ from acme_mpi.history.status import (
     Straggler,
 )
 from acme_mpi.linux.memory import size_text
+from acme_mpi.report.words import (
+    duration_text,
+    number_text,
+    rate_text,
+    tasks_text,
+    where_text,
+)
 from acme_mpi.visible import visible
 
 N_SHOWN = 4  # groups of failures, or tasks that are still running
@@ -79,7 +86,7 @@ def _time_text(status: Status) -> str:
     if status.elapsed_s:
         verb = "running for" if status.state == RUNNING else "took"
         parts.append(f"{verb} {duration_text(status.elapsed_s)}")
-    parts += [_rate_text(status.tasks_per_s)] if status.tasks_per_s else []
+    parts += [rate_text(status.tasks_per_s)] if status.tasks_per_s else []
     parts += [f"about {duration_text(status.eta_s)} left"] if status.eta_s else []
     return ", ".join(parts)
 
@@ -92,7 +99,7 @@ def _costs_text(status: Status) -> str:
     if status.results_bytes:
         parts.append(f"{size_text(status.results_bytes)} of results")
     if peak := status.peak:
-        where = f"{_tasks_text(peak.first, peak.stop)}, {_where_text(peak.host, peak.rank)}"
+        where = f"{tasks_text(peak.first, peak.stop)}, {where_text(peak.host, peak.rank)}"
         parts.append(f"at most {size_text(peak.peak_bytes)} of memory ({where})")
     return ", ".join(parts)
 
@@ -105,13 +112,13 @@ def _listed(title: str, texts: list[str], n_shown: int = N_SHOWN) -> list[str]:
 
 
 def _slow_text(slow: Duration) -> str:
-    tasks, where = _tasks_text(slow.first, slow.stop), _where_text(slow.host, slow.rank)
+    tasks, where = tasks_text(slow.first, slow.stop), where_text(slow.host, slow.rank)
     return f"{tasks}: {duration_text(slow.busy_s)} ({where})"
 
 
 def _straggler_text(each: Straggler) -> str:
-    ratio = f", {_number(each.n_medians)} x the median" if each.n_medians else ""
-    where = _where_text(each.host, each.rank)
+    ratio = f", {number_text(each.n_medians)} x the median" if each.n_medians else ""
+    where = where_text(each.host, each.rank)
     return f"task {each.index}: {duration_text(each.running_s)}{ratio} ({where})"
 
 
@@ -122,36 +129,3 @@ def _failure_text(group: FailureGroup) -> str:
     # On one line, whatever an exception's text holds.
     message = shorten(visible(group.message), MESSAGE_WIDTH, placeholder=" ...")
     return f"{group.n_tasks} x {group.type}{at}: {message} (tasks {ids}{more})"
-
-
-def _tasks_text(first: int, stop: int) -> str:
-    return f"task {first}" if stop - first == 1 else f"tasks {first}-{stop - 1}"
-
-
-def _where_text(host: str, rank: int) -> str:
-    return f"{host}, rank {rank}" if host else f"rank {rank}"
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
-
-
-def _rate_text(per_s: float) -> str:
-    for factor, unit in ((1, "s"), (60, "min")):
-        if per_s * factor >= 1:
-            return f"{_number(per_s * factor)} tasks/{unit}"
-    return f"{_number(per_s * 3600)} tasks/h"
-
-
-def duration_text(seconds: float) -> str:
-    """Return a duration for people: ``12.3 s``, ``4 min 05 s``, ``2 h 05 min``, ``3 d 04 h``."""
-    if seconds < 0.9995:
-        return f"{_number(seconds * 1000)} ms"
-    if seconds < 59.95:
-        return f"{_number(seconds)} s"
-    for unit_s, unit, part, limit in ((1, "s", "min", 60), (60, "min", "h", 24)):
-        whole, rest = divmod(round(seconds / unit_s), 60)
-        if whole < limit:
-            return f"{whole} {part} {rest:02} {unit}"
-    days, hours = divmod(round(seconds / 3600), 24)
-    return f"{days} d {hours:02} h"

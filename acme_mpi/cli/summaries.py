@@ -11,11 +11,15 @@ OF_RESULTS = {
     "export": "write the results into a file that others read",
     "failed": "list the tasks that have failed: index, arguments, error",
 }
+OF_VIEWS = {
+    "report": "draw a run as one page of HTML: over time, ranks, durations, failures, memory",
+}
 COMMANDS = {
     "status": "say what is done, what is slow, and what has failed",
     "stop": "stop a run in good order: running tasks finish; the same command resumes it later",
     "recover": "link what a killed run has left, and what is intact in damaged files",
     "check": "read all results and compare their checksums; follow all links",
+    **OF_VIEWS,
     **OF_RESULTS,
     **OF_JOBS,
     DOCTOR: "say what is wrong here with MPI, HDF5, launchers and folders, and what cures it",

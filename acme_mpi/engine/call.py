@@ -80,6 +80,8 @@ class Output:
         What the user calls the results of a task; empty: what the function calls them, if it does.
     only : tuple of (int, int), or None
         Half-open ranges of the tasks that may be called; None: all.
+    has_report : bool
+        A page that shows the run is written beside results in files, if the run was long.
     """
 
     kind: str = RANK.name
@@ -90,6 +92,7 @@ class Output:
     retry_failed: bool = False
     names: tuple[str, ...] = ()
     only: tuple[tuple[int, int], ...] | None = None
+    has_report: bool = True
 
     @property
     def store(self) -> StoreKind:

@@ -50,6 +50,8 @@ from acme_mpi.storage.remaining import Remaining, Which, all_remaining, remainin
 
 logger = logging.getLogger("acme_mpi")
 
+SHORT_S = 10.0  # a run that has no report unless somebody asks for it
+
 
 def run(world: World, call: Call) -> Result:
     """Run all tasks of rank 0's call that are not done yet. Collective.
@@ -151,6 +153,7 @@ class Run:
         self._world, self._call, self._options, self._layout = world, call, options, layout
         self._lease, self._is_resumed = lease, is_resumed
         self._surroundings, self._little = surroundings, little
+        self._began_s = time.monotonic()
         self._work, self._output, self._display = options.work, options.output, options.display
 
     @classmethod
@@ -217,9 +220,19 @@ class Run:
             raise
         if result.has_come_to_nothing:
             self._forget(new_log)
-        elif self._world.is_master and self._layout.directory and result.is_complete:
-            mark_finished(self._layout)
+        elif self._world.is_master and self._layout.directory:
+            if result.is_complete:
+                mark_finished(self._layout)
+            self._report()
         return result
+
+    def _report(self) -> None:
+        took_s = time.monotonic() - self._began_s
+        if self._output.has_report and took_s > SHORT_S:
+            # Not on every rank, and not for short runs: an import that takes a while.
+            from acme_mpi.report.written import report_at_end
+
+            report_at_end(self._layout, self._world.size, took_s)
 
     def deliver(self, result: Result) -> None:
         """Bring values in memory to the caller, and only then say how the run has ended.
@@ -484,6 +497,7 @@ def new_run(call: Call, n_ranks: int) -> NewRun:
         display.resume_command,
         display.reproduce,
         call.fingerprint,
+        work.rules.memory_bytes,
     )
     return NewRun(
         described,

@@ -37,9 +37,10 @@ def calls_in(ended: Records, named: Records) -> Calls:
     begins = np.cumsum(counts) - counts
     block = np.repeat(np.arange(len(ended)), counts)
     index = np.arange(len(block)) + (ended["first"] - begins)[block]
-    at, named = _positions(ended, named, begins)
-    n_named = np.bincount(block[at], minlength=len(ended))
-    named_s = np.bincount(block[at], weights=named["busy_s"], minlength=len(ended))
+    holding, distance, named = _found_in(ended, named)
+    at = begins[holding] + distance
+    n_named = np.bincount(holding, minlength=len(ended))
+    named_s = np.bincount(holding, weights=named["busy_s"], minlength=len(ended))
     mean_s = (ended["busy_s"] - named_s).clip(0) / (counts - n_named).clip(1)
     busy_s = mean_s[block]
     busy_s[at] = named["busy_s"]
@@ -49,10 +50,23 @@ def calls_in(ended: Records, named: Records) -> Calls:
     return Calls(block, index, start_s, busy_s)
 
 
-def _positions(ended: Records, named: Records, begins: Any) -> tuple[Any, Records]:
-    """Return where the named tasks stand among all tasks of `ended`, and those that are there."""
+def durations_of(ended: Records, named: Records) -> tuple[Any, Any]:
+    """Return how long tasks took, and how many took so long, (n,) ndarrays.
+
+    Parameters are those of `calls_in`.
+    """
+    holding, _, named = _found_in(ended, named)
+    n_left = ended["count"] - np.bincount(holding, minlength=len(ended))
+    named_s = np.bincount(holding, weights=named["busy_s"], minlength=len(ended))
+    mean_s = (ended["busy_s"] - named_s).clip(0) / n_left.clip(1)
+    seconds = np.concatenate([mean_s, named["busy_s"]])
+    return seconds, np.concatenate([n_left.clip(0), np.ones(len(named), np.int64)])
+
+
+def _found_in(ended: Records, named: Records) -> tuple[Any, Any, Records]:
+    """Return which blocks hold the named tasks, their places in them, and those that are held."""
     if not (len(ended) and len(named)):
-        return np.zeros(0, np.int64), named[:0]
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), named[:0]
     both = np.concatenate([ended, named])
     key = _distinct(_distinct(both["run"], both["rank"]), both["attempt"])
     key = key * int((both["first"] + both["count"]).max()) + both["first"]
@@ -61,7 +75,7 @@ def _positions(ended: Records, named: Records, begins: Any) -> tuple[Any, Record
     block = order[found.clip(0)]
     distance = key[len(ended) :] - key[block]
     is_there = (distance >= 0) & (distance < ended["count"][block])
-    return (begins[block] + distance)[is_there], named[is_there]
+    return block[is_there], distance[is_there], named[is_there]
 
 
 def _distinct(first: Any, second: Any) -> Any:

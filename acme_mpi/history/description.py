@@ -47,6 +47,8 @@ class Description:
         Command that runs one task, ``{index}`` in the task's place; empty likewise.
     fingerprint : mapping of str to str
         What makes it the same computation, see `fingerprint`.
+    memory_bytes : int
+        What a task may take at most; 0 if that was not said.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Description:
     command: str = ""
     debug: str = ""
     fingerprint: Mapping[str, str] = field(default_factory=dict)
+    memory_bytes: int = 0
 
     def write(self, folder: str, run: int) -> None:
         """Write the file of one run, durably.

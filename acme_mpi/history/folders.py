@@ -207,7 +207,7 @@ def remove_results(layout: Layout, also: Sequence[str] = ()) -> None:
     )
     own = [path for path in pickles if path[len(layout.pickle(0)) - 8 : -7].isdigit()]
     containers = {replace(layout, suffix=each.suffix).container for each in STORES.values()}
-    for path in (payload, *containers, *own, *also):
+    for path in (payload, layout.report, *containers, *own, *also):
         if path != layout.dot_folder:
             _remove(path)
     # The directories go only if nothing else is in them.

@@ -66,6 +66,11 @@ class Layout:
         """The file whose presence asks a run to end."""
         return os.path.join(self.dot_folder, "stop")
 
+    @property
+    def report(self) -> str:
+        """The page on which people see how the run went."""
+        return os.path.join(self.directory, f"{self.name}_report.html")
+
     def computation(self, index: int) -> str:
         """Return the payload file of one task where each has its own."""
         return os.path.join(self.directory, self.payload_folder, f"{self.name}_{index}.h5")

@@ -250,8 +250,9 @@ DESCRIPTION: Mapping[str, Check] = {
     "command": is_text,
     "debug": _is_debug,
     "fingerprint": _is_fingerprint,
+    "memory_bytes": is_count(0, MOST_BYTES),
 }
-_OPTIONAL = ("spec", "n_ranks", "start_s", "command", "debug", "fingerprint")
+_OPTIONAL = ("spec", "n_ranks", "start_s", "command", "debug", "fingerprint", "memory_bytes")
 CRC_FIELD = "crc32"
 
 

@@ -24,13 +24,13 @@ from acme_mpi.history.description import (
 )
 from acme_mpi.history.folders import FINISHED as END_MARK
 from acme_mpi.history.journal import FINAL, Block, Mask
-from acme_mpi.history.layout import DOT_FOLDER
+from acme_mpi.history.layout import DOT_FOLDER, Layout
 from acme_mpi.history.lease import Holder, holder
 from acme_mpi.history.parsing import Damaged
 from acme_mpi.history.records import History, Records, Table, read_history
 
 RUNNING, FINISHED, STOPPED = "running", "finished", "stopped"
-TOLD = ("kind", "form", "first", "count", "start_s", "busy_s", "peak_bytes", "host")
+TOLD = ("kind", "form", "attempt", "first", "count", "start_s", "busy_s", "peak_bytes", "host")
 N_SLOWEST = 5
 N_INDICES = 5  # of a group of failures
 N_DAMAGES = 4
@@ -227,6 +227,24 @@ def runs_in(directory: str) -> list[str]:
     return sorted(name for name in names if described_runs(os.path.join(place, name)))
 
 
+def layouts_in(directory: str) -> list[Layout]:
+    """Return where the runs in a directory lie, by the names of their functions.
+
+    Raises
+    ------
+    InputError
+        There are none, or the directory cannot be read.
+    """
+    directory = os.path.abspath(directory)
+    names = runs_in(directory)
+    if not names:
+        raise InputError(
+            f"{directory} holds no run; give the directory named by --output-dir, or the "
+            "ACME_YYYYMMDD-hhmmss-ffffff that was made"
+        )
+    return [Layout(directory, name) for name in names]
+
+
 def read_status(folder: str, now_s: float | None = None) -> Status:
     """Return what is known of the progress of a run. Independent, any process.
 
@@ -242,8 +260,11 @@ def read_status(folder: str, now_s: float | None = None) -> Status:
     InputError
         Nothing is there, or it cannot be read.
     """
-    now_s = time.time() if now_s is None else now_s
-    told = read_told(folder)
+    return status_of(read_told(folder), folder, time.time() if now_s is None else now_s)
+
+
+def status_of(told: Told, folder: str, now_s: float) -> Status:
+    """Return what is known of the progress of a run whose folder has been read; no file is."""
     description, history, blocks = told.description, told.history, told.blocks
     is_done = history.is_done(description.n_tasks)
     failures = [each for each in history.failed.values() if each.index < description.n_tasks]
@@ -251,7 +272,7 @@ def read_status(folder: str, now_s: float | None = None) -> Status:
     n_open = description.n_tasks - n_done - n_failed
     speed = _speed(told, now_s)
     median_s = _median_s(blocks)
-    reached_end = os.path.exists(os.path.join(folder, END_MARK))
+    reached_end = told.reached_end
     return Status(
         name=description.name,
         directory=os.path.dirname(os.path.dirname(os.path.abspath(folder))),
@@ -273,7 +294,7 @@ def read_status(folder: str, now_s: float | None = None) -> Status:
         median_s=median_s,
         results_bytes=int(history.done["n_bytes"].clip(0).sum()),
         peak=_peak(blocks),
-        slowest=_slowest(blocks),
+        slowest=slowest_of(blocks),
         stragglers=_stragglers(told, is_done, median_s, now_s) if told.is_running else [],
         failures=_groups(failures, description.debug),
         command=_resume_command(description.command, n_open, n_failed, reached_end),
@@ -296,6 +317,7 @@ class Told(NamedTuple):
     description: Description
     history: History
     blocks: Records  # the columns `TOLD`, run and rank of all blocks without texts
+    reached_end: bool
 
     @property
     def is_running(self) -> bool:
@@ -342,7 +364,8 @@ def read_told(folder: str) -> Told:
         runs, description = described_runs(folder), described(folder)
         told = Table(TOLD, folder)
         history = read_history(folder, told)
-    return Told(found, runs, description, history, told.rows)
+        reached_end = os.path.exists(os.path.join(folder, END_MARK))
+    return Told(found, runs, description, history, told.rows, reached_end)
 
 
 def is_end(blocks: Records) -> Mask:
@@ -350,9 +373,10 @@ def is_end(blocks: Records) -> Mask:
     return np.isin(blocks["kind"], (Block.DONE, Block.FAILED))
 
 
-def _is_given_up(blocks: Records) -> Mask:
-    is_given_up: Mask = (blocks["kind"] == Block.FAILED) & (blocks["form"] & FINAL != 0)
-    return is_given_up
+def is_given_up(blocks: Records) -> Mask:
+    """Return which blocks say that a task was given up, (n,) ndarray of bool."""
+    is_final: Mask = (blocks["kind"] == Block.FAILED) & (blocks["form"] & FINAL != 0)
+    return is_final
 
 
 class _Speed(NamedTuple):
@@ -372,7 +396,7 @@ def _speed(told: Told, now_s: float) -> _Speed:
     ends_s = (blocks["start_s"] + blocks["busy_s"])[is_last]
     until_s = now_s if told.is_running else ends_s.max(initial=0.0)
     elapsed_s = max(0.0, float(until_s) - started_s)  # the clocks of nodes need not agree
-    has_ended = (blocks["kind"] == Block.DONE) | _is_given_up(blocks)
+    has_ended = (blocks["kind"] == Block.DONE) | is_given_up(blocks)
     n_ended = int(blocks["count"][is_last & has_ended].sum())
     return _Speed(started_s, elapsed_s, n_ended / elapsed_s if n_ended and elapsed_s else None)
 
@@ -410,14 +434,18 @@ def _peak(blocks: Records) -> Peak | None:
     return Peak(int(block["peak_bytes"]), *_tasks(block), _host(block), int(block["rank"]))
 
 
-def _slowest(blocks: Records) -> list[Duration]:
+def slowest_of(blocks: Records, n: int = N_SLOWEST) -> list[Duration]:
+    """Return the tasks that took longest, at most `n`, the slowest first."""
     is_slow = blocks["kind"] == Block.SLOW
     # A run's SLOW blocks name all that took long. Beside them, its other records would only
     # mislead: they share the time of their chunk, also with tasks that have failed.
     has_named = np.isin(blocks["run"], np.unique(blocks["run"][is_slow]))
     is_single = (blocks["kind"] == Block.DONE) & (blocks["count"] == 1)
     found = np.flatnonzero(is_slow | is_single & ~has_named)
-    slowest = blocks[found[np.argsort(-blocks["busy_s"][found], kind="stable")[:N_SLOWEST]]]
+    busy_s = blocks["busy_s"][found]
+    if len(found) > n:  # all of those that are as slow as the last one, and no others, are sorted
+        found = found[busy_s >= np.partition(busy_s, -n)[-n]]
+    slowest = blocks[found[np.argsort(-blocks["busy_s"][found], kind="stable")[:n]]]
     return [
         Duration(*_tasks(block), float(block["busy_s"]), _host(block), int(block["rank"]))
         for block in slowest
@@ -428,7 +456,7 @@ def _stragglers(told: Told, is_done: Mask, median_s: float | None, now_s: float)
     if not (told.is_last & (told.blocks["kind"] == Block.LONG)).any():
         return []
     last = told.blocks[told.is_last]
-    given_up = set(last["first"][_is_given_up(last)].tolist())
+    given_up = set(last["first"][is_given_up(last)].tolist())
     found: dict[int, np.void] = {}
     for block in _running(last):
         index = int(block["first"])

@@ -7,55 +7,19 @@ import os
 import subprocess
 import sys
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
+from journalling import START_S, Folder, done, failed, long, slow
 
-from acme_mpi.cli.status_text import duration_text, status_text
+from acme_mpi.cli.status_text import status_text
 from acme_mpi.errors import InputError
-from acme_mpi.history.description import Description
-from acme_mpi.history.folders import FINISHED
-from acme_mpi.history.joblog import JOBLOG_HEADER, exit_codes, joblog_lines
-from acme_mpi.history.journal import Block, Journal, journal_name, pack_failure, pack_record
+from acme_mpi.history.joblog import exit_codes, joblog_lines
+from acme_mpi.history.journal import Block, pack_record
 from acme_mpi.history.lease import LEASE, Lease
 from acme_mpi.history.status import Status, read_status, runs_in, status_json
+from acme_mpi.report.words import duration_text
 
 pytestmark = pytest.mark.once
-
-START_S = 1_700_000_000.0
-LIMIT_S = 10.0
-
-
-class Folder:
-    """A dot folder of runs of `f` that is written as stores do."""
-
-    def __init__(self, directory: Path, name: str = "f") -> None:
-        self.path = directory / ".acme_mpi" / name
-        self.path.mkdir(parents=True)
-        self.name = name
-
-    def describe(self, run: int = 0, n_tasks: int = 10, start_s: float = START_S, **more) -> None:
-        described = Description(self.name, n_tasks, "rank", start_s=start_s, **more)
-        described.write(str(self.path), run)
-
-    def write(self, *blocks: bytes, run: int = 0, rank: int = 1) -> Path:
-        path = self.path / journal_name(run, rank)
-        journal = Journal(str(path))
-        journal.append(blocks)
-        journal.close()
-        return path
-
-    def end(self) -> None:
-        (self.path / FINISHED).touch()
-
-    def status(self, after_s: float = 0.0) -> Status:
-        """Return the status some seconds after the start."""
-        return read_status(str(self.path), START_S + after_s)
-
-    def joblog(self) -> list[list[str]]:
-        header, *lines = joblog_lines(str(self.path))
-        assert header == JOBLOG_HEADER
-        return [line.split("\t") for line in lines]
 
 
 @pytest.fixture
@@ -69,34 +33,6 @@ def running(folder):
     lease = Lease.take(str(folder.path), notify=pytest.fail)
     yield folder
     lease.release()
-
-
-def done(first: int, stop: int, start: float = 0.0, busy_s: float = 1.0, **more) -> bytes:
-    return pack_record(
-        range(first, stop), start_s=START_S + start, busy_s=busy_s, host="node1", **more
-    )
-
-
-def slow(first: int, start: float, busy_s: float, stop: int = 0, **more) -> bytes:
-    return done(first, stop or first + 1, start, busy_s, kind=Block.SLOW, **more)
-
-
-def long(index: int, start: float) -> bytes:
-    return done(index, index + 1, start, LIMIT_S, kind=Block.LONG)
-
-
-def failed(index: int, is_final: bool = True, start: float = 0.0, busy_s: float = 0.0, **said):
-    said = {"type": "ValueError", "message": "no", "location": "f.py:3", **said}
-    attempt = said.pop("attempt", 1)
-    return pack_failure(
-        index,
-        json.dumps({"traceback": "", "call": "", **said}),
-        is_final,
-        attempt=attempt,
-        start_s=START_S + start,
-        busy_s=busy_s,
-        host="node1",
-    )
 
 
 class TestRunsIn:
