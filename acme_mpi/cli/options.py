@@ -34,6 +34,7 @@ examples:
 commands on the directory of a run, from any shell, while it is running or later:
   python -m acme_mpi status DIR [--json | --joblog]   what is done, slow, and failed
   python -m acme_mpi report DIR [-o FILE]             one page of HTML with charts
+  python -m acme_mpi watch DIR [--serve [PORT]]       the same live, in the terminal or a browser
   python -m acme_mpi stop DIR                         stop the run: running tasks finish
   python -m acme_mpi recover DIR                      link what a killed run has left
   python -m acme_mpi check DIR                        read all results and compare checksums

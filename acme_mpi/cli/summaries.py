@@ -13,6 +13,7 @@ OF_RESULTS = {
 }
 OF_VIEWS = {
     "report": "draw a run as one page of HTML: over time, ranks, durations, failures, memory",
+    "watch": "show a run while it goes on, in this terminal or in a browser",
 }
 COMMANDS = {
     "status": "say what is done, what is slow, and what has failed",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 
 from acme_mpi.cli.command_parser import CommandParser
@@ -10,6 +11,7 @@ from acme_mpi.cli.summaries import OF_VIEWS
 from acme_mpi.errors import EXIT_DONE
 from acme_mpi.history.layout import Layout
 from acme_mpi.history.status import layouts_in
+from acme_mpi.report.looking import Watch
 from acme_mpi.report.written import write_report
 from acme_mpi.visible import say
 
@@ -22,7 +24,7 @@ def run_view_command(name: str, arguments: Sequence[str]) -> int:
     AcmeMpiError
         It cannot be done.
     """
-    return _report(arguments)
+    return _report(arguments) if name == "report" else _watch(arguments)
 
 
 def _parser(name: str) -> CommandParser:
@@ -54,3 +56,46 @@ def _report(arguments: Sequence[str]) -> int:
 def _write(layouts: Sequence[Layout], path: str) -> None:
     write_report(layouts, path)
     say(f"{', '.join(each.name for each in layouts)}: {path}")
+
+
+def _watch(arguments: Sequence[str]) -> int:
+    parser = _parser("watch")
+    parser.add_argument(
+        "--serve",
+        metavar="PORT",
+        nargs="?",
+        const="0",
+        help="not in this terminal but in a browser, at a port of this machine alone, default any "
+        "that is free, or at a Unix socket whose path has a slash; who has the address that is "
+        "printed may look, and nobody can do more",
+    )
+    parser.add_argument(
+        "--behind",
+        metavar="HOST",
+        action="append",
+        default=[],
+        help="with --serve: a name by which a proxy is called, such as that of a JupyterHub",
+    )
+    options = parser.parse_args(arguments)
+    watch = Watch(options.directory)
+    try:
+        if options.serve is not None:
+            _serve(watch, options.serve, options.behind)
+        else:
+            from acme_mpi.report.terminal import show
+
+            show(watch)
+    except KeyboardInterrupt:
+        pass  # the run does not depend on who looks at it
+    return EXIT_DONE
+
+
+def _serve(watch: Watch, where: str, hosts: Sequence[str]) -> None:
+    from acme_mpi.report.server import Serving
+
+    with Serving(watch, where, hosts) as serving:
+        for line in serving.ways():
+            say(line)
+        say("Ctrl-C ends this page, not the run")
+        sys.stdout.flush()
+        serving.serve()

@@ -337,7 +337,9 @@ class Piece(NamedTuple):
     numbers: np.ndarray[Any, np.dtype[np.int64]]
 
 
-def read_journal(path: str, n_tasks: int | None = None, tell: Tell = ignore) -> Iterator[Piece]:
+def read_journal(
+    path: str, n_tasks: int | None = None, tell: Tell = ignore, n_read: int = 0
+) -> Iterator[Piece]:
     """Yield the blocks of a journal that no kill has torn and that say what can be; in pieces.
 
     None without a file.
@@ -350,6 +352,8 @@ def read_journal(path: str, n_tasks: int | None = None, tell: Tell = ignore) -> 
         The most tasks that any run had which has written into the folder.
     tell : callable
         Gets what is damaged. The last blocks of a file may be torn by a kill, which is no damage.
+    n_read : int
+        The blocks at the begin that are left out, as they are known.
 
     Raises
     ------
@@ -365,7 +369,7 @@ def read_journal(path: str, n_tasks: int | None = None, tell: Tell = ignore) -> 
         return
     with file:
         kept = Piece(np.zeros(0, RECORD), np.zeros(0, np.int64))
-        n_read = 0
+        file.seek(n_read * RECORD.itemsize)
         torn: list[int] = []  # at most one: the first of those behind the last whole block
         is_more = True
         while is_more:

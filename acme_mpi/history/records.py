@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -129,7 +129,12 @@ def read_pieces(folder: str, tell: Tell = ignore) -> Iterator[tuple[JournalFile,
             yield each, piece
 
 
-def read_history(folder: str, told: Table | None = None) -> History:
+Pieces = Callable[[str, Tell], Iterable[tuple[JournalFile, Piece]]]
+
+
+def read_history(
+    folder: str, told: Table | None = None, pieces_in: Pieces = read_pieces
+) -> History:
     """Read the journals in a run's dot folder. Independent; it may be in use.
 
     Parameters
@@ -138,12 +143,14 @@ def read_history(folder: str, told: Table | None = None) -> History:
         The folder.
     told : Table, optional
         All that is read is added to it, too, without texts.
+    pieces_in : callable
+        As `read_pieces`.
     """
     changing, files = Table(PLACED, folder), Table(FILES, folder)
     failed: dict[int, Failure] = {}
     tracebacks: dict[tuple[int, int, int], str] = {}
     damages: list[Damaged] = []
-    for place, piece in read_pieces(folder, damages.append):
+    for place, piece in pieces_in(folder, damages.append):
         blocks, kinds = piece.blocks, piece.blocks["kind"]
         changing.add(place, blocks[(kinds == Block.DONE) | (kinds == Block.LOST)])
         files.add(place, blocks[kinds == Block.FILE])

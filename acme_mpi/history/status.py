@@ -27,7 +27,7 @@ from acme_mpi.history.journal import FINAL, Block, Mask
 from acme_mpi.history.layout import DOT_FOLDER, Layout
 from acme_mpi.history.lease import Holder, holder
 from acme_mpi.history.parsing import Damaged
-from acme_mpi.history.records import History, Records, Table, read_history
+from acme_mpi.history.records import History, Pieces, Records, Table, read_history, read_pieces
 
 RUNNING, FINISHED, STOPPED = "running", "finished", "stopped"
 TOLD = ("kind", "form", "attempt", "first", "count", "start_s", "busy_s", "peak_bytes", "host")
@@ -355,15 +355,15 @@ def described(folder: str) -> Description:
     return description
 
 
-def read_told(folder: str) -> Told:
-    """Read what a dot folder says; see `read_status`."""
+def read_told(folder: str, pieces_in: Pieces = read_pieces) -> Told:
+    """Read what a dot folder says; see `read_status`, and `read_history` for `pieces_in`."""
     with readable(folder):
         # The holder first: a run that ends meanwhile is then shown as running, with all tasks
         # done, and not as one that has left some.
         found = holder(folder)
         runs, description = described_runs(folder), described(folder)
         told = Table(TOLD, folder)
-        history = read_history(folder, told)
+        history = read_history(folder, told, pieces_in)
         reached_end = os.path.exists(os.path.join(folder, END_MARK))
     return Told(found, runs, description, history, told.rows, reached_end)
 

@@ -106,7 +106,7 @@ addEventListener("beforeprint", () => document.querySelectorAll("details").forEa
 // A live page asks for what is new, and leaves open what was open.
 const main = document.querySelector("main");
 async function look(after) {
-  let next = after;
+  let next = after, pause_ms = 2000;
   try {
     const answer = await fetch(`main?after=${after}`);
     if (answer.status === 200) {
@@ -118,9 +118,9 @@ async function look(after) {
       next = answer.headers.get("X-Version");
     }
     main.classList.toggle("lost", answer.status >= 400);
-    if (answer.headers.get("X-Is-Over") === "1") return;
+    if (answer.headers.get("X-Is-Over") === "1") pause_ms = 10000;  // it may be resumed
   } catch (error) { main.classList.add("lost"); }
-  setTimeout(look, 2000, next);
+  setTimeout(look, pause_ms, next);
 }
 if (main.dataset.version) {
   history.replaceState(null, "", location.pathname);  // the token need not stay in the history

@@ -7,6 +7,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 from acme_mpi import __version__
 from acme_mpi.history.status import RUNNING, Duration, FailureGroup, Straggler
@@ -64,6 +65,7 @@ def content_policy() -> str:
     )
 
 
+@cache
 def _beside(name: str) -> str:
     with open(os.path.join(os.path.dirname(__file__), name), encoding="utf-8") as file:
         return file.read()
