@@ -128,12 +128,13 @@ class Tab:
             raise RuntimeError(str(said["exceptionDetails"]))
         return said["result"].get("value")
 
-    def until(self, condition: str) -> None:
+    def until(self, condition: str, patience_s: float = PATIENCE_S) -> None:
         """Wait until an expression is true."""
-        stop_s = time.monotonic() + PATIENCE_S
+        stop_s = time.monotonic() + patience_s
         while time.monotonic() < stop_s:
             if self.value(condition):
                 return
+            self.value("new Promise((resolve) => setTimeout(resolve, 50))")
         raise TimeoutError(f"this does not become true: {condition}")
 
     def mouse(self, kind: str, x: float, y: float, **more: Any) -> None:

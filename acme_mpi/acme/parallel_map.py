@@ -34,6 +34,7 @@ from acme_mpi.errors import (
     TaskError,
 )
 from acme_mpi.history.folders import remove_old_runs
+from acme_mpi.history.status import read_status, runs_in
 from acme_mpi.results.spec import AUTO, RowSpec, on_grid
 from acme_mpi.rules import Rules
 from acme_mpi.session import current
@@ -630,6 +631,15 @@ class ParallelMap(ACMEdaemon):
     def __repr__(self) -> str:
         name = function_name(self.func)
         return f"<ParallelMap of {name}: {self.n_calls} calls, {self.n_workers} workers>"
+
+    def _repr_html_(self) -> str:
+        from acme_mpi.report.cell import lines_html, status_html
+
+        name = function_name(self.func)
+        if self.output_dir is not None and name in runs_in(self.output_dir):
+            return status_html(read_status(Layout(self.output_dir, name).dot_folder))
+        shown = f"{self.n_calls} calls, {self.n_workers} workers"
+        return lines_html(f"ParallelMap of {name}", [shown])
 
     @property
     def daemon(self) -> ParallelMap:

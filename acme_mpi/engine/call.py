@@ -108,6 +108,8 @@ class Display:
     ----------
     bar : bool or None
         Progress bar; None: if somebody watches.
+    is_told : bool
+        In the place of bar and lines, who has made the call is told what it needs to show them.
     dialect : str
         Name of the interface that the run belongs to, said in its messages.
     level : int or None
@@ -124,6 +126,7 @@ class Display:
     """
 
     bar: bool | None = None
+    is_told: bool = False
     dialect: str = ""
     level: int | None = None
     log_file: str | None = None
@@ -207,6 +210,8 @@ class Call:
     deliver : callable or None
         Brings the values of a run in memory to who has asked for them, before its success is said.
         Collective; tells the result of what went wrong.
+    tell : callable or None
+        On rank 0: is told now and then how many tasks have ended, and failed.
     """
 
     options: Options | None = None
@@ -221,6 +226,7 @@ class Call:
     error: AcmeMpiError | None = None
     client: list[int] = field(default_factory=list)
     deliver: Callable[[World, Result], object] | None = None
+    tell: Callable[[int, int], object] | None = None
 
     @property
     def directory(self) -> str:

@@ -16,6 +16,7 @@ logger = logging.getLogger("acme_mpi")
 # A line comes after a share of the time since the start: soon at first, and in the end not so many
 # that a night's log is full of them.
 FIRST_LINE_S, LAST_LINES_S, LINE_SHARE = 5.0, 60.0, 1 / 20
+NEWS_SHARE, LAST_NEWS_S = 1 / 100, 5.0  # as above, for who draws a picture of them
 BAR_FORMAT = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
 
 
@@ -33,6 +34,8 @@ class Progress:
         Tasks that had ended before.
     clock : callable
         Returns the time in seconds.
+    tell : callable, optional
+        Is told how many tasks have ended, and failed, and shows it: there are no bar and no lines.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Progress:
         bar: bool | None = None,
         n_kept: int = 0,
         clock: Callable[[], float] = time.monotonic,
+        tell: Callable[[int, int], object] | None = None,
     ) -> None:
         self.n_tasks, self._n_kept, self._clock = n_tasks, n_kept, clock
         self.n_done, self.n_failed = n_kept, 0
@@ -49,6 +53,9 @@ class Progress:
         self._bar: Any = None
         self._wants_bar = is_watched() if bar is None else bar
         self._is_bar_forced = bool(bar)
+        self._tell = tell
+        if tell is not None:
+            return
         if self._wants_bar and not passes_on_whole_lines():
             from tqdm import tqdm
 
@@ -75,6 +82,11 @@ class Progress:
     def look(self) -> None:
         """Show a line if it is time for one; called about once a second."""
         now_s = self._clock()
+        if self._tell is not None:
+            if now_s - self._shown_s >= min(NEWS_SHARE * (now_s - self._start_s), LAST_NEWS_S):
+                self._shown_s = now_s
+                self._tell(self.n_done, self.n_failed)
+            return
         every_s = min(max(self._first_line_s, LINE_SHARE * (now_s - self._start_s)), LAST_LINES_S)
         if self._bar is None and now_s - self._shown_s >= every_s:
             self._shown_s = now_s
@@ -92,6 +104,8 @@ class Progress:
 
     def close(self) -> None:
         """Leave the last state on the screen."""
+        if self._tell is not None:
+            return
         if self._bar is not None:
             self._bar.close()
         elif self._is_bar_forced:

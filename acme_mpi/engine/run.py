@@ -377,7 +377,8 @@ class Run:
 
     def _make_master(self, remaining: Remaining) -> Master:
         work, rules = self._work, self._work.rules
-        progress = Progress(work.n_tasks, self._display.bar, remaining.n_kept)
+        bar, tell = self._display.bar, self._call.tell
+        progress = Progress(work.n_tasks, bar, remaining.n_kept, tell=tell)
         workers = work.worker_ranks(self._world.size)
         schedule: Schedule = Factoring(remaining.ranges, len(workers))
         if self._call.own_tasks is not None:

@@ -299,6 +299,15 @@ class Job:
     def __repr__(self) -> str:
         return f"<Job {self.id} of {self.name} in {self.directory}>"
 
+    def _repr_html_(self) -> str:
+        from acme_mpi.report.cell import lines_html, status_html
+
+        status = self.status()
+        title = f"job {self.id} of {self.name}: {status.state}"
+        if status.run is None:
+            return lines_html(title, [f"in {self.directory}"])
+        return status_html(status.run, title)
+
 
 class _Shown:
     """A job's progress, as a run itself shows it."""

@@ -57,6 +57,7 @@ class Kind(IntEnum):
     FORGET = 8  # drop function and arguments: shall it answer?
     GIVE = 9  # setups, functions and calls of a stream: list of messages of `runner.calls`
     SAID = 10  # to a script that waits for an answer: a message (level, text, dialect or None)
+    PROGRESS = 11  # to one that shows it: (number of tasks that have ended, of those that failed)
     # ----
     READY = 17  # the function is loaded: (number of the assignment, has it opened files?)
     UNREADY = 18  # it cannot be loaded: (number of the assignment, reason)

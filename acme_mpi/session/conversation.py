@@ -73,6 +73,8 @@ def converse(
             call, request = _to_call(wanted, defaults), "call"
             call.client = [client.pidfd, client.channel.fileno()]
             call.deliver = turn.deliver
+            if call.options is not None and call.options.display.is_told:
+                call.tell = turn.tell_progress
         world.bcast(request)
         n_requests += 1
         with attending():
@@ -148,6 +150,11 @@ class _Turn:
         """Send what the client waits for, if it does."""
         if self._is_awaited:
             tell(self._client, Kind.ANSWER, (self._number, None if self._is_taken else content))
+
+    def tell_progress(self, n_ended: int, n_failed: int) -> None:
+        """Send what the client shows, if it has taken what was sent before."""
+        if self._client.channel.has_room():
+            tell(self._client, Kind.PROGRESS, (n_ended, n_failed))
 
     def deliver(self, world: World, result: Result) -> None:
         """Send the result, and wait until its values are loaded. Rank 0 only."""

@@ -16,6 +16,7 @@ from acme_mpi.engine.messages import ANNOUNCE, tell_once
 from acme_mpi.engine.summary import is_only_success
 from acme_mpi.linux.interrupts import INTERRUPTS, signal_name
 from acme_mpi.linux.terminal import ask
+from acme_mpi.report.cell import Cell, is_in_notebook
 from acme_mpi.runner.channel import Kind
 from acme_mpi.session.base import Session
 from acme_mpi.session.ranks import Ranks
@@ -57,6 +58,7 @@ class LocalSession(ScriptSession):
         self.local, self.hold = local, hold
         self._alone = alone
         self._got = 0  # the signal that has ended the present call
+        self._cell: Cell | None = None
 
     @property
     def size(self) -> int:
@@ -117,12 +119,15 @@ class LocalSession(ScriptSession):
         assert call.options is not None
         if not call.options.work.isolate:
             return self._alone.run(world, call, wants_values)
-        if call.options.display.level is None:
-            display = replace(call.options.display, level=logger.getEffectiveLevel())
-            call.options = replace(call.options, display=display)
+        display, work = call.options.display, call.options.work
+        if display.level is None:
+            display = replace(display, level=logger.getEffectiveLevel())
+        display = replace(display, is_told=is_in_notebook())
+        call.options = replace(call.options, display=display)
         with self._lock:
-            self._got = 0
+            self._got, self._cell = 0, Cell(work.name, work.n_tasks)
             result = super().run(world, call, wants_values)
+            self._cell.end(result.n_unfinished, result.failures, result.stored.where)
             if self._got and result.n_unfinished:
                 result.stopped_because = f"this process got {signal_name(self._got)}"
             return result
@@ -177,6 +182,9 @@ class LocalSession(ScriptSession):
             message = self._channel.receive(wait=False)
             if message is not None and message[0] == Kind.SAID:
                 say_again(*message[1])
+            elif message is not None and message[0] == Kind.PROGRESS:
+                if self._cell is not None:  # else it is of a call of an earlier client
+                    self._cell.news(*message[1])
             elif message is not None and number in (None, message[1][0]):
                 return message[1][1]
 

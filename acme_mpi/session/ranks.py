@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Self
 
 from acme_mpi.runner.channel import Channel
 
+N_HOSTS = 8  # that are named in a notebook
+
 
 class Ranks(ABC):
     """Ranks that serve this process, near or far; a context manager that stops them.
@@ -34,6 +36,13 @@ class Ranks(ABC):
     @abstractmethod
     def channel(self) -> Channel:
         """To rank 0's agent."""
+
+    def _repr_html_(self) -> str:
+        from acme_mpi.report.cell import lines_html
+
+        hosts = self.hosts
+        shown = ", ".join(hosts[:N_HOSTS]) + (", ..." if len(hosts) > N_HOSTS else "")
+        return lines_html(f"{len(self.ranks)} ranks: {self.status()}", [f"on {shown}"])
 
     @property
     def hosts(self) -> list[str]:

@@ -50,11 +50,14 @@ class Shown(NamedTuple):
         Of its last line.
     error : str
         Class and text of its exception.
+    pictures : list of str
+        The HTML that it has shown, also where it was replaced later.
     """
 
     text: dict[str, str]
     value: str
     error: str
+    pictures: list[str]
 
 
 class Kernel:
@@ -74,6 +77,7 @@ class Kernel:
         """Run a cell to its end, and interrupt it once when it has printed some text."""
         cell = self.client.execute(code)
         text, value, error = {"stdout": "", "stderr": ""}, "", ""
+        pictures: list[str] = []
         while True:
             message = self.client.get_iopub_msg(timeout=ANSWERED_S)
             kind, content = message["msg_type"], message["content"]
@@ -86,10 +90,13 @@ class Kernel:
                     interrupt_at = ""
             elif kind == "execute_result":
                 value = content["data"]["text/plain"]
+                pictures += [content["data"].get("text/html", "")]
+            elif kind in ("display_data", "update_display_data"):
+                pictures += [content["data"]["text/html"]]
             elif kind == "error":
                 error = f"{content['ename']}: {content['evalue']}"
             elif kind == "status" and content["execution_state"] == "idle":
-                return Shown(text, value, error)
+                return Shown(text, value, error, pictures)
 
     def restart(self, now: bool = True) -> None:
         """Interrupt it, kill it or ask it to end (as the notebook's button does), start it."""
@@ -134,6 +141,46 @@ def test_a_cell_that_is_changed_counts(kernel, first):
 
     assert (shown.error, shown.value) == ("", "[0, 10, 20]")
     assert sorted(shown.text["stdout"].splitlines()) == ["task 0", "task 1", "task 2"]
+
+
+LONG_CALL = """\
+import time
+
+def wait(x):
+    time.sleep(0.3)
+    if x == 7:
+        raise ValueError("<b>bad</b>")
+
+try:
+    acme_mpi.map(wait, range(30), write_worker_results=False)
+except acme_mpi.TaskError:
+    pass
+"""
+
+
+def test_a_long_call_shows_how_far_it_is(kernel, first):
+    shown = kernel.run(LONG_CALL)
+
+    *earlier, last = shown.pictures
+    assert shown.error == ""
+    assert "wait: running" in earlier[0]
+    assert "wait: finished</b> 29 of 30 tasks done, 1 failed" in last
+    assert "ValueError at" in last
+    assert "&lt;b&gt;bad&lt;/b&gt; (tasks 7)" in last
+
+
+def test_a_short_call_shows_nothing_of_that(kernel, first):
+    assert first.pictures == [""]  # of the list that is its value
+
+
+def test_objects_show_themselves(kernel, first):
+    code = "pmap = acme_mpi.ParallelMap(f, [1, 2]); pmap.compute(); pmap"
+
+    shown = kernel.run(f"{code.rpartition(';')[0]}\npmap")
+
+    assert "f: finished</b> 2 of 2 tasks done" in shown.pictures[-1]
+    assert "2 ranks: running" in kernel.run("own = acme_mpi.launch(2)\nown").pictures[-1]
+    assert kernel.run("own.stop()").error == ""
 
 
 def test_an_error_of_a_task_ends_the_cell(kernel, first):

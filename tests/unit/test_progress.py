@@ -162,3 +162,20 @@ def test_a_launcher_that_labels_lines_passes_on_whole_ones(tmp_path, mpiexec, op
     )
 
     assert ran.stdout.split() == [str(expected)], ran.stderr
+
+
+@once
+def test_who_draws_a_picture_is_told_and_nothing_is_said(caplog):
+    clock = Clock()
+    told: list[tuple[int, int]] = []
+    shown = Progress(1000, True, clock=clock, tell=lambda *counts: told.append(counts))
+
+    for _ in range(600):
+        clock.now_s += 1.0
+        shown.add(1, 0)
+        shown.look()
+    shown.close()
+
+    assert told[:3] == [(1, 0), (2, 0), (3, 0)]
+    assert 120 <= len(told) < 250  # at least every 5 s
+    assert caplog.records == []

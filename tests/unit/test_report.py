@@ -15,8 +15,9 @@ from acme_mpi.cli.commands import run_command
 from acme_mpi.history.folders import remove_results
 from acme_mpi.history.layout import Layout
 from acme_mpi.history.lease import Lease
-from acme_mpi.history.status import read_told
+from acme_mpi.history.status import read_status, read_told
 from acme_mpi.report import written
+from acme_mpi.report.cell import status_html
 from acme_mpi.report.charts import nice_above
 from acme_mpi.report.figures import Figures, figures_of
 from acme_mpi.report.page import body_of, page_of
@@ -300,3 +301,15 @@ class TestAtTheEnd:
 )
 def test_axes_end_at_round_numbers(value, above):
     assert nice_above(value) == above
+
+
+def test_a_cell_shows_counts_and_failures_as_text(folder):
+    folder.describe(n_tasks=10)
+    folder.write(done(0, 6), failed(6, message=XSS), failed(7, message=XSS))
+
+    html = status_html(read_status(str(folder.path)))
+
+    assert "6 of 10 tasks done, 2 failed, 2 left" in html
+    assert "2 x ValueError at f.py:3: &lt;script&gt;" in html
+    assert "width:60.00%" in html
+    assert "<script" not in html
