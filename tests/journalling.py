@@ -9,7 +9,14 @@ from typing import Any
 from acme_mpi.history.description import Description
 from acme_mpi.history.folders import FINISHED
 from acme_mpi.history.joblog import JOBLOG_HEADER, joblog_lines
-from acme_mpi.history.journal import Block, Journal, journal_name, pack_failure, pack_record
+from acme_mpi.history.journal import (
+    Block,
+    Journal,
+    journal_name,
+    pack_failure,
+    pack_record,
+    pack_slow,
+)
 from acme_mpi.history.status import Status, read_status
 
 START_S = 1_700_000_000.0
@@ -56,8 +63,11 @@ def done(first: int, stop: int, start: float = 0.0, busy_s: float = 1.0, **more:
     )
 
 
-def slow(first: int, start: float, busy_s: float, stop: int = 0, **more: Any) -> bytes:
-    return done(first, stop or first + 1, start, busy_s, kind=Block.SLOW, **more)
+def slow(
+    first: int, start: float, busy_s: float, stop: int = 0, call: str = "", **more: Any
+) -> bytes:
+    tasks = range(first, stop or first + 1)
+    return pack_slow(tasks, call, start_s=START_S + start, busy_s=busy_s, host="node1", **more)
 
 
 def long(index: int, start: float) -> bytes:

@@ -78,11 +78,12 @@ class _Kept:
 
 
 def _n_whole(blocks: np.ndarray) -> int:
-    """Return how many blocks there are without a failure at the end whose text is on its way."""
+    """Return how many blocks there are without one at the end whose text is on its way."""
     begins = np.flatnonzero(blocks["kind"] != Block.TEXT)
     if not len(begins):
         return len(blocks)
     at = int(begins[-1])
     last = blocks[at]
-    n_texts = -(-int(last["n_bytes"]) // TEXT_BYTES) if last["kind"] == Block.FAILED else 0
+    has_text = last["kind"] in (Block.FAILED, Block.SLOW)
+    n_texts = -(-int(last["n_bytes"]) // TEXT_BYTES) if has_text else 0
     return at if len(blocks) - at - 1 < n_texts else len(blocks)

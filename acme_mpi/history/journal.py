@@ -7,7 +7,7 @@ block torn by a kill is ignored, and what cannot be true is told and ignored.
 
 ====== ==================================================================================
 DONE   the results of tasks are durable: which tasks, where they lie, how to know them again
-SLOW   how long tasks of 10 ms and more took
+SLOW   how long tasks of 10 ms and more took; TEXT blocks with the call of the slowest follow
 LONG   a task has been running for seconds, and may still be
 FAILED a task has failed, for good or to be called again; TEXT blocks with what is said of it follow
 LOST   what earlier runs have recorded of these tasks is not there any more
@@ -295,18 +295,22 @@ def pack_failure(index: int, text: str, is_final: bool, **fields: Any) -> bytes:
     **fields
         ``attempt, start_s, busy_s, peak_bytes, host``.
     """
-    data = text.encode(errors="replace")
     form = FINAL if is_final else 0
-    blocks = [
-        pack_record(
-            range(index, index + 1),
-            Block.FAILED,
-            form=form,
-            n_bytes=len(data),
-            checksum=zlib.crc32(data),
-            **fields,
-        )
-    ]
+    return _pack_with_text(text, range(index, index + 1), Block.FAILED, form=form, **fields)
+
+
+def pack_slow(tasks: range, call: str = "", **fields: Any) -> bytes:
+    """Return the blocks that say how long consecutive tasks took; `call` is that of a single one.
+
+    Further fields are as of `pack_failure`.
+    """
+    return _pack_with_text(call, tasks, Block.SLOW, **fields)
+
+
+def _pack_with_text(text: str, tasks: range, kind: Block, **fields: Any) -> bytes:
+    data = text.encode(errors="replace")
+    crc = zlib.crc32(data)
+    blocks = [pack_record(tasks, kind, n_bytes=len(data), checksum=crc, **fields)]
     for start in range(0, len(data), TEXT_BYTES):
         piece = data[start : start + TEXT_BYTES]
         body = _TEXT.pack(Block.TEXT, len(piece), piece)
@@ -425,9 +429,11 @@ def _first_torn(is_good: Mask, n_read: int, is_torn_before: bool) -> list[int]:
     return [n_read + at for at in np.flatnonzero(begins).tolist()]
 
 
-def failures_in(blocks: Records) -> Iterator[tuple[int, str]]:
-    """Yield (position, text) of each failure; the text is empty if it was torn."""
-    for at in np.flatnonzero(blocks["kind"] == Block.FAILED).tolist():
+def texts_in(blocks: Records, kind: Block) -> Iterator[tuple[int, str]]:
+    """Yield (position, text) of each block of one kind; the text is empty if it was torn."""
+    # A failure always has one, other blocks may.
+    has_text = (blocks["kind"] == kind) & ((blocks["n_bytes"] > 0) | (kind == Block.FAILED))
+    for at in np.flatnonzero(has_text).tolist():
         block = blocks[at]
         n_texts = -(-int(block["n_bytes"]) // TEXT_BYTES)
         pieces = blocks[at + 1 : at + 1 + n_texts].tobytes()

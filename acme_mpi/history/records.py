@@ -23,11 +23,11 @@ from acme_mpi.history.journal import (
     Mask,
     Piece,
     Tell,
-    failures_in,
     ignore,
     journal_files,
     n_blocks,
     read_journal,
+    texts_in,
 )
 from acme_mpi.history.layout import Layout
 from acme_mpi.history.parsing import Damaged, parse_failure
@@ -66,6 +66,8 @@ class History(NamedTuple):
         What could not be used, of journals and descriptions.
     files : (n,) ndarray of the columns `FILES`, run and rank
         How files of results looked when they were complete, the latest last.
+    calls : dict of int to str
+        The calls of the slowest tasks, as text.
     """
 
     done: Records
@@ -73,6 +75,7 @@ class History(NamedTuple):
     last_run: int
     damages: list[Damaged]
     files: Records
+    calls: dict[int, str]
 
     def is_done(self, n_tasks: int) -> Mask:
         """Return which tasks have durable results, (n_tasks,) ndarray of bool."""
@@ -150,6 +153,7 @@ def read_history(
     failed: dict[int, Failure] = {}
     tracebacks: dict[tuple[int, int, int], str] = {}
     damages: list[Damaged] = []
+    calls: dict[int, str] = {}
     for place, piece in pieces_in(folder, damages.append):
         blocks, kinds = piece.blocks, piece.blocks["kind"]
         changing.add(place, blocks[(kinds == Block.DONE) | (kinds == Block.LOST)])
@@ -157,6 +161,7 @@ def read_history(
         if told is not None:
             told.add(place, blocks[kinds != Block.TEXT])
         _add_failed(failed, tracebacks, place, piece, damages.append)
+        calls |= {int(blocks[at]["first"]): call for at, call in texts_in(blocks, Block.SLOW)}
     last_run = int(changing.rows["run"].max(initial=0))
     done = _valid(changing.rows)
     indices = sorted(failed)
@@ -164,7 +169,7 @@ def read_history(
     open_ones = {
         index: failed[index] for index, ended in zip(indices, is_done, strict=True) if not ended
     }
-    return History(done, open_ones, last_run, damages, files.rows)
+    return History(done, open_ones, last_run, damages, files.rows, calls)
 
 
 def share_records(world: World, layout: Layout) -> Records:
@@ -261,7 +266,7 @@ def said_of_failures(
 
     Keys are of `TOLD_OF_FAILURES`; the traceback may be the index of a task that has the same one.
     """
-    for at, text in failures_in(piece.blocks):
+    for at, text in texts_in(piece.blocks, Block.FAILED):
         said: dict[str, Any] = {"type": "unknown", "message": "its record is torn"}
         if text:
             number = int(piece.numbers[at])

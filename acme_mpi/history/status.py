@@ -48,6 +48,8 @@ class Duration:
         Of all of them, in seconds.
     host, rank : str, int
         Where.
+    call : str
+        The call as text, of tasks that took 0.1 s and more; empty if it is not known.
     """
 
     first: int
@@ -55,6 +57,7 @@ class Duration:
     busy_s: float
     host: str
     rank: int
+    call: str = ""
 
 
 @dataclass(frozen=True)
@@ -294,7 +297,7 @@ def status_of(told: Told, folder: str, now_s: float) -> Status:
         median_s=median_s,
         results_bytes=int(history.done["n_bytes"].clip(0).sum()),
         peak=_peak(blocks),
-        slowest=slowest_of(blocks),
+        slowest=slowest_of(told),
         stragglers=_stragglers(told, is_done, median_s, now_s) if told.is_running else [],
         failures=_groups(failures, description.debug),
         command=_resume_command(description.command, n_open, n_failed, reached_end),
@@ -434,8 +437,9 @@ def _peak(blocks: Records) -> Peak | None:
     return Peak(int(block["peak_bytes"]), *_tasks(block), _host(block), int(block["rank"]))
 
 
-def slowest_of(blocks: Records, n: int = N_SLOWEST) -> list[Duration]:
+def slowest_of(told: Told, n: int = N_SLOWEST) -> list[Duration]:
     """Return the tasks that took longest, at most `n`, the slowest first."""
+    blocks, calls = told.blocks, told.history.calls
     is_slow = blocks["kind"] == Block.SLOW
     # A run's SLOW blocks name all that took long. Beside them, its other records would only
     # mislead: they share the time of their chunk, also with tasks that have failed.
@@ -447,7 +451,13 @@ def slowest_of(blocks: Records, n: int = N_SLOWEST) -> list[Duration]:
         found = found[busy_s >= np.partition(busy_s, -n)[-n]]
     slowest = blocks[found[np.argsort(-blocks["busy_s"][found], kind="stable")[:n]]]
     return [
-        Duration(*_tasks(block), float(block["busy_s"]), _host(block), int(block["rank"]))
+        Duration(
+            *_tasks(block),
+            float(block["busy_s"]),
+            _host(block),
+            int(block["rank"]),
+            calls.get(int(block["first"]), ""),
+        )
         for block in slowest
     ]
 

@@ -63,7 +63,7 @@ def raster(timeline: Timeline, labels: Sequence[str], span_s: float) -> str:
     levels = np.ceil(timeline.busy * N_LEVELS - 1e-6).astype(np.uint8)
     levels[timeline.has_failed] = FAILED
     n_rows = len(levels)
-    height = min(max(5 * n_rows, 40), 600)
+    height = min(max(5 * n_rows, min(16 * n_rows, 250)), 600)
     image = tag(
         "image",
         href=png_of(levels, COLOURS),

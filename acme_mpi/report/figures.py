@@ -169,7 +169,7 @@ def figures_of(told: Told, folder: str, now_s: float) -> Figures:
         timeline=timeline_of(calls, busy_s, span_s),
         duration_edges=edges,
         duration_counts=counts,
-        slowest=slowest_of(blocks, N_SLOWEST),
+        slowest=slowest_of(told, N_SLOWEST),
         late=[each for each in status.stragglers if _is_late(each)],
         silent=_silent(ranks, status, span_s),
         cost=_cost(calls, busy_s, n_ranks, span_s),

@@ -207,12 +207,12 @@ def _durations(figures: Figures) -> str:
     chart = histogram(figures.duration_edges, figures.duration_counts)
     caption = f"{text}Short tasks that were measured together count with their mean."
     rows = [_slow_row(each, figures.description.debug) for each in figures.slowest]
-    heads = ("slowest", "time", "where", "see it again")
+    heads = ("slowest", "time", "where", "call")
     return _section("Durations", _figure(chart, caption), _table(heads, rows))
 
 
 def _slow_row(each: Duration, debug: str) -> Sequence[str]:
-    again = debug.format(index=each.first) if debug else ""
+    again = each.call or (debug.format(index=each.first) if debug else "")
     where = where_text(each.host, each.rank)
     return tasks_text(each.first, each.stop), duration_text(each.busy_s), where, _cut(again)
 

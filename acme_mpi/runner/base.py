@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -30,6 +31,8 @@ REPORT_NS = 50_000_000  # results leave the runner at least this often between t
 REPORT_BYTES = 8 * 1024 * 1024
 CLOCK_NS = 200_000  # the start of a task is known this well
 SLOW_NS = 10_000_000  # tasks from here on are listed with their times
+# The slowest tasks of a runner, if they take so long, are told with their arguments.
+N_SLOWEST, TOLD_NS = 20, 100_000_000
 DRAIN = 2  # number of the word by which the agent wishes that no further task is started
 N_RUNNING = 3  # of the word that says how many calls of a stream the first word stands for
 SKIP_FROM, SKIP_TO = 4, 5  # of the words with the numbers of the calls that are taken back
@@ -68,6 +71,8 @@ class Outcome:
         First task, number of tasks, Unix time of the start and duration, both in seconds, of what
         took `SLOW_NS` or longer, failed or not. Several tasks stand together where short ones
         shared a look at the clock.
+    calls : dict of int to str
+        Those of them, by their indices, that were among the slowest so far: the call as text.
     attempt : int
         1 for the first attempt at these tasks; the agent knows.
     """
@@ -80,6 +85,7 @@ class Outcome:
     start_s: float = 0.0
     peak_bytes: int = 0
     slow: list[tuple[int, int, float, float]] = field(default_factory=list)
+    calls: dict[int, str] = field(default_factory=dict)
     attempt: int = 1
 
     def succeeded(self) -> list[range]:
@@ -375,6 +381,7 @@ def run_chunk(
     words: Words,
     swallow: tuple[type[BaseException], ...] = (BaseException,),
     is_changed: Callable[[], bool] = bool,
+    slowest: list[int] | None = None,
 ) -> Iterator[Outcome]:
     """Call the tasks of one chunk and yield their outcomes.
 
@@ -401,7 +408,10 @@ def run_chunk(
     is_changed : callable
         Tells whether tasks have changed this process since the last outcome. A task that fails
         after others in such a process is left out: it is to be called in another one.
+    slowest : list of int, optional
+        How long the slowest tasks of earlier chunks took, a heap; it is changed.
     """
+    slowest = [] if slowest is None else slowest
     add, clock, own = encoder.add, monotonic_ns, forked.this_process
     outcome, begin_ns = _begin(chunk.start), clock()
     now_ns = begin_ns
@@ -443,6 +453,10 @@ def run_chunk(
             start_s = outcome.start_s + (block_ns - begin_ns) / 1e9
             n_called = index - block.start
             outcome.slow.append((block.start, n_called, start_s, (now_ns - block_ns) / 1e9))
+            if n_called == 1 and _is_among(slowest, now_ns - block_ns):
+                words[0] = -1  # the task has ended: its limits do not count any more
+                outcome.calls[block.start] = _call_text(block.start, name, tasks)
+                now_ns = clock()
         n_between = max(1, min(2 * len(block), CLOCK_NS * len(block) // (now_ns - block_ns + 1)))
         if now_ns - begin_ns > REPORT_NS or encoder.n_bytes > REPORT_BYTES:
             words[0] = -1
@@ -458,6 +472,24 @@ def _begin(start: int) -> Outcome:
     """Return the outcome of tasks that are about to be called."""
     forget_peak()
     return Outcome(start, start, start_s=time())
+
+
+def _is_among(slowest: list[int], took_ns: int) -> bool:
+    """Tell whether a task is among the slowest of all so far, of which it then is one."""
+    if took_ns < TOLD_NS or (len(slowest) == N_SLOWEST and took_ns <= slowest[0]):
+        return False
+    heapq.heappush(slowest, took_ns)
+    if len(slowest) > N_SLOWEST:
+        heapq.heappop(slowest)
+    return True
+
+
+def _call_text(index: int, name: str, tasks: TaskSet | None) -> str:
+    """Return a call as text, whatever its arguments do to that; empty if it cannot be had."""
+    try:
+        return tasks.call_text(name, index) if tasks is not None else ""
+    except (Exception, SystemExit):
+        return ""
 
 
 def _end(outcome: Outcome, stop: int, content: Content, busy_ns: int) -> Outcome:
@@ -485,15 +517,11 @@ def describe_failure(
         kind, message = type(error).__name__, text_of(error)
         if kind == "ValueError" and message.endswith("is read-only"):
             message += " (arrays among the arguments are shared by all tasks: write into a copy)"
-    try:
-        call = tasks.call_text(name, index) if tasks is not None else ""
-    except Exception:
-        call = ""
     return {
         "index": index,
         "type": kind,
         "message": message,
         "location": location,
         "traceback": traceback_text(error) if frames else "",
-        "call": call,
+        "call": _call_text(index, name, tasks),
     }

@@ -176,6 +176,7 @@ class Server:
         self._process = forked.this_process
         self._waiting: deque[tuple[Kind, Any]] = deque()
         self._run: tuple[Callable[..., Any], str, TaskSet, Encoder] | None = None
+        self._slowest: list[int] = []
         self._baseline = Baseline()
         self._habits: set[str] = set()  # to be accepted if they show at once
         # Of the tasks of the latest outcome: is one left out, see `run_chunk`; has one failed?
@@ -241,6 +242,7 @@ class Server:
         encoder = make_encoder(assignment, self._place if assignment.can_place else None)
         become(Standing.IN_TASK)
         self._run = (func, function_name(func), tasks, encoder)
+        self._slowest = []
         self._baseline, self._habits = Baseline(IGNORED_SIGNALS), set(assignment.habits)
         self._channel.send(Kind.READY, (assignment.number, has_opened()))
 
@@ -260,7 +262,14 @@ class Server:
         assert self._run is not None
         func, name, tasks, encoder = self._run
         for outcome in run_chunk(
-            func, name, tasks, encoder, chunk, self._words, is_changed=self._leaves_out
+            func,
+            name,
+            tasks,
+            encoder,
+            chunk,
+            self._words,
+            is_changed=self._leaves_out,
+            slowest=self._slowest,
         ):
             flush_standard_streams()
             self._has_failed = bool(outcome.failures)

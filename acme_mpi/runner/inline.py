@@ -61,7 +61,7 @@ class InlineRunner(Runner):
 
     def prepare(self, assignment: Assignment) -> None:
         """Load the arguments at once."""
-        self._encoder = make_encoder(assignment)
+        self._encoder, self._slowest = make_encoder(assignment), list[int]()
         self._start = Ready()
         self._words[DRAIN] = 0
         try:
@@ -96,7 +96,12 @@ class InlineRunner(Runner):
             assert self._loaded is not None
             self._left = self._chunks.popleft()
             self._running = run_chunk(
-                *self._loaded, self._encoder, self._left, self._words, self._swallow
+                *self._loaded,
+                self._encoder,
+                self._left,
+                self._words,
+                self._swallow,
+                slowest=self._slowest,
             )
         if self._running is None:
             return []

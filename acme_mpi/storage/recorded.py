@@ -10,7 +10,14 @@ from typing import Any
 
 from acme_mpi.comm import World
 from acme_mpi.errors import StoreError
-from acme_mpi.history.journal import AS_PICKLES, Block, FileKey, pack_failure, pack_record
+from acme_mpi.history.journal import (
+    AS_PICKLES,
+    Block,
+    FileKey,
+    pack_failure,
+    pack_record,
+    pack_slow,
+)
 from acme_mpi.history.layout import Layout
 from acme_mpi.history.records import TOLD_OF_FAILURES, Record, Records
 from acme_mpi.results.checksum import Digest, new_digest
@@ -141,9 +148,9 @@ class RecordedStore(Store):
     def note(self, outcome: Outcome) -> None:
         """Record failures and slow tasks."""
         blocks = [
-            pack_record(
+            pack_slow(
                 range(first, first + count),
-                Block.SLOW,
+                outcome.calls.get(first, ""),
                 attempt=outcome.attempt,
                 start_s=start_s,
                 busy_s=busy_s,

@@ -475,7 +475,7 @@ class TestForms:
             "host": "node1",
             "rank": 1,
         }
-        assert set(content["slowest"][0]) == {"first", "stop", "busy_s", "host", "rank"}
+        assert set(content["slowest"][0]) == {"first", "stop", "busy_s", "host", "rank", "call"}
         assert set(content["stragglers"][0]) == {
             "index",
             "running_s",

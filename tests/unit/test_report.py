@@ -105,14 +105,14 @@ def test_where_the_time_went_adds_up(folder):
 
 def test_a_slow_task_among_short_ones_has_its_own_duration(folder):
     folder.describe(n_tasks=101)
-    folder.write(done(0, 101, 0, 1.1), slow(7, 0.5, 1.0))
+    folder.write(done(0, 101, 0, 1.1), slow(7, 0.5, 1.0, call="f(8)"))
 
     found = figures(folder)
 
     seconds = found.duration_edges[1:][found.duration_counts > 0]
     assert found.duration_counts[found.duration_counts > 0].tolist() == [100, 1]
     assert seconds == pytest.approx([0.001, 1.0], rel=0.3)
-    assert [(each.first, each.busy_s) for each in found.slowest] == [(7, 1.0)]
+    assert [(each.first, each.busy_s, each.call) for each in found.slowest] == [(7, 1.0, "f(8)")]
 
 
 def test_what_runs_now_is_seen_and_named_if_it_is_late(running):
@@ -207,7 +207,7 @@ def test_long_texts_make_no_long_page(folder):
 def test_what_others_wrote_stays_text(folder):
     folder.describe(n_tasks=3, command=XSS, debug=XSS)
     said = dict.fromkeys(("type", "message", "location", "traceback", "call"), XSS)
-    folder.write(failed(0, **said), slow(1, 0, 1), done(1, 2))
+    folder.write(failed(0, **said), slow(1, 0, 1, call=XSS), done(1, 2))
 
     text = page(folder)
 

@@ -342,6 +342,7 @@ class TestSlowTasks:
             tasks = distribute(f, [durations_ms], {})
             chunk = range(len(durations_ms))
             outcomes = list(run_chunk(f, "f", tasks, Encoder(None, False), chunk, [-1, 0, 0]))
+            run.calls = {k: call for each in outcomes for k, call in each.calls.items()}
             return [entry for outcome in outcomes for entry in outcome.slow]
 
         monkeypatch.setattr(base, "monotonic_ns", lambda: now_ns)
@@ -353,6 +354,28 @@ class TestSlowTasks:
             (1, 1, pytest.approx(self.START_S + 0.0099), pytest.approx(0.01)),
             (3, 1, pytest.approx(self.START_S + 0.0229), pytest.approx(0.045)),
         ]
+
+    def test_the_slowest_are_told_with_their_arguments(self, run, monkeypatch):
+        monkeypatch.setattr(base, "N_SLOWEST", 2)
+
+        run([99, 100, 300, 200, 50, 150, 400])
+
+        assert run.calls == {1: "f(100)", 2: "f(300)", 3: "f(200)", 6: "f(400)"}
+
+    def test_a_call_that_cannot_be_shown_is_none(self, monkeypatch):
+        class Shy:
+            def __repr__(self):
+                sys.exit("no")
+
+        def f(x):
+            pass
+
+        tasks = distribute(f, [[Shy()]], {})
+        monkeypatch.setattr(base, "TOLD_NS", 0)
+        monkeypatch.setattr(base, "SLOW_NS", 0)
+        (outcome,) = run_chunk(f, "f", tasks, Encoder(None, False), range(1), [-1, 0, 0])
+
+        assert (outcome.calls, outcome.failures) == ({0: ""}, [])
 
     def test_tasks_that_fail_are_listed_too(self, run):
         assert run([1, -20]) == [(1, 1, pytest.approx(self.START_S + 0.001), 0.02)]
