@@ -77,8 +77,8 @@ def _watch(arguments: Sequence[str]) -> int:
         help="with --serve: a name by which a proxy is called, such as that of a JupyterHub",
     )
     options = parser.parse_args(arguments)
-    watch = Watch(options.directory)
     try:
+        watch = Watch(options.directory)
         if options.serve is not None:
             _serve(watch, options.serve, options.behind)
         else:

@@ -17,7 +17,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple, NoReturn
@@ -499,6 +499,7 @@ def new_run(call: Call, n_ranks: int) -> NewRun:
         display.reproduce,
         call.fingerprint,
         work.rules.memory_bytes,
+        batch_job(os.environ),
     )
     return NewRun(
         described,
@@ -508,6 +509,14 @@ def new_run(call: Call, n_ranks: int) -> NewRun:
         bool(display.resume_command),
         output.retry_failed,
     )
+
+
+def batch_job(environ: Mapping[str, str]) -> str:
+    """Return in which batch job a process is, for people; empty if none is known."""
+    names = {"SLURM_JOB_ID": "Slurm", "PBS_JOBID": "PBS", "LSB_JOBID": "LSF"}
+    names |= {"JOB_ID": "Grid Engine"} if "SGE_ROOT" in environ else {}
+    found = (f"job {environ[name]} of {kind}" for name, kind in names.items() if name in environ)
+    return next(found, "")
 
 
 def _warn_of_differences(digests: list[dict[str, str]]) -> None:

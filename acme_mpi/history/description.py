@@ -49,6 +49,8 @@ class Description:
         What makes it the same computation, see `fingerprint`.
     memory_bytes : int
         What a task may take at most; 0 if that was not said.
+    job : str
+        The batch job in which the ranks are, for people; empty if there is none.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Description:
     debug: str = ""
     fingerprint: Mapping[str, str] = field(default_factory=dict)
     memory_bytes: int = 0
+    job: str = ""
 
     def write(self, folder: str, run: int) -> None:
         """Write the file of one run, durably.

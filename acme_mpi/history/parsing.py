@@ -251,8 +251,9 @@ DESCRIPTION: Mapping[str, Check] = {
     "debug": _is_debug,
     "fingerprint": _is_fingerprint,
     "memory_bytes": is_count(0, MOST_BYTES),
+    "job": is_text,
 }
-_OPTIONAL = ("spec", "n_ranks", "start_s", "command", "debug", "fingerprint", "memory_bytes")
+_OPTIONAL = ("spec", "n_ranks", "start_s", "command", "debug", "fingerprint", "memory_bytes", "job")
 CRC_FIELD = "crc32"
 
 

@@ -138,6 +138,7 @@ def _facts(figures: Figures) -> Iterable[tuple[str, str]]:
     status = figures.status
     is_running = status.state == RUNNING
     yield "command", figures.description.command
+    yield "job", figures.description.job
     yield "directory", status.directory
     yield "ranks", _ranks_text(figures)
     yield ("held by" if is_running else "left by"), status.holder

@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 from journalling import START_S, Folder, done, failed, long, slow, write_run
 
+import acme_mpi
+from acme_mpi.cli.command_call import _options_of
 from acme_mpi.cli.commands import run_command
+from acme_mpi.cli.options import check_options, make_parser
+from acme_mpi.engine import run as engine
 from acme_mpi.history.folders import remove_results
 from acme_mpi.history.layout import Layout
 from acme_mpi.history.lease import Lease
@@ -313,3 +317,59 @@ def test_a_cell_shows_counts_and_failures_as_text(folder):
     assert "2 x ValueError at f.py:3: &lt;script&gt;" in html
     assert "width:60.00%" in html
     assert "<script" not in html
+
+
+@pytest.fixture
+def every_run_is_long(monkeypatch):
+    monkeypatch.setattr(engine, "SHORT_S", 0.0)
+    for name in ("PAGE_S", "JOURNAL_S", "BLOCK_S"):
+        monkeypatch.setattr(written, name, 0.0)
+
+
+@pytest.mark.usefixtures("every_run_is_long")
+class TestOfARun:
+    def test_it_lies_beside_the_results(self, tmp_path):
+        acme_mpi.map(abs, [-1, -2, -3], output_dir=str(tmp_path / "out"))
+
+        text = (tmp_path / "out" / "abs_report.html").read_text()
+        assert "3 of 3 tasks done" in text
+        assert "finished" in text
+
+    def test_a_run_in_memory_has_none(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+
+        acme_mpi.map(abs, [-1, -2, -3], write_worker_results=False)
+
+        assert os.listdir(tmp_path) == []
+
+    def test_a_place_that_is_taken_fails_no_run(self, tmp_path):
+        (tmp_path / "out" / "abs_report.html").mkdir(parents=True)
+
+        (path,) = acme_mpi.map(abs, [-1, -2, -3], output_dir=str(tmp_path / "out"))
+
+        assert os.path.exists(path)
+
+
+@pytest.mark.parametrize(("words", "expected"), [([], True), (["--no-report"], False)])
+def test_the_command_line_can_do_without(words, expected):
+    options = make_parser().parse_args(["m:f", *words])
+    check_options(options)
+
+    assert _options_of(options, "f", 1).output.has_report is expected
+
+
+@pytest.mark.parametrize(
+    ("environ", "job"),
+    [
+        ({}, ""),
+        ({"SLURM_JOB_ID": "7"}, "job 7 of Slurm"),
+        ({"JOB_ID": "7"}, ""),
+        ({"JOB_ID": "7", "SGE_ROOT": "/"}, "job 7 of Grid Engine"),
+    ],
+)
+def test_the_batch_job_is_told(folder, environ, job):
+    assert engine.batch_job(environ) == job
+
+    folder.describe(job=job)
+
+    assert ("<dt>job</dt>" in page(folder)) is bool(job)
