@@ -18,7 +18,8 @@ from urllib.parse import parse_qs, urlsplit
 from acme_mpi.errors import InputError
 from acme_mpi.report.looking import View, Watch
 from acme_mpi.report.markup import escaped, tag
-from acme_mpi.report.page import body_of, content_policy, page_of
+from acme_mpi.report.page import content_policy, page_of
+from acme_mpi.report.sections import body_of
 
 logger = logging.getLogger("acme_mpi")
 

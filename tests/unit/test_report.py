@@ -24,7 +24,8 @@ from acme_mpi.report import written
 from acme_mpi.report.cell import status_html
 from acme_mpi.report.charts import nice_above
 from acme_mpi.report.figures import Figures, figures_of
-from acme_mpi.report.page import body_of, page_of
+from acme_mpi.report.page import page_of
+from acme_mpi.report.sections import body_of
 from acme_mpi.report.timeline import MOST_ROWS, N_BINS, Calls, busy_in_bins
 from acme_mpi.report.written import report_at_end, write_report
 
