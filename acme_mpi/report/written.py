@@ -22,7 +22,7 @@ logger = logging.getLogger("acme_mpi")
 # At the end of a run the page may take this share of the run's time, and so long at most.
 SHARE, MOST_S = 0.01, 2.0
 # What it takes at most, on a node that is busy: imports and page, to read a journal, and a block.
-PAGE_S, JOURNAL_S, BLOCK_S = 0.1, 0.5e-3, 2.5e-6
+PAGE_S, JOURNAL_S, BLOCK_S = 0.1, 0.5e-3, 4e-6
 
 
 def write_report(layouts: Sequence[Layout], path: str) -> None:
