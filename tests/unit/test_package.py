@@ -1,0 +1,121 @@
+"""The package as `pip` gets it: built from a copy of the checkout, installed into empty places."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import acme_mpi
+
+pytestmark = [pytest.mark.once, pytest.mark.slow]
+
+ROOT = Path(__file__).parents[2]
+VERSIONS = ("3.11", "3.12", "3.13")
+# Neither compilers nor MPI's are on this PATH, and nothing of the tests' own environment.
+BARE = {"PATH": "/nonexistent", "CC": "/bin/false", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+SHOWN = """
+import acme_mpi
+assert "site-packages" in acme_mpi.__file__, acme_mpi.__file__
+assert all(getattr(acme_mpi, name) is not None for name in acme_mpi.__all__)
+print(acme_mpi.__version__)
+"""
+
+
+def run(*words: object, **settings: Any) -> str:
+    """Run a command, and return what it prints."""
+    ran = subprocess.run([*map(str, words)], capture_output=True, text=True, **settings)
+    assert ran.returncode == 0, f"{words}\n{ran.stdout}\n{ran.stderr}"
+    return ran.stdout
+
+
+def python(version: str) -> str:
+    """Return the path of a Python; launchers of version managers may only say "not installed"."""
+    name = f"python{version}"
+    kept = Path.home().glob(f".pyenv/versions/{version}.*/bin/{name}")
+    for candidate in (name, *map(str, kept)):
+        try:
+            words = [candidate, "-c", "import sys, venv; print(sys.executable)"]
+            ran = subprocess.run(words, capture_output=True, text=True)
+        except OSError:
+            continue
+        if ran.returncode == 0:
+            return ran.stdout.strip()
+    pytest.skip(f"there is no {name}")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the sdist, and the wheel that was built from it."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout")
+    copy = tmp_path_factory.mktemp("copy")
+    files = run("git", "ls-files", "-z", "--", ":!tests", cwd=ROOT)
+    for name in filter(None, files.split("\0")):
+        if (ROOT / name).exists():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            (copy / name).write_bytes((ROOT / name).read_bytes())
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", copy / "dist", copy)
+    return copy / "dist"
+
+
+def bare(folder: Path) -> dict[str, str]:
+    return {**BARE, "HOME": str(Path.home()), "TMPDIR": str(folder)}
+
+
+def the(folder: Path, pattern: str) -> Path:
+    (path,) = folder.glob(pattern)
+    return path
+
+
+@pytest.fixture(scope="module")
+def install(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return the function that installs the wheel for a Python: the folder with its programs."""
+    probe = tmp_path_factory.mktemp("probe")
+    words = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(probe), "tqdm"]
+    if subprocess.run(words, capture_output=True).returncode != 0:
+        pytest.skip("there is no package index")
+
+    def install(version: str) -> Path:
+        place = tmp_path_factory.mktemp("place")
+        run(python(version), "-m", "venv", "--without-pip", place)
+        # Compiling takes longer than all else, and nothing is started twice.
+        pip = sys.executable, "-m", "pip", "--python", place / "bin" / "python", "install"
+        options = "--quiet", "--no-compile", "--only-binary=:all:"
+        run(*pip, *options, the(built, "*.whl"), env=bare(place))
+        return place / "bin"
+
+    return install
+
+
+def test_the_sdist_has_what_a_build_takes(built):
+    with tarfile.open(the(built, "*.tar.gz")) as file:
+        names = {name.partition("/")[2] for name in file.getnames()}
+
+    assert {"LICENSE", "README.md", "pyproject.toml", "acme_mpi/__init__.py"} <= names
+
+
+def test_the_wheel_has_the_package_and_nothing_else(built):
+    with zipfile.ZipFile(the(built, "*.whl")) as file:
+        names = {name for name in file.namelist() if ".dist-info/" not in name}
+
+    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "acme_mpi").rglob("*.py")}
+    assert names == sources | {"acme_mpi/py.typed"}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_it_installs_where_there_is_no_compiler(version, install, tmp_path):
+    programs = install(version)
+    settings = {"env": bare(tmp_path), "cwd": tmp_path}
+
+    imported = run(programs / "python", "-c", SHOWN, **settings)
+    told = run(programs / "acme-mpi", "--version", **settings)
+
+    assert imported.strip() == acme_mpi.__version__
+    assert f"acme_mpi     {acme_mpi.__version__}" in told
