@@ -92,6 +92,14 @@ def test_the_readme_leads_to_every_page(page):
     assert f"]({page})" in README
 
 
+def test_the_site_has_every_page():
+    """Sphinx says so, too, but takes longer."""
+    trees = re.findall(r"^```\{toctree\}\n(.*?)^```$", PAGES["docs/index.md"], re.M | re.S)
+    pages = {path.stem for path in (ROOT / "docs").iterdir() if path.suffix in (".md", ".rst")}
+
+    assert {*re.findall(r"^\w+$", "".join(trees), re.MULTILINE)} == pages - {"index"}
+
+
 def test_the_list_of_symptoms_is_that_of_the_table():
     """scripts/symptoms writes it."""
     words = [sys.executable, str(ROOT / "scripts" / "symptoms"), "--print"]
