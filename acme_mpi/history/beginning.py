@@ -104,8 +104,8 @@ def begin(new: NewRun, notify: Callable[[str], None]) -> Beginning:
     make_folders("", layout)
     lease = Lease.take(layout.dot_folder, notify)
     try:
-        # Now that nobody else writes here, look again.
-        earlier = _look(new, layout)
+        # Now that nobody else writes here, look again; what is to be said was said.
+        earlier = _look(new, layout, _unsaid)
         if new.policy == "overwrite":
             remove_results(layout)
             earlier = None
@@ -149,7 +149,7 @@ def choose_place(new: NewRun) -> Layout:
             _tell_of_mended(new)
     layout = choose_layout(described.kind, described.name, output_dir, new.base)
     if layout.directory:
-        _look(new, layout)
+        _look(new, layout, logger.warning)
     return layout
 
 
@@ -212,7 +212,7 @@ def _way_to_mend(new: NewRun, layout: Layout) -> str:
     )
 
 
-def _look(new: NewRun, layout: Layout) -> Description | None:
+def _look(new: NewRun, layout: Layout, warn: Callable[..., None]) -> Description | None:
     """Return the last run on the same results, None for none; raise if this one may not begin."""
     if new.policy == "overwrite":
         return None
@@ -222,7 +222,7 @@ def _look(new: NewRun, layout: Layout) -> Description | None:
     except (OSError, Damaged) as error:
         if new.policy == "force" and isinstance(error, Damaged):
             # Results in another form are found to be damaged.
-            logger.warning("resuming regardless: %s", error)
+            warn("resuming regardless: %s", error)
             return new.description
         raise PlaceError(
             f"{layout.dot_folder} holds no description of a run that can be read ({error}); {ways}"
@@ -239,11 +239,17 @@ def _look(new: NewRun, layout: Layout) -> Description | None:
                 f"left; {ways}"
             )
         return None
-    _refuse_changes(new, earlier, layout)
+    _refuse_changes(new, earlier, layout, warn)
     return earlier
 
 
-def _refuse_changes(new: NewRun, earlier: Description, layout: Layout) -> None:
+def _unsaid(text: str, *args: object) -> None:
+    pass
+
+
+def _refuse_changes(
+    new: NewRun, earlier: Description, layout: Layout, warn: Callable[..., None]
+) -> None:
     described = new.description
     found = changes(earlier.fingerprint, described.fingerprint)
     shown = "".join(f"\n  {line}" for line in found)
@@ -269,9 +275,9 @@ def _refuse_changes(new: NewRun, earlier: Description, layout: Layout) -> None:
             if is_mended
             else "resuming regardless"
         )
-        logger.warning("%s: %s", how, line)
+        warn("%s: %s", how, line)
     for line in version_changes(earlier.fingerprint, described.fingerprint):
-        logger.warning("%s", line)
+        warn("%s", line)
 
 
 def _ways(new: NewRun) -> str:
