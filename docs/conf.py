@@ -15,7 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from acme_mpi import __version__  # noqa: E402
+from acme_mpi.cli.option_table import Entry, Option, option_table  # noqa: E402
 from acme_mpi.cli.options import make_parser  # noqa: E402
+from acme_mpi.cli.shell_command import shell_parser  # noqa: E402
 
 project = "acme_mpi"
 author = copyright = "the acme_mpi developers"
@@ -53,6 +55,31 @@ class CommandHelp(Directive):
         return [nodes.literal_block(text=make_parser().format_help(), language="none")]
 
 
+class Commands(Directive):
+    """Show all commands with their options: a section for each."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return the sections, without what ``submit`` takes for its run."""
+        call, *commands = option_table(shell_parser())
+        return [self._section(entry, call.options) for entry in commands]
+
+    def _section(self, entry: Entry, known: tuple[Option, ...]) -> nodes.Node:
+        title = nodes.title("", "", nodes.literal(text=entry.name))
+        summary = nodes.paragraph(text=f"{entry.summary[:1].upper()}{entry.summary[1:]}.")
+        own = [self._item(each) for each in entry.options if each not in known]
+        section = nodes.section("", title, summary, nodes.definition_list("", *own))
+        section["ids"] = [nodes.make_id(f"command {entry.name}")]
+        return section
+
+    def _item(self, option: Option) -> nodes.Node:
+        names = ", ".join(option.names) or option.value
+        value = f" {option.value}" if option.names and option.value else ""
+        choices = f" ({', '.join(option.choices)})" if option.choices else ""
+        term = nodes.term("", "", nodes.literal(text=names + value))
+        text = nodes.paragraph(text=option.text + choices)
+        return nodes.definition_list_item("", term, nodes.definition("", text))
+
+
 class Outside(Directive):
     """Show a Markdown file of the checkout's top folder, from one heading to the next of its level.
 
@@ -84,6 +111,7 @@ def lead_inside(text: str) -> str:
 def setup(app: Sphinx) -> None:
     """Tell Sphinx what stands here."""
     app.add_directive("command-help", CommandHelp)
+    app.add_directive("commands", Commands)
     app.add_directive("outside", Outside)
 
     def change(app: Sphinx, page: str, content: list[str]) -> None:
