@@ -53,6 +53,8 @@ STORES: dict[str, tuple[str, ...]] = {
     "single file, more": ("more", "--single-file", "--result-shape", "None,2"),
     "pickles": ("f",),
 }
+# What may be left in a dot folder when nothing is left to be done.
+OF_RUNS = ("run", "finished", "linked", "labels", "form")
 KINDS = ("rank", "computation", "single file", "pickles")
 EVERY = ("rank, rows", "single file, rows")  # on every stack
 N_OF = {"rank, large": 24, "rank, large rows": 24}
@@ -134,9 +136,7 @@ class Killed:
         assert self.content() == expected, note
         assert run_command(["check", str(self.out)]) == 0, note
         left = {path.name for path in Path(self.layout.dot_folder).iterdir()}
-        assert not [name for name in left if not name.startswith(("run", "finished", "linked"))], (
-            note
-        )
+        assert not [name for name in left if not name.startswith(OF_RUNS)], note
 
 
 def compare_with_holes(found: Any, expected: Any, done: set[int], n_tasks: int) -> None:
