@@ -84,6 +84,13 @@ def sizes(x):
     return values if x % 3 else (values, f"text {x}", values[: n // 2 + 1] * 2)
 
 
+def named(x):
+    note(x)
+    misbehave(x)
+    n = (3, 8192, 100)[x % 3]  # some are placed, the second of each task or the last
+    return {"text": f"text {x}", "large": np.arange(n) + x, "b": np.arange(8292 - n) - x, "a": None}
+
+
 def row_and_more(x):
     note(x)
     misbehave(x)

@@ -44,6 +44,7 @@ with ParallelMap(
 STORES: dict[str, tuple[str, ...]] = {
     "rank": ("f",),
     "rank, rows": ("g", "--result-shape", "None,2"),
+    "rank, named": ("named",),
     "rank, large": ("large",),
     "rank, large rows": ("large", "--result-shape", "None,100,200"),
     "computation": ("f", "--payload", "computation"),
