@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -175,6 +177,15 @@ def test_what_cannot_be_kept_is_refused(value, why):
 )
 def test_other_values_are_none_of_these(value):
     assert take_apart(value) is None
+
+
+def test_no_library_is_imported_for_values_of_others():
+    code = (
+        "import sys, numpy; from acme_mpi.results.foreign import take_apart\n"
+        "take_apart(5), take_apart({}), take_apart(numpy.ma.array([1])).text()\n"
+        "assert not {'pandas', 'xarray', 'h5py'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_note_of_a_later_version_is_refused():
