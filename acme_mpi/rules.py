@@ -12,6 +12,7 @@ from typing import Any
 from acme_mpi.errors import InputError, InputTypeError
 
 LEAST_LOADING_S = 30.0  # user code may take as long to be loaded, whatever a task may take
+SYNC_S = 5.0  # between what is recorded and what is on the disk, unless told otherwise
 KILL_LIMIT = 2  # runners killed from outside before their task is to blame, unless told otherwise
 
 _UNIT_S = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
@@ -57,6 +58,9 @@ class Rules:
         What a runner may use while it calls a task, in any form of `parse_bytes`. None: anything.
     time_limit : float or str or None
         How long the whole run may take, in any form of `parse_duration`. None: as long as the job.
+    sync : float or str
+        How long after a result was recorded it is on the disk, in any form of `parse_duration`:
+        what a node loses that loses its power. 0: each time before the next result is recorded.
 
     Raises
     ------
@@ -83,13 +87,14 @@ class Rules:
     timeout: float | str | None = None
     memory: int | str | None = None
     time_limit: float | str | None = None
+    sync: float | str = SYNC_S
 
     def __post_init__(self) -> None:
         """Check all values."""
         self._set("retries", _count("retries", self.retries, 0))
         if self.crash_limit is not None:
             self._set("crash_limit", _count("crash_limit", self.crash_limit, 1))
-        for name in ("timeout", "memory", "time_limit"):
+        for name in ("timeout", "memory", "time_limit", "sync"):
             self._set(name, _plain(getattr(self, name)))
         if self.halt is not None:
             _parse_halt(self.halt)
@@ -99,6 +104,8 @@ class Rules:
             _named("memory", parse_bytes, self.memory)
         if self.time_limit is not None:
             _named("time_limit", parse_duration, self.time_limit)
+        if not _is_zero(self.sync):
+            _named("sync", parse_duration, self.sync, "; or 0 for each time")
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)  # the instance is frozen from here on
@@ -124,6 +131,11 @@ class Rules:
     def time_limit_s(self) -> float:
         """How long the run may take, in seconds; 0.0 without a limit."""
         return 0.0 if self.time_limit is None else parse_duration(self.time_limit)
+
+    @property
+    def sync_s(self) -> float:
+        """How long after a result was recorded it is on the disk, in seconds; 0.0: at once."""
+        return 0.0 if _is_zero(self.sync) else parse_duration(self.sync)
 
     @property
     def loading_s(self) -> float:
@@ -278,6 +290,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return value
     return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+
+def _is_zero(value: Any) -> bool:
+    """Tell whether a duration is none at all, which `parse_duration` refuses."""
+    if isinstance(value, str):
+        return _seconds_of(value.strip().lower()) == 0.0
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and value == 0
 
 
 def _named(name: str, parse: Any, value: Any, more: str = "") -> None:

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import textwrap
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,7 @@ class Launcher:
         cwd: Path | str | None = None,
         input: str | None = None,
         during: Callable[[str], None] | None = None,
+        under: Sequence[str] = (),
     ) -> subprocess.CompletedProcess[str]:
         """Run ``python COMMAND`` on `n` ranks and return its output.
 
@@ -118,6 +119,8 @@ class Launcher:
             Standard input, default nothing.
         during : callable, optional
             Called while it runs, with what `processes_of` knows the start by.
+        under : sequence of str, optional
+            Start of a command that runs the launcher.
         """
         line = [sys.executable, *map(str, command)]
         if n > 0:
@@ -136,7 +139,7 @@ class Launcher:
             stdin.write((input or "").encode())
             stdin.seek(0)
             process = subprocess.Popen(
-                line,
+                [*under, *line],
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,

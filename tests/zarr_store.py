@@ -54,7 +54,8 @@ class ZarrStore(RecordedStore):
                     folder = Path(self.layout.container, f"comp_{index}")
                     (folder / ".zattrs").write_text(json.dumps({"acme_mpi": note}))
                 record = self.record(outcome, range(index, index + 1), digest, form=form)
-                self._committer.commit(files, [record], keys=[FileKey(first=index)])
+                complete = [(str(self._chunk(index, 0, np.ndim(parts[0]))), FileKey(first=index))]
+                self._committer.commit(files, [record], complete=complete)
                 for file in files:
                     os.close(file)
 

@@ -14,7 +14,7 @@ from acme_mpi.comm import launched_rank_and_size
 from acme_mpi.errors import InputError
 from acme_mpi.history.stores import find_store, payload_names
 from acme_mpi.results.spec import AUTO, called, make_row_spec
-from acme_mpi.rules import Rules
+from acme_mpi.rules import SYNC_S, Rules
 from acme_mpi.session.keywords import check_names, check_rules
 from acme_mpi.spelling import did_you_mean, file_did_you_mean, whole_number
 from acme_mpi.visible import say
@@ -320,6 +320,13 @@ def _add_rules(group: Any) -> None:
         metavar="TIME",
         help="stop the run in good order after this time; under Slurm the job's limit counts, too",
     )
+    group.add_argument(
+        "--sync",
+        metavar="TIME",
+        default=f"{SYNC_S:g}s",
+        help="bring results to the disk so often (default %(default)s): what came since is called "
+        "again after a loss of power; 0: each time before the next one is recorded",
+    )
 
 
 def split_script(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -396,7 +403,7 @@ def _target_meant(options: Any) -> str:
 
 
 def _rules_of(options: Any) -> Rules:
-    names = ("retries", "crash_limit", "halt", "timeout", "memory", "time_limit")
+    names = ("retries", "crash_limit", "halt", "timeout", "memory", "time_limit", "sync")
     rules = Rules(**{name: getattr(options, name) for name in names})
     return check_rules(rules, not options.no_isolate)
 

@@ -3,10 +3,10 @@
 The life of a task: every rank enters `run`; rank 0's arguments go to every node as one segment of
 shared memory, little ones to every rank; agents do not unpickle them. Rank 0's `Master` hands
 chunks of indices to the `Worker` of every rank; a worker gives them to its `Runner`, normally a
-child process, which calls the function; what comes back is written by the rank's `Store`, brought
-to the disk, recorded in the rank's `Journal`, and reported; the report is the request for the next
-chunk. At the end the stores make one container together, and every rank leaves with the same result
-or the same exception.
+child process, which calls the function; what comes back is written by the rank's `Store`, recorded
+in the rank's `Journal`, and reported; the report is the request for the next chunk. At the end,
+when all is on the disk, the stores make one container together, and every rank leaves with the same
+result or the same exception.
 """
 
 from __future__ import annotations
@@ -190,7 +190,9 @@ class Run:
     def store(self) -> Store:
         """Where this rank keeps results."""
         work = self._work
-        return make_store(self._output.kind, self._world, self._layout, work.spec, work.n_tasks)
+        store = make_store(self._output.kind, self._world, self._layout, work.spec, work.n_tasks)
+        store.sync_every(work.rules.sync_s)
+        return store
 
     def play(self, said: Sequence[Said]) -> Result:
         """Call what is left to do, link all results, and say how it has ended.

@@ -6,12 +6,13 @@ derived from these files. They consist of blocks of one size, each with a checks
 block torn by a kill is ignored, and what cannot be true is told and ignored.
 
 ====== ==================================================================================
-DONE   the results of tasks are durable: which tasks, where they lie, how to know them again
+DONE   the results of tasks are written: which tasks, where they lie, how to know them again
 SLOW   how long tasks of 10 ms and more took; TEXT blocks with the call of the slowest follow
 LONG   a task has been running for seconds, and may still be
 FAILED a task has failed, for good or to be called again; TEXT blocks with what is said of it follow
-LOST   what earlier runs have recorded of these tasks is not there any more
-FILE   a file of results is complete, and what the file system says of it
+LOST   what was recorded of these tasks before is not there any more
+FILE   a file of results is complete and on the disk, and what the file system says of it
+SYNCED all that this journal has said before is on the disk
 ====== ==================================================================================
 """
 
@@ -49,6 +50,7 @@ class Block(IntEnum):
     TEXT = 5
     LOST = 6
     FILE = 7
+    SYNCED = 8
 
 
 HOST_BYTES, TEXT_BYTES = 44, 120
@@ -130,10 +132,9 @@ class Journal:
         self.path = path
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         self._descriptor = os.open(path, flags, 0o666)
-        sync_folder(os.path.dirname(path))
 
     def append(self, blocks: Sequence[bytes]) -> None:
-        """Append blocks, durably.
+        """Append blocks. They survive the death of all processes, and from `sync` on more.
 
         Parameters
         ----------
@@ -148,8 +149,17 @@ class Journal:
         data = b"".join(blocks)
         while data:
             data = data[os.write(self._descriptor, data) :]
-        os.fdatasync(self._descriptor)
         refuse_deleted(self._descriptor, self.path)
+
+    def sync(self) -> None:
+        """Wait until all that was appended is on the disk.
+
+        Raises
+        ------
+        OSError
+            The medium refused it.
+        """
+        os.fdatasync(self._descriptor)
 
     def close(self) -> None:
         """Close the file.
@@ -185,6 +195,19 @@ def write_whole(path: str, content: str | bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def rename(path: str, name: str) -> None:
+    """Give a file that is on the disk another name, durably.
+
+    Raises
+    ------
+    OSError
+        The medium refused it.
+    """
+    os.replace(path, name)
+    for folder in {os.path.dirname(path), os.path.dirname(name)}:
+        sync_folder(folder)
 
 
 def sync_folder(folder: str) -> None:
@@ -233,6 +256,11 @@ def pack_record(
 
 
 _ANY_WHOLE = pack_record(range(1))
+
+
+def pack_synced(host: str = "") -> bytes:
+    """Return the block that says that all before it is on the disk."""
+    return pack_record(range(1), Block.SYNCED, host=host)
 
 
 class FileKey(NamedTuple):
@@ -355,7 +383,8 @@ def read_journal(
     n_tasks : int, optional
         The most tasks that any run had which has written into the folder.
     tell : callable
-        Gets what is damaged. The last blocks of a file may be torn by a kill, which is no damage.
+        Gets what is damaged. The last blocks of a file may be torn by a kill, and of what was not
+        yet synchronised a loss of power may leave zeros; that is no damage.
     n_read : int
         The blocks at the begin that are left out, as they are known.
 
@@ -374,7 +403,8 @@ def read_journal(
     with file:
         kept = Piece(np.zeros(0, RECORD), np.zeros(0, np.int64))
         file.seek(n_read * RECORD.itemsize)
-        torn: list[int] = []  # at most one: the first of those behind the last whole block
+        is_torn = False
+        torn: dict[int, bool] = {}  # the first of each row of them, and whether it is blank
         is_more = True
         while is_more:
             data = file.read(PIECE_BLOCKS * RECORD.itemsize)
@@ -382,12 +412,15 @@ def read_journal(
             is_more = len(data) == PIECE_BLOCKS * RECORD.itemsize
             blocks = np.frombuffer(data, RECORD, len(data) // RECORD.itemsize)
             is_good = _is_whole(blocks)
-            torn += _first_torn(is_good, n_read, bool(torn))
-            if is_good.any():
-                n_whole = n_read + int(np.flatnonzero(is_good)[-1])
-                for number in [number for number in torn if number < n_whole]:
+            for at in _first_torn(is_good, is_torn).tolist():
+                torn[n_read + at] = not any(blocks[at].tobytes())
+            is_torn = is_torn if not len(blocks) else not is_good[-1]
+            n_whole = _n_until(is_good, n_read)
+            n_synced = _n_until(is_good & (blocks["kind"] == Block.SYNCED), n_read)
+            for number, is_blank in list(torn.items()):
+                if number < (n_synced if is_blank else n_whole):
                     tell(Damaged(path, "its checksum differs", number))
-                torn = [number for number in torn if number > n_whole]
+                    del torn[number]
             at = np.flatnonzero(is_good & (blocks["kind"] != Block.TEXT))
             for wrong, what in faults_of_records(blocks[at], n_tasks).items():
                 is_good[at[wrong]] = False
@@ -423,10 +456,15 @@ def _is_whole(blocks: Records) -> Mask:
     return is_whole
 
 
-def _first_torn(is_good: Mask, n_read: int, is_torn_before: bool) -> list[int]:
-    """Return the numbers of torn blocks, of those that follow each other only that of the first."""
-    begins = np.diff(~is_good, prepend=is_torn_before) & ~is_good
-    return [n_read + at for at in np.flatnonzero(begins).tolist()]
+def _first_torn(is_good: Mask, is_torn_before: bool) -> np.ndarray[Any, np.dtype[np.intp]]:
+    """Return the positions of torn blocks, of those that follow each other only the first."""
+    return np.flatnonzero(np.diff(~is_good, prepend=is_torn_before) & ~is_good)
+
+
+def _n_until(is_wanted: Mask, n_before: int) -> int:
+    """Return how many blocks there are up to the last that is wanted; 0 without any."""
+    found = np.flatnonzero(is_wanted)
+    return n_before + int(found[-1]) + 1 if len(found) else 0
 
 
 def texts_in(blocks: Records, kind: Block) -> Iterator[tuple[int, str]]:

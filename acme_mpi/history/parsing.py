@@ -17,7 +17,7 @@ import string
 import struct
 import zlib
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -365,20 +365,69 @@ def faults_of_records(blocks: Any, n_tasks: int | None) -> dict[int, str]:
 
 
 # As `journal.Block` numbers them: all but texts, and those that speak of one task.
-_KINDS = (1, 2, 3, 4, 6, 7)
-_OF_ONE_TASK = (3, 4, 7)
+_KINDS = (1, 2, 3, 4, 6, 7, 8)
+_OF_ONE_TASK = (3, 4, 7, 8)
 _ANY_INDEX = 2**61
 
 # The log of changes that have still to be made to a file.
 
-REDO_MAGIC = b"ACMEREDO"
+REDO_MAGIC = b"ACMEREDO"  # the whole log of an earlier version, whose new bytes were on the disk
+SECTION_MAGIC = b"ACMELOG2"
+SEAL_MAGIC = b"ACMESEAL"
 REDO_HEADER = struct.Struct("<8sQQ")  # magic, size of the file, number of pieces
 REDO_PIECE = struct.Struct("<QQ")  # offset, length; before the bytes of each piece
-REDO_CRC = struct.Struct("<I")  # of all that comes before it
+REDO_COUNT = struct.Struct("<Q")  # of stretches of new bytes
+REDO_NEW = struct.Struct("<QQQ")  # offset, length, xxh3
+REDO_SEAL = struct.Struct("<8sQ")  # magic, bytes of the log before it
+REDO_CRC = struct.Struct("<I")  # of all of the section, or of the seal, that comes before it
 
 
-def parse_redo(text: bytes, path: str, n_most: int) -> tuple[int, list[Piece]] | None:
-    """Return (size of the file, pieces) of a log; None if it is torn.
+class New(NamedTuple):
+    """A stretch of new bytes, to which changes may point."""
+
+    offset: int
+    length: int
+    checksum: int
+
+
+class Section(NamedTuple):
+    """What has to be done to a file at once.
+
+    Attributes
+    ----------
+    n_bytes : int
+        Size of the file then.
+    pieces : list of (int, bytes)
+        Offsets, and what belongs there.
+    new : list of New
+        What has to be in the file already.
+    stop : int
+        Where the section ends in the log.
+    """
+
+    n_bytes: int
+    pieces: list[Piece]
+    new: list[New]
+    stop: int
+
+
+class RedoLog(NamedTuple):
+    """Changes that have still to be made to a file.
+
+    Attributes
+    ----------
+    sections : list of Section
+        In their order, up to the first that is torn.
+    is_sealed : bool
+        All new bytes were on the disk, and changes may have been begun.
+    """
+
+    sections: list[Section]
+    is_sealed: bool
+
+
+def parse_redo(text: bytes, path: str, n_most: int) -> RedoLog:
+    """Return what a log says.
 
     Parameters
     ----------
@@ -394,13 +443,31 @@ def parse_redo(text: bytes, path: str, n_most: int) -> tuple[int, list[Piece]] |
     Damaged
         It is whole, and says what cannot be.
     """
-    if len(text) < REDO_HEADER.size:
+    sections: list[Section] = []
+    at, is_sealed = 0, False
+    while not is_sealed and (section := _parse_section(text, at)) is not None:
+        _check_section(section, path, len(sections))
+        sections.append(section)
+        # A longer log may have stood there before: its end is not looked at.
+        is_sealed = text[at : at + len(REDO_MAGIC)] == REDO_MAGIC
+        at = section.stop
+    is_sealed = is_sealed or _is_seal(text, at)
+    # Of the file of a log that is not sealed, a loss of power may have left less.
+    n_bytes = max((each.n_bytes for each in sections), default=0) if is_sealed else 0
+    if n_bytes > n_most:
+        raise Damaged(path, f"its file would have {n_bytes} bytes, and can have {n_most}")
+    return RedoLog(sections, is_sealed)
+
+
+def _parse_section(text: bytes, start: int) -> Section | None:
+    """Return the section that begins at `start`; None if it is torn, or there is none."""
+    if len(text) - start < REDO_HEADER.size:
         return None
-    magic, n_bytes, n_pieces = REDO_HEADER.unpack_from(text)
-    if magic != REDO_MAGIC:
+    magic, n_bytes, n_pieces = REDO_HEADER.unpack_from(text, start)
+    if magic not in (REDO_MAGIC, SECTION_MAGIC):
         return None
     pieces: list[Piece] = []
-    at = REDO_HEADER.size
+    at = start + REDO_HEADER.size
     for _ in range(n_pieces):
         if at + REDO_PIECE.size > len(text):
             return None
@@ -409,13 +476,53 @@ def parse_redo(text: bytes, path: str, n_most: int) -> tuple[int, list[Piece]] |
         if not 0 < length <= len(text) - REDO_CRC.size:
             return None
         pieces.append((offset, text[at - length : at]))
-    # A longer log may have stood there before: its end is not looked at.
-    crc = zlib.crc32(memoryview(text)[:at])
+    new: list[New] = []
+    if magic == SECTION_MAGIC:
+        if at + REDO_COUNT.size > len(text):
+            return None
+        (n_new,) = REDO_COUNT.unpack_from(text, at)
+        first, at = at + REDO_COUNT.size, at + REDO_COUNT.size + n_new * REDO_NEW.size
+        if at > len(text):
+            return None
+        new = [New(*each) for each in REDO_NEW.iter_unpack(memoryview(text)[first:at])]
+    crc = zlib.crc32(memoryview(text)[start:at])
     if at + REDO_CRC.size > len(text) or REDO_CRC.unpack_from(text, at)[0] != crc:
         return None
-    if n_bytes > n_most:
-        raise Damaged(path, f"its file would have {n_bytes} bytes, and can have {n_most}")
-    for record, (offset, data) in enumerate(pieces):
-        if offset + len(data) > n_bytes:
-            raise Damaged(path, f"it changes byte {offset} of {n_bytes}", record)
-    return n_bytes, pieces
+    return Section(n_bytes, pieces, new, at + REDO_CRC.size)
+
+
+def _check_section(section: Section, path: str, number: int) -> None:
+    n_bytes = section.n_bytes
+    for what, offset, length in (
+        *(("changes", offset, len(data)) for offset, data in section.pieces),
+        *(("speaks of", each.offset, each.length) for each in section.new),
+    ):
+        if offset + length > n_bytes:
+            raise Damaged(path, f"it {what} byte {offset} of {n_bytes}", number)
+
+
+def _is_seal(text: bytes, at: int) -> bool:
+    """Tell whether a whole seal stands at an offset of a log."""
+    size = REDO_SEAL.size
+    if at + size + REDO_CRC.size > len(text):
+        return False
+    is_whole = REDO_CRC.unpack_from(text, at + size)[0] == zlib.crc32(text[at : at + size])
+    return is_whole and REDO_SEAL.unpack_from(text, at) == (SEAL_MAGIC, at)
+
+
+def pack_section(n_bytes: int, pieces: Collection[Piece], new: Collection[New]) -> bytes:
+    """Return a section of a log, see `Section`."""
+    parts = [REDO_HEADER.pack(SECTION_MAGIC, n_bytes, len(pieces))]
+    for offset, data in pieces:
+        parts += [REDO_PIECE.pack(offset, len(data)), data]
+    parts += [REDO_COUNT.pack(len(new)), *(REDO_NEW.pack(*each) for each in new)]
+    return _with_crc(b"".join(parts))
+
+
+def pack_seal(n_bytes: int) -> bytes:
+    """Return the seal of a log of so many bytes."""
+    return _with_crc(REDO_SEAL.pack(SEAL_MAGIC, n_bytes))
+
+
+def _with_crc(text: bytes) -> bytes:
+    return text + REDO_CRC.pack(zlib.crc32(text))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-LIBC = ctypes.CDLL(None)
+LIBC = ctypes.CDLL(None, use_errno=True)
 SYNC_FILE_RANGE_WRITE = 2
 SLICE_BYTES = 1 << 30  # one call writes at most 2 GiB
 COPY_BYTES = 1024**2  # stays in the cache of a core

@@ -73,6 +73,9 @@ class Store(ABC):
     def __init__(self, world: World, layout: Layout, spec: RowSpec | None, n_tasks: int) -> None:
         self.world, self.layout, self.spec, self.n_tasks = world, layout, spec, n_tasks
 
+    def sync_every(self, seconds: float) -> None:  # noqa: B027 (memory is on no disk)
+        """Bring what is recorded to the disk so often, 0: each time. Before the first `write`."""
+
     def open(self) -> None:  # noqa: B027 (not every store has something to open)
         """Make ready to write. Collective.
 
@@ -86,8 +89,8 @@ class Store(ABC):
     def write(self, outcome: Outcome) -> None:
         """Store the results of one outcome. Independent.
 
-        They are on their way to the disk when this returns, and recorded when they are there;
-        `close` waits for that.
+        They are on their way into the journal when this returns, and to the disk; `close` waits
+        for that.
 
         Raises
         ------

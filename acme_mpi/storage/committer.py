@@ -1,8 +1,7 @@
-"""Bring results to the disk and record them, beside the agent's other work.
+"""Record results and bring them to the disk, beside the agent's other work.
 
 A thread of its own, because a disk may take a second where the runner waits for an answer within
-microseconds. It calls neither MPI nor HDF5: it syncs descriptors and appends to the journal, in
-this order, so that what is recorded is durable.
+microseconds. It calls neither MPI nor HDF5.
 """
 
 from __future__ import annotations
@@ -10,38 +9,37 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+import time
+from collections.abc import Sequence
 
 from acme_mpi.errors import StoreError
-from acme_mpi.history.journal import FileKey, Journal, pack_file, refuse_deleted
+from acme_mpi.history.journal import FileKey
 from acme_mpi.linux.offsets import reason
-from acme_mpi.storage.redo import AtomicFile, Change
+from acme_mpi.rules import SYNC_S
+from acme_mpi.storage.ledger import Batch, Ledger
+from acme_mpi.storage.redo import Change
 
-# Files that wait to be synced; more make `commit` wait for the disk.
-MAX_WAITING = 256
-
-
-class Batch(NamedTuple):
-    """What is to be recorded together."""
-
-    descriptors: list[int]  # of the files that have to be on the disk before that
-    records: list[bytes]
-    changes: list[Change]  # that may be made once they are in the log
-    keys: list[FileKey]  # of the descriptors whose files are complete, or none
+# What waits while the disk is busy with a sync point; more make `commit` wait.
+MAX_WAITING = 1024
 
 
 class Committer:
-    """The way of one rank's results from the operating system to disk and journal.
+    """The way of one rank's results from the operating system to journal and disk.
 
     Parameters
     ----------
     journal_path : str
         Made at the first result.
+
+    Attributes
+    ----------
+    sync_s : float
+        How long after a result was recorded it is on the disk, in seconds; 0: each time.
     """
 
     def __init__(self, journal_path: str) -> None:
         self._path = journal_path
+        self.sync_s = SYNC_S
         self._queue: queue.Queue[Batch | None] = queue.Queue(MAX_WAITING)
         self._thread: threading.Thread | None = None
         self._error: OSError | None = None
@@ -51,20 +49,20 @@ class Committer:
         descriptors: Sequence[int],
         records: Sequence[bytes],
         changes: Sequence[Change] = (),
-        keys: Sequence[FileKey] = (),
+        complete: Sequence[tuple[str, FileKey]] = (),
     ) -> None:
-        """Have `records` journalled as soon as the files are on the disk.
+        """Have `records` journalled, and the files brought to the disk with them.
 
         Parameters
         ----------
         descriptors : sequence of int
-            Of the files that hold the results; they may be closed after this.
+            Of the files that hold the results, which are written; they may be closed after this.
         records : sequence of bytes
             Blocks of the journal.
         changes : sequence of Change
             Of files that hold results, to be made before that.
-        keys : sequence of FileKey
-            Where the descriptors are those of complete files: which these are.
+        complete : sequence of (str, FileKey)
+            Paths of files that are closed and will not change any more.
 
         Raises
         ------
@@ -74,23 +72,17 @@ class Committer:
         try:
             self._raise_error()
         except StoreError:
-            _close_last(changes)
+            # Closed behind what is still under way.
+            self._queue.put(Batch([], [], list(changes), []))
             raise
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name="committer", daemon=True)
             self._thread.start()
         duplicates = [os.dup(descriptor) for descriptor in descriptors]
-        self._queue.put(Batch(duplicates, list(records), list(changes), list(keys)))
-
-    def commit_file(self, descriptor: int, record: bytes, key: FileKey) -> None:
-        """Have a record journalled as soon as its file is on the disk, and close the file."""
-        try:
-            self.commit([descriptor], [record], keys=[key])
-        finally:
-            os.close(descriptor)
+        self._queue.put(Batch(duplicates, list(records), list(changes), list(complete)))
 
     def close(self) -> None:
-        """Wait until everything is recorded.
+        """Wait until everything is recorded and on the disk.
 
         Raises
         ------
@@ -111,77 +103,57 @@ class Committer:
             ) from self._error
 
     def _serve(self) -> None:
-        journal: Journal | None = None
+        ledger: Ledger | None = None
         is_open = True
         while is_open:
-            batches, is_open = self._take()
+            batches, is_open = self._take(self._wait_s(ledger))
             try:
                 if batches and self._error is None:
-                    journal = journal or Journal(self._path)
-                    _sync_and_record(journal, batches)
+                    ledger = ledger or Ledger(self._path)
+                    ledger.record(batches)
             except OSError as error:
                 self._error = error
             finally:
                 for batch in batches:
                     for descriptor in batch.descriptors:
                         os.close(descriptor)
+            self._sync_if_due(ledger, is_open)
+            if self._error is not None:
+                for batch in batches:
                     _close_last(batch.changes)
         try:
-            if journal is not None:
-                journal.close()
+            if ledger is not None:
+                ledger.close()
         except OSError as error:
             self._error = self._error or error
 
-    def _take(self) -> tuple[list[Batch], bool]:
+    def _wait_s(self, ledger: Ledger | None) -> float | None:
+        """Return how long there is time until the next sync point; None without one."""
+        if ledger is None or ledger.unsynced_s is None:
+            return None
+        return max(0.0, ledger.unsynced_s + self.sync_s - time.monotonic())
+
+    def _sync_if_due(self, ledger: Ledger | None, is_open: bool) -> None:
+        if ledger is None or not (
+            not is_open or self._error or ledger.is_full or self._wait_s(ledger) == 0
+        ):
+            return
+        try:
+            ledger.sync()
+        except OSError as error:
+            self._error = self._error or error
+
+    def _take(self, wait_s: float | None) -> tuple[list[Batch], bool]:
         """Wait for one batch and take all that wait with it; tell whether more may come."""
         batches: list[Batch] = []
-        batch = self._queue.get()
-        while batch is not None:
-            batches.append(batch)
-            try:
+        try:
+            batch = self._queue.get(timeout=wait_s)
+            while batch is not None:
+                batches.append(batch)
                 batch = self._queue.get_nowait()
-            except queue.Empty:
-                return batches, True
+        except queue.Empty:
+            return batches, True
         return batches, False
-
-
-def _sync_and_record(journal: Journal, batches: Sequence[Batch]) -> None:
-    changes: dict[AtomicFile, list[Change]] = {}
-    for batch in batches:
-        for change in batch.changes:
-            changes.setdefault(change.file, []).append(change)
-    _sync([file.fileno() for file in changes])
-    _sync([descriptor for batch in batches for descriptor in batch.descriptors])
-    for file, found in changes.items():
-        file.write_log(found)
-    journal.append([block for batch in batches for block in _blocks(batch)])
-    for file, found in changes.items():
-        file.make_changes(found)
-        if found[-1].is_last:
-            file.finish()
-            journal.append([pack_file(file.key, os.fstat(file.fileno()))])
-
-
-def _blocks(batch: Batch) -> Iterator[bytes]:
-    yield from batch.records
-    # Only now, as network drives set times when they have the data.
-    for key, descriptor in zip(batch.keys, batch.descriptors, strict=False):
-        yield pack_file(key, os.fstat(descriptor))
-
-
-def _sync(descriptors: Sequence[int]) -> None:
-    synced: set[tuple[int, int]] = set()
-    for descriptor in descriptors:
-        status = os.fstat(descriptor)
-        # Many results of one file wait together: one sync does for all.
-        if (status.st_dev, status.st_ino) not in synced:
-            synced.add((status.st_dev, status.st_ino))
-            path = os.readlink(f"/proc/self/fd/{descriptor}").removesuffix(" (deleted)")
-            try:
-                os.fdatasync(descriptor)
-            except OSError as error:
-                raise OSError(error.errno, error.strerror, path) from None
-            refuse_deleted(descriptor, path)
 
 
 def _close_last(changes: Sequence[Change]) -> None:

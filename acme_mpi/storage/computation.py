@@ -77,30 +77,36 @@ class ComputationStore(LinkedStore):
         """Write the files of one outcome's tasks and have them recorded."""
         self.settle()
         content = outcome.content
-        for tasks, form, position in pieces_of(outcome.succeeded(), content, self.spec):
-            for index, offset in zip(tasks, range(position, position + len(tasks)), strict=True):
-                descriptor, digest = self._write_task(index, offset, content)
-                record = self.record(outcome, range(index, index + 1), digest, form=form)
-                key = FileKey(form & AS_PICKLES, first=index)
-                self._committer.commit_file(descriptor, record, key)
+        records: list[bytes] = []
+        complete: list[tuple[str, FileKey]] = []
+        try:
+            for tasks, form, position in pieces_of(outcome.succeeded(), content, self.spec):
+                for offset, index in enumerate(tasks, position):
+                    digest = self._write_task(index, offset, content)
+                    records.append(self.record(outcome, range(index, index + 1), digest, form=form))
+                    key = FileKey(form & AS_PICKLES, first=index)
+                    complete.append((self.path_of(key), key))
+        finally:  # those before one that was refused count
+            if records:
+                self._committer.commit([], records, complete=complete)
 
-    def _write_task(self, index: int, position: int, content: Content) -> tuple[int, Digest]:
-        """Write a task's file; return a descriptor that is still open, and its digest."""
+    def _write_task(self, index: int, position: int, content: Content) -> Digest:
+        """Write a task's file; return its digest."""
         digest = new_digest()
         if content.parts and is_pickle(data := content.parts[position]):
             if index in self._open:
                 self._drop(index)  # begun by an attempt that died
-            descriptor = write_file(self.layout.emergency_pickle(index), data)
+            os.close(write_file(self.layout.emergency_pickle(index), data))
             digest.add(index, data)
-            return descriptor, digest
+            return digest
         parts = parts_at(content, position)
         note = note_of(content.parts[position]) if content.parts else ""
-        descriptor = self._write_parts(index, names_at(content, position), parts, note)
+        self._write_parts(index, names_at(content, position), parts, note)
         digest.add_parts(index, with_note(parts, note))
-        return descriptor, digest
+        return digest
 
-    def _write_parts(self, index: int, names: Sequence[str], parts: list[Part], note: str) -> int:
-        """Write and close a task's file; return a descriptor of it that is still open."""
+    def _write_parts(self, index: int, names: Sequence[str], parts: list[Part], note: str) -> None:
+        """Write and close a task's file."""
         placed = {k for k, part in enumerate(parts) if is_placed(part)}
         with refusals(self.layout.computation(index)):
             if index in self._open and not placed:
@@ -120,7 +126,7 @@ class ComputationStore(LinkedStore):
             if note:
                 hdf5.write_note(h5py.h5g.open(root, b"/"), note)
             del self._open[index]
-            return changed.detach()
+            os.close(changed.detach())
 
     def close(self) -> None:
         """Remove files that no outcome has completed and wait until all others are recorded."""

@@ -14,7 +14,7 @@ import numpy as np
 from acme_mpi.comm import World
 from acme_mpi.errors import StoreError
 from acme_mpi.history.folders import note_linked
-from acme_mpi.history.journal import AS_PICKLES
+from acme_mpi.history.journal import AS_PICKLES, rename
 from acme_mpi.history.layout import Layout
 from acme_mpi.history.records import (
     Place,
@@ -79,7 +79,7 @@ class LinkedStore(ContainedStore):
                 with hdf5.changing(self.layout.partial) as file:
                     self.link(file, records)
                     self.label(file)
-                os.replace(self.layout.partial, self.layout.container)
+                rename(self.layout.partial, self.layout.container)
             note_linked(self.layout)
 
         on_master(self.world, link)

@@ -18,7 +18,7 @@ import numpy as np
 
 from acme_mpi.comm import World
 from acme_mpi.errors import StoreError
-from acme_mpi.history.journal import AS_GROUPS, AS_PICKLES, AS_RAGGED, AS_ROWS, FileKey, sync_folder
+from acme_mpi.history.journal import AS_GROUPS, AS_PICKLES, AS_RAGGED, AS_ROWS, FileKey
 from acme_mpi.history.layout import Layout
 from acme_mpi.history.parsing import Damaged, read_file
 from acme_mpi.history.records import Record, Records, share_of, tasks_of
@@ -77,6 +77,7 @@ class PayloadStore(RecordedStore):
         self._opened: tuple[str, h5py.File] | None = None
         # By task: its row, and the columns in which the runner was told where that lies.
         self._placed_rows: dict[int, tuple[int, set[int]]] = {}
+        self._pickles: list[int] = []  # descriptors, of the outcome that is being written
 
     @property
     def _row_spec(self) -> RowSpec | None:
@@ -102,7 +103,10 @@ class PayloadStore(RecordedStore):
 
     def restore(self) -> None:
         """Make the changes to payload files that a run which was killed has left undone."""
-        for log in glob.glob(os.path.join(glob.escape(self.layout.dot_folder), "rank*.redo")):
+        self._repeat_logs("rank*.redo")
+
+    def _repeat_logs(self, names: str) -> None:
+        for log in glob.glob(os.path.join(glob.escape(self.layout.dot_folder), names)):
             match = re.fullmatch(r"rank(\d+)_(\d+)\.redo", os.path.basename(log))
             if match is not None:
                 path = self.payload_path(int(match[1]), int(match[2]))
@@ -124,7 +128,6 @@ class PayloadStore(RecordedStore):
             with refusals(path):
                 key = FileKey(rank=self.world.rank, payload=self._n_files)
                 self._current = PayloadFile(path, log, key, self._row_spec)
-                sync_folder(os.path.dirname(path))
             self._n_files += 1
         return self._current
 
@@ -179,10 +182,18 @@ class PayloadStore(RecordedStore):
             )
             for each in written
         ]
-        self._committer.commit(self._written_descriptors(), records, changes)
+        self._commit(records, changes)
         # Only here, so that all parts of a task, placed ones too, lie in one file.
         if self._current is not None and self._current.is_full:
             self._close_payload()
+
+    def _commit(self, records: list[bytes], changes: list[Change]) -> None:
+        pickles, self._pickles = self._pickles, []
+        try:
+            self._committer.commit([*self._written_descriptors(), *pickles], records, changes)
+        finally:
+            for descriptor in pickles:
+                os.close(descriptor)
 
     def _written_descriptors(self) -> list[int]:
         """Return the files into which an outcome may have gone besides the payload."""
@@ -241,11 +252,7 @@ class PayloadStore(RecordedStore):
         return self._payload().new_rows(len(tasks))
 
     def _write_pickle(self, index: int, data: bytes) -> None:
-        descriptor = write_file(self.layout.emergency_pickle(index), data)
-        try:
-            os.fdatasync(descriptor)  # rare, so here and not by the committer
-        finally:
-            os.close(descriptor)
+        self._pickles.append(write_file(self.layout.emergency_pickle(index), data))
 
     def path_of(self, key: FileKey) -> str:
         """Return the path of a payload, or of a pickle."""
@@ -354,8 +361,12 @@ class PayloadStore(RecordedStore):
         self._committer.commit([], [], [change])
 
     def close(self) -> None:
-        """Close the payload and wait until all is recorded."""
+        """Close the payload and wait until all is recorded and on the disk."""
         try:
             self._close_payload()
         finally:
-            super().close()
+            try:
+                super().close()
+            finally:
+                # Of what is recorded some may stand there alone, if the disk refused what followed.
+                self._repeat_logs(f"rank{self.world.rank}_*.redo")

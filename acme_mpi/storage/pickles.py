@@ -52,12 +52,12 @@ class PickleStore(RecordedStore):
         pickles: Iterator[bytes] = iter(outcome.content.parts or [])
         for tasks in outcome.succeeded():
             for index, data in zip(tasks, pickles, strict=False):
-                descriptor = write_file(self.layout.pickle(index), data)
-                digest = new_digest()
+                path, digest = self.layout.pickle(index), new_digest()
+                os.close(write_file(path, data))
                 digest.add(index, data)
                 record = self.record(outcome, range(index, index + 1), digest, form=AS_PICKLES)
                 key = FileKey(AS_PICKLES, first=index)
-                self._committer.commit_file(descriptor, record, key)
+                self._committer.commit([], [record], complete=[(path, key)])
 
     def path_of(self, key: FileKey) -> str:
         """Return the path of a task's pickle."""

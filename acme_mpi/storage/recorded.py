@@ -29,7 +29,7 @@ from acme_mpi.storage.committer import Committer
 
 
 class RecordedStore(Store):
-    """A store whose results are durable, and recorded, one by one.
+    """A store whose results are recorded one by one.
 
     Parameters are those of `Store`.
     """
@@ -41,6 +41,10 @@ class RecordedStore(Store):
         self.settle()
         self._committer = Committer(layout.journal(world.rank))
         self._tracebacks: dict[str, int] = {}  # and the first task that had it
+
+    def sync_every(self, seconds: float) -> None:
+        """Bring what is recorded to the disk so often."""
+        self._committer.sync_s = seconds
 
     def settle(self) -> None:
         """Take the form on which the first result has decided, if it was open. Independent.
@@ -118,7 +122,7 @@ class RecordedStore(Store):
         """Close what `measure` has opened."""
 
     def record(self, outcome: Outcome, tasks: range, digest: Digest, **fields: Any) -> bytes:
-        """Return the block that says that results of some of an outcome's tasks are durable.
+        """Return the block that says that results of some of an outcome's tasks are written.
 
         Parameters
         ----------
@@ -194,7 +198,7 @@ class RecordedStore(Store):
         self._append(blocks)
 
     def close(self) -> None:
-        """Wait until everything is recorded."""
+        """Wait until everything is recorded and on the disk."""
         self._committer.close()
 
     def _append(self, blocks: Sequence[bytes]) -> None:

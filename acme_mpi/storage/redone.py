@@ -18,8 +18,9 @@ from typing import Any
 
 import h5py
 
-from acme_mpi.history.parsing import REDO_BYTES, Piece, open_file, parse_redo, read_file
+from acme_mpi.history.parsing import REDO_BYTES, Piece, Section, open_file, read_file
 from acme_mpi.storage.driven import DrivenFile
+from acme_mpi.storage.redo import read_log
 
 
 class RedoneFile(DrivenFile):
@@ -86,10 +87,19 @@ def open_apart(path: str, log: bytes = b"", log_path: str = "") -> h5py.File:
     OSError
         The file is not there, or cannot be read, or is none of HDF5's.
     """
-    found = parse_redo(log, log_path, os.path.getsize(path) + len(log)) if log else None
-    raw = RedoneFile(path, *(found or (0, [])))
+    sections = _sections(path, log, log_path) if log else []
+    pieces = [piece for each in sections for piece in each.pieces]
+    raw = RedoneFile(path, max((each.n_bytes for each in sections), default=0), pieces)
     try:
         return h5py.File(raw, "r")
     except BaseException:
         raw.close()
         raise
+
+
+def _sections(path: str, log: bytes, log_path: str) -> list[Section]:
+    descriptor = open_file(path)
+    try:
+        return read_log(log, log_path, descriptor).sections
+    finally:
+        os.close(descriptor)

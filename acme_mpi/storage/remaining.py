@@ -12,10 +12,11 @@ import numpy as np
 from acme_mpi.comm import World
 from acme_mpi.errors import Failure, StoreError
 from acme_mpi.history.folders import last_linked, note_linked
-from acme_mpi.history.journal import Mask
+from acme_mpi.history.journal import Mask, journal_files
 from acme_mpi.history.parsing import Damaged
 from acme_mpi.history.records import History, ranges_of, read_history
-from acme_mpi.storage.base import Store, Stored, agree
+from acme_mpi.linux.syncing import sync_files
+from acme_mpi.storage.base import Store, Stored, agree, refusals
 from acme_mpi.storage.recorded import RecordedStore
 from acme_mpi.storage.verify import Damage, look
 
@@ -163,6 +164,10 @@ def note_lost(store: RecordedStore, history: History, n_tasks: int) -> list[rang
     Independent; rank 0 only.
     """
     found, whole = look(store, history)
+    # What earlier runs have recorded stays so, too, when the node loses its power.
+    folder = store.layout.dot_folder
+    with refusals(folder):
+        sync_files([each.path for each in journal_files(folder)])
     store.note_files(whole)
     _warn_of_damage(found)
     _warn_of_records(history.damages)

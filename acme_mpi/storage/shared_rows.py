@@ -18,6 +18,7 @@ import numpy as np
 
 from acme_mpi.comm import World
 from acme_mpi.errors import StoreError
+from acme_mpi.history.journal import rename
 from acme_mpi.history.records import ranges_of
 from acme_mpi.linux.offsets import copy_bytes, write_all
 from acme_mpi.results.convert import Array
@@ -227,7 +228,7 @@ class SharedRows:
             where = (slice(None),) * (axis - 1) + (slice(count),)
             for index in range(target.shape[0]):
                 target[(index, *where)] = source[(index, *where)]
-        os.replace(anew, self.path)
+        rename(anew, self.path)
 
     def _create_around_rows(self, offsets: Sequence[int]) -> None:
         """Make a file like the one that is there, and copy the bytes of the rows into it.
@@ -247,7 +248,7 @@ class SharedRows:
                 n_bytes = max(0, min(column.n_bytes, size - start))
                 copy_bytes(old.fileno(), start, new.fileno(), column.offset, n_bytes)
             os.fsync(new.fileno())
-        os.replace(anew, self.path)
+        rename(anew, self.path)
 
     def _see(self) -> None:
         try:

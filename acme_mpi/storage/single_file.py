@@ -14,7 +14,7 @@ import numpy as np
 
 from acme_mpi.comm import World
 from acme_mpi.history.folders import note_linked
-from acme_mpi.history.journal import AS_GROUPS, AS_RAGGED, AS_ROWS
+from acme_mpi.history.journal import AS_GROUPS, AS_RAGGED, AS_ROWS, rename
 from acme_mpi.history.layout import Layout
 from acme_mpi.history.records import (
     Record,
@@ -24,6 +24,7 @@ from acme_mpi.history.records import (
     read_history,
     share_records,
 )
+from acme_mpi.linux.syncing import sync_files
 from acme_mpi.results.checksum import Digest
 from acme_mpi.results.convert import Array
 from acme_mpi.results.spec import Content, RowSpec, is_placed
@@ -77,10 +78,10 @@ class SingleFileStore(PayloadStore, ContainedStore):
         container, partial = self.layout.container, self.layout.partial
         if hdf5.is_open_here(container):
             # A notebook that reads it shall not see it change, and HDF5 would not open it to write.
-            shutil.copyfile(container, f"{partial}.copy")
-            os.replace(f"{partial}.copy", partial)
+            _copy(container, f"{partial}.copy")
+            rename(f"{partial}.copy", partial)
         else:
-            os.replace(container, partial)
+            rename(container, partial)
 
     def _keep_groups(self) -> None:
         """Keep a copy of what lies in the container besides the rows, if it lies nowhere else."""
@@ -89,8 +90,8 @@ class SingleFileStore(PayloadStore, ContainedStore):
         if any(self.merge_source(*place) == self.layout.container for place in places(groups)):
             os.makedirs(os.path.dirname(self._merged), exist_ok=True)
             partial = f"{self._merged}.partial"
-            shutil.copyfile(self.layout.container, partial)
-            os.replace(partial, self._merged)
+            _copy(self.layout.container, partial)
+            rename(partial, self._merged)
 
     @property
     def _merged(self) -> str:
@@ -177,7 +178,7 @@ class SingleFileStore(PayloadStore, ContainedStore):
         with refusals(self.layout.container):
             with hdf5.changing(self.layout.partial) as file:
                 self.label(file)
-            os.replace(self.layout.partial, self.layout.container)
+            rename(self.layout.partial, self.layout.container)
         note_linked(self.layout)
         # A run that resumes this one merges the groups again.
         if is_complete:
@@ -205,7 +206,7 @@ class SingleFileStore(PayloadStore, ContainedStore):
             rows = done[done["form"] & AS_ROWS != 0]
             if any(self._spooled_rows(*place) is None for place in places(rows)):
                 with refusals(container):
-                    os.replace(partial, container)
+                    rename(partial, container)
             self.release()
 
     def over_container(self) -> SingleFileStore:
@@ -297,3 +298,9 @@ class SingleFileStore(PayloadStore, ContainedStore):
         """Return rows of the spool, or of the shared file."""
         path, first = self.place_of_rows(record)
         return self._rows_of(self._reader(path), first, int(record["count"]), k)
+
+
+def _copy(path: str, name: str) -> None:
+    """Copy a file, and wait until the copy is on the disk: what it is a copy of will change."""
+    shutil.copyfile(path, name)
+    sync_files([name])

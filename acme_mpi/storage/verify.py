@@ -13,6 +13,8 @@ from acme_mpi.history.folders import last_linked
 from acme_mpi.history.journal import AS_PICKLES, key_of, pack_file, stamp_of
 from acme_mpi.history.parsing import Damaged
 from acme_mpi.history.records import History, Record, Records, by_payload, tasks_of
+from acme_mpi.linux.syncing import sync_files
+from acme_mpi.storage.base import refusals
 from acme_mpi.storage.recorded import RecordedStore
 
 
@@ -66,7 +68,7 @@ def look(store: RecordedStore, history: History) -> tuple[list[Damage], list[byt
         else:
             files.is_whole[paths[0]] = None
     store.release()
-    return damages, list(files.blocks())
+    return damages, files.blocks()
 
 
 class _Files:
@@ -90,15 +92,22 @@ class _Files:
             return last_linked(self._store.layout)[1]
         return status is not None and self._known.get(path) == stamp_of(status)
 
-    def blocks(self) -> Iterator[bytes]:
-        """Yield blocks that say how the files looked before they were found to be whole."""
+    def blocks(self) -> list[bytes]:
+        """Return blocks that say how the files looked before they were found to be whole.
+
+        These files are on the disk then, which those of a run that was killed need not be.
+        """
+        blocks = {}
         for path, record in self.is_whole.items():
             status = self._seen[path]
             if record is None or status is None:
                 continue
             key = self._store.key(record)
             if self._store.path_of(key) == path:
-                yield pack_file(key, status)
+                blocks[path] = pack_file(key, status)
+        with refusals(next(iter(blocks), "")):
+            sync_files(blocks)
+        return list(blocks.values())
 
 
 def _status(path: str) -> os.stat_result | None:

@@ -17,6 +17,7 @@ import pytest
 from acme_mpi.cli.commands import run_command
 from acme_mpi.cli.status_text import status_text
 from acme_mpi.errors import AcmeMpiError
+from acme_mpi.history import journal
 from acme_mpi.history.description import Description, read_description
 from acme_mpi.history.joblog import joblog_lines
 from acme_mpi.history.journal import (
@@ -26,6 +27,7 @@ from acme_mpi.history.journal import (
     journal_name,
     pack_failure,
     pack_record,
+    pack_synced,
     read_journal,
 )
 from acme_mpi.history.lease import Lease, holder
@@ -36,12 +38,15 @@ from acme_mpi.history.parsing import (
     REDO_MAGIC,
     REDO_PIECE,
     Damaged,
+    New,
+    pack_section,
     parse_description,
     parse_redo,
     read_file,
 )
 from acme_mpi.history.records import read_history
 from acme_mpi.history.status import read_status
+from acme_mpi.results.checksum import checksum
 from acme_mpi.storage.redo import redo
 
 pytestmark = pytest.mark.once
@@ -239,7 +244,7 @@ def test_a_journal_of_no_rank_is_named(folder, name):
 
 def test_torn_blocks_are_damage_only_where_others_follow(folder):
     path = folder / journal_name(0, 0)
-    torn = bytes(RECORD.itemsize)
+    torn = b"x" * RECORD.itemsize
     write_journal(path, record(7), torn, torn, record(8), torn, record(9), torn, torn[:9])
 
     damages: list[Damaged] = []
@@ -247,6 +252,20 @@ def test_torn_blocks_are_damage_only_where_others_follow(folder):
 
     assert [each.record for each in damages] == [1, 4]
     assert pieces[0].numbers.tolist() == [0, 3, 5]
+
+
+def test_zeros_are_damage_only_where_they_were_on_the_disk(folder, monkeypatch):
+    """A loss of power leaves them of what was not, also in the middle."""
+    monkeypatch.setattr(journal, "PIECE_BLOCKS", 2)
+    path = folder / journal_name(0, 0)
+    lost = bytes(RECORD.itemsize)
+    write_journal(path, record(7), lost, lost, record(8), pack_synced(), lost, record(9))
+
+    damages: list[Damaged] = []
+    pieces = list(read_journal(str(path), N_TASKS, damages.append))
+
+    assert [each.record for each in damages] == [1]
+    assert np.concatenate([each.numbers for each in pieces]).tolist() == [0, 3, 4, 6]
 
 
 @pytest.mark.parametrize("make", FOREIGN)
@@ -378,10 +397,9 @@ def test_a_log_of_very_many_pieces_takes_a_moment(tmp_path):
     """Of 2e5: half a minute if what follows were copied for each."""
     log = redo_log(16, *[(0, 1, b"x")] * 200_000)
 
-    found = parse_redo(log, "log", 16)
+    (section,) = parse_redo(log, "log", 16).sections
 
-    assert found is not None
-    assert len(found[1]) == 200_000
+    assert len(section.pieces) == 200_000
 
 
 @pytest.mark.parametrize("make", FOREIGN)
@@ -474,6 +492,8 @@ def mutate_and_use(folder: Path, seed: int, n_times: int) -> None:
         journal_name(0, 0): journal,
         "lease": claim,
         "log": redo_log(64, (3, 5, b"abcde"), (40, 2, b"xy")),
+        "log2": pack_section(64, [(3, b"abcde")], [New(8, 4, checksum(bytes(4)))])
+        + pack_section(64, [(40, b"xy")], []),
     }
     for name, data in whole.items():
         (folder / name).write_bytes(data)
@@ -481,10 +501,10 @@ def mutate_and_use(folder: Path, seed: int, n_times: int) -> None:
         name = draw.choice(list(whole))
         change = mutated_journal if "journal" in name else mutated
         (folder / name).write_bytes(change(whole[name], draw))
-        if name == "log":
+        if name.startswith("log"):
             (folder / "file").write_bytes(bytes(64))
             with contextlib.suppress(Damaged):
-                redo(str(folder / "log"), str(folder / "file"))
+                redo(str(folder / name), str(folder / "file"))
             assert (folder / "file").stat().st_size == 64
         else:
             use(folder)

@@ -36,6 +36,13 @@ class TestRules:
 
         assert (rules.memory_bytes, rules.time_limit_s) == (2 * 1024**3, 86400.0)
 
+    @pytest.mark.parametrize(
+        ("given", "seconds"),
+        [({}, 5.0), ({"sync": "1m"}, 60.0), ({"sync": 0}, 0.0), ({"sync": "0s"}, 0.0)],
+    )
+    def test_results_are_brought_to_the_disk_every_so_often_or_each_time(self, given, seconds):
+        assert Rules(**given).sync_s == seconds
+
     def test_they_travel_as_plain_values(self):
         rules = Rules(
             np.int64(2), np.int32(3), "now,fail=1", np.float32(0.5), np.int64(2**31), "2h"
@@ -72,6 +79,8 @@ class TestRules:
             ({"memory": "lots"}, "`memory`: an amount of memory has to be .*'2G'.* not 'lots'"),
             ({"memory": 0}, "`memory`: .* not 0"),
             ({"time_limit": "200%"}, "`time_limit`: a duration has to be .* not '200%'"),
+            ({"sync": "often"}, "`sync`: a duration has to be .* not 'often'; or 0 for each time"),
+            ({"sync": -1}, "`sync`: a duration has to be .* not -1; or 0 for each time"),
             ({"halt": "fail=1"}, "`halt` has to be 'soon,fail=N'.* not 'fail=1'"),
             ({"halt": "soon,fail=0"}, "not 'soon,fail=0'"),
             ({"halt": "soon,fail=0%"}, "not 'soon,fail=0%'"),
