@@ -52,6 +52,8 @@ def restore(text: str, arrays: Mapping[str, Array]) -> Any:
         The library is not there.
     """
     note = json.loads(text)
+    if not isinstance(note, dict):
+        raise ValueError("its note is none")
     kind = note.get("class")
     if note.get("version") != VERSION or kind not in _MADE:
         raise ValueError(f"a {kind} as a later version of acme_mpi stores it")

@@ -193,3 +193,9 @@ def test_a_note_of_a_later_version_is_refused():
 
     with pytest.raises(ValueError, match="later version"):
         restore(json.dumps({**note, "version": 2}), {})
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "null"])
+def test_what_is_no_note_is_refused(text):
+    with pytest.raises(ValueError, match=r"Expect|note"):
+        restore(text, {})
