@@ -181,7 +181,7 @@ def refuse_deleted(descriptor: int, path: str) -> None:
         raise FileNotFoundError(2, "it was deleted while it was in use", path)
 
 
-def write_whole(path: str, content: str | bytes) -> None:
+def write_whole(path: str, content: str | bytes | memoryview) -> None:
     """Write a file durably, whole or not at all; its folder is not synchronised.
 
     Raises

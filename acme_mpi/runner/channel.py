@@ -148,7 +148,9 @@ class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module == __name__ and name in self._sent:
             return self._sent[name]
-        is_plain = (module, name) == ("builtins", "complex") or (module, name) in PLAIN_CLASSES
+        is_plain = (module, name) in PLAIN_CLASSES or (
+            module == "builtins" and name in ("complex", "range")
+        )
         if is_plain or (module in self._NUMPY and name in self._NAMES):
             return super().find_class(module, name)
         raise ChannelError(f"a message holds a {module}.{name}")

@@ -6,7 +6,8 @@ but labels.
 ```
 labels.hdf5   attributes   function, source, command, git_commit, host, started, versions
   arguments              attributes axes, shape: of the grid, the last axis changes fastest
-    <name>               (n,) one value per task, or the values of an axis; attribute units: times
+    <name>               (n,) one value per task, or the values of an axis; attribute units: times;
+                         attribute is_range: (start, stop, step) instead
   shared                 an attribute for each argument that all tasks share
 ```
 """
@@ -33,6 +34,7 @@ from acme_mpi.tasks.labels import MOST_BYTES, Column, Labels
 
 FILE = "labels.hdf5"
 ARGUMENTS, SHARED, AXES, SHAPE, UNITS = "arguments", "shared", "axes", "shape", "units"
+RANGE = "is_range"
 MOST_FILE_BYTES = 8 * MOST_BYTES
 MAGIC, SEAL = b"ACMELABL", struct.Struct("<8sQ")  # and the checksum of all before it
 
@@ -73,10 +75,12 @@ def write_labels(folder: str, labels: Labels) -> None:
     write_whole(os.path.join(folder, FILE), sealed(image))
 
 
-def sealed(image: io.BytesIO) -> bytes:
+def sealed(image: io.BytesIO) -> memoryview:
     """Return a file of HDF5 with what follows it: a checksum, where HDF5 does not look."""
-    content = image.getvalue()
-    return content + SEAL.pack(MAGIC, checksum(content))
+    number = checksum(image.getbuffer())
+    image.seek(0, io.SEEK_END)
+    image.write(SEAL.pack(MAGIC, number))
+    return image.getbuffer()
 
 
 def _unsealed(path: str) -> io.BytesIO:
@@ -100,8 +104,12 @@ def _fill(file: h5py.File, labels: Labels) -> None:
     for name, column in labels.arguments.items():
         if not _is_nameable(name):
             continue
-        kind = STRING if column.values.dtype.kind == "O" else None
-        dataset = arguments.create_dataset(name, data=column.values, dtype=kind)
+        values, kind = column.values, STRING if column.dtype.kind == "O" else None
+        if isinstance(values, range):
+            bounds = np.array([values.start, values.stop, values.step], np.int64)
+            arguments.create_dataset(name, data=bounds).attrs[RANGE] = True
+            continue
+        dataset = arguments.create_dataset(name, data=values, dtype=kind)
         dataset.attrs.update(column.attributes)
 
 
@@ -179,6 +187,11 @@ def _column(group: h5py.Group, name: str, length: int) -> Column:
     dataset = group[name] if isinstance(link, h5py.HardLink) else None
     if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
         raise ValueError("it is no dataset of this file")
+    if dataset.attrs.get(RANGE, False):
+        found = range(*map(int, dataset[:3]))
+        if len(found) != length:
+            raise ValueError(f"it has {len(found)} values, and not {length}")
+        return Column(found)
     if dataset.shape != (length,) or dataset.nbytes > 2 * MOST_BYTES:  # a string takes 16 bytes
         raise ValueError(f"its shape is {dataset.shape}, and not ({length},)")
     is_text = h5py.check_string_dtype(dataset.dtype) is not None

@@ -92,7 +92,7 @@ class _Coordinates:
         name = self._free(name) if column is not None else name
         if column is None:
             return self._without_values(name, self._lengths[name])
-        return _as_scale(self._written(name, column, (-1,)), name)
+        return _as_scale(self._written(name, column, (len(column.values),)), name)
 
     def _of_each_task(self, name: str, column: Column, scales: list[h5py.Dataset]) -> str:
         """Make the coordinate that one argument is; return its name."""
@@ -106,8 +106,13 @@ class _Coordinates:
             yield self._without_values(self._free(f"{name}_axis_{k}"), length)
 
     def _written(self, name: str, column: Column, shape: tuple[int, ...]) -> h5py.Dataset:
-        kind = hdf5.STRING if column.values.dtype.kind == "O" else None
-        dataset = self._file.create_dataset(name, data=column.values.reshape(shape), dtype=kind)
+        kind = hdf5.STRING if column.dtype.kind == "O" else column.dtype
+        dataset = self._file.create_dataset(name, shape, kind)
+        if len(shape) == 1:
+            for first, piece in column.pieces():
+                dataset[first : first + len(piece)] = piece
+        else:
+            dataset[...] = np.asarray(column.values).reshape(shape)
         dataset.attrs.update(column.attributes)
         return dataset
 

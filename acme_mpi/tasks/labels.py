@@ -11,7 +11,7 @@ import itertools
 import operator
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from acme_mpi.tasks.taskset import TaskSet, is_read_by_pieces
 Array = np.ndarray[Any, np.dtype[Any]]
 
 MOST_BYTES = 256 * 1024**2  # of one argument; of what is larger there are no labels
+PIECE = 128 * 1024  # values
 SMALL_BYTES = 1024  # of a shared argument that is kept; of others it is said what they are
 _SINCE = " since 1970-01-01"
 _TIME_UNITS = {
@@ -42,15 +43,27 @@ class Column(NamedTuple):
 
     Attributes
     ----------
-    values : (n,) ndarray
-        Of booleans, numbers, or objects that are all str. Times are int64.
+    values : (n,) ndarray, or range
+        Of booleans, numbers, or objects that are all str. Times are int64. A range stays one, as
+        it may be that of very many tasks.
     units : str
         Of times, in the words of the CF conventions: ``"nanoseconds since 1970-01-01"`` or, of
         durations, ``"nanoseconds"``; else empty.
     """
 
-    values: Array
+    values: Array | range
     units: str = ""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the values in a file."""
+        return np.dtype(np.int64) if isinstance(self.values, range) else self.values.dtype
+
+    def pieces(self) -> Iterator[tuple[int, Array]]:
+        """Yield where pieces of the values begin, and these: `PIECE` of them at most."""
+        for first in range(0, len(self.values), PIECE):
+            piece = self.values[first : first + PIECE]
+            yield first, np.array(piece, np.int64) if isinstance(piece, range) else piece
 
     @property
     def attributes(self) -> dict[str, str]:
@@ -71,6 +84,8 @@ class Column(NamedTuple):
         ValueError
             The units are not among those that are written here.
         """
+        if isinstance(self.values, range):
+            return np.arange(self.values.start, self.values.stop, self.values.step)
         if not self.units:
             return self.values
         word, is_date = self.units.removesuffix(_SINCE), self.units.endswith(_SINCE)
@@ -138,6 +153,10 @@ def _column(values: Any) -> Column | None:
     """Return the items of an argument; None if they are no labels."""
     if isinstance(values, GridColumn):
         values = values.values
+    if isinstance(values, range):
+        ends = values[:1], values[-1:]
+        fits = all(-(2**63) <= end < 2**63 for each in ends for end in each)
+        return Column(values) if fits and _is_small(values, 8) else None
     # Items may be of any class, and their methods do anything: without a label nothing is lost.
     try:
         array = _array_of(values)
@@ -147,8 +166,6 @@ def _column(values: Any) -> Column | None:
 
 
 def _array_of(values: Any) -> Array | None:
-    if isinstance(values, range):
-        return np.arange(values.start, values.stop, values.step) if _is_small(values, 8) else None
     if is_read_by_pieces(values):
         is_fit = len(values.shape) == 1 and values.dtype.kind in "biufc"
         return values[:] if is_fit and _is_small(values, values.dtype.itemsize) else None

@@ -310,7 +310,7 @@ def test_results_on_another_file_system_are_copied(folder, tmp_path):
 
 @pytest.mark.once
 def test_what_becomes_a_pickle_is_called_so(folder):
-    pmap = ParallelMap(dict, [{"a": 1}])
+    pmap = ParallelMap(set, [[1, 2]])
     pmap.kwargv["outFile"] = ["mine.h5"]
 
     assert pmap.compute() == [str(folder / "mine.pickle")]
