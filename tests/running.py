@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from acme_mpi.results.spec import PLACED_BYTES, RowSpec
+from acme_mpi.results.parts import PLACED_BYTES
+from acme_mpi.results.spec import RowSpec
 from acme_mpi.runner.base import Assignment, Outcome, PlaceRequest, Ready, Runner
 from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.tasks.packing import pack

@@ -16,10 +16,12 @@ import pytest
 from acme_mpi.comm import SerialWorld, ThreadWorld, World
 from acme_mpi.engine.call import Options, Output, Work
 from acme_mpi.history.folders import choose_layout, make_folders
+from acme_mpi.results.encoder import Encoder
 from acme_mpi.results.foreign import take_apart
 from acme_mpi.results.form import agreed
 from acme_mpi.results.named import Named, named
-from acme_mpi.results.spec import PLACED_BYTES, Encoder, RowSpec, make_row_spec, on_grid, to_parts
+from acme_mpi.results.parts import PLACED_BYTES, to_parts
+from acme_mpi.results.spec import RowSpec, make_row_spec, on_grid
 from acme_mpi.runner.base import Outcome
 from acme_mpi.session.values import values_of
 from acme_mpi.storage import STORES, Layout, MemoryStore, Store, Stored, find_store, make_store

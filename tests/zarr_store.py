@@ -18,7 +18,8 @@ from acme_mpi.history.folders import note_linked
 from acme_mpi.history.journal import FileKey
 from acme_mpi.history.records import Records, missing_tasks, share_records
 from acme_mpi.results.checksum import Digest, new_digest
-from acme_mpi.results.spec import RowSpec, note_of
+from acme_mpi.results.parts import note_of
+from acme_mpi.results.spec import RowSpec
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import Stored, StoreKind
 from acme_mpi.storage.base import refusals, together

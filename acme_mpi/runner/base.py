@@ -17,8 +17,9 @@ from acme_mpi.linux.memory import forget_peak, peak_bytes
 from acme_mpi.linux.offsets import reason
 from acme_mpi.linux.segment import Segment
 from acme_mpi.results.convert import ResultError
+from acme_mpi.results.encoder import Content, Encoder, Place
 from acme_mpi.results.form import NAMES, ROWS, agreed
-from acme_mpi.results.spec import Content, Encoder, Place, RowSpec
+from acme_mpi.results.spec import RowSpec
 from acme_mpi.runner import forked
 from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.runner.trace import traceback_text

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from acme_mpi.linux.interrupts import reset_after_fork
 from acme_mpi.linux.offsets import begin_sync, reason, write_all
 from acme_mpi.results.convert import ResultError
-from acme_mpi.results.spec import Encoder
+from acme_mpi.results.encoder import Encoder
 from acme_mpi.runner import forked
 from acme_mpi.runner.base import (
     DRAIN,

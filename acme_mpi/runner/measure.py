@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from acme_mpi.linux.memory import forget_peak, peak_bytes, status_bytes
-from acme_mpi.results.spec import Encoder, RowSpec, is_pickle, parts_of
+from acme_mpi.results.encoder import Encoder
+from acme_mpi.results.parts import is_pickle, parts_of
+from acme_mpi.results.spec import RowSpec
 from acme_mpi.tasks.pickling import pickle_result
 
 # What `Measured` returns: elapsed seconds, peak memory of this process and memory of its agent in

@@ -10,7 +10,8 @@ from acme_mpi.comm import World
 from acme_mpi.engine.call import Options, Result
 from acme_mpi.engine.summary import error_of
 from acme_mpi.results.convert import Array, ResultError
-from acme_mpi.results.spec import Encoder, RowSpec
+from acme_mpi.results.encoder import Encoder
+from acme_mpi.results.spec import RowSpec
 from acme_mpi.runner.loading import join_values
 from acme_mpi.standing import loading
 from acme_mpi.storage.base import Stored, missing_value

@@ -19,7 +19,7 @@ import numpy as np
 from acme_mpi.history.parsing import Damaged, open_file
 from acme_mpi.results.convert import Part
 from acme_mpi.results.foreign import NOTE
-from acme_mpi.results.spec import with_note
+from acme_mpi.results.parts import with_note
 from acme_mpi.storage import ballast
 from acme_mpi.storage.deferring import DeferringFile
 
@@ -334,7 +334,7 @@ def _refuse_nonsense(dataset: h5py.Dataset) -> None:
 def read_parts(group: h5py.Group, first: int = 0) -> Iterator[Part]:
     """Yield the parts of one task, from ``result_<first>`` on, as they were before storage.
 
-    Behind them comes what they were together, see `results.spec.with_note`.
+    Behind them comes what they were together, see `results.parts.with_note`.
     """
     k = first
     while f"result_{k}" in group:

@@ -10,7 +10,8 @@ import h5py
 import numpy as np
 
 from acme_mpi.results.convert import Array
-from acme_mpi.results.spec import PLACED_BYTES, RowSpec
+from acme_mpi.results.parts import PLACED_BYTES
+from acme_mpi.results.spec import RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.redo import AtomicFile
 

@@ -15,15 +15,8 @@ import numpy as np
 
 from acme_mpi.history.journal import FileKey
 from acme_mpi.results.convert import Array, Part
-from acme_mpi.results.spec import (
-    PLACED_BYTES,
-    Parts,
-    RowSpec,
-    is_placed,
-    names_of,
-    note_of,
-    parts_of,
-)
+from acme_mpi.results.parts import PLACED_BYTES, Parts, is_placed, names_of, note_of, parts_of
+from acme_mpi.results.spec import RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.packed_rows import PackedRows
 from acme_mpi.storage.redo import AtomicFile, Change

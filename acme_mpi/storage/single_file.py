@@ -27,7 +27,9 @@ from acme_mpi.history.records import (
 from acme_mpi.linux.syncing import sync_files
 from acme_mpi.results.checksum import Digest
 from acme_mpi.results.convert import Array
-from acme_mpi.results.spec import Content, RowSpec, is_placed
+from acme_mpi.results.encoder import Content
+from acme_mpi.results.parts import is_placed
+from acme_mpi.results.spec import RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import Stored, on_master, refusals
 from acme_mpi.storage.contained import ContainedStore

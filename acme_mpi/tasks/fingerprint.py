@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from acme_mpi.results.spec import PLAIN
+from acme_mpi.results.parts import PLAIN
 from acme_mpi.tasks.frames import INSTALLED, is_own
 from acme_mpi.tasks.hdf5_arguments import reduce_hdf5
 from acme_mpi.tasks.pickling import pickle_given

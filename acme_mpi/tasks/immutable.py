@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from acme_mpi.results.spec import PLAIN
+from acme_mpi.results.parts import PLAIN
 from acme_mpi.tasks.taskset import is_read_by_pieces
 
 _IMMUTABLE = (

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from acme_mpi.linux.segment import Segment
-from acme_mpi.results.spec import PLAIN
+from acme_mpi.results.parts import PLAIN
 from acme_mpi.tasks.grid import GridColumn
 from acme_mpi.tasks.immutable import is_flat, is_immutable
 from acme_mpi.tasks.pickling import OUT_OF_BAND_BYTES, GivenPickler, pickle_given

@@ -14,7 +14,8 @@ import acme_mpi
 from acme_mpi import Grid, InputError, ParallelMap, TaskError
 from acme_mpi.history.description import read_description
 from acme_mpi.results.convert import ResultError
-from acme_mpi.results.spec import Encoder, first_form, make_row_spec
+from acme_mpi.results.encoder import Encoder
+from acme_mpi.results.spec import first_form, make_row_spec
 
 EVERY_LAYOUT = pytest.mark.parametrize(
     "layout",

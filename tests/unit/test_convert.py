@@ -14,7 +14,8 @@ from hypothesis.extra import numpy as npst
 
 from acme_mpi.results.checksum import checksum
 from acme_mpi.results.convert import MAX_TYPE_BYTES, ResultError, _type_bytes, misfit, to_array
-from acme_mpi.results.spec import make_row_spec, to_parts, to_row
+from acme_mpi.results.parts import to_parts
+from acme_mpi.results.spec import make_row_spec, to_row
 from acme_mpi.storage import hdf5
 
 pytestmark = pytest.mark.once

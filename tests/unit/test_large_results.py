@@ -23,7 +23,8 @@ from running import (
     run_tasks,
 )
 
-from acme_mpi.results.spec import PLACED_BYTES, RowSpec, is_placed
+from acme_mpi.results.parts import PLACED_BYTES, is_placed
+from acme_mpi.results.spec import RowSpec
 from acme_mpi.runner.base import MEDIUM, Outcome, PlaceRequest, Ready
 
 pytestmark = pytest.mark.once

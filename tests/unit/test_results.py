@@ -15,19 +15,9 @@ import acme_mpi
 from acme_mpi import InputError
 from acme_mpi.results.checksum import checksum
 from acme_mpi.results.convert import ResultError
-from acme_mpi.results.spec import (
-    PLACED_BYTES,
-    Encoder,
-    MisfitError,
-    RowSpec,
-    is_pickle,
-    is_placed,
-    make_row_spec,
-    names_of,
-    parts_of,
-    to_parts,
-    to_row,
-)
+from acme_mpi.results.encoder import Encoder
+from acme_mpi.results.parts import PLACED_BYTES, is_pickle, is_placed, names_of, parts_of, to_parts
+from acme_mpi.results.spec import MisfitError, RowSpec, make_row_spec, to_row
 from acme_mpi.tasks.pickling import Frozen, dump_values, load_values
 
 LARGE = np.arange(PLACED_BYTES // 8, dtype=np.float64)  # just large enough to be placed

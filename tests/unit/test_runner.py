@@ -23,7 +23,9 @@ from running import (
 )
 
 from acme_mpi import PerTask, Shared
-from acme_mpi.results.spec import Encoder, RowSpec, parts_of
+from acme_mpi.results.encoder import Encoder
+from acme_mpi.results.parts import parts_of
+from acme_mpi.results.spec import RowSpec
 from acme_mpi.runner import base
 from acme_mpi.runner.base import (
     NotCalled,
