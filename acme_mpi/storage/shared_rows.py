@@ -142,9 +142,6 @@ class SharedRows:
 
     def _another_name(self) -> str:
         """Return a second name of the file, which is gone soon; its own one if it can have none."""
-        for left in glob.glob(f"{glob.escape(self.path)}.*"):
-            if os.path.islink(left):  # by a run that was killed just then
-                hdf5.remove(left)
         name = f"{self.path}.{secrets.token_hex(8)}"
         try:
             os.symlink(os.path.basename(self.path), name)
@@ -154,12 +151,19 @@ class SharedRows:
 
     def _create(self) -> None:
         with refusals(self.path):
+            self._remove_other_names()
             if os.path.exists(self.path):  # by an earlier run: see `restore`
                 with hdf5.open_to_read(self.path) as file:
                     for column in self.columns:
                         column.offset = file[column.spec.dataset].id.get_offset() or 0
             else:
                 self._create_at(self.path)
+
+    def _remove_other_names(self) -> None:
+        """Remove what a run has left that was killed while it opened the file."""
+        for left in glob.glob(f"{glob.escape(self.path)}.*"):
+            if os.path.islink(left):
+                hdf5.remove(left)
 
     def _create_at(self, path: str) -> None:
         """Create the file, with its space reserved, and note the offsets of the rows."""

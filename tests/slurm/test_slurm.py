@@ -73,7 +73,7 @@ def test_two_nodes_write_one_file(slurm: Slurm, work_dir: Path) -> None:
     ran = slurm.srun_acme("-N2", "-n", "4", args=args, cwd=work_dir)
     assert ran.returncode == 0, ran.stderr
     with h5py.File(work_dir / "out" / "f.h5") as container:
-        assert list(container) == ["result_0"]
+        assert list(container) == ["result_0", "task", "x"]
         assert container["result_0"][...].tolist() == EXPECTED
 
 

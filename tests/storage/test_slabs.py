@@ -15,8 +15,10 @@ from storing import FAILED, Case, encode, store_case
 from acme_mpi.comm import SerialWorld
 from acme_mpi.history.folders import make_folders
 from acme_mpi.history.records import read_history
+from acme_mpi.results.spec import make_row_spec
 from acme_mpi.storage import Layout, make_store
 from acme_mpi.storage.contained import joined
+from acme_mpi.storage.shared_rows import SharedRows
 from acme_mpi.storage.slabs import slabs
 from acme_mpi.storage.verify import look
 
@@ -90,3 +92,15 @@ def test_a_run_resumes_with_rows_of_an_earlier_version(shape, tmp_path):
         rows = np.moveaxis(file["result_0"][()], whole.spec.axis, 0)
         assert np.array_equal(rows, whole.values)
         assert "missing" not in file["result_0"].attrs
+
+
+def test_a_second_name_that_a_killed_run_has_left_is_removed(tmp_path):
+    path = tmp_path / "f.h5.partial"
+    left = tmp_path / "f.h5.partial.5fad2e9f"
+    left.symlink_to(path.name)
+    shared = SharedRows(SerialWorld(), str(path), make_row_spec((None,), "float"), 3)
+    shared.open()
+    shared.close()
+
+    assert path.exists()
+    assert not os.path.lexists(left)

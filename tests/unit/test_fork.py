@@ -110,6 +110,7 @@ def test_libraries_load_with_a_share_of_the_cores(monkeypatch):
 
 
 def test_a_runner_with_another_number_of_threads_is_replaced():
+    kept.stop_runner()  # of an earlier test in this process
     n_wrong = len(os.sched_getaffinity(0)) + 1
     early = ChildRunner(n_wrong)
     kept._kept.keep(early, n_wrong)

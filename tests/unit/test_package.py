@@ -84,9 +84,10 @@ def install(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
 
     def install(version: str) -> Path:
         place = tmp_path_factory.mktemp("place")
-        run(python(version), "-m", "venv", "--without-pip", place)
+        # With a pip of its own: an older one does not run on a newer Python.
+        run(python(version), "-m", "venv", place)
+        pip = place / "bin" / "python", "-m", "pip", "install"
         # Compiling takes longer than all else, and nothing is started twice.
-        pip = sys.executable, "-m", "pip", "--python", place / "bin" / "python", "install"
         options = "--quiet", "--no-compile", "--only-binary=:all:"
         run(*pip, *options, the(built, "*.whl"), env=bare(place))
         return place / "bin"
