@@ -112,7 +112,8 @@ class _Coordinates:
             for first, piece in column.pieces():
                 dataset[first : first + len(piece)] = piece
         else:
-            dataset[...] = np.asarray(column.values).reshape(shape)
+            values = [piece for _, piece in column.pieces()]
+            dataset[...] = np.concatenate(values).reshape(shape)
         dataset.attrs.update(column.attributes)
         return dataset
 
