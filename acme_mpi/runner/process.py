@@ -209,6 +209,8 @@ _CHILDREN: weakref.WeakSet[Child] = weakref.WeakSet()
 def _let_go_of_all() -> None:
     for child in [*_CHILDREN]:
         child.let_go()
+    # Once: in a process that this one forks, their descriptors' numbers may be those of others.
+    _CHILDREN.clear()
 
 
 os.register_at_fork(after_in_child=_let_go_of_all)

@@ -122,3 +122,20 @@ def test_a_runner_with_another_number_of_threads_is_replaced():
         assert kept.take_child_runner(SerialWorld()) is runner
     finally:
         kept.stop_runner()
+
+
+def test_a_fork_of_a_fork_keeps_its_own_descriptors():
+    runner = ChildRunner(1)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            opened = [os.open("/dev/null", os.O_RDONLY) for _ in range(20)]
+            inner = os.fork()
+            if inner == 0:
+                are_open = all(os.path.exists(f"/proc/self/fd/{each}") for each in opened)
+                os._exit(0 if are_open else 1)
+            os._exit(os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1]))
+
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    finally:
+        runner.stop()
