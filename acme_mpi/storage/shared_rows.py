@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import math
 import os
+import re
 import secrets
 from collections.abc import Sequence
 from itertools import product, zip_longest
@@ -160,9 +161,12 @@ class SharedRows:
                 self._create_at(self.path)
 
     def _remove_other_names(self) -> None:
-        """Remove what a run has left that was killed while it opened the file."""
+        """Remove what a run has left that was killed while it opened the file.
+
+        Besides the name itself that is a file by which Open MPI tries locks.
+        """
         for left in glob.glob(f"{glob.escape(self.path)}.*"):
-            if os.path.islink(left):
+            if os.path.islink(left) or re.search(r"\.[0-9a-f]{16}\.locktest\.\d+$", left):
                 hdf5.remove(left)
 
     def _create_at(self, path: str) -> None:

@@ -96,11 +96,14 @@ def test_a_run_resumes_with_rows_of_an_earlier_version(shape, tmp_path):
 
 def test_a_second_name_that_a_killed_run_has_left_is_removed(tmp_path):
     path = tmp_path / "f.h5.partial"
-    left = tmp_path / "f.h5.partial.5fad2e9f"
+    left = tmp_path / "f.h5.partial.5fad2e9f434bef66"
     left.symlink_to(path.name)
+    tried = tmp_path / "f.h5.partial.8ac46f031607394b.locktest.0"
+    tried.touch()
     shared = SharedRows(SerialWorld(), str(path), make_row_spec((None,), "float"), 3)
     shared.open()
     shared.close()
 
     assert path.exists()
     assert not os.path.lexists(left)
+    assert not tried.exists()
