@@ -89,10 +89,10 @@ class _Coordinates:
 
     def _scale(self, name: str, column: Column | None) -> h5py.Dataset:
         """Make the coordinate of an axis of the tasks."""
-        name = self._free(name) if column is not None else name
+        length, name = self._lengths[name], self._free(name)
         if column is None:
-            return self._without_values(name, self._lengths[name])
-        return _as_scale(self._written(name, column, (len(column.values),)), name)
+            return self._without_values(name, length)
+        return _as_scale(self._written(name, column, (length,)), name)
 
     def _of_each_task(self, name: str, column: Column, scales: list[h5py.Dataset]) -> str:
         """Make the coordinate that one argument is; return its name."""
@@ -125,8 +125,9 @@ class _Coordinates:
     def _free(self, name: str) -> str:
         """Return a name for a coordinate that no result has."""
         name = re.sub(r"\W", "_", name)
-        is_taken = name in self._file or re.fullmatch(r"(comp|result)_\d+", name)
-        return f"argument_{name}" if is_taken else name
+        while name in self._file or re.fullmatch(r"(comp|result)_\d+", name):
+            name = f"argument_{name}"
+        return name
 
 
 def _as_scale(dataset: h5py.Dataset, name: str) -> h5py.Dataset:

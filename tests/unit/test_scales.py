@@ -134,6 +134,24 @@ def test_one_stacked_array_may_have_a_name(layout, tmp_path):
     assert acme_mpi.open(tmp_path).names == ("twice",)
 
 
+@EVERY_LAYOUT
+def test_a_result_may_be_called_like_the_axis(layout, tmp_path):
+    def f(task, argument_task):
+        return {"task": task * 2.0, "argument_argument_task": 1}
+
+    words = {"result_shape": "auto", "output_dir": str(tmp_path), **layout}
+    acme_mpi.map(f, [1, 2], [3, 4], **words)
+    acme_mpi.map(named_like_it, [1, 2], **words)
+
+    for name in ("f", "named_like_it"):
+        with opened(tmp_path / f"{name}.h5") as found:
+            assert found["task"].values.tolist() == [2, 4]
+
+
+def named_like_it(x):
+    return {"task": x * 2.0}
+
+
 def test_missing_tasks_are_nan_and_listed(tmp_path):
     def f(x):
         return 1 / x
