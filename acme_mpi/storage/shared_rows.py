@@ -354,10 +354,11 @@ class SharedRows:
         """
         # In the place of a file that is gone there would be an empty one.
         os.stat(self.path)
+        if not is_missing.any():
+            return
         with hdf5.changing(self.path) as file:
-            if is_missing.any():
-                for spec in self._spec.columns:
-                    _fill(file[spec.dataset], spec, is_missing, is_blank)
+            for spec in self._spec.columns:
+                _fill(file[spec.dataset], spec, is_missing, is_blank)
 
 
 def _fill(rows: h5py.Dataset, spec: RowSpec, is_missing: Array, is_blank: bool) -> None:
