@@ -105,6 +105,16 @@ class World(ABC):
     def wake(self, rank: int) -> None:  # noqa: B027 (threads sleep for moments only)
         """Have a rank of this node look at once for what it was sent. Independent."""
 
+    @property
+    def is_woken(self) -> bool:
+        """Whether all who send to this rank can wake it, so that it need not look."""
+        return False
+
+    @property
+    def expects_message(self) -> bool:
+        """Whether this rank was woken, and what for is still on its way."""
+        return False
+
     def bells(self) -> list[int]:
         """Return what is readable once another rank has woken this one. Independent."""
         return []

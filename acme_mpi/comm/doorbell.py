@@ -6,10 +6,12 @@ import contextlib
 import secrets
 import select
 import socket
+import time
 import weakref
 from collections.abc import Sequence
 
 _NO_NAME = b""
+LATE_S = 0.02  # a message may be so much slower than its ring
 
 
 class Doorbell:
@@ -28,6 +30,8 @@ class Doorbell:
         self.name = b"\0acme_mpi-" + secrets.token_hex(16).encode()
         self._socket.bind(self.name)
         self._names: list[bytes] = []
+        # Rings whose messages were not found yet; below 0: messages found before their rings.
+        self._n_owed, self._owed_since_s = 0, 0.0
 
     def meet(self, names: Sequence[bytes], hosts: Sequence[str], own_host: str) -> None:
         """Learn the names of all ranks' bells; those of other nodes cannot be rung."""
@@ -58,10 +62,27 @@ class Doorbell:
         return is_rung
 
     def hush(self) -> None:
-        """Forget the rings so far; what they told of is to be looked for after this."""
+        """Take note of the rings so far; what they told of is to be looked for after this."""
+        n_owed = self._n_owed
         with contextlib.suppress(OSError):
             while True:
                 self._socket.recv(1)
+                n_owed += 1
+        if self._n_owed <= 0:
+            self._owed_since_s = time.monotonic()
+        # Not every message has a ring, so what is below 0 says nothing about those to come.
+        self._n_owed = max(n_owed, 0)
+
+    def found(self) -> None:
+        """Take note that a message was found."""
+        self._n_owed -= 1
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether there were more rings than messages; what stays out for long is not awaited."""
+        if self._n_owed > 0 and time.monotonic() - self._owed_since_s > LATE_S:
+            self._n_owed = 0
+        return self._n_owed > 0
 
     def close(self) -> None:
         """Take the bell away."""

@@ -141,6 +141,7 @@ class MpiWorld(World):
             return None
         sender = self._status.Get_source()
         self._comm.Recv(self._buffer, sender, tag)
+        self._bell.found()
         return sender, self._buffer.tolist()
 
     def _has_come(self, source: int, tag: int) -> bool:
@@ -158,9 +159,19 @@ class MpiWorld(World):
         return Meeting(self._comm, bell, isend, self._wait_woken, self._gather_here)
 
     def wake(self, rank: int) -> None:
-        """Ring the rank's bell; MPI has its messages by then, if they are short."""
+        """Ring the rank's bell; MPI has its messages by then, or soon."""
         if rank != self.rank:
             self._bell.ring(rank)
+
+    @property
+    def is_woken(self) -> bool:
+        """Whether all who send to this rank during a run are of its node: rank 0, or all ranks."""
+        return self._is_one_node or (self.rank > 0 and self._bell.reaches(0))
+
+    @property
+    def expects_message(self) -> bool:
+        """Whether this rank was woken, and what for is still on its way."""
+        return self._bell.is_owed
 
     def bells(self) -> list[int]:
         """Return this rank's bell."""

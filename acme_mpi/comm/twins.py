@@ -17,6 +17,7 @@ class SerialWorld(World):
     """A world of one rank, without MPI."""
 
     rank, size = 0, 1
+    is_woken = True  # by nobody
 
     def __init__(self) -> None:
         super().__init__()

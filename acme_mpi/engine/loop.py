@@ -18,7 +18,7 @@ from acme_mpi.standing import is_in_task
 
 logger = logging.getLogger("acme_mpi")
 
-IDLE_PAUSE_S = 0.1
+IDLE_PAUSE_S = 0.1  # where ranks wake each other: what a lost ring costs
 IDLE_SHARE = 1 / 32  # a rank notices so much later what comes after it has waited for long
 RESERVE_PAUSE_S = 1.0  # the master has nothing to say to a worker with a chunk in reserve
 LOOK_EVERY_S = 1.0
@@ -116,16 +116,29 @@ class Loop:
         return descriptors
 
     def _pause_s(self) -> float:
-        longest_s = IDLE_PAUSE_S if self._master is None else self._master.longest_pause_s
-        self._backoff.longest_s = longest_s
-        if self._is_waited_for():
-            pause_s = self._backoff.pause()
-        else:
-            # The runner wakes this rank by itself.
-            pause_s = RESERVE_PAUSE_S if self._master is None else longest_s
+        is_woken = self._world.is_woken
+        pause_s = self._pause_of_woken_s() if is_woken else self._pause_of_looking_s()
         look_s = None if self._runner is None else self._runner.look_s
         bounds = (look_s, self._world.forward_every_s)
         return min([pause_s, *(bound for bound in bounds if bound is not None)])
+
+    def _pause_of_woken_s(self) -> float:
+        """Return how long to sleep where whoever sends rings a bell, and the runner as well."""
+        if self._world.expects_message:  # MPI may be slower than the bell
+            self._backoff.longest_s = IDLE_PAUSE_S
+            return self._backoff.pause()
+        is_fed = self._master is None or self._master.has_fed_all
+        longest_s = RESERVE_PAUSE_S if is_fed and not self._is_waited_for() else IDLE_PAUSE_S
+        return longest_s if self._master is None else min(longest_s, self._master.time_left_s)
+
+    def _pause_of_looking_s(self) -> float:
+        """Return how long to sleep where messages of other nodes come without a sound."""
+        longest_s = IDLE_PAUSE_S if self._master is None else self._master.longest_pause_s
+        self._backoff.longest_s = longest_s
+        if self._is_waited_for():
+            return self._backoff.pause()
+        # The runner wakes this rank by itself.
+        return RESERVE_PAUSE_S if self._master is None else longest_s
 
     def _is_waited_for(self) -> bool:
         """Whether this rank, or one that it hands chunks to, has no work or soon has none."""

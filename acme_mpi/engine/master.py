@@ -137,6 +137,11 @@ class Master:
         return min(max(PAUSE_S, self._schedule.chunk_s / 8), LONG_PAUSE_S)
 
     @property
+    def time_left_s(self) -> float:
+        """How long until all has to be over, in seconds; `math.inf` without a deadline."""
+        return max(0.0, self._deadline_s - time.monotonic())
+
+    @property
     def has_fed_all(self) -> bool:
         """Whether every worker has a chunk."""
         return not self._starting and not self._holding[0]
@@ -217,8 +222,7 @@ class Master:
 
     def _order(self, worker: int, order: Order) -> None:
         self._world.send(worker, TAG_CHUNK, to_ints(order))
-        if self._held.get(worker, 0) < CREDIT:  # with a reserve it looks by itself in time
-            self._world.wake(worker)
+        self._world.wake(worker)
 
     def _handle(self, worker: int, report: Report) -> None:
         match report:

@@ -42,6 +42,7 @@ from acme_mpi.runner.base import (
 from acme_mpi.storage.base import Store
 
 MAX_CALL_TEXTS = 1000
+RINGS_PER_S = 100  # of all workers that have work: rank 0 answers more reports than that at once
 ALIVE_EVERY_S = 10.0
 LONG_S = 10.0  # a task that has been running for so long is noted in the journal
 
@@ -81,7 +82,8 @@ class Worker:
         self.storage_error = ""
         self.unstorable: tuple[int, str] | None = None  # the first that was pickled instead
         self._tracebacks: dict[str, str] = {}
-        self._told_s = time.monotonic()
+        self._told_s = self._rung_s = time.monotonic()
+        self._ring_every_s = world.size / RINGS_PER_S
         # With few ranks it is told at once, with many after a while, so that the master can hear
         # all of them.
         self._untold: Ended | None = None
@@ -297,8 +299,22 @@ class Worker:
         self._tell_ended()  # nothing overtakes it
         self._told_s = time.monotonic()
         self._world.send(0, TAG_REPORT, to_ints(report))
-        if not self._chunks:  # it has nothing to do until there is an answer
+        if self._is_pressing(report):
+            self._rung_s = self._told_s
             self._world.wake(0)
+
+    def _is_pressing(self, report: Report) -> bool:
+        """Tell whether rank 0 is to look at once; others have to be heard as well."""
+        if not self._chunks:  # there is nothing to do until there is an answer
+            return True
+        match report:
+            case Ended():
+                may_wait = not report.n_closed
+            case Alive():
+                may_wait = True
+            case _:
+                return True
+        return not may_wait and self._told_s - self._rung_s >= self._ring_every_s
 
 
 class _Open:

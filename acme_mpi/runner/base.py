@@ -28,7 +28,7 @@ from acme_mpi.tasks.packing import unpack
 from acme_mpi.tasks.pickling import Frozen, dump_values, pickle_result, text_of
 from acme_mpi.tasks.taskset import TaskSet
 
-REPORT_NS = 50_000_000  # results leave the runner at least this often between two tasks
+REPORT_NS = 100_000_000  # results leave the runner at least this often between two tasks
 REPORT_BYTES = 8 * 1024 * 1024
 CLOCK_NS = 200_000  # the start of a task is known this well
 SLOW_NS = 10_000_000  # tasks from here on are listed with their times
@@ -383,6 +383,7 @@ def run_chunk(
     swallow: tuple[type[BaseException], ...] = (BaseException,),
     is_changed: Callable[[], bool] = bool,
     slowest: list[int] | None = None,
+    report_ns: int | None = None,
 ) -> Iterator[Outcome]:
     """Call the tasks of one chunk and yield their outcomes.
 
@@ -411,7 +412,10 @@ def run_chunk(
         after others in such a process is left out: it is to be called in another one.
     slowest : list of int, optional
         How long the slowest tasks of earlier chunks took, a heap; it is changed.
+    report_ns : int, optional
+        An outcome is yielded at least so often between two tasks, in nanoseconds.
     """
+    report_ns = REPORT_NS if report_ns is None else report_ns
     slowest = [] if slowest is None else slowest
     add, clock, own = encoder.add, monotonic_ns, forked.this_process
     outcome, begin_ns = _begin(chunk.start), clock()
@@ -459,7 +463,7 @@ def run_chunk(
                 outcome.calls[block.start] = _call_text(block.start, name, tasks)
                 now_ns = clock()
         n_between = max(1, min(2 * len(block), CLOCK_NS * len(block) // (now_ns - block_ns + 1)))
-        if now_ns - begin_ns > REPORT_NS or encoder.n_bytes > REPORT_BYTES:
+        if now_ns - begin_ns > report_ns or encoder.n_bytes > REPORT_BYTES:
             words[0] = -1
             yield _end(outcome, index, encoder.take(), now_ns - begin_ns)
             outcome, begin_ns = _begin(index), clock()

@@ -28,6 +28,8 @@ from acme_mpi.runner.surroundings import change_environment
 from acme_mpi.standing import calling, loading
 from acme_mpi.tasks.taskset import TaskSet, function_name
 
+REPORT_NS = 50_000_000  # so long do other ranks wait for a rank 0 that calls tasks itself
+
 
 class InlineRunner(Runner):
     """Calls tasks in this process, for functions that communicate or need its state.
@@ -102,6 +104,7 @@ class InlineRunner(Runner):
                 self._words,
                 self._swallow,
                 slowest=self._slowest,
+                report_ns=REPORT_NS,
             )
         if self._running is None:
             return []

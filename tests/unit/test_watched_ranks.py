@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
+import time
 from collections import deque
 from typing import Any
 
@@ -88,7 +90,7 @@ class TestCredit:
         sent = self.hand_out(100, 3, *self.ready(0, 1, 2))
 
         assert [dest for dest, _ in sent] == [0, 1, 2, 0, 1, 2]
-        assert self.woken == [0, 1, 2]  # by the first: with a chunk, it is its runner that wakes it
+        assert self.woken == [0, 1, 2, 0, 1, 2]
 
     @pytest.mark.parametrize(("n_tasks", "n_sent"), [(3, 3), (4, 3), (6, 3), (7, 4)])
     def test_the_last_tasks_are_nobodys_reserve(self, n_tasks, n_sent):
@@ -270,6 +272,8 @@ def test_a_rank_that_is_woken_hushes_its_bell_and_looks_often_again():
     pauses, n_hushed = list[float](), []
 
     class Rung(SerialWorld):
+        is_woken = False
+
         def bells(self):
             return [99]
 
@@ -289,6 +293,44 @@ def test_a_rank_that_is_woken_hushes_its_bell_and_looks_often_again():
 
     assert pauses == [1e-4, 2e-4, 4e-4, 1e-4, 2e-4]
     assert n_hushed == [3]
+
+
+class TestPausesOfWoken:
+    """How long a rank sleeps where ranks ring each other's bells."""
+
+    def pauses(
+        self, n_tasks: int, n_expected: int = 0, deadline_s: float = math.inf
+    ) -> list[float]:
+        pauses = list[float]()
+
+        class Near(SerialWorld):
+            def bells(self):
+                return [99]
+
+            @property
+            def expects_message(self):
+                return len(pauses) < n_expected
+
+        def sleep(descriptors, longest_s):
+            pauses.append(longest_s)
+            if len(pauses) == 4:
+                raise InterruptedError
+            return []
+
+        schedule, progress = FixedChunks(n_tasks, 1), Progress(n_tasks, bar=False)
+        master = Master(Near(), schedule, progress, {0}, deadline_s=deadline_s)
+        with pytest.raises(InterruptedError):
+            Loop(master._world, None, master, None, sleep=sleep).play()
+        return pauses
+
+    def test_nothing_is_looked_for_between_rings(self):
+        assert self.pauses(9) == [0.1] * 4
+
+    def test_a_message_that_was_announced_is_looked_for(self):
+        assert self.pauses(9, n_expected=3) == [1e-4, 2e-4, 4e-4, 0.1]
+
+    def test_a_deadline_is_not_slept_through(self):
+        assert max(self.pauses(9, deadline_s=time.monotonic() + 0.05)) <= 0.05
 
 
 class TestManyRanks:
