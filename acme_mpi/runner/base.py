@@ -417,7 +417,8 @@ def run_chunk(
     """
     report_ns = REPORT_NS if report_ns is None else report_ns
     slowest = [] if slowest is None else slowest
-    add, clock, own = encoder.add, monotonic_ns, forked.this_process
+    clock, own = monotonic_ns, forked.this_process
+    plain, append = encoder.plain()
     outcome, begin_ns = _begin(chunk.start), clock()
     now_ns = begin_ns
     call, rows = tasks.bound(func), tasks.rows(chunk.start, chunk.stop)
@@ -425,15 +426,22 @@ def run_chunk(
     while not is_over and index < chunk.stop and not words[DRAIN]:
         # Tasks of a few microseconds share one look at the clock.
         block = range(index, min(index + n_between, chunk.stop))
+        to_call = [*block]
         words[1] = block_ns = now_ns
         index -= 1
+        forked.being_called.append(to_call)
         # The only places where exceptions of user code are caught: the call and the check of what
         # it returned, and around them the arguments, which may be read from a file.
         try:
-            for index, row in zip(block, rows, strict=False):
+            for index, row in zip(to_call, rows, strict=False):
                 words[0] = index
                 try:
-                    add(index, call(*row))
+                    value = call(row)
+                    if type(value) in plain:
+                        append(value)
+                    elif forked.this_process is own:
+                        encoder.add(index, value)
+                        plain, append = encoder.plain()
                 except swallow as error:
                     if forked.this_process is not own:
                         raise
@@ -441,10 +449,10 @@ def run_chunk(
                         is_over = True
                         break
                     outcome.failures.append(describe_failure(error, index, name, tasks))
-                if forked.this_process is not own:
-                    forked.leave()
             else:
                 index = block.stop
+            if forked.this_process is not own:
+                forked.leave()
         except BaseException as error:
             if forked.this_process is not own:
                 forked.leave(error)
@@ -453,6 +461,8 @@ def run_chunk(
             outcome.failures.append(describe_failure(error, index + 1, name, None))
             index += 2
             rows = tasks.rows(index, chunk.stop)
+        finally:
+            forked.being_called.pop()
         now_ns = clock()
         if now_ns - block_ns >= SLOW_NS:
             start_s = outcome.start_s + (block_ns - begin_ns) / 1e9
@@ -466,6 +476,7 @@ def run_chunk(
         if now_ns - begin_ns > report_ns or encoder.n_bytes > REPORT_BYTES:
             words[0] = -1
             yield _end(outcome, index, encoder.take(), now_ns - begin_ns)
+            plain, append = encoder.plain()
             outcome, begin_ns = _begin(index), clock()
             now_ns = begin_ns
     words[0] = -1

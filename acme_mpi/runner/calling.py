@@ -181,7 +181,16 @@ class Caller:
         A process that a task forks makes no more of these calls, and leaves.
         """
         own = forked.this_process
-        forked.being_called = block
+        forked.being_called.append(block)
+        try:
+            self._call_each(call, block, values)
+        finally:
+            forked.being_called.pop()
+        if forked.this_process is not own:
+            forked.leave()
+
+    def _call_each(self, call: Callable[[Any], Any], block: list[Any], values: list[Any]) -> None:
+        own = forked.this_process
         n_before, add = len(values), values.append
         rest: Iterable[Any] = block
         while True:
@@ -197,8 +206,6 @@ class Caller:
                 rest = islice(block, k + 1, None)
             else:
                 break
-        if forked.this_process is not own:
-            forked.leave()
 
     def _tried_again(self, call: Callable[[Any], Any], argument: Any, error: BaseException) -> Any:
         """Return the value of a call that has raised, after as many trials as there may be."""

@@ -167,7 +167,7 @@ class TaskSet:
         return itertools.starmap(_made, given) if self.makes_anew else given
 
     def _given(self, start: int, stop: int) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-        args = self._rows([a for a in self.arguments if a.keyword is None], start, stop)
+        args = self._rows(self._by_position, start, stop)
         shared = {a.keyword: a.value for a in self.arguments if a.keyword and not a.per_task}
         if not self._has_own_keywords:
             return zip(args, repeat(shared), strict=False)
@@ -185,22 +185,30 @@ class TaskSet:
         return zip(args, kwargs, strict=True)
 
     def bound(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """Return ``call`` for which ``call(*row)`` is a task's call of `func`; see `rows`."""
+        """Return ``call`` for which ``call(row)`` is a task's call of `func`; see `rows`."""
         if self.makes_anew:
             func = _making_arguments(func)
         if self._has_own_keywords:
-            return lambda args, kwargs: func(*args, **kwargs)
+            return lambda row: func(*row[0], **row[1])
         shared = {a.keyword: a.value for a in self.arguments if a.keyword}
-        return partial(func, **shared) if shared else func
+        call = partial(func, **shared) if shared else func
+        return call if len(self._by_position) == 1 else lambda row: call(*row)
 
-    def rows(self, start: int, stop: int) -> Iterator[tuple[Any, ...]]:
+    def rows(self, start: int, stop: int) -> Iterator[Any]:
         """Return an iterator of what each task in [start, stop) has of its own, in order.
 
-        An empty dict of keywords in each call would cost a third of an empty function's time.
+        Of one argument it is the value itself: tuples of one, and an empty dict of keywords, would
+        each cost a third of an empty function's time.
         """
         if self._has_own_keywords:
             return self._given(start, stop)
-        return self._rows([a for a in self.arguments if a.keyword is None], start, stop)
+        if len(self._by_position) == 1:
+            return iter(self._by_position[0].column(start, stop))
+        return self._rows(self._by_position, start, stop)
+
+    @property
+    def _by_position(self) -> list[Argument]:
+        return [argument for argument in self.arguments if argument.keyword is None]
 
     @property
     def _has_own_keywords(self) -> bool:

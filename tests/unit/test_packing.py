@@ -39,7 +39,7 @@ def called_with(tasks, start=0, stop=None):
     seen = []
     call = tasks.bound(lambda *args: seen.append(args))
     for row in tasks.rows(start, tasks.n_tasks if stop is None else stop):
-        call(*row)
+        call(row)
     return seen
 
 

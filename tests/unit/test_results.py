@@ -397,6 +397,33 @@ def encode(values, spec=None, in_memory=False, place=None):
     return encoder.take()
 
 
+def encode_as_runners_do(values, spec=None, in_memory=False):
+    """Return the same, plain values being appended."""
+    encoder = Encoder(spec, in_memory, None, dump_values, Frozen)
+    plain, append = encoder.plain()
+    for index, value in enumerate(values):
+        if type(value) in plain:
+            append(value)
+        else:
+            encoder.add(index, value)
+            plain, append = encoder.plain()
+    return encoder.take()
+
+
+@pytest.mark.parametrize("shape", [None, (None,), (None, 2)])
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_plain_values_become_what_others_do(shape, in_memory):
+    spec = None if shape is None else spec_of(*shape)
+    one = {None: 0.5, (None,): 0.5, (None, 2): np.ones(2)}[shape]
+    mixed = [one, one, (one, "more"), one, True, 7, 2**63, "text", None, 1j]
+    values = mixed if spec is None else mixed[:4]
+
+    content = encode_as_runners_do(values, spec, in_memory)
+
+    expected = encode(values, spec, in_memory)
+    assert pickle.dumps(content) == pickle.dumps(expected)
+
+
 class Sites:
     """Places every array that is asked for, and notes what is written."""
 

@@ -152,6 +152,25 @@ class TestForks:
         assert values_by_index(outcomes) == {0: 0, 1: status, 2: 2, 3: 3}
         assert calls.read_text().split() == ["0", "1", "2", "3"]
 
+    def test_it_makes_no_further_calls_after_a_nested_run(self, runner, tmp_path):
+        """The calls of the inner run are over, those of the outer one are not."""
+        calls = tmp_path / "calls"
+
+        def f(x):
+            import acme_mpi
+
+            with calls.open("a") as file:
+                file.write(f"{x}\n")
+            inner = acme_mpi.map(abs, [-x, -x], write_worker_results=False)
+            if x == 1 and (pid := os.fork()):
+                os.waitpid(pid, 0)
+            return inner
+
+        outcomes = self.run(runner, f, 5)
+
+        assert values_by_index(outcomes) == {x: [x, x] for x in range(5)}
+        assert calls.read_text().split() == [str(x) for x in range(5)]
+
     def test_what_it_raises_is_printed_without_our_frames(self, runner, capfd):
         def f(x):
             pid = os.fork()
