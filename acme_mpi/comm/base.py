@@ -169,6 +169,10 @@ class World(ABC):
         What a launcher does about a rank that dies differs, and some do nothing.
         """
 
+    def deaths(self) -> list[int]:
+        """Return what is readable once a rank that this one watches has died. Independent."""
+        return []
+
     @abstractmethod
     def abort(self, exit_code: int) -> None:
         """End all ranks at once: for broken invariants only. Independent."""

@@ -107,6 +107,11 @@ class MpiWorld(World):
             if neighbour.rank == 0:
                 self._watch_rank_0(neighbour)
 
+    def deaths(self) -> list[int]:
+        """Return the descriptor of the process that this rank watches; none of other nodes."""
+        local = (each for each in self._neighbours if isinstance(each, LocalNeighbour))
+        return [each.descriptor for each in local]
+
     def _watch_rank_0(self, neighbour: Neighbour) -> None:
         stopped_s = neighbour.stopped_s()
         if stopped_s > LOST_S:

@@ -56,6 +56,11 @@ class Neighbour(ABC):
 class LocalNeighbour(Neighbour):
     """A rank of this node, watched by its process.
 
+    Attributes
+    ----------
+    descriptor : int
+        Readable once it has ended.
+
     Raises
     ------
     OSError
@@ -64,13 +69,13 @@ class LocalNeighbour(Neighbour):
 
     def __init__(self, rank: int, host: str, pid: int) -> None:
         super().__init__(rank, host, pid)
-        self._descriptor = os.pidfd_open(pid)
+        self.descriptor = os.pidfd_open(pid)
         self._looked_s, self._stopped_s = time.monotonic(), 0.0
 
     def is_gone(self) -> bool:
         """Tell whether its process has ended."""
         poll = select.poll()  # select takes no descriptor above 1023
-        poll.register(self._descriptor, select.POLLIN)
+        poll.register(self.descriptor, select.POLLIN)
         return bool(poll.poll(0))
 
     def stopped_s(self) -> float:

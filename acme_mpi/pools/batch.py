@@ -88,7 +88,7 @@ class Batch(ABC):
         self.feed.close()
         return []
 
-    def _draw(self) -> list[Any] | None:
+    def _draw(self) -> Sequence[Any] | None:
         return self.feed.draw()
 
     def _end_input(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -25,7 +25,7 @@ class Feed(ABC):
     error: BaseException | None = None
 
     @abstractmethod
-    def draw(self) -> list[Any] | None:
+    def draw(self) -> Sequence[Any] | None:
         """Return the next arguments, none at the end; None: nothing for now, `wake` is called."""
 
     @abstractmethod
@@ -36,6 +36,8 @@ class Feed(ABC):
 class Listed(Feed):
     """Arguments that are all there; they are dropped as they are handed out.
 
+    A chunk of a range is a range: it travels as three numbers.
+
     Attributes
     ----------
     chunksize : int
@@ -43,17 +45,20 @@ class Listed(Feed):
     """
 
     def __init__(self, items: Iterable[Any], chunksize: int) -> None:
-        self._left = list(items)
-        self._left.reverse()  # a list gets shorter only at its end
+        # A list gets shorter only at its end.
+        self._left = items[::-1] if type(items) is range else list(items)[::-1]
         self.chunksize = chunksize
 
     def __len__(self) -> int:
         return len(self._left)
 
-    def draw(self) -> list[Any]:
+    def draw(self) -> Sequence[Any]:
         """Return the next arguments."""
         chunk = self._left[: -self.chunksize - 1 : -1]
-        del self._left[-self.chunksize :]
+        if isinstance(self._left, list):
+            del self._left[-self.chunksize :]
+        else:
+            self._left = self._left[: -self.chunksize]
         return chunk
 
     def close(self) -> None:

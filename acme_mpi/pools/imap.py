@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -159,7 +159,7 @@ class ImapBatch(Batch):
         if must_wake:
             self.lane.stream.wake()
 
-    def _draw(self) -> list[Any] | None:
+    def _draw(self) -> Sequence[Any] | None:
         with self._changed:
             if not self._has_room(1):
                 self._is_stalled = True

@@ -85,6 +85,7 @@ class Part:
         self._post: Post = MpiPost(world) if with_mpi else NoPost()
         self._runner: StreamRunner = take_stream_runner(world)
         self._parent, self._looked_s = os.getppid(), time.monotonic()
+        self._deaths = world.deaths()
 
     def end(self) -> None:
         """End the runner. Independent."""
@@ -142,21 +143,24 @@ class Part:
         self, waits_for: list[int], reading: Sequence[int] = (), writing: Sequence[int] = ()
     ) -> _Ready:
         """Sleep until something is ready; return what is."""
-        pauses = [self._post.pause_s(waits_for), self._runner.look_s, LOOK_EVERY_S]
+        pauses = [self._post.pause_s(waits_for), self._runner.look_s]
         pause_s = min(pause for pause in pauses if pause is not None)
-        to_read = [*reading, *self._post.descriptors(), *self._runner.descriptors()]
+        to_read = [*reading, *self._post.descriptors(), *self._runner.descriptors(), *self._deaths]
         room = self._runner.waits_for_room
         to_write = [*writing, *([room] if room >= 0 else [])]
         readable, writable, _ = select.select(to_read, to_write, [], pause_s)
         if readable or writable:
             self._post.has_woken()
-        self._look()
+        self._look(at_once=not {*readable}.isdisjoint(self._deaths))
         return _Ready({*readable, *writable})
 
-    def _look(self) -> None:
-        """See once a second whether the launcher and the other ranks are still there."""
+    def _look(self, at_once: bool) -> None:
+        """See once a second whether the launcher and the other ranks are still there.
+
+        A rank that has nothing to do looks less often: the death of its neighbour wakes it.
+        """
         now_s = time.monotonic()
-        if now_s - self._looked_s > LOOK_EVERY_S:
+        if at_once or now_s - self._looked_s > LOOK_EVERY_S:
             self._looked_s = now_s
             leave_if_orphaned(self._parent)
             self._world.abort_if_neighbour_is_gone()

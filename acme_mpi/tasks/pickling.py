@@ -224,6 +224,8 @@ def are_plain(values: Sequence[Any]) -> bool:
 
     It says no as well where to look at all would cost as much as the pickling.
     """
+    if type(values) is range:
+        return True
     if len(values) > FEW and type(values[0]) in _NATIVE:
         return False
     kinds = {*map(type, values)}
