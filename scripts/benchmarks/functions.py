@@ -35,6 +35,10 @@ def burn_100ms(x):
     return burn(0.1)
 
 
+# CPU time in seconds that a call uses on purpose.
+BUSY_S = {"burn_1ms": 0.001, "burn_5ms": 0.005, "burn_100ms": 0.1}
+
+
 def nap(seconds):
     time.sleep(seconds)
 

@@ -4,7 +4,7 @@ import os
 import time
 from array import array
 
-from benchmarks import functions, rates
+from benchmarks import functions, ranks, rates
 from benchmarks.together import self_scheduled, together
 
 
@@ -14,11 +14,14 @@ def loop(func, tasks):
 
 
 def rate(func, n_tasks, target_s):
-    """Return the rate of one process per worker, each looping over its share."""
+    """Return the rate of one process per worker, each looping over its share.
+
+    What that takes is the function's own, of whatever CPU time a side uses.
+    """
     if n_tasks is None:
-        n_tasks = rates.calibrated(lambda n: together(loop, func, n), target_s)
-    elapsed_s = together(loop, func, n_tasks)
-    return {"n_tasks": n_tasks, "seconds": elapsed_s, "rate": n_tasks / elapsed_s}
+        n_tasks = rates.calibrated(lambda n: together(loop, func, n)["seconds"], target_s)
+    figures = rates.per_task(together(loop, func, n_tasks), n_tasks)
+    return {"n_tasks": n_tasks, **figures, "own_us": figures["cpu_us"]}
 
 
 def raw(func, n_tasks):
@@ -30,19 +33,29 @@ def raw(func, n_tasks):
     from mpi4py import MPI
 
     world = MPI.COMM_WORLD
+    own_s = 0.0
+
+    def called(x):
+        nonlocal own_s
+        before_s = time.thread_time()
+        result = func(x)
+        own_s += time.thread_time() - before_s
+        return result
 
     def write(tasks):
         with open(f"raw_{tasks[0]}", "wb") as file:
             for x in tasks:
-                file.write(func(x).data)
+                file.write(called(x).data)
             file.flush()
             os.fsync(file.fileno())
         world.Barrier()
 
     share = range(world.rank * n_tasks // world.size, (world.rank + 1) * n_tasks // world.size)
     write(range(-5 * world.rank - 5, -5 * world.rank))
-    elapsed_s = rates.seconds(write, share)
-    return {"seconds": elapsed_s, "rate": n_tasks / elapsed_s}
+    own_s = 0.0
+    figures = ranks.used(write, share)
+    own_us = 1e6 * own_s / len(share)
+    return {**rates.per_task(figures, n_tasks), "own_us": own_us}
 
 
 def raw_scalars(func, n_tasks):
@@ -55,8 +68,9 @@ def raw_scalars(func, n_tasks):
             file.flush()
             os.fsync(file.fileno())
 
-    elapsed_s = together(write, func, n_tasks)
-    return {"seconds": elapsed_s, "rate": n_tasks / elapsed_s}
+    figures = rates.per_task(together(write, func, n_tasks), n_tasks)
+    own_us = 1e6 * together(loop, func, n_tasks)["cpu_s"] / n_tasks
+    return {**figures, "own_us": own_us}
 
 
 def bare_ranks(started_s):
@@ -65,7 +79,7 @@ def bare_ranks(started_s):
     from mpi4py import MPI
 
     MPI.COMM_WORLD.Barrier()
-    return {"startup_s": time.monotonic() - started_s}
+    return ranks.started(started_s)
 
 
 def copy(n_bytes):

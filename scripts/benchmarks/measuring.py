@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import rates
+from benchmarks.added import CPU, tell_added
 from benchmarks.once import FIGURES
 from benchmarks.processes import MARKER
 
@@ -64,6 +66,7 @@ class Bench:
                 print(
                     f"{workload.key} {k + 1}/{n_repetitions}  {side.name}: {told}", file=sys.stderr
                 )
+            tell_added(workload, {name: each.repetitions[k] for name, each in measured.items()})
         return measured
 
     def _measure_side(self, side, so_far):
@@ -89,7 +92,7 @@ class Bench:
         launcher = ["mpiexec", "-n", str(side.n_ranks), "--oversubscribe"] if side.n_ranks else []
         place = tempfile.mkdtemp(dir=self._directory)
         os.sync()  # nobody pays for what others have left to be written
-        start_s = time.monotonic()
+        start_s, start_cpu_s = time.monotonic(), ended_cpu_s()
         process = subprocess.Popen(
             [*launcher, python, *self._program(side, options, start_s)],
             cwd=place,
@@ -107,7 +110,7 @@ class Bench:
                 raise Failed(last_line(errors) or f"exit status {process.returncode}")
             with contextlib.suppress(FileNotFoundError):
                 return json.loads(Path(place, FIGURES).read_text())
-            return {"seconds": elapsed_s}
+            return {"seconds": elapsed_s, CPU: 1e6 * (ended_cpu_s() - start_cpu_s)}
         except subprocess.TimeoutExpired:
             raise Failed(f"no end after {side.timeout_s} s") from None
         finally:
@@ -129,6 +132,15 @@ class Bench:
 
 class Failed(Exception):
     """A side has not come to an end, or not to a good one."""
+
+
+def ended_cpu_s():
+    """Return the CPU time in seconds of all programs that have ended, and of what they waited for.
+
+    mpiexec waits for ranks, and these for the processes that they have started.
+    """
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return ended.ru_utime + ended.ru_stime
 
 
 def last_line(text):

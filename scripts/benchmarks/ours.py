@@ -1,9 +1,9 @@
 """What our ranks do, each in its own process of ``mpiexec -n N``."""
 
 import functools
-import time
 
-from benchmarks import argument, functions, processes, rates
+from benchmarks import argument, functions, processes, ranks, rates
+from benchmarks.ranks import is_rank_0
 
 IN_MEMORY = {"write_worker_results": False}
 
@@ -17,28 +17,21 @@ def run(func, inputs, **options):
 def rate(func, n_tasks, target_s):
     # The caller alone gets the results, as from the peers.
     run_for_one = functools.partial(run, root=0)
-    return rates.measured(run_for_one, func, n_tasks, target_s, agree=of_rank_0)
-
-
-def of_rank_0(value):
-    from mpi4py import MPI
-
-    return MPI.COMM_WORLD.bcast(value)
+    return rates.measured(run_for_one, func, n_tasks, target_s, ranks.of_rank_0, ranks.used)
 
 
 def heavy_tail(n_tasks):
-    return rates.beyond_ideal(run, functions.burn, rates.heavy_tail(n_tasks))
+    return rates.beyond_ideal(run, functions.burn, rates.heavy_tail(n_tasks), ranks.used)
 
 
 def files(func, n_tasks, **options):
     import acme_mpi
 
-    for name, n in (("warm_up", min(rates.WARM_UP, n_tasks // 10)), ("measured", n_tasks)):
-        start_s = time.perf_counter()
-        acme_mpi.map(func, range(n), output_dir=name, **options)
-        elapsed_s = time.perf_counter() - start_s
+    acme_mpi.map(func, range(min(rates.WARM_UP, n_tasks // 10)), output_dir="warm_up", **options)
+    call = functools.partial(acme_mpi.map, output_dir="measured", **options)
+    figures = ranks.used(call, func, range(n_tasks))
     peak_mb = processes.own_peak_bytes() / 1e6
-    return {"seconds": elapsed_s, "rate": n_tasks / elapsed_s, "peak_mb": peak_mb}
+    return {**rates.per_task(figures, n_tasks), "peak_mb": peak_mb}
 
 
 def first_map(n_tasks, **options):
@@ -62,7 +55,7 @@ def deliver(array):
 
 
 def delivered(n_bytes):
-    return argument.delivered(deliver, n_bytes if is_rank_0() else 64)
+    return argument.delivered(deliver, n_bytes if is_rank_0() else 64, ranks.used)
 
 
 def memory(n_bytes):
@@ -73,20 +66,15 @@ def memory(n_bytes):
     return None
 
 
-def is_rank_0():
-    from mpi4py import MPI
-
-    return MPI.COMM_WORLD.rank == 0
-
-
 def crowd(n_tasks, started_s):
     """Return what many ranks cost on few cores: at the start, at work, and waiting."""
     from mpi4py import MPI
 
     world = MPI.COMM_WORLD
     run(functions.empty, range(world.size))
-    startup_s = time.monotonic() - started_s
-    spans = run(functions.burn_5ms, range(n_tasks))
+    startup = ranks.started(started_s)
+    spans = []
+    worked = ranks.used(lambda: spans.extend(run(functions.burn_5ms, range(n_tasks))))
     work_s = max(end for _, end in spans) - min(begin for begin, _ in spans)
     shares = world.gather(growth(lambda s: wait_for_one(s, world.size), 1.0, 3.0))
     n_workers = world.size - 1
@@ -94,7 +82,8 @@ def crowd(n_tasks, started_s):
     if shares is None:
         return None
     return {
-        "startup_s": startup_s,
+        **startup,
+        **rates.per_task(worked, n_tasks),
         "rate": n_tasks / work_s,
         "idle": 100 * sum(shares[1:]) / n_workers,
         "idle_most": 100 * max(shares[1:]),

@@ -9,7 +9,7 @@ import functools
 import multiprocessing
 import os
 
-from benchmarks import argument, functions, processes, rates, sampling
+from benchmarks import argument, functions, rates, sampling
 from benchmarks.methods import run_of
 from benchmarks.rates import N_WORKERS
 from benchmarks.together import together
@@ -117,7 +117,7 @@ PEERS = {
 
 def rate(peer, func, n_tasks, target_s, **options):
     with PEERS[peer](**options) as run:
-        return run and rates.measured(run, func, n_tasks, target_s, measure=processes.used)
+        return run and rates.measured(run, func, n_tasks, target_s)
 
 
 def heavy_tail(peer, n_tasks):
@@ -199,8 +199,7 @@ def file_per_process(func, n_tasks):
                 file[f"comp_{x}/result_0"] = func(x)
             synced(file)
 
-    elapsed_s = together(write, func, n_tasks)
-    return {"seconds": elapsed_s, "rate": n_tasks / elapsed_s}
+    return rates.per_task(together(write, func, n_tasks), n_tasks)
 
 
 def synced(file):

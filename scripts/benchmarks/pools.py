@@ -12,7 +12,7 @@ def rate(func, n_tasks, target_s, method="map"):
     make = acme_mpi.Executor if method == "submit" else acme_mpi.Pool
     with make() as workers:
         run = run_of(workers, method)
-        return rates.measured(run, func, n_tasks, target_s, measure=processes.used)
+        return rates.measured(run, func, n_tasks, target_s)
 
 
 def small_maps(func, n_tasks, n_maps):

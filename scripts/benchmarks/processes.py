@@ -56,9 +56,7 @@ def peak_bytes(call):
 
 def cpu_s():
     """Return the CPU time in seconds of this process and of its children that live."""
-    children = Path("/proc/self/task").glob("*/children")
-    pids = [pid for path in children for pid in path.read_text().split()]
-    return time.process_time() + sum(process_cpu_s(int(pid)) for pid in pids)
+    return time.process_time() + sum(map(process_cpu_s, children_of("self")))
 
 
 def process_cpu_s(pid):
@@ -70,19 +68,60 @@ def process_cpu_s(pid):
     return time.clock_gettime(~pid << 3 | 2)
 
 
-def used(call, *args):
-    """Return the seconds of a call, and how many cores this measurement's processes kept busy.
+def used(call, *args, meet=lambda: None):
+    """Return what a call takes: seconds, CPU time of this measurement's processes, cores kept busy.
 
-    What starts or ends in between does not count.
+    Processes that start or end in between count. Looking for them is no part of the call.
+
+    Parameters
+    ----------
+    call : callable
+        Called with `args`.
+    meet : callable
+        Waits for others who make the same call, before and after it.
     """
-    pids = [int(folder.name) for folder in marked()]
-    before_s = cpu_by_process(pids)
+    known = family()
+    before_s = spent_s(known)
+    meet()
     start_s = time.perf_counter()
     call(*args)
     elapsed_s = time.perf_counter() - start_s
-    after_s = cpu_by_process(pids)
-    spent_s = sum(after_s[pid] - before_s[pid] for pid in after_s if pid in before_s)
-    return {"seconds": elapsed_s, "cores": spent_s / elapsed_s}
+    meet()
+    # Those that were known come first: who polls goes on while /proc is searched for the others.
+    after_s = spent_s(known)
+    after_s += spent_s(family() - known)
+    cpu_s = after_s - before_s
+    return {"seconds": elapsed_s, "cpu_s": cpu_s, "cores": cpu_s / elapsed_s}
+
+
+def spent_so_far_s():
+    """Return the CPU time in seconds that this measurement has taken since its start."""
+    return spent_s(family())
+
+
+def family():
+    """Return the process ids of this measurement, of ended ones that nobody waited for as well."""
+    pids = {int(folder.name) for folder in marked()}
+    return pids.union(*map(children_of, pids))
+
+
+def children_of(pid):
+    """Return the ids of a process's children; of none if it is gone."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for path in Path(f"/proc/{pid}/task").glob("*/children"):
+            found.update(map(int, path.read_text().split()))
+    return found
+
+
+def spent_s(pids):
+    """Return the CPU time in seconds of processes, and of all that have ended below them."""
+    while True:
+        ended = sum(map(ended_s, pids))
+        living = sum(cpu_by_process(pids).values())
+        # One that has ended in between would be in neither, or in both.
+        if ended == sum(map(ended_s, pids)):
+            return ended + living
 
 
 def cpu_by_process(pids):
@@ -92,6 +131,19 @@ def cpu_by_process(pids):
         with contextlib.suppress(OSError):  # gone
             found[pid] = process_cpu_s(pid)
     return found
+
+
+def ended_s(pid):
+    """Return the CPU time in seconds of a process's children that it has waited for.
+
+    That of their own children is in it. The kernel tells hundredths of a second.
+    """
+    try:
+        content = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:  # gone: it counts for who has waited for it
+        return 0.0
+    fields = content.rpartition(")")[2].split()  # its name may have spaces
+    return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
 
 def own_peak_bytes():

@@ -3,7 +3,7 @@
 import heapq
 import time
 
-from benchmarks import processes
+from benchmarks import functions, processes
 
 N_WORKERS = 2  # of every side, whatever it calls them
 WARM_UP = 20  # tasks of the call before the measured one
@@ -11,8 +11,8 @@ TARGET_S = 1.2  # tasks are taken for so long; the fastest repetitions must stil
 N_MOST = 50_000_000  # inputs fit into memory
 
 
-def measured(run, func, n_tasks, target_s=TARGET_S, agree=int, inputs=range, measure=None):
-    """Return the rate of ``run(func, inputs(n))``, with as many tasks as last `target_s`.
+def measured(run, func, n_tasks, target_s=TARGET_S, agree=int, measure=processes.used):
+    """Return the rate of ``run(func, range(n))``, with as many tasks as last `target_s`.
 
     Parameters
     ----------
@@ -24,21 +24,31 @@ def measured(run, func, n_tasks, target_s=TARGET_S, agree=int, inputs=range, mea
         Number of tasks; None finds it.
     agree : callable
         Makes one number of those that several ranks have found.
-    inputs : callable
-        ``inputs(n)``: the inputs of n tasks.
-    measure : callable, optional
-        ``measure(run, func, inputs)``: makes the call that counts, and returns figures, "seconds"
-        among them.
+    measure : callable
+        ``measure(run, func, inputs)``: makes the call that counts, and returns what it took, as
+        `processes.used` does.
     """
-    run(func, inputs(WARM_UP))
+    run(func, range(WARM_UP))
     if n_tasks is None:
-        n_tasks = calibrated(lambda n: agree(1e9 * seconds(run, func, inputs(n))) / 1e9, target_s)
-    figures = (measure or timed)(run, func, inputs(n_tasks))
-    return {"n_tasks": n_tasks, **figures, "rate": n_tasks / figures["seconds"]}
+        n_tasks = calibrated(lambda n: agree(1e9 * seconds(run, func, range(n))) / 1e9, target_s)
+    figures = measure(run, func, range(n_tasks))
+    return {"n_tasks": n_tasks, **per_task(figures, n_tasks), **own_of(func)}
+
+
+def per_task(figures, n_tasks):
+    """Return figures of a call with its rate, and its CPU time in microseconds per task."""
+    rate, cpu_us = n_tasks / figures["seconds"], 1e6 * figures["cpu_s"] / n_tasks
+    return {**figures, "rate": rate, "cpu_us": cpu_us}
+
+
+def own_of(func, n_calls=1):
+    """Return the CPU time in microseconds of the function itself, if it states any."""
+    busy_s = functions.BUSY_S.get(getattr(func, "__name__", ""))
+    return {} if busy_s is None else {"own_us": 1e6 * busy_s * n_calls}
 
 
 def maps(run, func, n_tasks, n_maps):
-    """Return the rate of maps of few tasks."""
+    """Return the rate of maps of few tasks, and their CPU time per map."""
 
     def call(n):
         for _ in range(n):
@@ -46,11 +56,7 @@ def maps(run, func, n_tasks, n_maps):
 
     call(max(1, n_maps // 10))
     figures = processes.used(call, n_maps)
-    return {**figures, "rate": n_maps / figures["seconds"]}
-
-
-def timed(call, *args):
-    return {"seconds": seconds(call, *args)}
+    return per_task(figures, n_maps) | own_of(func, n_tasks)
 
 
 def seconds(call, *args):
@@ -88,17 +94,18 @@ def list_schedule_s(durations, n_workers=N_WORKERS):
     return max(free_s)
 
 
-def beyond_ideal(run, func, inputs):
+def beyond_ideal(run, func, inputs, measure=processes.used):
     """Return a run's time, divided by ideal list scheduling of what its tasks have lasted.
 
-    `func` returns when it has begun and ended.
+    `func` uses as many seconds of CPU time as its input says, and returns when it has begun and
+    ended.
     """
     run(func, inputs[:WARM_UP])
-    start_s = time.perf_counter()
-    spans = run(func, inputs)
-    elapsed_s = time.perf_counter() - start_s
+    spans = []
+    figures = per_task(measure(lambda: spans.extend(run(func, inputs))), len(inputs))
     ideal_s = list_schedule_s([end - begin for begin, end in spans])
-    return {"seconds": elapsed_s, "ratio": elapsed_s / ideal_s}
+    own_us = 1e6 * sum(inputs) / len(inputs)
+    return {**figures, "own_us": own_us, "ratio": figures["seconds"] / ideal_s}
 
 
 def heavy_tail(n_tasks, task_s=0.005):

@@ -5,6 +5,7 @@ It is the pattern alone, so that ours and peers need no emcee: its wrapper holds
 """
 
 from benchmarks import functions
+from benchmarks.processes import used
 from benchmarks.rates import seconds
 
 N_WALKERS = 32
@@ -59,11 +60,20 @@ def closure(run, data, n_steps):
     with_data = LogProbability(log_probability, (data,))
     with_global = LogProbability(log_probability_of_kept, ())
     run(functions.empty, range(N_WALKERS))
-    data_s = global_s = 0.0
+    data_s = data_cpu_s = global_s = 0.0
     for _ in range(N_ROUNDS):
-        data_s += seconds(sample, run, with_data, n_steps)
+        figures = used(sample, run, with_data, n_steps)
+        data_s += figures["seconds"]
+        data_cpu_s += figures["cpu_s"]
         global_s += seconds(sample, run, with_global, n_steps)
-    return {"seconds": data_s, "seconds_global": global_s, "ratio": data_s / global_s}
+    n_calls = N_ROUNDS * n_steps * N_WALKERS
+    return {
+        "seconds": data_s,
+        "seconds_global": global_s,
+        "ratio": data_s / global_s,
+        "cpu_us": 1e6 * data_cpu_s / n_calls,
+        "own_us": 1e6 * CALL_S,
+    }
 
 
 def sample(run, func, n_steps):

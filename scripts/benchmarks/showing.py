@@ -5,7 +5,8 @@ import statistics
 
 HOLDS = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
 HEADER = ["what", "ours", "best peer", "ratio", "limit", "ratio to it", "target", "verdict"]
-ALL_HEADER = ["what", "side", "median", "least", "most", "ours / it"]
+ALL_HEADER = ["what", "side", "median", "least", "most", "ours / it", "CPU added"]
+ADDED_HEADER = ["CPU time added", "ours", "least", "most", "least of peers", "ratio"]
 
 
 def median(measured, figure):
@@ -31,8 +32,11 @@ def ratio(mine, theirs, figure):
 
 def best_of(measured, names, line):
     """Return the side with the best median; None if none of them has any."""
-    choose = max if line.more_is_better else min
-    medians = {name: median(measured[name], line.figure) for name in names}
+    return first_of(measured, names, line.figure, max if line.more_is_better else min)
+
+
+def first_of(measured, names, figure, choose):
+    medians = {name: median(measured[name], figure) for name in names}
     known = {name: value for name, value in medians.items() if value is not None}
     return choose(known, key=known.get) if known else None
 
@@ -97,6 +101,25 @@ def target_cell(target):
     return f"{bound} x {' and '.join(target.against)}" if target.against else bound
 
 
+def has_added(measured, workload, line):
+    """Tell whether a line's CPU time is known: older figures do not have it."""
+    return bool(line.added and values_of(measured[line.ours], line.added))
+
+
+def added_cells(measured, workload, line):
+    """Return the cells of a line of the table of what sides add."""
+    mine = measured[line.ours]
+    values = values_of(mine, line.added)
+    least = first_of(measured, workload.peers, line.added, min)
+    share = ratio(mine, measured[least], line.added) if least else None
+    return [
+        f"{line.what} (per {line.per})",
+        *(duration(f(values)) for f in (statistics.median, min, max)),
+        f"{least}: {duration(median(measured[least], line.added))}" if least else "",
+        "" if share is None else f"{share:.3g}",
+    ]
+
+
 def lines_of_all(measured, workload, line):
     """Return the cells of all sides that have a line's figure, ours first."""
     mine = measured[line.ours]
@@ -108,7 +131,9 @@ def lines_of_all(measured, workload, line):
         if values:
             figures = [number(f(values)) for f in (statistics.median, min, max)]
         share = "" if name == line.ours else ratio_cell(mine, measured[name], line)
-        cells.append(['"' if cells else f"{line.what} ({line.unit})", name, *figures, share])
+        added_us = median(measured[name], line.added)
+        added = "" if added_us is None else duration(added_us)
+        cells.append(['"' if cells else f"{line.what} ({line.unit})", name, *figures, share, added])
     return cells
 
 
@@ -125,6 +150,14 @@ def troubles(results):
 
 def number(value):
     return f"{value:,.0f}".replace(",", " ") if value >= 100 else f"{value:.3g}"
+
+
+def duration(value_us):
+    """Return microseconds in a unit that leaves few digits."""
+    for unit, size_us in (("s", 1e6), ("ms", 1e3), ("us", 1)):
+        if abs(value_us) >= size_us:
+            return with_unit(value_us / size_us, unit)
+    return with_unit(1e3 * value_us, "ns")
 
 
 def with_unit(value, unit):

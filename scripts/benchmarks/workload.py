@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.added import ADDED
+
 POOL, EXECUTOR, JOBLIB, ACME = "Pool", "ProcessPoolExecutor", "joblib", "ACME"
 MPI_PEERS = ("mpi4py.futures", "schwimmbad")
 
@@ -48,6 +50,10 @@ class Side:
         return self.module == "pools"
 
     @property
+    def is_limit(self):
+        return self.module == "limits"
+
+    @property
     def is_peer(self):
         """Whether it runs in the peers' environment."""
         return self.module == "peers"
@@ -72,10 +78,18 @@ class Line:
     targets: tuple[Target, ...] = ()
     ours: str = "ours"
     limit: str = ""
+    added: str = ADDED  # the figure of the CPU time that goes with it; empty: none
 
     @property
     def more_is_better(self):
         return self.unit.endswith("/s")
+
+    @property
+    def per(self):
+        """What the CPU time is for: one call, task, result, row, map, GB or start."""
+        if self.more_is_better:
+            return self.unit.removesuffix("/s").removesuffix("s")
+        return {"s": "start"}.get(self.unit, "task")
 
 
 @dataclass(frozen=True)

@@ -210,6 +210,7 @@ def crowd(n_ranks, n_tasks):
                 "s",
                 (Target("<=", 2, (bare,)),),
                 limit=bare,
+                added="startup_cpu_us",
             ),
             Line(
                 what + f"{n_tasks} x 5 ms, first chunk to last result",
@@ -218,8 +219,14 @@ def crowd(n_ranks, n_tasks):
                 (Target(">=", 1 / 1.2, (LOOP,)),),
                 limit=LOOP,
             ),
-            Line(what + "a rank that waits", "idle", share, (Target("<", 1),)),
-            Line(what + "the master at 1000 requests/s", "master", share, (Target("<", 5),)),
+            Line(what + "a rank that waits", "idle", share, (Target("<", 1),), added=""),
+            Line(
+                what + "the master at 1000 requests/s",
+                "master",
+                share,
+                (Target("<", 5),),
+                added="",
+            ),
         ),
         n_repetitions=3,
     )
@@ -227,7 +234,8 @@ def crowd(n_ranks, n_tasks):
 
 def memory():
     sides = ours_in_files("scalar", 10_000_000, 1_000_000, {"ours": {"result_shape": [None]}})
-    line = Line("1e7 rows: peak memory of rank 0", "peak_mb", "MB", (Target("<=", 250),))
+    what = "1e7 rows: peak memory of rank 0"
+    line = Line(what, "peak_mb", "MB", (Target("<=", 250),), added="")
     return Workload("memory", sides, (line,), n_repetitions=1)
 
 

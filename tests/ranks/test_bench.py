@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,8 @@ pytestmark = pytest.mark.once
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from benchmarks import processes, rates, sampling, showing  # noqa: E402
+from benchmarks import functions, processes, rates, sampling, showing  # noqa: E402
+from benchmarks.added import tell_added  # noqa: E402
 from benchmarks.measuring import Measured  # noqa: E402
 from benchmarks.stored import read_results, write_results  # noqa: E402
 from benchmarks.together import self_scheduled, together  # noqa: E402
@@ -38,6 +41,12 @@ def make_workload(*targets, unit="tasks/s"):
     return Workload("key", sides, (Line("calls", "rate", unit, targets, limit="loop"),))
 
 
+@pytest.fixture
+def unmarked(monkeypatch):
+    """Have no process belong to the measurement."""
+    monkeypatch.setenv(processes.MARKER, "none has it")
+
+
 def cells(workload, **measured):
     return showing.cells_of(measured, workload, workload.lines[0])
 
@@ -57,6 +66,7 @@ def test_calls_that_cost_nothing_have_a_largest_number():
     assert rates.calibrated(lambda n: 0.0, target_s=1) == rates.N_MOST
 
 
+@pytest.mark.usefixtures("unmarked")
 def test_the_measured_run_is_not_one_that_found_the_number():
     calls = []
     figures = rates.measured(lambda func, inputs: calls.append(len(inputs)), abs, 6)
@@ -86,14 +96,16 @@ def test_bare_processes_share_all_indices(tmp_path, monkeypatch):
     def work(func, tasks):
         Path(str(tasks[0])).write_text(" ".join(str(func(x)) for x in tasks))
 
-    assert together(work, int, 5) > 0
+    figures = together(work, int, 5)
+    assert figures["seconds"] > 0
+    assert figures["cpu_s"] > 0
     parts = [path.read_text() for path in sorted(tmp_path.iterdir())]
     assert parts == ["0 1", "2 3 4"]
     assert self_scheduled(str, range(5)) == ["0", "1", "2", "3", "4"]
 
 
-def test_many_maps_are_counted_after_a_few(monkeypatch):
-    monkeypatch.setenv(processes.MARKER, "none has it")
+@pytest.mark.usefixtures("unmarked")
+def test_many_maps_are_counted_after_a_few():
     calls = []
     figures = rates.maps(lambda func, inputs: calls.append(list(inputs)), abs, 3, 20)
 
@@ -111,6 +123,100 @@ def test_processor_time_is_of_processes_that_live():
     assert before_s <= found[os.getpid()] <= time.process_time()
 
 
+COUNTED = """
+import json, os, resource, time
+from benchmarks import processes
+
+def burn():
+    while time.process_time() < 0.2:  # a fork begins with 0
+        pass
+
+def child(work):
+    pid = os.fork()
+    if pid == 0:
+        work()
+        os._exit(0)
+    return pid
+
+def ended():
+    os.waitpid(child(burn), 0)
+
+def left_alone():
+    os.waitid(os.P_PID, child(burn), os.WEXITED | os.WNOWAIT)
+
+def of_a_child():
+    os.waitpid(child(ended), 0)
+
+def living():
+    reader, writer = os.pipe()
+
+    def work():
+        burn()
+        os.write(writer, b"x")
+        os.read(os.pipe()[0], 1)
+
+    global kept
+    kept = child(work)
+    os.read(reader, 1)
+
+def all_s():
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+kept, before_s = None, all_s()
+cpu_s = processes.used({call})["cpu_s"]
+if kept:
+    os.kill(kept, 9)
+if {call} is not ended and {call} is not of_a_child:
+    os.wait()
+print(json.dumps([cpu_s, all_s() - before_s]))
+"""
+TICKS_S = 0.04  # of children that were waited for /proc tells user and system time in 0.01 s
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", ["ended", "left_alone", "of_a_child", "living"])
+def test_processes_that_begin_and_end_in_a_call_count_once(call):
+    """The CPU time of processes that begin, or end, during a call counts, and counts once."""
+    counted = subprocess.run(
+        [sys.executable, "-c", COUNTED.replace("{call}", call)],
+        capture_output=True,
+        check=True,
+        timeout=100,
+        env={**os.environ, processes.MARKER: uuid.uuid4().hex, "PYTHONPATH": str(ROOT / "scripts")},
+    )
+
+    cpu_s, all_s = json.loads(counted.stdout)
+    assert 0.2 - TICKS_S <= cpu_s <= all_s + TICKS_S
+
+
+RANKS = """
+import os, time
+from benchmarks import processes, ranks
+
+def call():
+    if os.fork() == 0:
+        while time.process_time() < 0.1:
+            pass
+        os._exit(0)
+    os.wait()
+
+figures = ranks.used(call)
+if ranks.is_rank_0():
+    print("counted", figures["cpu_s"])
+"""
+
+
+@pytest.mark.slow
+def test_rank_0_counts_for_all_ranks(mpiexec, write_script):
+    env = {processes.MARKER: uuid.uuid4().hex, "PYTHONPATH": str(ROOT / "scripts")}
+    ran = mpiexec(2, write_script(RANKS), env=env)
+
+    assert ran.returncode == 0, ran.stderr
+    assert float(ran.stdout.split("counted")[1]) >= 2 * 0.1 - 2 * TICKS_S
+
+
+@pytest.mark.usefixtures("unmarked")
 def test_each_step_maps_both_halves_of_the_walkers(monkeypatch):
     monkeypatch.setattr(sampling, "CALL_S", 0)
     data = sampling.make_data()
@@ -126,6 +232,33 @@ def test_each_step_maps_both_halves_of_the_walkers(monkeypatch):
     half = sampling.N_WALKERS // 2
     each_round = [((data,), half)] * 2 + [((), half)] * 2
     assert maps == [(None, 2 * half), *(sampling.N_ROUNDS * each_round)]
+
+
+def added(workload, **figures):
+    names = [side.name for side in workload.sides]
+    told = {name: figures.get(name) for name in names}
+    tell_added(workload, told)
+    return [each and each.get("added_us") for each in told.values()]
+
+
+@pytest.mark.parametrize(
+    ("loop", "expected"),
+    [
+        ({"cpu_us": 5.0, "own_us": 5.0}, [7.0, 15.0, None, 0.0]),
+        ({"rate": 1.0}, [8.0, 20.0, None, None]),
+        (None, [8.0, None, None, None]),
+    ],
+)
+def test_the_own_is_that_of_the_bare_loop_if_there_is_one(loop, expected):
+    """Without one counts what the function states; if it has failed, the rest is not known."""
+    ours, slow = {"cpu_us": 12.0, "own_us": 4.0}, {"cpu_us": 20.0}
+
+    assert added(make_workload(), ours=ours, slow=slow, loop=loop) == expected
+
+
+def test_a_busy_function_states_what_it_takes():
+    assert rates.own_of(functions.burn_5ms, 3) == {"own_us": pytest.approx(15_000)}
+    assert rates.own_of(functions.empty) == {}
 
 
 # --- What is said -------------------------------------------------------------------------------
@@ -192,6 +325,46 @@ def test_what_failed_is_shown_and_meets_nothing():
     ]
 
 
+@pytest.mark.parametrize(
+    ("value_us", "text"),
+    [(0.0523, "52.3 ns"), (-12.3456, "-12.3 us"), (1500, "1.5 ms"), (2e6, "2 s"), (0, "0 ns")],
+)
+def test_small_times_have_small_units(value_us, text):
+    assert showing.duration(value_us) == text
+
+
+def test_what_ours_adds_stands_beside_the_least_of_peers():
+    workload = make_workload()
+    measured = {
+        "ours": make_measured(2, 4, 6, figure="added_us"),
+        "slow": make_measured(3, 2, 1, figure="added_us"),
+        "fast": make_measured(8, 8, 8, figure="added_us"),
+        "loop": make_measured(1),
+    }
+
+    line = (measured, workload, workload.lines[0])
+    assert showing.has_added(*line)
+    assert showing.added_cells(*line) == [
+        "calls (per task)",
+        "4 us",
+        "2 us",
+        "6 us",
+        "slow: 2 us",
+        "2",
+    ]
+
+
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.key)
+def test_figures_of_older_versions_are_shown_without_cpu_time(workload):
+    """Figures of versions that did not count CPU time are shown without it."""
+    for line in workload.lines:
+        measured = {side.name: make_measured(1, figure=line.figure) for side in workload.sides}
+
+        assert not showing.has_added(measured, workload, line)
+        lines = showing.lines_of_all(measured, workload, line)
+        assert all(cells[-1] == "" for cells in lines)
+
+
 def test_figures_are_read_as_they_were_written(tmp_path):
     results = {"key": {"ours": make_measured(1.5, None), "peer": Measured([None], "gone")}}
     write_results(tmp_path / "figures.json", {"cores": 2}, results)
@@ -244,6 +417,8 @@ def test_without_peers_ours_alone_is_measured(checkout):
     assert "- startup, joblib, failed 1 of 1 times: no .venv-bench" in ended.stdout
     figures = read_results(checkout / "figures.json")[1]["startup"]
     assert figures["ours, files"].repetitions[0]["seconds"] > 0
+    assert figures["ours, files"].repetitions[0]["added_us"] > 0
+    assert "start-up, 4 trivial tasks, files (per start)" in ended.stdout
     assert figures["Pool"].repetitions == [None]
     again = run_bench(checkout, "--from-json", "figures.json")
     assert again.stdout == ended.stdout
@@ -258,6 +433,7 @@ def test_ranks_serve_the_script_of_a_pool(checkout):
     figures = read_results(checkout / "figures.json")[1]["submit"]["ours"].repetitions[0]
     assert figures["rate"] > 0
     assert figures["cores"] > 0
+    assert figures["added_us"] == figures["cpu_us"] > 0
 
 
 @pytest.mark.slow
