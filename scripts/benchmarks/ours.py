@@ -1,11 +1,12 @@
 """What our ranks do, each in its own process of ``mpiexec -n N``."""
 
 import functools
+from typing import Any
 
 from benchmarks import argument, functions, processes, ranks, rates
 from benchmarks.ranks import is_rank_0
 
-IN_MEMORY = {"write_worker_results": False}
+IN_MEMORY: dict[str, Any] = {"write_worker_results": False}
 
 
 def run(func, inputs, **options):

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import multiprocessing
 import os
+from typing import Any
 
 from benchmarks import argument, functions, rates, sampling
 from benchmarks.methods import run_of
@@ -215,6 +216,9 @@ def pool_deliver(array):
     context = multiprocessing.get_context("fork")
     with context.Pool(argument.N_RANKS, keep, (array,)) as workers:
         return workers.map(arrive_with_kept, range(argument.N_RANKS), chunksize=1)
+
+
+kept: Any = None  # the argument, in a pool's processes
 
 
 def keep(array):

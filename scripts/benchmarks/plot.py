@@ -31,7 +31,7 @@ def bars_of(results):
 def draw(results, path):
     bars = bars_of(results)
     whats = list(dict.fromkeys(what for what, _, _ in bars))
-    colors = dict(zip(whats, mpl.colormaps["tab20"].colors * 2, strict=False))
+    colors = dict(zip(whats, 2 * mpl.color_sequences["tab20"], strict=False))
     figure, axes = pyplot.subplots(figsize=(10, 1 + 0.2 * len(bars)), layout="constrained")
     places = range(len(bars), 0, -1)
     # A bar begins at 1, where ours and the other are equal.

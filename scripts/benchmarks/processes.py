@@ -107,7 +107,7 @@ def family():
 
 def children_of(pid):
     """Return the ids of a process's children; of none if it is gone."""
-    found = set()
+    found: set[int] = set()
     with contextlib.suppress(OSError):
         for path in Path(f"/proc/{pid}/task").glob("*/children"):
             found.update(map(int, path.read_text().split()))

@@ -4,6 +4,8 @@ It is the pattern alone, so that ours and peers need no emcee: its wrapper holds
 ``args=``, and each step maps one half of the walkers after the other.
 """
 
+from typing import Any
+
 from benchmarks import functions
 from benchmarks.processes import used
 from benchmarks.rates import seconds
@@ -11,6 +13,8 @@ from benchmarks.rates import seconds
 N_WALKERS = 32
 CALL_S = 0.0065  # the tutorial takes 5 to 8 ms
 N_ROUNDS = 4
+
+kept: Any = None  # the data, in a pool's processes
 
 
 class LogProbability:

@@ -124,7 +124,7 @@ def lines_of_all(measured, workload, line):
     """Return the cells of all sides that have a line's figure, ours first."""
     mine = measured[line.ours]
     others = [*workload.peers, *([line.limit] if line.limit else [])]
-    cells = []
+    cells: list[list[str]] = []
     for name in [line.ours, *others]:
         values = values_of(measured[name], line.figure)
         figures = ["missing", "", ""]

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import time
+from typing import Any
 
 from benchmarks.rates import N_WORKERS
 
@@ -52,7 +53,7 @@ def self_scheduled(func, inputs):
     processes = [FORK.Process(target=be_one) for _ in range(N_WORKERS)]
     for process in processes:
         process.start()
-    results = {}
+    results: dict[int, Any] = {}
     for _ in processes:
         results |= gathered.get()
     end_all(processes)
