@@ -25,6 +25,7 @@ from acme_mpi.storage.base import refusals
 from acme_mpi.storage.container import link_computations
 from acme_mpi.storage.forms import names_at, parts_at, pieces_of
 from acme_mpi.storage.linked import LinkedStore
+from acme_mpi.storage.patterns import Patterns
 from acme_mpi.storage.pickles import write_file
 from acme_mpi.storage.recorded import digest_like
 
@@ -40,6 +41,7 @@ class ComputationStore(LinkedStore):
         # Files in which arrays have been placed, and which: not yet complete.
         self._open: dict[int, hdf5.Changing] = {}
         self._placed: dict[int, set[int]] = {}
+        self._patterns = Patterns()
 
     def place(
         self, index: int, k: int, shape: tuple[int, ...], dtype: str
@@ -110,13 +112,16 @@ class ComputationStore(LinkedStore):
     def _write_parts(self, index: int, names: Sequence[str], parts: list[Part], note: str) -> None:
         """Write and close a task's file."""
         placed = {k for k, part in enumerate(parts) if is_placed(part)}
-        with refusals(self.layout.computation(index)):
+        path = self.layout.computation(index)
+        with refusals(path):
             if index in self._open and not placed:
                 self._drop(index)  # begun by an attempt that died
+            if not (placed or note) and self._patterns.write(path, names, parts):
+                return
             changed = self._begun(index)
             for k in self._placed.pop(index, set()) - placed:
                 del changed.file[f"result_{k}"]
-            root = changed.file.id
+            root, offsets = changed.file.id, list[int | None]()
             for k, (name, part) in enumerate(zip(names, parts, strict=True)):
                 link = b"result_%d" % k
                 if k not in placed:
@@ -125,10 +130,16 @@ class ComputationStore(LinkedStore):
                     dataset = h5py.h5d.open(root, link)
                 if name:
                     hdf5.give_name(dataset, root, name, k)
+                offsets.append(dataset.get_offset() if k not in placed else None)
             if note:
                 hdf5.write_note(h5py.h5g.open(root, b"/"), note)
             del self._open[index]
-            os.close(changed.detach())
+            descriptor = changed.detach()
+            try:
+                if not (placed or note):
+                    self._patterns.learn(descriptor, names, parts, offsets)
+            finally:
+                os.close(descriptor)
 
     def close(self) -> None:
         """Remove files that no outcome has completed and wait until all others are recorded."""
