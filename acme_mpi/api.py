@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ def map(
     arguments: Mapping[str, Any] | None = None,
     n_inputs: int | str = "auto",
     write_worker_results: bool = True,
-    output_dir: str | None = None,
+    output_dir: str | os.PathLike[str] | None = None,
     result_shape: tuple[Any, ...] | dict[str, tuple[Any, ...]] | str | None = None,
     result_dtype: Any = "float",
     result_names: Sequence[str] | None = None,
@@ -68,7 +69,7 @@ def map(
         made `n_inputs` times.
     write_worker_results : bool
         True: results go to HDF5 files. False: they are returned, on every rank.
-    output_dir : str, optional
+    output_dir : str or path, optional
         Directory of the files; default a new ``ACME_YYYYMMDD-hhmmss-ffffff`` in the working
         directory. A container of the same function in it is never overwritten.
     result_shape : tuple, dict of str to tuple, or "auto", optional
@@ -172,7 +173,7 @@ def map(
         spec = make_row_spec(result_shape, result_dtype)
         _check_in_memory(kind, spec, root, world.size)
         check("isolate", isolate)
-        check("output_dir", output_dir)
+        output_dir = _text_of(output_dir)
         named, seed = own_or_ours(func, named, seed)
         tasks = distribute(func, args, named, n_inputs, caller=map, seed=seed)
         names = check_names(result_names, kind, spec)
@@ -193,7 +194,7 @@ def submit(
     launch: Launcher | str | None = None,
     arguments: Mapping[str, Any] | None = None,
     n_inputs: int | str = "auto",
-    output_dir: str | None = None,
+    output_dir: str | os.PathLike[str] | None = None,
     result_shape: tuple[Any, ...] | dict[str, tuple[Any, ...]] | str | None = None,
     result_dtype: Any = "float",
     result_names: Sequence[str] | None = None,
@@ -263,7 +264,7 @@ def submit(
     kind = store_kind(True, single_file, payload)
     spec = make_row_spec(result_shape, result_dtype)
     check("isolate", isolate)
-    check("output_dir", output_dir)
+    output_dir = _text_of(output_dir)
     named, seed = own_or_ours(func, named, seed)
     tasks = distribute(func, args, named, n_inputs, caller=submit, seed=seed)
     names = check_names(result_names, kind, spec)
@@ -289,6 +290,13 @@ def _work(
     rules = check_rules(rules, isolate)
     form = on_grid(spec, tasks.grid)
     return Work(function_name(func), tasks.n_tasks, form, isolate, rules=rules)
+
+
+def _text_of(output_dir: Any) -> str | None:
+    """Return a path as text; anything else that is none is refused in ACME's words."""
+    text: str | None = os.fspath(output_dir) if isinstance(output_dir, os.PathLike) else output_dir
+    check("output_dir", text)
+    return text
 
 
 def _output(

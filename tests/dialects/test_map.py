@@ -21,6 +21,8 @@ import pytest
 from conftest import by_stacks
 from map_modes import ROW_DTYPES, STORES, VALUES, canonical, content_bytes
 
+import acme_mpi
+
 pytestmark = pytest.mark.slow
 
 SIZES = [0, 2, 3, 5]  # 0: without a launcher
@@ -312,6 +314,12 @@ def test_a_payload_file_per_computation_holds_its_results_alone(modes, content_o
 
     assert list(content) == ["result_0", "result_1", "result_2"]
     assert content["result_1"] == ("str", (), ("task 3",))
+
+
+def test_the_output_directory_may_be_a_path(tmp_path):
+    files = acme_mpi.map(abs, [-1, 2], output_dir=tmp_path / "out", isolate=False)
+
+    assert files == [str(tmp_path / "out" / "abs.h5")]
 
 
 @pytest.mark.parametrize("case", ["value", "f-rows", "more", "ragged"])
