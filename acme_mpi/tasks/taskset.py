@@ -303,6 +303,25 @@ def function_name(func: Any) -> str:
     return "lambda" if name == "<lambda>" else name.replace("/", "_")
 
 
+def _check_function(func: Any) -> None:
+    """Refuse what cannot be called, or does no work when it is."""
+    if not callable(func):
+        raise InputError(f"the function has to be callable, not {type(func)}")
+    for test, kind, instead in (
+        (inspect.iscoroutinefunction, "an async function: a call of it only", "asyncio.run({}(x))"),
+        (
+            inspect.isasyncgenfunction,
+            "an async generator: a call of it only",
+            "a list of its items",
+        ),
+        (inspect.isgeneratorfunction, "a generator: a call of it only", "list({}(x))"),
+    ):
+        if test(func):
+            name = function_name(func)
+            way = instead.format(name)
+            raise InputError(f"{name} is {kind} begins; give a function that returns {way}")
+
+
 def signature_of(func: Callable[..., Any]) -> inspect.Signature | None:
     """Return the signature, or None for functions that have none (``max``)."""
     try:
@@ -351,8 +370,7 @@ def distribute(
     -----
     Candidates follow ACME's user guide ("automatic input argument distribution").
     """
-    if not callable(func):
-        raise InputError(f"the function has to be callable, not {type(func)}")
+    _check_function(func)
     args, kwargs = with_columns(*with_axes(args, kwargs, lambda: function_name(func)))
     seed = check_seed(seed)
     entries, inject = _bind(func, args, kwargs, caller, seed is not None)

@@ -308,6 +308,25 @@ class TestSignatures:
         with pytest.raises(InputError, match=r"has to be callable, not <class"):
             distribute(func, [[1]], {})
 
+    def test_what_only_begins_when_it_is_called_is_refused(self):
+        async def later(x):
+            return x
+
+        async def each_later(x):
+            yield x
+
+        def each(x):
+            yield x
+
+        for func, way in [
+            (later, "later is an async function.* asyncio.run"),
+            (each_later, "each_later is an async generator"),
+            (each, r"each is a generator.* list\(each\(x\)\)"),
+            (functools.partial(each), "each is a generator"),
+        ]:
+            with pytest.raises(InputError, match=way):
+                distribute(func, [[1]], {})
+
 
 class TestTaskID:
     def test_it_is_the_index_of_the_task(self):
