@@ -471,13 +471,18 @@ def texts_in(blocks: Records, kind: Block) -> Iterator[tuple[int, str]]:
     """Yield (position, text) of each block of one kind; the text is empty if it was torn."""
     # A failure always has one, other blocks may.
     has_text = (blocks["kind"] == kind) & ((blocks["n_bytes"] > 0) | (kind == Block.FAILED))
-    for at in np.flatnonzero(has_text).tolist():
-        block = blocks[at]
-        n_texts = -(-int(block["n_bytes"]) // TEXT_BYTES)
-        pieces = blocks[at + 1 : at + 1 + n_texts].tobytes()
-        data = b"".join(
-            pieces[start + _TEXT_START :][:TEXT_BYTES]
-            for start in range(0, len(pieces), blocks.dtype.itemsize)
-        )[: int(block["n_bytes"])]
-        is_whole = zlib.crc32(data) == int(block["checksum"])
-        yield at, data.decode(errors="replace") if is_whole else ""
+    if not has_text.any():
+        return
+    # There may be a million failures: all texts are put together at once, and each is one slice.
+    is_text = blocks["kind"] == Block.TEXT
+    raw = np.frombuffer(blocks[is_text].tobytes(), np.uint8).reshape(-1, RECORD.itemsize)
+    texts = raw[:, _TEXT_START : _TEXT_START + TEXT_BYTES].tobytes()
+    starts = np.cumsum(is_text)[has_text] * TEXT_BYTES
+    columns = (
+        np.flatnonzero(has_text),
+        starts,
+        *(blocks[x][has_text] for x in ("n_bytes", "checksum")),
+    )
+    for at, start, n_bytes, crc in zip(*(each.tolist() for each in columns), strict=True):
+        data = texts[start : start + n_bytes]
+        yield at, data.decode(errors="replace") if zlib.crc32(data) == crc else ""

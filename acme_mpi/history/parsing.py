@@ -17,6 +17,7 @@ import string
 import struct
 import zlib
 from collections.abc import Callable, Collection, Mapping
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -120,6 +121,17 @@ def is_time(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value < LATEST_S
 
 
+def _constant(name: str, may_be_infinite: bool = False) -> float:
+    if may_be_infinite and name == "Infinity":
+        return math.inf
+    raise ValueError(f"{name} is no number")
+
+
+# `json.loads` would make one for each text, and there may be a million.
+_FINITE = json.JSONDecoder(parse_constant=_constant)
+_WITH_INFINITY = json.JSONDecoder(parse_constant=partial(_constant, may_be_infinite=True))
+
+
 def parse_object(
     data: str | bytes, path: str, record: int | None = None, may_be_infinite: bool = False
 ) -> dict[str, Any]:
@@ -130,14 +142,10 @@ def parse_object(
     Damaged
         It is something else, or no JSON.
     """
-
-    def constant(name: str) -> float:
-        if may_be_infinite and name == "Infinity":
-            return math.inf
-        raise ValueError(f"{name} is no number")
-
+    decoder = _WITH_INFINITY if may_be_infinite else _FINITE
     try:
-        said = json.loads(data, parse_constant=constant)
+        text = data if isinstance(data, str) else data.decode(json.detect_encoding(data))
+        said = decoder.decode(text)
     except (ValueError, RecursionError) as error:
         what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise Damaged(path, f"it is no JSON ({what})", record) from None
@@ -307,7 +315,7 @@ def parse_claim(text: str, path: str = "lease") -> dict[str, Any]:
 # What is told of a failure.
 
 
-def parse_failure(text: str, fields: Collection[str], path: str, record: int) -> dict[str, Any]:
+def parse_failure(text: str, fields: tuple[str, ...], path: str, record: int) -> dict[str, Any]:
     """Return what is recorded of a failed task: texts, but the traceback may be a task's index.
 
     Raises
@@ -316,12 +324,17 @@ def parse_failure(text: str, fields: Collection[str], path: str, record: int) ->
         It is something else.
     """
     said = parse_object(text, path, record)
-    checks = dict.fromkeys(fields, is_text)
+    check_fields(said, _checks_of_failure(fields), path, record, optional=fields)
+    return said
+
+
+@cache
+def _checks_of_failure(fields: tuple[str, ...]) -> dict[str, Check]:
+    checks: dict[str, Check] = dict.fromkeys(fields, is_text)
     if "traceback" in checks:
         is_index = is_count(0, MOST_TASKS)
         checks["traceback"] = lambda value: is_text(value) or is_index(value)
-    check_fields(said, checks, path, record, optional=fields)
-    return said
+    return checks
 
 
 # Records of journals.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -247,16 +246,18 @@ def _add_failed(
     tell: Tell,
 ) -> None:
     """Take note of the tasks that were given up, and of the first task of each traceback."""
-    for at, said in said_of_failures(place, piece, tell):
-        block = piece.blocks[at]
-        index, failure = int(block["first"]), _failure(block, said, place.rank)
-        if isinstance(failure.traceback, int):  # that of another task of the same rank
-            known = tracebacks.get((place.run, place.rank, failure.traceback), "")
-            failure = replace(failure, traceback=known)
+    blocks = piece.blocks[piece.blocks["kind"] == Block.FAILED]
+    columns = (blocks[name].tolist() for name in ("first", "attempt", "form", "host"))
+    for (_, said), *fields in zip(said_of_failures(place, piece, tell), *columns, strict=True):
+        index, attempt, form, host = fields
+        traceback = said.pop("traceback", "")
+        if isinstance(traceback, int):  # that of another task of the same rank
+            traceback = tracebacks.get((place.run, place.rank, traceback), "")
         else:
-            tracebacks.setdefault((place.run, place.rank, index), failure.traceback)
-        if block["form"] & FINAL:
-            failed[index] = failure
+            tracebacks.setdefault((place.run, place.rank, index), traceback)
+        if form & FINAL:
+            where = {"host": host.decode(errors="replace"), "rank": place.rank}
+            failed[index] = Failure(index, **said, traceback=traceback, **where, attempt=attempt)
 
 
 def said_of_failures(
@@ -276,16 +277,6 @@ def said_of_failures(
                 tell(damage)
                 said["message"] = "its record is damaged"
         yield at, {"type": "unknown", "message": "", **said}
-
-
-def _failure(block: Any, said: dict[str, Any], rank: int) -> Failure:
-    return Failure(
-        int(block["first"]),
-        **said,
-        host=block["host"].decode(errors="replace"),
-        rank=rank,
-        attempt=int(block["attempt"]),
-    )
 
 
 def _speak_of(records: Records, indices: Sequence[int]) -> list[bool]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections import Counter
 from itertools import pairwise
 
 import numpy as np
@@ -113,6 +115,23 @@ def test_equal_tracebacks_are_kept_once_and_read_everywhere(tmp_path):
         6: "another",
         9: "at length",
     }
+
+
+def test_a_failure_is_read_by_few_calls(tmp_path):
+    """There may be a million; counted are calls of functions, which depend on no clock."""
+    n_failed, calls = 500, Counter()
+    write(tmp_path, 0, 0, failed(0, traceback="at length"))
+    write(tmp_path, 0, 1, *(failed(i, traceback=0, call=f"f({i})") for i in range(1, n_failed)))
+    read_history(str(tmp_path))  # what is imported and kept at the first call
+
+    sys.setprofile(lambda frame, event, argument: calls.update([event]))
+    try:
+        history = read_history(str(tmp_path))
+    finally:
+        sys.setprofile(None)
+
+    assert len(history.failed) == n_failed
+    assert calls["call"] + calls["c_call"] < 45 * n_failed
 
 
 @pytest.mark.parametrize("n_cut", [1, 130])
