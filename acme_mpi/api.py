@@ -166,6 +166,8 @@ def map(
         )
         return job.show()
     session = current()
+    if isolate is True:
+        session.get_ready()
     world = session.callers(comm)
     try:
         named = _merge(kwargs, arguments)

@@ -251,6 +251,7 @@ class ParallelMap(ACMEdaemon):
         **kwargs: Any,
     ) -> None:
         session = current()
+        session.get_ready()
         self._world = session.callers()
         self.func = func
         if self._world.is_master:

@@ -50,6 +50,16 @@ def share_of_cores(n_ranks: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // n_ranks)
 
 
+def is_share_known() -> bool:
+    """Tell whether this process's cores tell alone how many each rank of the node gets of them.
+
+    Some cores of several may be its own, or those of all ranks of a job: then masks have to be
+    compared.
+    """
+    n_cores = len(os.sched_getaffinity(0))
+    return n_cores in (1, os.cpu_count()) or n_local_ranks() == 1
+
+
 @contextlib.contextmanager
 def limited_threads() -> Iterator[None]:
     """Context in which libraries are loaded for a share of the cores, unless the user says more.

@@ -6,7 +6,7 @@ import atexit
 import os
 
 from acme_mpi.comm import World
-from acme_mpi.linux.threads import n_local_ranks, share_of_cores
+from acme_mpi.linux.threads import is_share_known, n_local_ranks, share_of_cores
 from acme_mpi.runner.child import ChildRunner
 from acme_mpi.runner.streaming import StreamRunner
 
@@ -55,6 +55,16 @@ def fork_child_runner() -> None:
     """
     n_threads = share_of_cores(n_local_ranks())
     _kept.keep(ChildRunner(n_threads, is_forked=True), n_threads)
+
+
+def start_child_runner() -> None:
+    """Start this process's child runner, if it has none, while MPI starts. Independent.
+
+    MPI's own start is mostly waiting, and a new Python with its imports needs as long.
+    """
+    if _kept.runner is None and is_share_known():
+        n_threads = share_of_cores(n_local_ranks())
+        _kept.keep(ChildRunner(n_threads), n_threads)
 
 
 def take_child_runner(world: World, is_worker: bool = True) -> ChildRunner | None:

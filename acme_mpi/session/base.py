@@ -60,6 +60,9 @@ class Session(ABC):
         """
         return self
 
+    def get_ready(self) -> None:  # noqa: B027 - few have anything to do
+        """Begin what isolated tasks need and takes a while, before `callers`. Independent."""
+
     @abstractmethod
     def callers(self, comm: Any = None) -> World:
         """Return the processes that make a call together, `comm` or all. Collective."""

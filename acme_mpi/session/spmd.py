@@ -12,7 +12,7 @@ from acme_mpi.engine.call import Call, Result
 from acme_mpi.engine.run import run
 from acme_mpi.linux.descriptors import occupy_standard_descriptors
 from acme_mpi.linux.terminal import ask
-from acme_mpi.runner.kept import stop_runner
+from acme_mpi.runner.kept import start_child_runner, stop_runner
 from acme_mpi.session.base import Session, tell
 from acme_mpi.session.stream import Stream
 from acme_mpi.session.values import deliver
@@ -34,6 +34,12 @@ class SpmdSession(Session):
         self._leading: LeadingSession | None = None
         self._following: Following | None = None
         self._pid = 0  # of the process that has made it: a fork has no part in it
+
+    def get_ready(self) -> None:
+        """Start this rank's runner. Independent."""
+        if is_launched():
+            occupy_standard_descriptors()
+            start_child_runner()
 
     def callers(self, comm: Any = None) -> World:
         """Return the world of `comm`, made at the first call. Collective."""

@@ -860,3 +860,23 @@ def test_importing_the_package_does_not_initialise_mpi(mpiexec, tmp_path):
     ran = mpiexec(0, "-c", "import sys, acme_mpi; print('mpi4py.MPI' in sys.modules)")
 
     assert ran.stdout == "False\n"
+
+
+EARLY = """
+import os, sys
+from acme_mpi.comm import start
+from acme_mpi.linux.processes import children_of
+
+def load():
+    print(len(children_of(os.getpid())), flush=True)
+    return mpi()
+
+mpi, start._load_mpi = start._load_mpi, load
+import acme_mpi
+acme_mpi.map(abs, [-1, 2], isolate=sys.argv[1] == "isolated", write_worker_results=False)
+"""
+
+
+@pytest.mark.parametrize(("how", "n"), [("isolated", 1), ("inline", 0)])
+def test_a_ranks_runner_starts_before_mpi_does(mpiexec, how, n):
+    assert mpiexec(1, "-c", EARLY, how).stdout == f"{n}\n"

@@ -10,7 +10,12 @@ import sys
 import pytest
 
 from acme_mpi.comm import SerialWorld
-from acme_mpi.linux.threads import THREAD_VARIABLES, limited_threads, n_local_ranks
+from acme_mpi.linux.threads import (
+    THREAD_VARIABLES,
+    is_share_known,
+    limited_threads,
+    n_local_ranks,
+)
 from acme_mpi.runner import kept
 from acme_mpi.runner.child import ChildRunner
 
@@ -92,6 +97,33 @@ def test_a_forked_child_is_as_clean_as_a_new_one():
 )
 def test_a_launcher_tells_the_number_of_ranks_of_a_node(environ, n):
     assert n_local_ranks(environ) == n
+
+
+@pytest.mark.parametrize(
+    ("n_own", "n_ranks", "is_known"),
+    [(1, 4, True), (8, 4, True), (8, 1, True), (2, 1, True), (2, 4, False)],
+    ids=["one core each", "all cores", "alone", "alone on some", "some cores"],
+)
+def test_some_cores_of_several_may_be_shared(monkeypatch, n_own, n_ranks, is_known):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(n_own)))
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", str(n_ranks))
+
+    assert is_share_known() is is_known
+
+
+def test_a_runner_that_was_started_early_is_used():
+    kept.stop_runner()  # of an earlier test in this process
+    kept.start_child_runner()
+    try:
+        early = kept._kept.runner
+        kept.start_child_runner()
+
+        assert early is not None
+        assert kept._kept.runner is early
+        assert kept.take_child_runner(SerialWorld()) is early
+    finally:
+        kept.stop_runner()
 
 
 def test_libraries_load_with_a_share_of_the_cores(monkeypatch):
