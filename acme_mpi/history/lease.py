@@ -11,7 +11,6 @@ import contextlib
 import errno
 import json
 import os
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -211,7 +210,7 @@ class _Claim:
 def _claim() -> _Claim:
     """Return a new claim of this process."""
     machine = this_machine()
-    pid, started, token = os.getpid(), 0, secrets.token_hex(16)
+    pid, started, token = os.getpid(), 0, os.urandom(16).hex()
     with contextlib.suppress(OSError):
         started = start_of(pid) or 0
     return _Claim(*machine, pid, started, token, time.time())
@@ -296,7 +295,7 @@ def _age_s(folder: str, seen: _Seen) -> float:
 
     By the clock of the file system, since those of nodes need not agree.
     """
-    probe = os.path.join(folder, f"{LEASE}.{secrets.token_hex(16)}")
+    probe = os.path.join(folder, f"{LEASE}.{os.urandom(16).hex()}")
     try:
         descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError:
@@ -442,7 +441,7 @@ def _remove(path: str, seen: _Seen) -> None:
     """Remove a lease that is still as it was seen, else leave or put it back."""
     if _read(path) != seen:
         return
-    aside = f"{path}.{secrets.token_hex(16)}"
+    aside = f"{path}.{os.urandom(16).hex()}"
     try:
         os.rename(path, aside)
     except FileNotFoundError:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
-from pathlib import Path
 
 MEMBERSHIP, ROOT = "/proc/self/cgroup", "/sys/fs/cgroup"
 
@@ -15,12 +15,12 @@ _BOUNDS = (
 )
 
 
-def memory_groups(membership: str = MEMBERSHIP, root: str = ROOT) -> Iterator[Path]:
+def memory_groups(membership: str = MEMBERSHIP, root: str = ROOT) -> Iterator[str]:
     """Yield the folders of the groups that bound this process's memory, see `groups_of`."""
     return groups_of("memory", membership, root)
 
 
-def groups_of(controller: str, membership: str = MEMBERSHIP, root: str = ROOT) -> Iterator[Path]:
+def groups_of(controller: str, membership: str = MEMBERSHIP, root: str = ROOT) -> Iterator[str]:
     """Yield the folders of the groups that this process is in, innermost first.
 
     Parameters
@@ -33,22 +33,29 @@ def groups_of(controller: str, membership: str = MEMBERSHIP, root: str = ROOT) -
         Where the groups are mounted, version 1, 2 or both.
     """
     try:
-        lines = Path(membership).read_text().splitlines()
+        lines = _text_of(membership).splitlines()
     except OSError:
         return
     for line in lines:
         _, controllers, group = line.split(":", 2)
         if not controllers:  # version 2, alone or beside version 1
-            mounts = [Path(root), Path(root, "unified")]
+            mounts = [root, os.path.join(root, "unified")]
         elif controller in controllers.split(","):
-            mounts = [Path(root, controller)]
+            mounts = [os.path.join(root, controller)]
         else:
             continue
         for mount in mounts:
             # In a container the group may be named as on the host, and mounted as the root.
-            inner = mount / group.lstrip("/")
-            yield inner
-            yield from (outer for outer in inner.parents if outer.is_relative_to(mount))
+            folder = os.path.join(mount, group.strip("/")).rstrip("/")
+            while len(folder) > len(mount):
+                yield folder
+                folder = os.path.dirname(folder)
+            yield mount
+
+
+def _text_of(*parts: str) -> str:
+    with open(os.path.join(*parts)) as file:
+        return file.read()
 
 
 def bytes_left(membership: str = MEMBERSHIP, root: str = ROOT) -> float:
@@ -64,8 +71,8 @@ def bytes_left(membership: str = MEMBERSHIP, root: str = ROOT) -> float:
         for limit, usage, spare in _BOUNDS:
             # Not there, or the word for "none".
             with contextlib.suppress(OSError, ValueError):
-                n_bytes = int((group / limit).read_text()) - int((group / usage).read_text())
-                left = min(left, max(0, n_bytes) + field(group / "memory.stat", spare))
+                n_bytes = int(_text_of(group, limit)) - int(_text_of(group, usage))
+                left = min(left, max(0, n_bytes) + field(os.path.join(group, "memory.stat"), spare))
     return left
 
 
@@ -87,17 +94,17 @@ def cpus_allowed(membership: str = MEMBERSHIP, root: str = ROOT) -> float:
     return allowed
 
 
-def _quota(group: Path) -> tuple[int, int]:
+def _quota(group: str) -> tuple[int, int]:
     """Return the time that a group may use in a period, as version 2 tells it, or 1."""
     try:
-        quota, period = (group / "cpu.max").read_text().split()
+        quota, period = _text_of(group, "cpu.max").split()
     except FileNotFoundError:
-        quota = (group / "cpu.cfs_quota_us").read_text()
-        period = (group / "cpu.cfs_period_us").read_text()
+        quota = _text_of(group, "cpu.cfs_quota_us")
+        period = _text_of(group, "cpu.cfs_period_us")
     return int(quota), int(period)
 
 
-def field(path: Path, name: str) -> int:
+def field(path: str, name: str) -> int:
     """Return a number of a file with a name and a number in each line.
 
     Raises
@@ -105,7 +112,7 @@ def field(path: Path, name: str) -> int:
     OSError, ValueError
         There is no such file, or no such line.
     """
-    for line in path.read_text().splitlines():
+    for line in _text_of(path).splitlines():
         key, _, number = line.partition(" ")
         if key == name:
             return int(number)

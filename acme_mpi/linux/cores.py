@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from functools import cache
-from pathlib import Path
 
 from acme_mpi.linux.cgroup import cpus_allowed
 
@@ -20,7 +19,7 @@ def n_cores(topology: str = TOPOLOGY) -> int:
     topology : str
         Where the kernel tells which processors are threads of one core.
     """
-    return len({_core_of(number, Path(topology)) for number in os.sched_getaffinity(0)})
+    return len({_core_of(number, topology) for number in os.sched_getaffinity(0)})
 
 
 def n_busy_cores() -> int:
@@ -33,8 +32,9 @@ def _n_busy(affinity: frozenset[int]) -> int:
     return max(1, math.ceil(min(n_cores(), cpus_allowed())))
 
 
-def _core_of(number: int, topology: Path) -> str:
+def _core_of(number: int, topology: str) -> str:
     try:
-        return (topology / f"cpu{number}" / "topology" / "thread_siblings_list").read_text()
+        with open(f"{topology}/cpu{number}/topology/thread_siblings_list") as file:
+            return file.read()
     except OSError:
         return str(number)

@@ -8,7 +8,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Generic, TypeVar
 
 from acme_mpi.linux.memory import kilobytes_field
@@ -69,7 +68,8 @@ class _Rationed(Generic[Given, Found]):
 def anonymous_bytes(pid: int) -> int:
     """Return the anonymous resident memory of a process; 0 if it has gone."""
     try:
-        resident, shared = Path(f"/proc/{pid}/statm").read_bytes().split()[1:3]
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            resident, shared = file.read().split()[1:3]
     except OSError:
         return 0
     return (int(resident) - int(shared)) * resource.getpagesize()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 
 from acme_mpi.linux.cgroup import MEMBERSHIP, ROOT, field, memory_groups
 
@@ -18,7 +19,7 @@ def oom_kills(membership: str = MEMBERSHIP, root: str = ROOT) -> int | None:
     for group in memory_groups(membership, root):
         for name in ("memory.events", "memory.oom_control"):  # of version 2, and 1
             with contextlib.suppress(OSError, ValueError):
-                return field(group / name, "oom_kill")
+                return field(os.path.join(group, name), "oom_kill")
     return None
 
 

@@ -12,7 +12,6 @@ import fcntl
 import mmap
 import os
 import socket
-import tempfile
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -66,6 +65,8 @@ class Segment:
             except OSError as error:
                 if error.errno not in _NO_ROOM:
                     raise
+        import tempfile  # takes longer than all else here, and is hardly ever wanted
+
         try:
             # It has no name.
             with tempfile.TemporaryFile(prefix="acme_mpi-") as file:

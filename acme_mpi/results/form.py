@@ -10,7 +10,6 @@ import contextlib
 import errno
 import json
 import os
-import secrets
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -44,7 +43,7 @@ def agreed(folder: str, proposal: Mapping[str, Any]) -> dict[str, Any]:
     if found is not None:
         return found
     path = os.path.join(folder, FORM)
-    aside = f"{path}.{secrets.token_hex(8)}"
+    aside = f"{path}.{os.urandom(8).hex()}"
     try:
         _write(aside, json.dumps(proposal))
         # The first one wins. An NFS server may do it twice, and say the second time that it is

@@ -14,7 +14,6 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import NamedTuple
 
 from acme_mpi.linux.descriptors import for_child
@@ -35,7 +34,7 @@ _BOOT = (
 PAGE_BYTES = 16 * mmap.PAGESIZE  # that a child shares with its parent
 BROKEN = 70  # exit code of a runner in which a task has broken what it needs to go on
 LEAVING_S = 1.5  # for a child that is asked to leave, and for its own children
-_ROOT = str(Path(__file__).resolve().parents[2])
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 
 def child_environment(

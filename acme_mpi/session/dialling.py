@@ -9,9 +9,7 @@ descriptors to which the ranks print.
 from __future__ import annotations
 
 import contextlib
-import hmac
 import os
-import secrets
 import select
 import socket
 import struct
@@ -67,7 +65,7 @@ class Listener:
 
     def __init__(self, outputs: Sequence[int]) -> None:
         self._outputs = list(outputs)
-        self._name, self._key = secrets.token_hex(16), secrets.token_bytes(2 * KEY_BYTES)
+        self._name, self._key = os.urandom(16).hex(), os.urandom(2 * KEY_BYTES)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._socket.bind(_address(self._name))
@@ -111,10 +109,8 @@ class Listener:
         return None
 
     def _is_known(self, said: bytes) -> bool:
-        key = said[:KEY_BYTES]
-        return len(said) == KEY_BYTES + _RANK.size and hmac.compare_digest(
-            key, self._key[:KEY_BYTES]
-        )
+        is_whole = len(said) == KEY_BYTES + _RANK.size
+        return is_whole and _are_equal(said[:KEY_BYTES], self._key[:KEY_BYTES])
 
     def close(self) -> None:
         """Listen no more; who has dialled stays."""
@@ -154,11 +150,19 @@ def dial(word: str, rank: int) -> tuple[Dialled, list[int]]:
     except LaunchError:
         sock.close()
         raise
-    if len(outputs) != 2 or not hmac.compare_digest(answer, both[KEY_BYTES:]):
+    if len(outputs) != 2 or not _are_equal(answer, both[KEY_BYTES:]):
         sock.close()
         raise LaunchError("who answers this rank does not have its key: has its starter gone?")
     sock.settimeout(None)
     return Dialled(Channel(sock), pidfd, rank), outputs
+
+
+def _are_equal(said: bytes, key: bytes) -> bool:
+    """Compare keys in a time that does not tell where they differ.
+
+    `hmac.compare_digest` does the same, but its module loads OpenSSL.
+    """
+    return len(said) == len(key) and int.from_bytes(said) ^ int.from_bytes(key) == 0
 
 
 def _address(name: str) -> str:

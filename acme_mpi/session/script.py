@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import secrets
 import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
@@ -49,7 +48,7 @@ class ScriptSession(Session):
         self._is_launched = False
         self._lock = threading.RLock()
         # Ranks that stay may have a request that a client before this one has made.
-        self._numbers = itertools.count(secrets.randbits(48))
+        self._numbers = itertools.count(int.from_bytes(os.urandom(6)))
         self._stream: ClientStream | None = None
         self._waiting: set[int] = set()  # numbers of the requests that are not answered
         self.has_asked = False  # this process has made a request

@@ -10,7 +10,6 @@ import glob
 import math
 import os
 import re
-import secrets
 from collections.abc import Sequence
 from itertools import product, zip_longest
 
@@ -143,7 +142,7 @@ class SharedRows:
 
     def _another_name(self) -> str:
         """Return a second name of the file, which is gone soon; its own one if it can have none."""
-        name = f"{self.path}.{secrets.token_hex(8)}"
+        name = f"{self.path}.{os.urandom(8).hex()}"
         try:
             os.symlink(os.path.basename(self.path), name)
         except OSError:

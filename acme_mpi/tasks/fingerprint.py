@@ -15,6 +15,7 @@ import platform
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from tokenize import TokenError
 from types import (
@@ -31,12 +32,13 @@ import numpy as np
 import xxhash
 
 from acme_mpi.results.parts import PLAIN
-from acme_mpi.tasks.frames import INSTALLED, is_own
+from acme_mpi.tasks.frames import installed, is_own
 from acme_mpi.tasks.hdf5_arguments import reduce_hdf5
 from acme_mpi.tasks.pickling import pickle_given
 from acme_mpi.tasks.taskset import TaskSet, function_name
 
 UNKNOWN = "unknown"
+NAMES = "result_names"  # what the user calls the results of a task
 VERSION = "version "  # how keys begin that say with what a run was made, and not what it computes
 
 _CALLED = "called "  # how the keys of functions begin that the user's function refers to
@@ -170,14 +172,27 @@ def version_changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]
 
 def versions() -> dict[str, str]:
     """Return the versions of what a run is made with, ``version NAME`` each."""
-    import importlib.metadata  # takes as long as a tenth of all that a rank imports
-
     found = {f"{VERSION}python": platform.python_version()}
-    for name, distribution in (("numpy", "numpy"), ("h5py", "h5py"), ("acme_mpi", "acme-mpi")):
-        try:
-            found[VERSION + name] = importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # used from where it lies
+    installed_ones = _installed_versions()
+    for name in ("numpy", "h5py", "acme_mpi"):
+        if name in installed_ones:  # else it is used from where it lies
+            found[VERSION + name] = installed_ones[name]
+    return found
+
+
+def _installed_versions() -> dict[str, str]:
+    """Return the version of each package that pip, or conda, has installed, by the package's name.
+
+    `importlib.metadata` reads the same folders, and loads the modules for e-mails to do so: that
+    takes as long as a tenth of all that a rank imports.
+    """
+    found: dict[str, str] = {}
+    for folder in sys.path:
+        with suppress(OSError):
+            for entry in os.listdir(folder or "."):
+                if entry.endswith((".dist-info", ".egg-info")):
+                    name, _, rest = entry.rpartition(".")[0].partition("-")
+                    found.setdefault(name.lower(), rest.partition("-")[0])
     return found
 
 
@@ -270,7 +285,7 @@ def _is_users_code(value: Any) -> bool:
 
 
 def _is_users(path: str) -> bool:
-    is_installed = path.startswith((*INSTALLED, "<frozen"))
+    is_installed = path.startswith((*installed(), "<frozen"))
     return not (is_installed or is_own(path) or "-packages" + os.sep in path)
 
 
@@ -557,7 +572,7 @@ def _is_own(cls: type) -> bool:
     if module is None or cls.__module__ == "__main__":
         return True
     path = getattr(module, "__file__", None) or ""
-    return path.endswith(".py") and not path.startswith(INSTALLED)
+    return path.endswith(".py") and not path.startswith(installed())
 
 
 def _members(cls: type) -> dict[str, Any]:

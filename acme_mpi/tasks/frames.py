@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import linecache
 import os
-import sysconfig
 import traceback
 from collections.abc import Iterable
+from functools import cache
 from types import TracebackType
 
-INSTALLED = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+@cache
+def installed() -> tuple[str, ...]:
+    """Return the folders of Python's own modules, and of installed ones."""
+    import sysconfig  # it takes a while to find out, and most tasks do not fail
+
+    return tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 
 
 def is_own(filename: str) -> bool:
@@ -50,6 +57,6 @@ def innermost_line(frames: list[traceback.FrameSummary]) -> str:
     frames : list of FrameSummary
         The innermost is the last.
     """
-    own = [frame for frame in frames if not frame.filename.startswith(INSTALLED)]
+    own = [frame for frame in frames if not frame.filename.startswith(installed())]
     innermost = (own or frames)[-1:]
     return f"{innermost[0].filename}:{innermost[0].lineno}" if innermost else ""

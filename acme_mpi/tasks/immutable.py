@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import decimal
 import enum
-import fractions
-import pathlib
 import re
+import sys
 import types
 import uuid
 from typing import Any
@@ -32,15 +30,20 @@ _IMMUTABLE = (
     datetime.time,
     datetime.timedelta,
     datetime.tzinfo,
-    decimal.Decimal,
-    fractions.Fraction,
-    pathlib.PurePath,
     # What belongs to a function, its globals and defaults, lives as long as its process.
     type,
     types.FunctionType,
     types.BuiltinFunctionType,
     types.ModuleType,
 )
+
+# Who has such a value has imported its module, which a runner does not do for all others.
+_ELSEWHERE = (("decimal", "Decimal"), ("fractions", "Fraction"), ("pathlib", "PurePath"))
+
+
+def _elsewhere() -> tuple[type, ...]:
+    kinds = (getattr(sys.modules.get(module), name, None) for module, name in _ELSEWHERE)
+    return tuple(kind for kind in kinds if kind is not None)
 
 
 def is_immutable(value: Any) -> bool:
@@ -51,7 +54,7 @@ def is_immutable(value: Any) -> bool:
         return not hasattr(value, "__dict__") and (is_plain or all(map(is_immutable, value)))
     if kind is np.ndarray:
         return not value.dtype.hasobject
-    if isinstance(value, _IMMUTABLE):
+    if isinstance(value, (*_IMMUTABLE, *_elsewhere())):
         return not isinstance(value, np.void)  # a record
     if dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         return all(map(is_immutable, vars(value).values())) if hasattr(value, "__dict__") else False
