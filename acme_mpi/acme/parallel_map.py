@@ -470,8 +470,8 @@ class ParallelMap(ACMEdaemon):
         """Return what is asked for now: much of it may be changed before `compute`."""
         name, log = function_name(self.func), self.logfile
         options = Options(
-            replace(self._work, name=name, n_tasks=self.n_inputs, workers=self._workers()),
-            replace(self._output, output_dir=output_dir),
+            self._work._replace(name=name, n_tasks=self.n_inputs, workers=self._workers()),
+            self._output._replace(output_dir=output_dir),
             Display(
                 dialect="ParallelMap",
                 level=self._level,
@@ -590,8 +590,8 @@ class ParallelMap(ACMEdaemon):
 
         with self._prefixing():
             request = self._request(self.output_dir)
-            options = replace(request.options, work=replace(request.options.work, workers=None))
-            request = replace(request, options=options)
+            options = request.options._replace(work=request.options.work._replace(workers=None))
+            request = request._replace(options=options)
             layout, packed = request.free_layout(), request.to_packed()
             said = request.fingerprint(), request.labels()
             self.job = submit_call(layout, options, packed, *said, launcher)

@@ -12,7 +12,6 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from importlib import import_module
 from typing import NamedTuple
 
@@ -145,7 +144,7 @@ def _act_on(layout: Layout, act: _Act, options: argparse.Namespace) -> int:
     try:
         with readable(layout.dot_folder):
             description = described(layout.dot_folder)
-        layout = replace(layout, suffix=find_store(description.kind).suffix)
+        layout = layout._replace(suffix=find_store(description.kind).suffix)
         return act(_Run(description, layout), options)
     except AcmeMpiError as error:
         return say_error(error)
@@ -194,7 +193,7 @@ def _recover(run: _Run, options: argparse.Namespace) -> int:
 
     described, folder = run.description, run.layout.dot_folder
     lease = Lease.take(folder, lambda text: say(text, sys.stderr))
-    layout = replace(run.layout, run=next_run(folder))
+    layout = run.layout._replace(run=next_run(folder))
     work = Work(described.name, described.n_tasks, described.spec)
     asked = Options(work, Output(described.kind))
     recovery = Run(SerialWorld(), Call(asked, surroundings=None), asked, layout, lease, True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,7 @@ from acme_mpi.tasks.labels import Labels
 from acme_mpi.tasks.taskset import TaskSet
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(NamedTuple):
     """What a run computes.
 
     Attributes
@@ -47,7 +46,7 @@ class Work:
     spec: RowSpec | None = None
     isolate: bool = True
     workers: tuple[int, ...] | None = None
-    rules: Rules = field(default_factory=Rules)
+    rules: Rules = Rules()
 
     def worker_ranks(self, size: int) -> set[int]:
         """Return the ranks that call tasks, of a world of `size`."""
@@ -58,8 +57,7 @@ class Work:
         return chosen - {0} if not self.isolate and size > 1 else chosen
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(NamedTuple):
     """Where the results of a run go.
 
     Attributes
@@ -100,8 +98,7 @@ class Output:
         return find_store(self.kind)
 
 
-@dataclass(frozen=True)
-class Display:
+class Display(NamedTuple):
     """What a run shows and says.
 
     Attributes
@@ -135,8 +132,7 @@ class Display:
     resume_command: str = ""
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """What every rank has to know of a run.
 
     Attributes
@@ -150,8 +146,8 @@ class Options:
     """
 
     work: Work
-    output: Output = field(default_factory=Output)
-    display: Display = field(default_factory=Display)
+    output: Output = Output()
+    display: Display = Display()
 
     @property
     def shaping(self) -> dict[str, str]:
@@ -173,8 +169,8 @@ class Options:
 
     def in_one_process(self) -> Options:
         """Return the options of the same run in a process that calls all tasks itself."""
-        work = replace(self.work, isolate=False, workers=(0,))
-        return replace(self, work=work, display=replace(self.display, bar=False))
+        work = self.work._replace(isolate=False, workers=(0,))
+        return self._replace(work=work, display=self.display._replace(bar=False))
 
 
 @dataclass

@@ -109,7 +109,7 @@ def begin(new: NewRun, notify: Callable[[str], None]) -> Beginning:
         if new.policy == "overwrite":
             remove_results(layout)
             earlier = None
-        layout = replace(layout, run=next_run(layout.dot_folder))
+        layout = layout._replace(run=next_run(layout.dot_folder))
         unmark_finished(layout)
         # First of all: if this is killed now, it leaves a run that can be resumed, and no folders
         # that belong to no run.

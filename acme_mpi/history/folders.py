@@ -10,7 +10,6 @@ import re
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
 
 from acme_mpi.errors import PlaceError, StoreError
@@ -206,7 +205,7 @@ def remove_results(layout: Layout, also: Sequence[str] = ()) -> None:
         os.path.join(glob.escape(layout.directory), f"{glob.escape(layout.name)}_*.pickle")
     )
     own = [path for path in pickles if path[len(layout.pickle(0)) - 8 : -7].isdigit()]
-    containers = {replace(layout, suffix=each.suffix).container for each in STORES.values()}
+    containers = {layout._replace(suffix=each.suffix).container for each in STORES.values()}
     for path in (payload, layout.report, *containers, *own, *also):
         if path != layout.dot_folder:
             _remove(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from acme_mpi.history.journal import journal_name
 
@@ -11,8 +11,7 @@ DOT_FOLDER = ".acme_mpi"
 JOB = "job"  # and a number: folders of submitted jobs in the dot folder of a run
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """Where the files of one run lie.
 
     Attributes

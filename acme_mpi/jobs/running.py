@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from acme_mpi.comm import World
 from acme_mpi.engine.call import Call
 from acme_mpi.engine.run import run
@@ -37,12 +35,11 @@ def run_saved(world: World, path: str, policy: str = "", retry_failed: bool = Fa
         try:
             saved = read_call(path)
             options, output = saved.options, saved.options.output
-            output = replace(
-                output,
+            output = output._replace(
                 policy=policy or output.policy,
                 retry_failed=retry_failed or output.retry_failed,
             )
-            call = saved.to_call(replace(options, output=output))
+            call = saved.to_call(options._replace(output=output))
         except AcmeMpiError as fault:
             call = Call(error=fault)
     error = error_of(run(world, call))

@@ -8,7 +8,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from acme_mpi.comm import launched_rank_and_size
@@ -176,12 +175,12 @@ def submit_call(
     output = options.output
     # A job that is started again goes on with what it has left itself.
     policy = "resume" if output.policy == "refuse" else output.policy
-    output = replace(output, output_dir=layout.directory, policy=policy)
+    output = output._replace(output_dir=layout.directory, policy=policy)
 
     def prepare(folder: str) -> None:
         command = launcher.how_to_submit(os.path.join(folder, SCRIPT))
-        display = replace(options.display, resume_command=command, bar=None)
-        saved = replace(options, output=output, display=display)
+        display = options.display._replace(resume_command=command, bar=None)
+        saved = options._replace(output=output, display=display)
         here = Surroundings.here()
         SavedCall(saved, packed, here, fingerprint, labels).write(os.path.join(folder, CALL))
 

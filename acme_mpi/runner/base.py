@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic_ns, time
-from typing import Any
+from typing import Any, NamedTuple
 
 from acme_mpi.errors import LoadingError
 from acme_mpi.linux.memory import forget_peak, peak_bytes
@@ -314,13 +314,11 @@ class Runner(ABC):
         """End at once, with everything that the user's code has started."""
 
 
-@dataclass
-class Ready:
+class Ready(NamedTuple):
     """The function is loaded."""
 
 
-@dataclass
-class Unready:
+class Unready(NamedTuple):
     """The function cannot be loaded here.
 
     Attributes
@@ -332,8 +330,7 @@ class Unready:
     reason: str
 
 
-@dataclass
-class NotCalled:
+class NotCalled(NamedTuple):
     """Tasks that have not been called, as the runner is drained.
 
     Attributes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from acme_mpi.linux.footprint import Footprint
 from acme_mpi.linux.memory import size_text
@@ -11,8 +11,7 @@ LONGEST_LOOK_S, SHORTEST_LOOK_S = 0.25, 0.01
 MEMORY_LOOK_S = 0.05
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     """What one task may take; 0 stands for no limit.
 
     Attributes

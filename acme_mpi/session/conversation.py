@@ -10,7 +10,6 @@ import contextlib
 import os
 import select
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Protocol
 
 from acme_mpi.comm import World, sleep_until, unpack_error
@@ -202,10 +201,9 @@ def _to_call(content: Any, defaults: Display) -> Call:
     root = None if options.output.store.writes_files else 0
     level = defaults.level if options.display.level is None else options.display.level
     bar = defaults.bar if options.display.bar is None else options.display.bar
-    merged = replace(
-        options,
-        output=replace(options.output, root=root),
-        display=replace(options.display, bar=bar, level=level),
+    merged = options._replace(
+        output=options.output._replace(root=root),
+        display=options.display._replace(bar=bar, level=level),
     )
     os.umask(surroundings.umask)  # of the files that this run makes
     return Call(

@@ -6,7 +6,6 @@ import math
 import numbers
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import NoneType
 from typing import Any, NamedTuple
 
@@ -251,8 +250,7 @@ def check_rules(rules: Any, isolate: bool = True) -> Rules:
     return rules
 
 
-@dataclass(frozen=True)
-class ResultForm:
+class ResultForm(NamedTuple):
     """What shall become of results.
 
     Attributes

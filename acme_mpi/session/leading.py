@@ -12,7 +12,6 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import Any
 
 from acme_mpi.comm import SerialWorld, World
@@ -204,8 +203,8 @@ class LeadingSession(Session):
     def run(self, world: World, call: Call, wants_values: bool = True) -> Result:
         """Run the call with all ranks, which serve it. Independent."""
         if call.options is not None and not call.options.output.store.writes_files:
-            output = replace(call.options.output, root=0)
-            call.options = replace(call.options, output=output)
+            output = call.options.output._replace(root=0)
+            call.options = call.options._replace(output=output)
         # The others want no values, and do not help to bring them here.
         call.deliver = lambda _, result: deliver(world, result, wants_values)
         with self._lock, self.followed.talking() as ranks:

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import select
-from dataclasses import replace
 from enum import IntEnum
 from typing import Any
 
@@ -121,9 +120,9 @@ class LocalSession(ScriptSession):
             return self._alone.run(world, call, wants_values)
         display, work = call.options.display, call.options.work
         if display.level is None:
-            display = replace(display, level=logger.getEffectiveLevel())
-        display = replace(display, is_told=is_in_notebook())
-        call.options = replace(call.options, display=display)
+            display = display._replace(level=logger.getEffectiveLevel())
+        display = display._replace(is_told=is_in_notebook())
+        call.options = call.options._replace(display=display)
         with self._lock:
             self._got, self._cell = 0, Cell(work.name, work.n_tasks)
             result = super().run(world, call, wants_values)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from acme_mpi.comm import World
 from acme_mpi.engine.call import Call, Options
@@ -25,8 +24,7 @@ from acme_mpi.tasks.pickling import pickle_given
 from acme_mpi.tasks.taskset import TaskSet
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """What is called, for which tasks, and how.
 
     Attributes

@@ -135,9 +135,9 @@ def circumstances(options: Options) -> tuple[RowSpec | None, bool, bool, bool]:
 def measuring_options(options: Options) -> Options:
     """Return the options of the run of the one task: it leaves nothing behind and says nothing."""
     return Options(
-        replace(options.work, n_tasks=1, spec=RowSpec((N_FIGURES,), 0, "<f8")),
+        options.work._replace(n_tasks=1, spec=RowSpec((N_FIGURES,), 0, "<f8")),
         Output(MEMORY.name),
-        replace(options.display, bar=False, level=logging.CRITICAL, log_file=""),
+        options.display._replace(bar=False, level=logging.CRITICAL, log_file=""),
     )
 
 

@@ -14,7 +14,6 @@ import math
 import pickle
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,7 +53,7 @@ def pack(func: Callable[..., Any] | None, tasks: TaskSet) -> Segment:
     packer.freeze_arrays()
     arguments = packer.made_anew([packer.itemized(argument) for argument in tasks.arguments])
     makes_anew = any(isinstance(a.value, (MadeAnew, Copies)) for a in arguments)
-    packed = packer.add(replace(tasks, arguments=arguments, makes_anew=makes_anew))
+    packed = packer.add(tasks._replace(arguments=arguments, makes_anew=makes_anew))
     return packer.segment((root, packed))
 
 
@@ -274,7 +273,7 @@ class _Packer:
             return argument
         if isinstance(values, GridColumn):
             is_same = all(map(is_immutable, values.values))
-            return argument if is_same else replace(argument, value=Copies(values))
+            return argument if is_same else argument._replace(value=Copies(values))
         if isinstance(values, np.ndarray) and values.dtype.hasobject:
             values = list(values)
         if not isinstance(values, (list, tuple)):
@@ -283,7 +282,7 @@ class _Packer:
         if is_plain and len(values) <= BLOCK_ITEMS:
             return argument
         items = self._items(values, BLOCK_ITEMS if is_plain else 1)
-        return replace(argument, value=Copies(values) if items is None else items)
+        return argument._replace(value=Copies(values) if items is None else items)
 
     def made_anew(self, arguments: Sequence[Argument]) -> tuple[Argument, ...]:
         """Return arguments of which those that tasks share and could change are made for each."""
@@ -296,7 +295,7 @@ class _Packer:
         for key, numbers in groups.items():
             group = Group(self.add([arguments[n].value for n in numbers]), is_flat=key != 0)
             for k, number in enumerate(numbers):
-                made[number] = replace(arguments[number], value=Anew(group, k))
+                made[number] = arguments[number]._replace(value=Anew(group, k))
         if self._pickles.tell() - begin > COSTLY_BYTES:
             names = [
                 before.label

@@ -15,10 +15,9 @@ import numbers
 import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -92,8 +91,7 @@ def _made(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...
     return made, {k: v.make() if isinstance(v, MadeAnew) else v for k, v in kwargs.items()}
 
 
-@dataclass(frozen=True)
-class Argument:
+class Argument(NamedTuple):
     """One argument of the call and how it is distributed.
 
     Attributes
@@ -130,8 +128,7 @@ class Argument:
         return f"{how}: {shape_text(self.value)}"
 
 
-@dataclass(frozen=True)
-class TaskSet:
+class TaskSet(NamedTuple):
     """All calls of one run.
 
     Attributes

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -77,7 +76,7 @@ def test_a_run_resumes_with_rows_of_an_earlier_version(shape, tmp_path):
     shutil.rmtree(os.path.join(layout.directory, layout.spool_folder))
     os.replace(path, layout.partial)
     whole = Case([*VALUES, VALUES[0]], shape)
-    layout = replace(layout, run=1)
+    layout = layout._replace(run=1)
     make_folders("single_file", layout)
     store = make_store("single_file", SerialWorld(), layout, whole.spec, len(whole.values))
 
