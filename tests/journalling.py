@@ -12,11 +12,11 @@ from acme_mpi.history.joblog import JOBLOG_HEADER, joblog_lines
 from acme_mpi.history.journal import (
     Block,
     Journal,
-    journal_name,
     pack_failure,
     pack_record,
     pack_slow,
 )
+from acme_mpi.history.layout import journal_name
 from acme_mpi.history.status import Status, read_status
 
 START_S = 1_700_000_000.0

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 
 from acme_mpi.comm.background import start_thread
 from acme_mpi.errors import LaunchError
-from acme_mpi.symptoms import symptom
 
 LOOK_EVERY_S = 1.0
 # When the job ends, Unix time in seconds: scripts of jobs set it where no one can be asked.
@@ -104,6 +103,8 @@ def refuse_singletons(size: int, environ: Mapping[str, str] = os.environ) -> Non
     n_launched = _number(environ, name, least=1) if environ.get(name) else 1
     if size > 1 or n_launched < 2:
         return
+    from acme_mpi.symptoms import symptom  # a long table
+
     cure = symptom("srun and MPI" if name.startswith("SLURM") else "lone ranks").cure
     raise LaunchError(
         f"the launcher started {n_launched} processes ({name}={n_launched}), but for MPI each is "

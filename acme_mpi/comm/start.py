@@ -21,7 +21,6 @@ from acme_mpi.comm.relay import RELAYED_FROM, RelayedWorld
 from acme_mpi.comm.roll_call import ByGathering
 from acme_mpi.comm.twins import SerialWorld
 from acme_mpi.errors import LaunchError
-from acme_mpi.symptoms import cures_for
 
 DOZE_S = 0.0005
 
@@ -69,6 +68,8 @@ def make_world(comm: Any = None, notify: Callable[[str], None] | None = None) ->
         mpi = _load_mpi()
     except (ImportError, RuntimeError) as error:
         if launched_rank_and_size()[1] > 1:
+            from acme_mpi.symptoms import cures_for  # a long table
+
             text = f"mpi4py cannot load an MPI library: {error}"
             raise LaunchError(f"{text}{cures_for(str(error))}") from None
         return SerialWorld()

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from acme_mpi.comm import World
 from acme_mpi.engine.messages import Said
 from acme_mpi.errors import AcmeMpiError, Failure
-from acme_mpi.history.description import NAMES
 from acme_mpi.history.stores import RANK
 from acme_mpi.linux.segment import Segment
 from acme_mpi.results.spec import AUTO, RowSpec
 from acme_mpi.rules import Rules
 from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.storage import Stored, StoreKind, find_store
-from acme_mpi.tasks.labels import Labels
+from acme_mpi.tasks.fingerprint import NAMES
 from acme_mpi.tasks.taskset import TaskSet
+
+if TYPE_CHECKING:
+    from acme_mpi.tasks.labels import Labels
 
 
 class Work(NamedTuple):

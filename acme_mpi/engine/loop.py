@@ -7,14 +7,17 @@ import os
 import select
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from acme_mpi.comm import Backoff, World, leave_if_orphaned
-from acme_mpi.engine.master import Master
 from acme_mpi.engine.worker import Worker
 from acme_mpi.linux.interrupts import INTERRUPTS, signal_name
 from acme_mpi.runner.base import Runner
 from acme_mpi.runner.inline import InlineRunner
 from acme_mpi.standing import is_in_task
+
+if TYPE_CHECKING:
+    from acme_mpi.engine.master import Master
 
 logger = logging.getLogger("acme_mpi")
 

@@ -20,23 +20,15 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from acme_mpi.comm import World, little_of, settle, share
 from acme_mpi.engine.call import Call, Options, Result
-from acme_mpi.engine.deadline import deadline_s
 from acme_mpi.engine.loop import Loop
-from acme_mpi.engine.master import Master
 from acme_mpi.engine.messages import Said, collected, log_path, run_messages
-from acme_mpi.engine.progress import Progress
-from acme_mpi.engine.schedule import Factoring, FixedChunks, Schedule
 from acme_mpi.engine.summary import log_end, resume_line
 from acme_mpi.engine.worker import Worker
 from acme_mpi.errors import EXIT_STORAGE, AcmeMpiError, Failure, StoreError
-from acme_mpi.history.beginning import Beginning, NewRun, begin
-from acme_mpi.history.description import Description, how_to_resume
-from acme_mpi.history.folders import mark_finished, remove_results
-from acme_mpi.history.lease import Lease
 from acme_mpi.linux.interrupts import INTERRUPTS
 from acme_mpi.linux.ulimits import fault_of_limits
 from acme_mpi.results.spec import RowSpec
@@ -46,7 +38,12 @@ from acme_mpi.runner.kept import stop_runner, take_child_runner
 from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.standing import is_in_task
 from acme_mpi.storage import Layout, Store, Stored, ballast, make_store
-from acme_mpi.storage.remaining import Remaining, Which, all_remaining, remaining_tasks
+from acme_mpi.storage.left import Remaining, Which, all_remaining
+
+if TYPE_CHECKING:
+    from acme_mpi.engine.master import Master
+    from acme_mpi.history.beginning import Beginning, NewRun
+    from acme_mpi.history.lease import Lease
 
 logger = logging.getLogger("acme_mpi")
 
@@ -224,6 +221,8 @@ class Run:
             self._forget(new_log)
         elif self._world.is_master and self._layout.directory:
             if result.is_complete:
+                from acme_mpi.history.folders import mark_finished
+
                 mark_finished(self._layout)
             self._report()
         return result
@@ -266,6 +265,8 @@ class Run:
         which: Which = "failed" if self._output.retry_failed else "open"
         if not calls_tasks:
             which = "none"
+        from acme_mpi.storage.remaining import remaining_tasks  # what new runs do not load
+
         return remaining_tasks(self._world, self.store, n_tasks, which, self._output.only)
 
     def link(self) -> Stored:
@@ -378,6 +379,12 @@ class Run:
         return None
 
     def _make_master(self, remaining: Remaining) -> Master:
+        # What rank 0 alone needs is not loaded by all others, of which there may be hundreds.
+        from acme_mpi.engine.deadline import deadline_s
+        from acme_mpi.engine.master import Master
+        from acme_mpi.engine.progress import Progress
+        from acme_mpi.engine.schedule import Factoring, FixedChunks, Schedule
+
         work, rules = self._work, self._work.rules
         bar, tell = self._display.bar, self._call.tell
         progress = Progress(work.n_tasks, bar, remaining.n_kept, tell=tell)
@@ -458,6 +465,8 @@ class Run:
             logger.info("Results go to %s", self._output.store.what_to_open(layout))
 
     def _warn_of_old_failures(self, n_failed: int) -> None:
+        from acme_mpi.history.description import how_to_resume
+
         command, directory = self._display.resume_command, self._layout.directory
         logger.warning(
             "%d failure(s) are of an earlier run, and these tasks are not called again\n  to call "
@@ -473,10 +482,14 @@ class Run:
         with contextlib.suppress(OSError):
             os.unlink(log_file)
         if self._lease is not None and not self._is_resumed:
+            from acme_mpi.history.folders import remove_results
+
             remove_results(self._layout, also=(self._layout.dot_folder,))
 
 
 def _begin(call: Call, options: Options, n_ranks: int) -> Beginning:
+    from acme_mpi.history.beginning import begin  # of all ranks for rank 0 alone
+
     try:
         return begin(new_run(call, n_ranks), _warn)
     except StoreError as error:
@@ -488,6 +501,9 @@ def _begin(call: Call, options: Options, n_ranks: int) -> Beginning:
 
 def new_run(call: Call, n_ranks: int) -> NewRun:
     """Return the run that a call asks for, whose options are known. Independent."""
+    from acme_mpi.history.beginning import NewRun
+    from acme_mpi.history.description import Description
+
     assert call.options is not None
     work, output, display = call.options.work, call.options.output, call.options.display
     described = Description(

@@ -19,7 +19,6 @@ from acme_mpi.errors import (
     TaskError,
     group_failures,
 )
-from acme_mpi.history.description import how_to_resume
 from acme_mpi.visible import visible
 
 logger = logging.getLogger("acme_mpi")
@@ -30,6 +29,8 @@ N_FILED = 1000  # tracebacks in a log file
 
 def resume_line(options: Options, directory: str, only_failed: bool = False) -> str:
     """Return the last line of a text: how to resume a run whose files are in a directory."""
+    from acme_mpi.history.description import how_to_resume  # what runs that end well do not load
+
     command = how_to_resume(options.display.resume_command, directory, only_failed)
     return f"\n  resume with: {command}"
 

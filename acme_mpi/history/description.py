@@ -19,8 +19,7 @@ from acme_mpi.history.journal import Tell, ignore, journal_files, sync_folder, w
 from acme_mpi.history.parsing import MOST_RUNS, Damaged, parse_description, read_file, sealed
 from acme_mpi.history.stores import STORES
 from acme_mpi.results.spec import RowSpec
-
-NAMES = "result_names"  # in a fingerprint: what the user calls the results of a task
+from acme_mpi.tasks.fingerprint import NAMES
 
 
 @dataclass(frozen=True)

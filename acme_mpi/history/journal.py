@@ -88,11 +88,6 @@ def ignore(damage: Damaged) -> None:
     """Tell nobody of what is damaged."""
 
 
-def journal_name(run: int, rank: int) -> str:
-    """Return the file name of the journal of one rank of one run."""
-    return f"run{run}_rank{rank}.journal"
-
-
 class JournalFile(NamedTuple):
     """One journal in a folder, known by its name."""
 

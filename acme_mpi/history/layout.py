@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from acme_mpi.history.journal import journal_name
-
 DOT_FOLDER = ".acme_mpi"
 JOB = "job"  # and a number: folders of submitted jobs in the dot folder of a run
+
+
+def journal_name(run: int, rank: int) -> str:
+    """Return the file name of the journal of one rank of one run."""
+    return f"run{run}_rank{rank}.journal"
 
 
 class Layout(NamedTuple):

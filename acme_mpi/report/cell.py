@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -72,14 +71,6 @@ def _group_text(n: int, kind: str, location: str, message: str, indices: Sequenc
     more = ", ..." if n > 3 else ""
     shown = message if len(message) <= MOST_CHARACTERS else f"{message[:MOST_CHARACTERS]} ..."
     return f"{n} x {kind}{at}: {shown} (tasks {', '.join(map(str, indices[:3]))}{more})"
-
-
-def is_in_notebook() -> bool:
-    """Tell whether this process runs the cells of a notebook."""
-    if "ipykernel" not in sys.modules:
-        return False
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return getattr(shell, "kernel", None) is not None
 
 
 class Cell:

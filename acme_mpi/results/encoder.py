@@ -10,7 +10,6 @@ import numpy as np
 
 from acme_mpi.results.checksum import checksum
 from acme_mpi.results.convert import Array, Part, ResultError, fits_64_bits, to_array
-from acme_mpi.results.foreign import take_apart
 from acme_mpi.results.named import named
 from acme_mpi.results.parts import (
     PLACED_BYTES,
@@ -195,6 +194,8 @@ class Encoder:
         """Return names, if there are any, parts, and a note, if there is one, of a return value."""
         if type(value) in _NAMELESS and not self._wanted:
             return (), to_parts(value), ""
+        from acme_mpi.results.foreign import take_apart  # most results are numbers and arrays
+
         apart = None if self._wanted else take_apart(value)
         if apart is not None:
             return tuple(apart.arrays), list(apart.arrays.values()), apart.text()

@@ -18,7 +18,6 @@ from acme_mpi.linux.offsets import reason
 from acme_mpi.linux.segment import Segment
 from acme_mpi.results.convert import ResultError
 from acme_mpi.results.encoder import Content, Encoder, Place
-from acme_mpi.results.form import NAMES, ROWS, agreed
 from acme_mpi.results.spec import RowSpec
 from acme_mpi.runner import forked
 from acme_mpi.runner.surroundings import Surroundings
@@ -206,12 +205,16 @@ def make_encoder(assignment: Assignment, place: Place | None = None) -> Encoder:
 
 def _agreed_names(folder: str, names: tuple[str, ...]) -> tuple[str, ...]:
     """Return the names that the results of a run have."""
+    from acme_mpi.results.form import NAMES, agreed  # results in memory have none
+
     with _saying(folder):
         return tuple(agreed(folder, {NAMES: names})[NAMES])
 
 
 def _agreed_form(folder: str, form: RowSpec) -> RowSpec:
     """Return the form that the first result of a run has, wherever it ended."""
+    from acme_mpi.results.form import ROWS, agreed  # most runs know it before
+
     with _saying(folder):
         return RowSpec.from_listed(agreed(folder, {ROWS: form.listed()})[ROWS])
 

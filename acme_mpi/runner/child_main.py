@@ -36,7 +36,7 @@ from acme_mpi.runner.base import (
 )
 from acme_mpi.runner.changed import Baseline
 from acme_mpi.runner.channel import Channel, Kind
-from acme_mpi.runner.process import BROKEN, PAGE_BYTES, arm_lifeline
+from acme_mpi.runner.lifeline import BROKEN, PAGE_BYTES, arm_lifeline
 from acme_mpi.runner.stack import show_stack_on_demand
 from acme_mpi.runner.streams import flush_standard_streams
 from acme_mpi.runner.surroundings import change_environment

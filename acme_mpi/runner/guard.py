@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from acme_mpi.linux.footprint import Footprint
 from acme_mpi.linux.memory import size_text, status_bytes
 from acme_mpi.linux.oom import oom_kills, oom_remark
+from acme_mpi.runner.lifeline import BROKEN
 from acme_mpi.runner.limits import Limits
-from acme_mpi.runner.process import BROKEN, Child, Ending, ending_text
+from acme_mpi.runner.process import Child, Ending, ending_text
 from acme_mpi.runner.stack import read_stack
 from acme_mpi.runner.watch import Watch
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import atexit
 import os
+from typing import TYPE_CHECKING
 
 from acme_mpi.comm import World
 from acme_mpi.linux.threads import is_share_known, n_local_ranks, share_of_cores
 from acme_mpi.runner.child import ChildRunner
-from acme_mpi.runner.streaming import StreamRunner
+
+if TYPE_CHECKING:
+    from acme_mpi.runner.streaming import StreamRunner
 
 
 class _Kept:
@@ -89,6 +92,8 @@ def take_child_runner(world: World, is_worker: bool = True) -> ChildRunner | Non
 
 def take_stream_runner(world: World) -> StreamRunner:
     """Return a runner for streams, which takes over a child that has not been used. Collective."""
+    from acme_mpi.runner.streaming import StreamRunner  # what pools need, others do not load
+
     n_threads = _threads_per_rank(world)
     child = None
     if _kept.runner is not None and _kept.n_threads == n_threads:

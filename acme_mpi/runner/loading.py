@@ -36,7 +36,7 @@ from acme_mpi.tasks.frames import user_frames
 from acme_mpi.tasks.grid import GridAxis, listed_values
 from acme_mpi.tasks.labels import labels_of
 from acme_mpi.tasks.packing import pack
-from acme_mpi.tasks.pickling import load_values
+from acme_mpi.tasks.pickling import join_values
 from acme_mpi.tasks.taskset import (
     PerTask,
     Shared,
@@ -282,39 +282,3 @@ def show_values(pieces: Sequence[Any], n_tasks: int) -> tuple[list[str], dict[in
     """Return the values of all tasks as text, and which do not load here; see `join_values`."""
     values, unloadable = join_values(pieces, n_tasks)
     return texts_of(values), unloadable
-
-
-UNLOADABLE = "its return value cannot be loaded by the caller"
-
-
-def join_values(pieces: Sequence[Any], n_tasks: int) -> tuple[list[Any], dict[int, str]]:
-    """Return the return values of all tasks.
-
-    Parameters
-    ----------
-    pieces : sequence of (runs, values, buffers)
-        Pickled lists of values for runs of consecutive tasks.
-    n_tasks : int
-        Number of tasks.
-
-    Returns
-    -------
-    values : list
-        In task order; None where there is none.
-    unloadable : dict of int to str
-        Tasks whose value does not load in this process, and why.
-    """
-    values: list[Any] = [None] * n_tasks
-    unloadable: dict[int, str] = {}
-    for runs, data, buffers in pieces:
-        loaded, missing = load_values(data, buffers or [])
-        done = 0
-        for start, stop in runs:
-            values[start:stop] = loaded[done : done + stop - start]
-            unloadable.update(
-                (start + k - done, f"{UNLOADABLE}: {missing[k]}")
-                for k in missing
-                if done <= k < done + stop - start
-            )
-            done += stop - start
-    return values, unloadable

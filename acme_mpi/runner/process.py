@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import mmap
 import os
 import select
@@ -22,6 +21,7 @@ from acme_mpi.linux.threads import THREAD_VARIABLES
 from acme_mpi.runner.channel import Channel
 from acme_mpi.runner.fork import Fork
 from acme_mpi.runner.launched import without_launcher
+from acme_mpi.runner.lifeline import PAGE_BYTES
 from acme_mpi.runner.stack import ask_for_stack
 from acme_mpi.runner.surroundings import changed
 from acme_mpi.standing import VARIABLE, mark_of
@@ -31,8 +31,6 @@ _BOOT = (
     "import sys; sys.path[: not sys.flags.safe_path] = [sys.argv.pop(1)]; "
     "from {module} import main; main()"
 )
-PAGE_BYTES = 16 * mmap.PAGESIZE  # that a child shares with its parent
-BROKEN = 70  # exit code of a runner in which a task has broken what it needs to go on
 LEAVING_S = 1.5  # for a child that is asked to leave, and for its own children
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
@@ -222,30 +220,6 @@ def _open_children(pid: int) -> list[int]:
         with contextlib.suppress(ProcessLookupError):
             found.append(os.pidfd_open(child))
     return found
-
-
-def arm_lifeline(descriptor: int, whole_group: bool) -> None:
-    """Have the kernel kill this process (group) when the write end of the lifeline closes.
-
-    Parameters
-    ----------
-    descriptor : int
-        Read end of the pipe.
-    whole_group : bool
-        Kill the process group, which this process leads.
-
-    References
-    ----------
-    fcntl(2), F_SETOWN and F_SETSIG.
-    """
-    os.set_inheritable(descriptor, False)
-    fcntl.fcntl(descriptor, fcntl.F_SETOWN, -os.getpgrp() if whole_group else os.getpid())
-    fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGKILL)
-    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
-    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_ASYNC)
-    # The parent may have gone before the pipe was armed.
-    if select.select([descriptor], [], [], 0)[0]:
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Ending(NamedTuple):

@@ -6,12 +6,14 @@ import logging
 import os
 import weakref
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from acme_mpi.comm import World, settle
 from acme_mpi.engine.call import Call, Result
 from acme_mpi.errors import AcmeMpiError
-from acme_mpi.session.stream import Stream
+
+if TYPE_CHECKING:
+    from acme_mpi.session.stream import Stream
 
 logger = logging.getLogger("acme_mpi")
 

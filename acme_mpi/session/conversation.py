@@ -10,13 +10,15 @@ import contextlib
 import os
 import select
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from acme_mpi.comm import World, sleep_until, unpack_error
 from acme_mpi.engine.call import Call, Display, Result
 from acme_mpi.runner.channel import Channel, ChannelError, Kind
 from acme_mpi.session.following import answered, serve_request
-from acme_mpi.streams.ranks import Leader
+
+if TYPE_CHECKING:
+    from acme_mpi.streams.ranks import Leader
 
 
 class Client(Protocol):
@@ -101,6 +103,8 @@ class _Pools:
         """Begin to serve what comes through a channel. Collective with `Follower`."""
         if self._leader is not None:
             self.end()  # of a client that has gone, whose place another one has taken
+        from acme_mpi.streams.ranks import Leader  # what pools need, others do not load
+
         self._world.bcast("stream")
         self._leader = Leader(self._world, channel)
         self._leader.give_way()

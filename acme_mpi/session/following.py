@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from acme_mpi.comm import World, pack_error
 from acme_mpi.engine.call import Call, Result
@@ -15,7 +15,9 @@ from acme_mpi.errors import EXIT_INTERNAL, AcmeMpiError
 from acme_mpi.linux.interrupts import INTERRUPTS
 from acme_mpi.linux.printing import say_error
 from acme_mpi.runner.kept import stop_runner
-from acme_mpi.streams.ranks import Follower
+
+if TYPE_CHECKING:
+    from acme_mpi.streams.ranks import Follower
 
 
 def take_part(world: World, lead: Callable[[], object]) -> None:
@@ -68,6 +70,8 @@ def follow(world: World, follower: Follower | None = None) -> Follower | None:
     """
     while (request := world.bcast("")) != "end":
         if request == "stream":
+            from acme_mpi.streams.ranks import Follower  # what pools need, others do not load
+
             follower = follower or Follower(world)
             follower.serve()
         elif request == "streamed":

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from acme_mpi.comm import SerialWorld, World
 from acme_mpi.engine.call import Call, Result
-from acme_mpi.engine.run import run
 from acme_mpi.session.base import Session
-from acme_mpi.session.stream import Stream
-from acme_mpi.session.stream_here import HereStream, warn_of_limits
 from acme_mpi.session.values import deliver
 from acme_mpi.standing import refuse_while_loading
+
+if TYPE_CHECKING:
+    from acme_mpi.session.stream import Stream
 
 
 class TaskSession(Session):
@@ -35,6 +35,9 @@ class TaskSession(Session):
 
     def run(self, world: World, call: Call, wants_values: bool = True) -> Result:
         """Run the call right here. Independent."""
+        from acme_mpi.engine.run import run  # few tasks make calls
+        from acme_mpi.session.stream_here import warn_of_limits
+
         call.deliver = partial(deliver, wants_values=wants_values)
         if call.options is not None:
             warn_of_limits(call.options.work.rules)
@@ -43,6 +46,8 @@ class TaskSession(Session):
 
     def stream(self) -> Stream:
         """Return a stream that calls in this process. Independent."""
+        from acme_mpi.session.stream_here import HereStream
+
         return HereStream()
 
     def release(self) -> None:

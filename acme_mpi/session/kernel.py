@@ -1,4 +1,4 @@
-"""Whether this process is the kernel of a notebook that is about to end."""
+"""Whether this process is the kernel of a notebook, and is about to end."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ import time
 from typing import Any
 
 LOOK_S = 0.01
+
+
+def is_in_notebook() -> bool:
+    """Tell whether this process runs the cells of a notebook."""
+    if "ipykernel" not in sys.modules:
+        return False
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return getattr(shell, "kernel", None) is not None
 
 
 def ends_within(seconds: float) -> bool:

@@ -7,7 +7,7 @@ import logging
 import os
 import select
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from acme_mpi.comm import World
 from acme_mpi.engine.call import Call, Result
@@ -15,11 +15,14 @@ from acme_mpi.engine.messages import ANNOUNCE, tell_once
 from acme_mpi.engine.summary import is_only_success
 from acme_mpi.linux.interrupts import INTERRUPTS, signal_name
 from acme_mpi.linux.terminal import ask
-from acme_mpi.report.cell import Cell, is_in_notebook
 from acme_mpi.runner.channel import Kind
 from acme_mpi.session.base import Session
+from acme_mpi.session.kernel import is_in_notebook
 from acme_mpi.session.ranks import Ranks
 from acme_mpi.session.script import ScriptSession
+
+if TYPE_CHECKING:
+    from acme_mpi.report.cell import Cell
 
 logger = logging.getLogger("acme_mpi")
 
@@ -124,9 +127,10 @@ class LocalSession(ScriptSession):
         display = display._replace(is_told=is_in_notebook())
         call.options = call.options._replace(display=display)
         with self._lock:
-            self._got, self._cell = 0, Cell(work.name, work.n_tasks)
+            self._got, self._cell = 0, _cell(work.name, work.n_tasks) if display.is_told else None
             result = super().run(world, call, wants_values)
-            self._cell.end(result.n_unfinished, result.failures, result.stored.where)
+            if self._cell is not None:
+                self._cell.end(result.n_unfinished, result.failures, result.stored.where)
             if self._got and result.n_unfinished:
                 result.stopped_because = f"this process got {signal_name(self._got)}"
             return result
@@ -203,3 +207,9 @@ def say_again(level: int, text: str, dialect: str | None) -> None:
     if dialect is not None:
         fields["dialect"] = dialect
     logger.handle(logging.makeLogRecord({**fields, "levelname": logging.getLevelName(level)}))
+
+
+def _cell(name: str, n_tasks: int) -> Cell:
+    from acme_mpi.report.cell import Cell  # scripts have none
+
+    return Cell(name, n_tasks)

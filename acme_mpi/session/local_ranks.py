@@ -22,7 +22,6 @@ from acme_mpi.runner.process import python_command
 from acme_mpi.session.dialling import VARIABLE, Dialled, Listener
 from acme_mpi.session.printed import outputs_of_this_process
 from acme_mpi.session.ranks import Ranks
-from acme_mpi.symptoms import cures_for
 
 STARTED_S = 60.0  # within which all ranks are there
 ENDED_S = 5.0  # within which all ranks have left that were told to
@@ -153,8 +152,12 @@ class LocalRanks(Ranks):
         data = os.pread(self._said, 4096, max(0, size - 4096))
         text = data.decode(errors="replace")
         lines = text.strip().splitlines()[-N_LAST_LINES:]
+        if not lines:
+            return ""
+        from acme_mpi.symptoms import cures_for  # a long table
+
         said = "".join(f"\n  {line}" for line in lines)
-        return f"; it has said:{said}{cures_for(text)}" if lines else ""
+        return f"; it has said:{said}{cures_for(text)}"
 
     def show_printed(self) -> None:
         """Show all that tasks have printed by now."""

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from acme_mpi.comm import World
 from acme_mpi.engine.call import Call, Options
-from acme_mpi.engine.run import new_run
 from acme_mpi.errors import InputError, StoreError
-from acme_mpi.history.beginning import choose_place
-from acme_mpi.history.folders import refuse_unmakeable
 from acme_mpi.linux.segment import Segment
 from acme_mpi.session.base import Session
 from acme_mpi.standing import loading
@@ -19,9 +16,11 @@ from acme_mpi.storage import Layout
 from acme_mpi.tasks import packing
 from acme_mpi.tasks.classes import name_classes
 from acme_mpi.tasks.fingerprint import digest, fingerprint_of, versions
-from acme_mpi.tasks.labels import Labels, labels_of
 from acme_mpi.tasks.pickling import pickle_given
 from acme_mpi.tasks.taskset import TaskSet
+
+if TYPE_CHECKING:
+    from acme_mpi.tasks.labels import Labels
 
 
 class Request(NamedTuple):
@@ -96,7 +95,11 @@ class Request(NamedTuple):
 
     def labels(self) -> Labels | None:
         """Return what its tasks are known by; None in memory."""
-        return labels_of(self.func, self.tasks) if self.options.output.store.writes_files else None
+        if not self.options.output.store.writes_files:
+            return None
+        from acme_mpi.tasks.labels import labels_of
+
+        return labels_of(self.func, self.tasks)
 
     def free_layout(self) -> Layout:
         """Return where its files would go; nothing is made yet. Independent.
@@ -106,6 +109,11 @@ class Request(NamedTuple):
         PlaceError
             There is something else already, or no directory can be made.
         """
+        # Only jobs have to know before they begin.
+        from acme_mpi.engine.run import new_run
+        from acme_mpi.history.beginning import choose_place
+        from acme_mpi.history.folders import refuse_unmakeable
+
         fingerprint = {} if self.options.output.policy == "refuse" else self.fingerprint()
         layout = choose_place(new_run(Call(self.options, fingerprint=fingerprint), 1))
         if layout.directory:

@@ -17,7 +17,7 @@ from typing import Any
 from acme_mpi.errors import StoppedError
 from acme_mpi.linux.interrupts import PASSED_ON, reset_after_fork
 from acme_mpi.runner.channel import Channel
-from acme_mpi.runner.process import arm_lifeline
+from acme_mpi.runner.lifeline import arm_lifeline
 from acme_mpi.runner.trace import keep_frames
 from acme_mpi.session.current import enter, outside
 from acme_mpi.session.script import ScriptSession

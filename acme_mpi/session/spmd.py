@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from acme_mpi.comm import World, is_launched, launched_rank_and_size, make_world
 from acme_mpi.engine.call import Call, Result
-from acme_mpi.engine.run import run
 from acme_mpi.linux.descriptors import occupy_standard_descriptors
 from acme_mpi.linux.terminal import ask
-from acme_mpi.runner.kept import start_child_runner, stop_runner
 from acme_mpi.session.base import Session, tell
-from acme_mpi.session.stream import Stream
 from acme_mpi.session.values import deliver
 
 if TYPE_CHECKING:
     from acme_mpi.session.leading import Following, LeadingSession
+    from acme_mpi.session.stream import Stream
     from acme_mpi.session.stream_alone import AloneStream
 
 
@@ -38,6 +36,8 @@ class SpmdSession(Session):
     def get_ready(self) -> None:
         """Start this rank's runner. Independent."""
         if is_launched():
+            from acme_mpi.runner.kept import start_child_runner
+
             occupy_standard_descriptors()
             start_child_runner()
 
@@ -63,6 +63,8 @@ class SpmdSession(Session):
 
     def run(self, world: World, call: Call, wants_values: bool = True) -> Result:
         """Run the call with all ranks. Collective."""
+        from acme_mpi.engine.run import run  # a process whose ranks are others does not load it
+
         call.deliver = partial(deliver, wants_values=wants_values)
         with self._lock:
             return run(world, call)
@@ -100,4 +102,6 @@ class SpmdSession(Session):
 
     def release(self) -> None:
         """End this rank's runner. Independent."""
+        from acme_mpi.runner.kept import stop_runner
+
         stop_runner()

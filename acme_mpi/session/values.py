@@ -12,9 +12,9 @@ from acme_mpi.engine.summary import error_of
 from acme_mpi.results.convert import Array, ResultError
 from acme_mpi.results.encoder import Encoder
 from acme_mpi.results.spec import RowSpec
-from acme_mpi.runner.loading import join_values
 from acme_mpi.standing import loading
 from acme_mpi.storage.base import Stored, missing_value
+from acme_mpi.tasks.pickling import join_values
 
 
 def deliver(world: World, result: Result, wants_values: bool = True) -> dict[int, str]:

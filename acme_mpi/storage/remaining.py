@@ -1,69 +1,26 @@
-"""Which tasks a run has to call: all, or what earlier runs of the same computation have left."""
+"""Which tasks a run has to call that resumes earlier ones of the same computation."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
 
 import numpy as np
 
 from acme_mpi.comm import World
-from acme_mpi.errors import Failure, StoreError
+from acme_mpi.errors import StoreError
 from acme_mpi.history.folders import last_linked, note_linked
-from acme_mpi.history.journal import Mask, journal_files
+from acme_mpi.history.journal import journal_files
 from acme_mpi.history.parsing import Damaged
 from acme_mpi.history.records import History, ranges_of, read_history
 from acme_mpi.linux.syncing import sync_files
 from acme_mpi.storage.base import Store, Stored, agree, refusals
+from acme_mpi.storage.left import Only, Remaining, Which, is_among
 from acme_mpi.storage.recorded import RecordedStore
 from acme_mpi.storage.verify import Damage, look
 
-Which = Literal["open", "failed", "none"]  # the tasks that a run calls
-Only = Sequence[tuple[int, int]] | None  # of these
-
 logger = logging.getLogger("acme_mpi")
-
-
-@dataclass(frozen=True)
-class Remaining:
-    """What is left to do.
-
-    Attributes
-    ----------
-    ranges : (n, 2) ndarray of int64
-        Half-open ranges of the tasks to call; on rank 0, elsewhere empty.
-    n_kept : int
-        Tasks that have ended before and are not called again.
-    n_open : int
-        Tasks that have not ended and are not called either.
-    failures : list of Failure
-        Of the tasks that are kept.
-    stored : Stored or None
-        Where the results are, if nothing is left to do.
-    """
-
-    ranges: np.ndarray[Any, np.dtype[np.int64]]
-    n_kept: int = 0
-    n_open: int = 0
-    failures: list[Failure] = field(default_factory=list)
-    stored: Stored | None = None
-
-
-def all_remaining(n_tasks: int, only: Only = None) -> Remaining:
-    """Return that everything is left to do, or the tasks in `only`; see `remaining_tasks`."""
-    if only is None:
-        return Remaining(np.array([[0, n_tasks]]))
-    is_called = _is_among(n_tasks, only)
-    return Remaining(ranges_of(is_called), n_open=n_tasks - int(is_called.sum()))
-
-
-def _is_among(n_tasks: int, only: Only) -> Mask:
-    is_among = np.zeros(n_tasks, bool)
-    for start, stop in only or [(0, n_tasks)]:
-        is_among[start:stop] = True
-    return is_among
 
 
 def remaining_tasks(
@@ -123,7 +80,7 @@ def _find(store: RecordedStore, n_tasks: int, which: Which, only: Only) -> Remai
     is_open = ~(is_done | is_failed)
     is_called = {"open": is_open, "failed": is_failed, "none": np.zeros(n_tasks, bool)}[which]
     if only is not None:
-        is_called = ~is_done & _is_among(n_tasks, only)
+        is_called = ~is_done & is_among(n_tasks, only)
     stored = None if is_called.any() or lost else newest_container(store, history)
     if stored is not None:
         store.close()  # nothing more will be recorded

@@ -20,6 +20,7 @@ from acme_mpi.tasks.scripts_main import reduce_of_main
 FEW = 64  # values, of which a pickler of our own costs more than the pickling
 TRIED_BYTES = 16 * 1024 * 1024  # a larger pickle is not loaded only to see whether it can be
 OUT_OF_BAND_BYTES = 16 * 1024  # arrays from here on stand beside the pickle, and are not copied
+UNLOADABLE = "its return value cannot be loaded by the caller"
 
 Take = Callable[[pickle.PickleBuffer], bool]
 
@@ -281,3 +282,36 @@ def text_of(value: Any, convert: Callable[[Any], str] = str) -> str:
         return convert(value)[:2000]
     except BaseException as error:
         return f"(its text cannot be had: {type(error).__name__})"
+
+
+def join_values(pieces: Sequence[Any], n_tasks: int) -> tuple[list[Any], dict[int, str]]:
+    """Return the return values of all tasks.
+
+    Parameters
+    ----------
+    pieces : sequence of (runs, values, buffers)
+        Pickled lists of values for runs of consecutive tasks.
+    n_tasks : int
+        Number of tasks.
+
+    Returns
+    -------
+    values : list
+        In task order; None where there is none.
+    unloadable : dict of int to str
+        Tasks whose value does not load in this process, and why.
+    """
+    values: list[Any] = [None] * n_tasks
+    unloadable: dict[int, str] = {}
+    for runs, data, buffers in pieces:
+        loaded, missing = load_values(data, buffers or [])
+        done = 0
+        for start, stop in runs:
+            values[start:stop] = loaded[done : done + stop - start]
+            unloadable.update(
+                (start + k - done, f"{UNLOADABLE}: {missing[k]}")
+                for k in missing
+                if done <= k < done + stop - start
+            )
+            done += stop - start
+    return values, unloadable

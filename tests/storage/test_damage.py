@@ -24,12 +24,12 @@ from acme_mpi.history.journal import (
     RECORD,
     Block,
     Journal,
-    journal_name,
     pack_failure,
     pack_record,
     pack_synced,
     read_journal,
 )
+from acme_mpi.history.layout import journal_name
 from acme_mpi.history.lease import Lease, holder
 from acme_mpi.history.parsing import (
     CRC_FIELD,

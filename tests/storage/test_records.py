@@ -17,10 +17,10 @@ from acme_mpi.history.journal import (
     AS_ROWS,
     Block,
     Journal,
-    journal_name,
     pack_failure,
     pack_record,
 )
+from acme_mpi.history.layout import journal_name
 from acme_mpi.history.records import ranges_of, read_history, share_of
 from acme_mpi.results.checksum import MASK, SUM, XXH3, checksum, new_digest
 

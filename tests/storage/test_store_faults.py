@@ -33,7 +33,8 @@ from storing import (
 
 from acme_mpi.comm import SerialWorld, ThreadWorld, World
 from acme_mpi.errors import StoreError
-from acme_mpi.history.journal import Block, journal_name, pack_record, read_journal
+from acme_mpi.history.journal import Block, pack_record, read_journal
+from acme_mpi.history.layout import journal_name
 from acme_mpi.history.records import read_history
 from acme_mpi.results.parts import PLACED_BYTES
 from acme_mpi.storage import Store, make_store

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import os
 import re
 import subprocess
 import sys
@@ -202,3 +203,47 @@ def test_a_child_process_imports_neither_mpi_nor_hdf5(module):
     )
 
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+# What takes a while to load, and what one kind of process has no use for: each rank of a job pays.
+HEAVY = {"decimal", "email", "hashlib", "importlib.metadata", "pathlib", "sysconfig", "tempfile"}
+OF_FILES = {"acme_mpi.history.journal", "acme_mpi.storage.recorded", "acme_mpi.tasks.labels"}
+OF_RANK_0 = {"acme_mpi.engine.master", "acme_mpi.history.beginning"}
+OF_POOLS = {"acme_mpi.runner.streaming", "acme_mpi.session.stream", "acme_mpi.streams.ranks"}
+ELSEWHERE = HEAVY | OF_POOLS | {"acme_mpi.symptoms", "json", "shutil"}
+
+
+@pytest.mark.parametrize(
+    ("modules", "unwanted"),
+    [
+        ("runner.child_main", ELSEWHERE | {"acme_mpi.results.foreign", "subprocess"}),
+        ("api engine.run runner.kept", ELSEWHERE | OF_FILES | OF_RANK_0),
+        ("session.rank_main", ELSEWHERE | OF_FILES | OF_RANK_0),
+        (
+            "api session.local",
+            ELSEWHERE | OF_FILES | {"acme_mpi.engine.run", "acme_mpi.runner.kept", "html"},
+        ),
+    ],
+    ids=["runner", "rank", "local rank", "client"],
+)
+def test_a_process_loads_only_what_it_needs(modules, unwanted):
+    imports = ", ".join(f"acme_mpi.{module}" for module in modules.split())
+    code = f"import sys, {imports}; print(*sys.modules)"
+
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not unwanted & set(ran.stdout.split())
+
+
+def test_a_run_in_memory_loads_no_more_later(tmp_path):
+    """Not even rank 0: nothing of journals, of files, or of what goes wrong."""
+    path = tmp_path / "script.py"
+    path.write_text(
+        "import sys, acme_mpi\n"
+        "assert acme_mpi.map(abs, [1, -2], write_worker_results=False) == [1, 2]\n"
+        "print(*sys.modules)\n"
+    )
+    environ = {**os.environ, "ACME_MPI_LAUNCH": "none"}
+
+    command = [sys.executable, str(path)]
+    ran = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    assert not {"acme_mpi.storage.recorded", "h5py", *HEAVY} & set(ran.stdout.split())

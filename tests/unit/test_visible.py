@@ -19,10 +19,10 @@ from acme_mpi.history.journal import (
     AS_GROUPS,
     Block,
     Journal,
-    journal_name,
     pack_failure,
     pack_record,
 )
+from acme_mpi.history.layout import journal_name
 from acme_mpi.linux.terminal import ask
 from acme_mpi.visible import say, visible
 
