@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from acme_mpi.errors import LaunchError
 from acme_mpi.pools.callbacks import Callbacks
 from acme_mpi.pools.waiting import wait_in_turns
+from acme_mpi.runner.reloaded import RELOADS
 from acme_mpi.session.stream import Chunk, Setup, Stream
 from acme_mpi.session.stream_here import HereStream
 
@@ -82,7 +83,8 @@ class Lane:
         self._out: set[Chunk] = set()
         self._waiting: deque[Chunk] = deque()  # single tasks
         self._is_queue_open = self._is_queue_idle = False
-        self._handles: dict[FunctionType, Any] = {}  # of functions that live on in their modules
+        # Of functions that live on in their modules, as these were.
+        self._handles: dict[tuple[FunctionType, str], Any] = {}
         self._ended = threading.Event()
         setup.on_broken = self._break
         self.number = stream.begin(setup)
@@ -100,11 +102,12 @@ class Lane:
         """
         if type(func) is not FunctionType:
             return self.stream.function(func)
-        handle = self._handles.get(func)
+        key = func, RELOADS.state()
+        handle = self._handles.get(key)
         if handle is None:
             handle = self.stream.function(func)
             if _has_name(func):
-                self._handles[func] = handle
+                self._handles[key] = handle
         return handle
 
     def submit(self, chunk: Chunk, pending: Pending) -> None:

@@ -35,6 +35,7 @@ from acme_mpi.runner.calls import (
     Skipped,
     Teach,
 )
+from acme_mpi.runner.reloaded import follow
 from acme_mpi.runner.shelf import Shelf
 from acme_mpi.runner.streams import flush_standard_streams
 from acme_mpi.runner.surroundings import Surroundings, change_environment
@@ -271,6 +272,7 @@ class _Function:
     def loaded(self) -> Any:
         if self._message is not None:
             become(Standing.LOADING)
+            follow(self._message.modules)
             self._func = _load(self._message)
             self._message = None
             become(Standing.IN_TASK)

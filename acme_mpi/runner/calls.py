@@ -59,12 +59,15 @@ class Teach(NamedTuple):
         Offset and size in bytes of the pickle and of each of its buffers in the segment.
     segment : Segment or None
         Where there are large arrays in it.
+    modules : str
+        The state of the caller's modules, see `reloaded`.
     """
 
     function: int
     body: bytes
     places: list[tuple[int, int]]
     segment: Segment | None
+    modules: str = ""
 
 
 class Forget(NamedTuple):

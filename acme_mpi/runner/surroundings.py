@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 
+from acme_mpi.runner.reloaded import RELOADS, follow
 from acme_mpi.tasks.scripts_main import set_main_file
 
 # What the interpreter, the C library, and libraries of numbers read when they start, and not again.
@@ -53,6 +54,8 @@ class Surroundings(NamedTuple):
         not there.
     main_file : str or None
         Where the caller's script is.
+    modules : str
+        The state of the caller's modules, see `reloaded`.
     """
 
     sys_path: list[str]
@@ -61,6 +64,7 @@ class Surroundings(NamedTuple):
     filters: bytes = b""
     variables: Mapping[str, str | None] = {}
     main_file: str | None = None
+    modules: str = ""
 
     @classmethod
     def here(cls, start: Mapping[str, str] | None = None) -> Surroundings:
@@ -73,7 +77,8 @@ class Surroundings(NamedTuple):
         """
         main_file = getattr(sys.modules["__main__"], "__file__", None)
         path = None if main_file is None else os.path.abspath(main_file)
-        here = cls(list(sys.path), os.getcwd(), _umask(), _pickled_filters(), {}, path)
+        modules = RELOADS.state()
+        here = cls(list(sys.path), os.getcwd(), _umask(), _pickled_filters(), {}, path, modules)
         return here if start is None else here.beside(start)
 
     def beside(self, start: Mapping[str, str]) -> Surroundings:
@@ -84,6 +89,7 @@ class Surroundings(NamedTuple):
         """Make this process like the caller's, except for environment variables."""
         sys.path[:] = self.sys_path
         os.chdir(self.directory)
+        follow(self.modules)
         set_main_file(self.main_file)
         if self.umask is not None:
             os.umask(self.umask)

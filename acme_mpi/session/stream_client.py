@@ -46,6 +46,7 @@ from acme_mpi.runner.calls import (
     Window,
 )
 from acme_mpi.runner.channel import Channel, ChannelError, Kind
+from acme_mpi.runner.reloaded import RELOADS
 from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.session.stream import Chunk, Raised, Setup, Stream
 from acme_mpi.standing import loading
@@ -82,6 +83,7 @@ class Function:
     def __init__(self, number: int, body: bytes, buffers: Sequence[Any]) -> None:
         self.number, self.n_out = number, 0
         self._body, self._views = body, list[memoryview]()
+        self._modules = RELOADS.state()
         self._segment: Segment | None = None
         self._places: list[tuple[int, int]] = []
         if buffers:
@@ -93,12 +95,13 @@ class Function:
     def message(self) -> Teach:
         """What teaches it to the ranks."""
         body = b"" if self._segment is not None else self._body
-        return Teach(self.number, body, self._places, self._segment)
+        return Teach(self.number, body, self._places, self._segment, self._modules)
 
     def is_same(self, body: bytes, buffers: Sequence[Any]) -> bool:
         """Tell whether pickle and buffers are those that the ranks have."""
         return (
             body == self._body
+            and self._modules == RELOADS.state()
             and len(buffers) == len(self._views)
             and all(map(_are_equal, buffers, self._views))
         )

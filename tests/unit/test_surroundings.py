@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 
 import pytest
@@ -11,6 +12,67 @@ from conftest import by_stacks
 
 from acme_mpi.runner.process import interpreter_flags
 from acme_mpi.runner.surroundings import Surroundings, changed, changes, need_a_new_process
+
+RELOADED = """
+import importlib, json, os, pathlib
+
+def write(k, helper):
+    func = f"import half\\ndef f(x): return {k} * x * half.H"
+    for path, text in {"half.py": f"H = {helper}", "mine.py": func}.items():
+        pathlib.Path(path).write_text(text)
+        os.utime(path, (k * helper, k * helper))  # what was compiled is out of date
+
+write(1, 1)
+import half, mine
+import acme_mpi
+
+pool, executor, memory = acme_mpi.Pool(), acme_mpi.Executor(), {"write_worker_results": False}
+
+def say():
+    with acme_mpi.Pool() as other:
+        found = [
+            acme_mpi.map(mine.f, [1, 2], **memory),
+            acme_mpi.map(mine.f, [1, 2], isolate=False, **memory),
+            acme_mpi.map(lambda x: mine.f(x), [1, 2], **memory),
+            pool.map(mine.f, [1, 2]),
+            pool.map(lambda x: mine.f(x), [1, 2]),
+            other.map(mine.f, [1, 2]),
+            [executor.submit(mine.f, x).result() for x in (1, 2)],
+        ]
+    print(json.dumps([found[0], all(each == found[0] for each in found)]), flush=True)
+
+say()
+write(10, 1)
+say()  # an edit alone changes nothing
+importlib.reload(mine)
+say()
+write(10, 3)
+importlib.reload(half)
+say()
+"""
+
+
+@pytest.mark.every
+def test_a_module_that_was_reloaded_is_imported_anew(tmp_path):
+    """In a notebook the ranks stay, and a function is mended in its module."""
+    (tmp_path / "program.py").write_text(RELOADED)
+    environment = {**os.environ, "ACME_MPI_LAUNCH": ""}
+    ran = subprocess.run(
+        [sys.executable, "program.py"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+    assert [json.loads(line) for line in ran.stdout.splitlines()] == [
+        [[1, 2], True],
+        [[1, 2], True],
+        [[10, 20], True],
+        [[30, 60], True],
+    ], ran.stderr
+
 
 PROGRAM = """
 import json
