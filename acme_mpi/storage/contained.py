@@ -24,6 +24,10 @@ from acme_mpi.storage.shared_rows import SharedRows
 from acme_mpi.storage.slabs import SLAB_BYTES
 
 logger = logging.getLogger("acme_mpi")
+WITHOUT_LABELS = (
+    "%s has all results, but not all names and coordinates of them, which could not be written: "
+    "%s: %s"
+)
 
 
 class ContainedStore(RecordedStore):
@@ -38,13 +42,19 @@ class ContainedStore(RecordedStore):
     def label(self, file: h5py.File) -> None:
         """Give the container names and coordinates. Independent; rank 0 only.
 
+        What is wrong with them is told, and costs nothing else.
+
         Parameters
         ----------
         file : h5py.File
             The container, with all else that belongs into it.
         """
         labels = read_labels(self.layout.dot_folder, self.n_tasks, _warn)
-        give_labels(file, self.spec, labels, self.n_tasks)
+        try:
+            give_labels(file, self.spec, labels, self.n_tasks)
+        except Exception as error:  # never the medium's: `hdf5.Changing` keeps those
+            container, what = self.layout.container, " ".join(str(error).split())
+            logger.warning(WITHOUT_LABELS, container, type(error).__name__, what)
 
     def copied_rows(
         self, done: Records, is_virtual: bool, k: int = 0

@@ -93,13 +93,14 @@ def _unsealed(path: str) -> io.BytesIO:
 
 
 def _fill(file: h5py.File, labels: Labels) -> None:
-    file.attrs.update(labels.facts)
+    file.attrs.update({name: _text(fact) for name, fact in labels.facts.items()})
     shared = file.create_group(SHARED, track_order=True)
     for name, value in labels.shared.items():
-        shared.attrs[name] = value
+        if name and name == _text(name):
+            shared.attrs[name] = value
     arguments = file.create_group(ARGUMENTS, track_order=True)
     if labels.axes:
-        arguments.attrs[AXES] = np.array(labels.axes, STRING)
+        arguments.attrs[AXES] = np.array([_text(axis) for axis in labels.axes], STRING)
         arguments.attrs[SHAPE] = np.array(labels.shape, np.int64)
     for name, column in labels.arguments.items():
         if not _is_nameable(name):
@@ -115,7 +116,12 @@ def _fill(file: h5py.File, labels: Labels) -> None:
 
 def _is_nameable(name: str) -> bool:
     """Tell whether HDF5 takes it for one name."""
-    return bool(name) and "/" not in name and "\0" not in name and name != "."
+    return bool(name) and "/" not in name and name != "." and name == _text(name)
+
+
+def _text(text: str) -> str:
+    """Return a text as HDF5 holds it; what is no Unicode, as in names of files, is escaped."""
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\0")
 
 
 def has_labels(folder: str) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import h5py
 import numpy as np
@@ -19,6 +20,8 @@ from acme_mpi.storage import hdf5
 from acme_mpi.tasks.labels import Column, Labels
 
 TASK = "task"
+# Attributes of an array: of HDF5, the scales of its axes, and of CF, other coordinates.
+DIMENSIONS, COORDINATES = "DIMENSION_LIST", "coordinates"
 # Files of two equal runs are equal: these stand with the labels alone.
 OF_ONE_RUN = ("command", "host", "started")
 # How the netCDF library says it, with the length.
@@ -38,6 +41,11 @@ def give_labels(file: h5py.File, spec: RowSpec | None, labels: Labels, n_tasks: 
         What the tasks are known by; if they are empty only names are given.
     n_tasks : int
         Number of tasks.
+
+    Raises
+    ------
+    Exception
+        Whatever h5py makes of odd labels. The arrays can be read, and have all coordinates or none.
     """
     for column in spec.columns if spec is not None else ():
         if column.name and column.name not in file:
@@ -45,7 +53,7 @@ def give_labels(file: h5py.File, spec: RowSpec | None, labels: Labels, n_tasks: 
     if labels != Labels():
         _note(file, labels)
         if spec is not None and spec.has_coordinates:
-            _Coordinates(file, spec, labels, n_tasks).attach()
+            _Coordinates(file, spec, labels, n_tasks).attach_or_remove()
 
 
 def _note(file: h5py.File, labels: Labels) -> None:
@@ -62,6 +70,7 @@ class _Coordinates:
 
     def __init__(self, file: h5py.File, spec: RowSpec, labels: Labels, n_tasks: int) -> None:
         self._file, self._spec = file, spec
+        self._made: list[str] = []
         is_grid = bool(spec.grid) and labels.shape == spec.grid
         axes = labels.axes if is_grid else (TASK,)
         lengths = spec.grid or (n_tasks,)
@@ -75,8 +84,23 @@ class _Coordinates:
             if name not in axes and len(column.values) == n_tasks
         }
 
-    def attach(self) -> None:
-        """Make all coordinates and attach them to the arrays."""
+    def attach_or_remove(self) -> None:
+        """Make all coordinates and attach them to the arrays, or leave nothing of them there."""
+        try:
+            self._attach()
+        except Exception:
+            self._remove()
+            raise
+
+    def _remove(self) -> None:
+        for name in self._made:
+            del self._file[name]
+        for column in self._spec.columns:
+            attributes = self._file[column.dataset].attrs
+            for name in {DIMENSIONS, COORDINATES} & set(attributes):
+                del attributes[name]
+
+    def _attach(self) -> None:
         scales = [self._scale(*each) for each in self._of_axes.items()]
         named = [self._of_each_task(*each, scales) for each in self._of_tasks.items()]
         for column in self._spec.columns:
@@ -85,7 +109,7 @@ class _Coordinates:
             others = list(self._unnamed(column.name or column.dataset, lengths))
             _attach(rows, [*others[:at], *scales, *others[at:]])
             if named:
-                rows.attrs["coordinates"] = " ".join(named)
+                rows.attrs[COORDINATES] = " ".join(named)
 
     def _scale(self, name: str, column: Column | None) -> h5py.Dataset:
         """Make the coordinate of an axis of the tasks."""
@@ -107,7 +131,7 @@ class _Coordinates:
 
     def _written(self, name: str, column: Column, shape: tuple[int, ...]) -> h5py.Dataset:
         kind = hdf5.STRING if column.dtype.kind == "O" else column.dtype
-        dataset = self._file.create_dataset(name, shape, kind)
+        dataset = self._created(name, shape, kind)
         if len(shape) == 1:
             for first, piece in column.pieces():
                 dataset[first : first + len(piece)] = piece
@@ -119,12 +143,17 @@ class _Coordinates:
 
     def _without_values(self, name: str, length: int) -> h5py.Dataset:
         """Make a dimension that has a name and a length, and no bytes in the file."""
-        dataset = self._file.create_dataset(name, shape=(length,), dtype=np.dtype(">f4"))
+        dataset = self._created(name, (length,), np.dtype(">f4"))
         return _as_scale(dataset, WITHOUT_VALUES % length)
+
+    def _created(self, name: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> h5py.Dataset:
+        dataset = self._file.create_dataset(name, shape, kind)
+        self._made.append(name)
+        return dataset
 
     def _free(self, name: str) -> str:
         """Return a name for a coordinate that no result has."""
-        name = re.sub(r"\W", "_", name)
+        name = re.sub(r"\W", "_", name) or "argument"
         while name in self._file or re.fullmatch(r"(comp|result)_\d+", name):
             name = f"argument_{name}"
         return name

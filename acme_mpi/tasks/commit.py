@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
+from types import CodeType
 from typing import Any
 
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")  # SHA-1 or SHA-256
+_MOST_WRAPPERS = 100
 _MOST_BYTES = 64 * 1024**2
 
 
@@ -21,10 +23,12 @@ def commit_of(func: Callable[..., Any]) -> str:
     func : callable
         With a source in a file.
     """
-    while hasattr(func, "func") and not hasattr(func, "__code__"):
+    for _ in range(_MOST_WRAPPERS):  # an object may have any attribute, without end
+        if hasattr(func, "__code__") or not hasattr(func, "func"):
+            break
         func = func.func
     code = getattr(func, "__code__", None)
-    path = getattr(code, "co_filename", "")
+    path = code.co_filename if isinstance(code, CodeType) else ""
     # An environment may lie in a repository to which what is installed in it does not belong.
     if not os.path.isfile(path) or "-packages" + os.sep in path:
         return ""

@@ -254,6 +254,13 @@ def _is_writable(texts: Sequence[str]) -> bool:
 
 def _shared(value: Any) -> Any:
     """Return a shared argument, or what it is."""
+    try:
+        return _plain(value)
+    except Exception:  # as above, of methods of the value
+        return type(value).__qualname__
+
+
+def _plain(value: Any) -> Any:
     kind = type(value)
     if value is None:
         return "None"

@@ -14,7 +14,7 @@ import pandas
 import pytest
 
 import acme_mpi
-from acme_mpi import Grid, PerTask
+from acme_mpi import Grid, PerTask, Shared
 from acme_mpi.history.parsing import Damaged
 from acme_mpi.jobs.saved_call import SavedCall, read_call
 from acme_mpi.linux.segment import Segment
@@ -175,9 +175,36 @@ def test_shared_arguments_are_kept_if_they_are_small(tmp_path):
 
 
 def test_names_that_hdf5_cannot_hold_are_left_out(tmp_path):
-    given = {"a b": PerTask([1]), "é": PerTask([1]), "a/b": PerTask([1]), ".": PerTask([1])}
+    names = ["a b", "é", "a/b", ".", "", "a\0b", "\udc80"]
+    given = {**{name: PerTask([1]) for name in names}, **{f"{name}\0": 2 for name in names}, "z": 3}
 
-    assert list(on_disk(tmp_path, labels(**given), 1).arguments) == ["a b", "é"]
+    found = on_disk(tmp_path, labels(**given), 1)
+    assert list(found.arguments) == ["a b", "é"]
+    assert list(found.shared) == ["z"]
+
+
+def test_a_command_that_is_no_unicode_is_a_fact(tmp_path):
+    made = labels_of(f, distribute(f, [], {"x": PerTask([1])}), ["run", "M\udcfchle"])
+
+    assert on_disk(tmp_path, made, 1).facts["command"] == "run 'M\\udcfchle'"
+
+
+def test_a_shared_argument_that_raises_is_its_type():
+    class Odd(list):
+        def __len__(self):
+            raise RuntimeError
+
+    assert labels(x=PerTask([1]), odd=Shared(Odd([1]))).shared["odd"].endswith("Odd")
+
+
+def test_a_function_of_wrappers_without_end_has_no_commit():
+    class Endless:
+        def __getattr__(self, name):
+            if name == "func":
+                return self
+            raise AttributeError(name)
+
+    assert commit_of(Endless()) == ""
 
 
 def test_labels_travel_as_plain_values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 from typing import NamedTuple
 
 import h5py
@@ -11,6 +12,8 @@ import pytest
 
 import acme_mpi
 from acme_mpi import Grid, ParallelMap, PerTask
+from acme_mpi.storage import contained, deferring
+from acme_mpi.tasks.labels import Column, Labels
 
 xarray = pytest.importorskip("xarray")
 pytest.importorskip("h5netcdf")
@@ -213,6 +216,82 @@ def test_damaged_labels_cost_nothing_but_labels(tmp_path, caplog):
     assert "labels.hdf5" in caplog.text
     with h5py.File(tmp_path / "double.h5") as file:
         assert file["result_0"][()].tolist() == [2, 4]
+
+
+def have_labels_read(monkeypatch, **odd):
+    """Have stores find labels of a kind that no version writes."""
+    found = Labels(**{"arguments": {"x": Column(np.arange(2))}, **odd})
+    monkeypatch.setattr(contained, "read_labels", lambda *_: found)
+
+
+@EVERY_LAYOUT
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"arguments": {"x": Column(np.arange(2)), "y": Column(np.array([{}, 1], object))}},
+        {"arguments": {"x": Column(np.arange(2)), "y": Column(np.array(["a\0b", ""], object))}},
+        {"arguments": {"task": Column(np.array([1, 2, 3]))}},
+        {"arguments": {"x": None}},
+        {"facts": {"": "without a name"}},
+        {"shared": {"y": object()}},
+    ],
+    ids=["objects", "nul", "length", "nothing", "name", "shared"],
+)
+def test_odd_labels_cost_no_results(layout, odd, tmp_path, monkeypatch, caplog):
+    have_labels_read(monkeypatch, **odd)
+    words = {"result_shape": (None,), "output_dir": str(tmp_path), **layout}
+    acme_mpi.map(double, [1, 2], **words)
+
+    path = tmp_path / "double.h5"
+    warnings = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert f"{path} has all results" in warnings[0]
+    with h5py.File(path) as file:
+        assert file["result_0"][()].tolist() == [2, 4]
+        assert list(file) == ["result_0"]
+        assert not dict(file["result_0"].attrs)
+    with xarray.open_dataset(path, engine="h5netcdf", phony_dims="sort") as found:
+        assert found["result_0"].values.tolist() == [2, 4]
+
+
+def test_odd_labels_cost_no_groups(tmp_path, monkeypatch, caplog):
+    have_labels_read(monkeypatch, shared={"y": object()})
+    acme_mpi.map(double, [1, 2], output_dir=str(tmp_path))
+
+    assert "has all results" in caplog.text
+    assert acme_mpi.open(tmp_path)[1].tolist() == [4]
+
+
+@EVERY_LAYOUT
+def test_a_full_disk_is_no_fault_of_labels(layout, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def label(store, file):
+        monkeypatch.setattr(deferring, "write_all", refuse)
+        whole(store, file)
+
+    whole = contained.ContainedStore.label
+    monkeypatch.setattr(contained.ContainedStore, "label", label)
+    words = {"result_shape": (None,), "output_dir": str(tmp_path), **layout}
+    with pytest.raises(acme_mpi.StoreError, match="No space left"):
+        acme_mpi.map(double, [1, 2], **words)
+
+
+@EVERY_LAYOUT
+def test_an_axis_may_have_any_name(layout, tmp_path):
+    for k, name in enumerate(["", "a/b", ".", "a\0b", "\udc80", "DIMENSION_LIST"]):
+        out = tmp_path / str(k)
+        grid = Grid(**{name: [1.0, 2.0], "seed": [3, 4, 5]})
+        acme_mpi.map(constant, grid, result_shape=(None,), output_dir=str(out), **layout)
+
+        with opened(out / "constant.h5") as found:
+            assert found["result_0"].sizes == {found["result_0"].dims[0]: 2, "seed": 3}
+            assert found.coords["seed"].values.tolist() == [3, 4, 5]
+
+
+def constant(**arguments):
+    return 1.0
 
 
 def test_times_and_durations_are_what_they_were(tmp_path):
