@@ -46,10 +46,13 @@ class DeferringFile(DrivenFile):
     def write(self, data: Any) -> int:
         """Take bytes."""
         is_adjacent = self._offset == self._start + len(self._joined)
-        if not is_adjacent or len(self._joined) > JOINED_BYTES:
+        if not is_adjacent or max(len(data), len(self._joined)) >= JOINED_BYTES:
             self.flush()
             self._start = self._offset
-        self._joined += data
+        if len(data) >= JOINED_BYTES:  # two copies of it would take longer than to write it
+            self._hand_over(data, self._offset)
+        else:
+            self._joined += data
         self._offset += len(data)
         self._end = max(self._end, self._offset)
         return len(data)
@@ -67,15 +70,17 @@ class DeferringFile(DrivenFile):
 
     def flush(self) -> None:
         """Hand over to the medium what is joined."""
-        data, self._joined = bytes(self._joined), bytearray()
-        if not data:
-            return
+        data, self._joined = self._joined, bytearray()
+        if data:
+            self._hand_over(data, self._start)
+
+    def _hand_over(self, data: Any, start: int) -> None:
         if self._error is None:
             try:
-                return write_all(self._descriptor, data, self._start)
+                return write_all(self._descriptor, data, start)
             except OSError as error:
                 self._error = error
-        self._kept.append((self._start, data))
+        self._kept.append((start, bytes(data)))
 
     def settle(self) -> None:
         """Raise what the medium has refused; nothing more goes there then.
