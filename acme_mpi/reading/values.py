@@ -17,7 +17,7 @@ from acme_mpi.history.status import damages_text
 from acme_mpi.history.stores import PICKLE
 from acme_mpi.reading.arguments import Arguments
 from acme_mpi.reading.recorded import Array, Recorded
-from acme_mpi.results.foreign import restore
+from acme_mpi.results.foreign import plain_value, restore
 from acme_mpi.storage.labels import read_labels
 from acme_mpi.storage.reading import Found, Reader
 from acme_mpi.tasks.labels import Labels
@@ -127,10 +127,7 @@ class Values(Sequence[Any]):
             return self._unpickled(task, found.pickled)
         if found.note:
             return self._restored(task, found)
-        values = [
-            part[()] if isinstance(part, np.ndarray) and part.ndim == 0 else part
-            for part in found.parts
-        ]
+        values = list(map(plain_value, found.parts))
         if any(name != f"result_{k}" for k, name in enumerate(found.names)):
             return dict(zip(found.names, values, strict=True))
         return values[0] if len(values) == 1 else tuple(values)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from acme_mpi.results.convert import Array, ResultError, to_array
+from acme_mpi.results.convert import Array, Part, ResultError, to_array
 from acme_mpi.results.named import checked_names
 
 VERSION = 1
@@ -33,14 +33,14 @@ class Apart:
     ----------
     kind : str
         As given.
-    arrays : dict of str to ndarray
+    arrays : dict of str to Part
         In the order in which they were added.
     note : dict
         What is to be said of the value besides its class.
     """
 
     def __init__(self, kind: str) -> None:
-        self.kind, self.arrays = kind, dict[str, Array]()
+        self.kind, self.arrays = kind, dict[str, Part]()
         self.note: Note = {}
 
     def add(self, name: Any, array: Any) -> Note:

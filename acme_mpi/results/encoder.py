@@ -193,25 +193,37 @@ class Encoder:
     def _named_parts(self, value: Any) -> tuple[tuple[str, ...], list[Part], str]:
         """Return names, if there are any, parts, and a note, if there is one, of a return value."""
         if type(value) in _NAMELESS and not self._wanted:
-            return (), to_parts(value), ""
-        from acme_mpi.results.foreign import take_apart  # most results are numbers and arrays
+            try:
+                return (), to_parts(value), ""
+            except ResultError:
+                if not _are_some_foreign(_entries(value)):
+                    raise
+        from acme_mpi.results.apart import Apart  # most results are numbers and arrays
+        from acme_mpi.results.foreign import take_apart, taken_together
 
         apart = None if self._wanted else take_apart(value)
-        if apart is not None:
-            return tuple(apart.arrays), list(apart.arrays.values()), apart.text()
+        if apart is None:
+            names, parts = self._names_and_parts(value)
+            if not any(isinstance(each, Apart) for each in parts):
+                return names, parts, ""
+            apart = taken_together(names, parts)
+        return tuple(apart.arrays), list(apart.arrays.values()), apart.text()
+
+    def _names_and_parts(self, value: Any) -> tuple[tuple[str, ...], list[Part]]:
+        """Return names, if there are any, and parts; some of them may be taken apart."""
         found = named(value)
-        names = self._wanted if found is None else found.names
-        parts = to_parts(value if found is None else tuple(found.values))
-        if not names:
-            return (), parts, ""
-        if found is None:
-            n_values = len(value) if is_several(value) else 1
-            if n_values != len(names):
-                called = ", ".join(names)
-                raise MisfitError(f"expected {len(names)} result(s), {called}; got {n_values}")
-        if names != self._agreed:
-            names, parts = self._in_order(names, parts)
-        return names, parts, ""
+        names, values = (self._wanted, value) if found is None else (found.names, found.values)
+        entries = _entries(value) if found is None else list(values)
+        if _are_some_foreign(entries):
+            from acme_mpi.results.foreign import take_apart
+
+            parts = [take_apart(each) or to_array(each) for each in entries]
+        else:
+            parts = to_parts(value if found is None else tuple(values))
+        if names and len(entries) != len(names):
+            called = ", ".join(names)
+            raise MisfitError(f"expected {len(names)} result(s), {called}; got {len(entries)}")
+        return self._in_order(names, parts) if names and names != self._agreed else (names, parts)
 
     def _in_order(
         self, names: tuple[str, ...], parts: list[Part]
@@ -414,6 +426,17 @@ _SCALARS = (bool, int, float, complex, np.number, np.bool_)
 _NAMELESS: frozenset[type] = frozenset(
     {*PLAIN_VALUES, tuple, list, bytes, np.ndarray, np.float64, np.float32, np.int64, np.bool_}
 )
+
+
+def _entries(value: Any) -> list[Any]:
+    """Return the values that a return value without names is."""
+    return list(value) if is_several(value) else [value]
+
+
+def _are_some_foreign(entries: list[Any]) -> bool:
+    from acme_mpi.results.foreign import is_foreign  # as above
+
+    return any(map(is_foreign, entries))
 
 
 def _other_names(names: tuple[str, ...], agreed: tuple[str, ...], are_wanted: bool) -> str:

@@ -1,14 +1,15 @@
 """Values of other libraries, stored as arrays with names, from which equal ones are made again.
 
 Masked arrays of NumPy, Series and DataFrames of pandas, DataArrays and Datasets of xarray: of just
-these classes. pandas and xarray are not imported before a value, or a note, speaks of them.
+these classes, alone or among several values. pandas and xarray are not imported before a value, or
+a note, speaks of them.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +17,8 @@ import numpy as np
 
 from acme_mpi.results import of_pandas, of_xarray
 from acme_mpi.results.apart import VERSION, Apart, Note, array_of
-from acme_mpi.results.convert import Array, ResultError
+from acme_mpi.results.convert import Array, Part, ResultError
+from acme_mpi.results.named import checked_names
 
 NOTE = "acme_mpi"  # attribute of the group with the arrays
 
@@ -31,7 +33,74 @@ def take_apart(value: Any) -> Apart | None:
     """
     kind: Any = type(value)
     take = _taker(kind)
-    return None if take is None else take(value)
+    if take is None:
+        return None
+    apart = take(value)
+    if not apart.arrays:  # of what is empty the note tells all
+        apart.arrays["values"] = None
+    return apart
+
+
+def is_foreign(value: Any) -> bool:
+    """Tell whether a value is of a class that is taken apart."""
+    kind: Any = type(value)
+    return _taker(kind) is not None
+
+
+def taken_together(names: Sequence[str], values: Sequence[Apart | Part]) -> Apart:
+    """Return the arrays of several values, of which some were taken apart.
+
+    The k-th array belongs to the k-th value, and is its data; further ones come behind all of them.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of the values; empty if they have none.
+    values : sequence of Apart or Part
+        As many.
+
+    Raises
+    ------
+    ResultError
+        The arrays cannot be called as they should be.
+    """
+    called = names or [f"result_{k}" for k in range(len(values))]
+    together, further = Apart("several"), dict[str, Part]()
+    notes: list[Note] = []
+    for name, value in zip(called, values, strict=True):
+        if not isinstance(value, Apart):
+            together.arrays[name] = value
+            notes.append({"part": name})
+            continue
+        taken = {*called, *together.arrays, *further}
+        parts = _called(value, name, taken)
+        first, *others = parts
+        together.arrays[parts[first]] = value.arrays[first]
+        further.update({parts[own]: value.arrays[own] for own in others})
+        notes.append({"class": value.kind, **value.note, "parts": parts})
+    together.arrays.update(further)
+    checked_names(tuple(together.arrays))
+    together.note.update(names=list(names) or None, values=notes)
+    return together
+
+
+def _called(value: Apart, name: str, taken: set[str]) -> dict[str, str]:
+    """Return what the arrays of one of several values are called, by their own names."""
+    parts: dict[str, str] = {}
+    for own in value.arrays:
+        is_value = not parts and value.kind not in _OF_COLUMNS
+        # With a dot it is none of the names by which others are known.
+        full = name if is_value else f"{name}.{own}"
+        while not is_value and full in taken:
+            full += "_"
+        parts[own] = full
+        taken.add(full)
+    return parts
+
+
+def plain_value(part: Part) -> Any:
+    """Return what a part is to its reader: of an array without axes the scalar in it."""
+    return part[()] if isinstance(part, np.ndarray) and part.ndim == 0 else part
 
 
 def restore(text: str, arrays: Mapping[str, Array]) -> Any:
@@ -90,6 +159,20 @@ def _masked_of(note: Note, arrays: Mapping[str, Array]) -> Any:
     return again(values, mask, fill_value=fill_value, hard_mask=note["is_hard"])
 
 
+def _several_of(note: Note, arrays: Mapping[str, Array]) -> Any:
+    values = [_one_of_several(each, arrays) for each in note["values"]]
+    names = note["names"]
+    return tuple(values) if names is None else dict(zip(names, values, strict=True))
+
+
+def _one_of_several(note: Note, arrays: Mapping[str, Array]) -> Any:
+    if "class" not in note:
+        return plain_value(arrays[note["part"]])
+    own = {name: arrays[full] for name, full in note["parts"].items()}
+    return _MADE[note["class"]](note, own)
+
+
+_OF_COLUMNS = ("pandas.DataFrame", "xarray.Dataset")  # whose arrays all have names of their own
 _TAKEN: tuple[tuple[str, str, Callable[[Any], Apart]], ...] = (
     ("pandas", "Series", of_pandas.series_apart),
     ("pandas", "DataFrame", of_pandas.frame_apart),
@@ -102,4 +185,5 @@ _MADE: dict[Any, Callable[[Note, Mapping[str, Array]], Any]] = {
     "pandas.DataFrame": of_pandas.frame_of,
     "xarray.DataArray": of_xarray.array_of_note,
     "xarray.Dataset": of_xarray.dataset_of_note,
+    "several": _several_of,
 }

@@ -179,9 +179,10 @@ def _create(file: h5py.h5f.FileID, entry: Described) -> int:
     else:
         dataset = hdf5.create_array(file, name, entry.shape, entry.dtype)
         offset = int(dataset.get_offset())
-    if entry.name:
+    if entry.name or entry.note:
         group = h5py.h5g.open(file, b"comp_%d" % entry.task)
-        hdf5.give_name(dataset, group, entry.name, entry.k)
+        if entry.name:
+            hdf5.give_name(dataset, group, entry.name, entry.k)
         hdf5.write_note(group, entry.note)
     return offset
 
@@ -191,16 +192,13 @@ def _describe_group(group: h5py.h5g.GroupID, index: int, n_skipped: int) -> Iter
     # Rows of differing length lie in the groups until they are merged, packed ones never.
     has_rows = group.links.exists(b"result_0")
     stop = group.get_num_objs() + (0 if has_rows else n_skipped)
-    if stop == n_skipped or group.links.exists(b"result_%d" % (stop - 1)):
-        for k in range(n_skipped, stop):
-            yield _describe_dataset(group, index, k)
-        return
-    # There are more members than results: datasets with names, and links to them.
+    is_named = stop > n_skipped and not group.links.exists(b"result_%d" % (stop - 1))
     note = hdf5.read_note(group)
     for k in range(n_skipped, stop):
-        if group.links.exists(b"result_%d" % k):
-            described = _describe_dataset(group, index, k)
-            yield described._replace(name=hdf5.name_of(group, k), note=note)
+        # With names there are more members than results: datasets, and links to them.
+        if not is_named or group.links.exists(b"result_%d" % k):
+            name = hdf5.name_of(group, k) if is_named else ""
+            yield _describe_dataset(group, index, k)._replace(name=name, note=note)
             note = ""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -47,12 +47,74 @@ def assert_masked_equal(found: Any, expected: Any) -> None:
     assert found.data.tolist() == expected.data.tolist()
 
 
+class Several(NamedTuple):
+    """Results of which some are of other libraries."""
+
+    n: int
+    power: Any
+    table: Any
+
+
+def several(x):
+    return Several(x, series(x), frame(x))
+
+
+def in_a_dict(x):
+    return {"table": frame(x), "mask": masked(x), "none": None, "of": dataset(x), "text": "ü"}
+
+
+def in_a_tuple(x):
+    return x, labelled(x), "a", masked(x), np.arange(20_000.0) + x
+
+
+def in_a_list(x):
+    return [masked(x), np.arange(3), series(x)]
+
+
+def alone_in_a_tuple(x):
+    return (pandas.Series([x, 2]),)
+
+
+def empty(x):
+    return {"frame": pandas.DataFrame(), "set": xarray.Dataset(), "x": x}
+
+
+def nothing(x):
+    return pandas.DataFrame()
+
+
+def assert_several_equal(found: Any, expected: Any) -> None:
+    if hasattr(expected, "_asdict"):
+        expected = expected._asdict()
+    if isinstance(expected, dict):
+        assert list(found) == list(expected)
+        found, expected = found.values(), expected.values()
+    else:
+        assert isinstance(found, tuple)
+    for value, again in zip(expected, found, strict=True):
+        if isinstance(value, pandas.Series):
+            pandas.testing.assert_series_equal(again, value)
+        elif isinstance(value, pandas.DataFrame):
+            pandas.testing.assert_frame_equal(again, value)
+        elif isinstance(value, (xarray.DataArray, xarray.Dataset)):
+            xarray.testing.assert_identical(again, value)
+        elif isinstance(value, np.ma.MaskedArray):
+            assert_masked_equal(again, value)
+        else:
+            np.testing.assert_array_equal(again, value)
+            assert not isinstance(value, (int, str)) or np.ndim(again) == 0
+
+
 CASES = {
     series: pandas.testing.assert_series_equal,
     frame: pandas.testing.assert_frame_equal,
     labelled: xarray.testing.assert_identical,
     dataset: xarray.testing.assert_identical,
     masked: assert_masked_equal,
+    nothing: pandas.testing.assert_frame_equal,
+    **dict.fromkeys(
+        [several, in_a_dict, in_a_tuple, in_a_list, alone_in_a_tuple, empty], assert_several_equal
+    ),
 }
 
 
@@ -80,7 +142,60 @@ def test_plain_h5py_finds_the_data_by_name_and_number(keywords):
 
 
 @pytest.mark.parametrize("keywords", ON_DISK)
+def test_numbers_among_several_lead_to_the_values(keywords):
+    for func in (in_a_tuple, several):
+        pmap = ParallelMap(func, [1, 4], output_dir="out", **keywords)
+        pmap.compute()
+        with h5py.File(pmap.results_container) as file:
+            group = file["comp_1"]
+            if func is in_a_tuple:
+                assert [group[f"result_{k}"].shape[:1] for k in range(5)] == [
+                    (),
+                    (2,),
+                    (),
+                    (2,),
+                    (20_000,),
+                ]
+                assert group["result_1.x"][:].tolist() == [1, 2]
+                assert group["result_3.mask"][:].tolist() == [False, True]
+            else:
+                names = ["n", "power", "table.time", "power.index", "table.name", "table.columns"]
+                assert [name for name in group if "result" not in name] == names
+                assert group.get("result_2", getlink=True).path == "table.time"
+
+
+def test_names_may_be_given_to_values_of_libraries():
+    acme_mpi.map(frame, [1, 4], output_dir="out", result_names=("table",))
+    acme_mpi.map(in_a_list, [1, 4], output_dir="out", result_names=("a", "b", "c"))
+
+    pandas.testing.assert_frame_equal(acme_mpi.open("out", name="frame")[1]["table"], frame(4))
+    assert_several_equal(
+        acme_mpi.open("out", name="in_a_list")[0],
+        dict(zip("abc", in_a_list(1), strict=True)),
+    )
+
+
+def test_names_of_arrays_among_several_give_way():
+    def f(x):
+        return {"a": pandas.Series([x], index=["u"]), "a.index": 5, "result_2": frame(x)}
+
+    acme_mpi.map(f, [1], output_dir="out")
+    assert_several_equal(acme_mpi.open("out")[0], f(1))
+
+
+def test_names_of_several_are_those_of_all_tasks():
+    def f(x):
+        return {"a" if x < 3 else "b": frame(x), "n": x}
+
+    with pytest.raises(acme_mpi.TaskError, match=r"1 of 2 tasks failed.*missing: a"):
+        acme_mpi.map(f, [1, 4], output_dir="out", isolate=False)
+
+
+@pytest.mark.parametrize("keywords", ON_DISK)
 def test_a_note_that_was_changed_is_found(keywords, capsys):
+    for func in (in_a_tuple, in_a_dict):
+        ParallelMap(func, [1, 4], output_dir=func.__name__, **keywords).compute()
+        assert run_command(["check", func.__name__]) == 0
     ParallelMap(labelled, [1, 4], output_dir="out", **keywords).compute()
     assert run_command(["check", "out"]) == 0
 
