@@ -12,6 +12,7 @@ from acme_mpi.errors import InputError
 from acme_mpi.linux.memory import size_text
 from acme_mpi.linux.segment import available_bytes
 from acme_mpi.reading.blocks import block_shape
+from acme_mpi.reading.inner_axes import Agreed, Inner, Said, inner_axes, only_shared
 from acme_mpi.reading.stacked import Stacked, stacked_arrays
 from acme_mpi.reading.table import distinct
 from acme_mpi.reading.values import Values
@@ -27,15 +28,31 @@ def to_xarray(results: Values) -> Any:
         raise InputError(
             "labelled arrays need xarray, which is not installed: pip install 'acme-mpi[labels]'"
         ) from None
-    labels = results.labels
-    arrays = {each.name: each for each in stacked_arrays(results, labels.shape or (len(results),))}
-    axes = tuple(distinct(axis, arrays, PREFIX) for axis in labels.axes or (TASK,))
+    labels, agreed = results.labels, Agreed()
+    shape = labels.shape or (len(results),)
+    arrays = {each.name: each for each in stacked_arrays(results, shape, agreed)}
+    inner = _inner(results, agreed.said, arrays)
+    taken = {*arrays, *inner.coordinates, *(dim for dims in inner.dims.values() for dim in dims)}
+    axes = tuple(distinct(axis, taken, PREFIX) for axis in labels.axes or (TASK,))
     variables: dict[str, Any] = {}
+    coordinates: dict[str, Any] = dict(_coordinates(results, axes, taken))
     for name, stacked in arrays.items():
-        inner = [f"{name}_axis_{k}" for k in range(stacked.ndim - len(axes))]
-        variables[name] = ((*axes, *inner), _lazy(stacked))
-    coordinates = dict(_coordinates(results, axes, arrays))
+        if name not in inner.parts:
+            unnamed = tuple(f"{name}_axis_{k}" for k in range(stacked.ndim - len(axes)))
+            is_coordinate = name in agreed.said and bool(agreed.said[name].name)
+            among = coordinates if is_coordinate else variables
+            among[name] = ((*axes, *inner.dims.get(name, unnamed)), _lazy(stacked))
+    coordinates.update(inner.coordinates)
     return xarray.Dataset(variables, coordinates, _attributes(results))
+
+
+def _inner(results: Values, said: Mapping[str, Said], arrays: Mapping[str, Stacked]) -> Inner:
+    """Return the axes of the results themselves, as far as they have names."""
+    names = [part for part, each in said.items() if each.name and part in arrays]
+    done = np.flatnonzero(results.recorded.is_done).tolist() if names else []
+    values = only_shared(results.reader.named(task, names) for task in done)
+    shapes = {name: each.inner_shape for name, each in arrays.items()}
+    return inner_axes(said, shapes, values)
 
 
 def _coordinates(

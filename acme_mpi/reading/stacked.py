@@ -9,6 +9,7 @@ import numpy as np
 
 from acme_mpi.errors import InputError
 from acme_mpi.history.journal import AS_GROUPS, AS_RAGGED
+from acme_mpi.reading.inner_axes import Agreed
 from acme_mpi.reading.recorded import Array
 from acme_mpi.reading.values import Values
 from acme_mpi.storage.reading import Form
@@ -57,6 +58,11 @@ class Stacked:
         is_whole = bool(results.recorded.is_done.all())
         is_kept = is_whole or form.dtype.kind in "fcOSU"
         self.dtype = form.dtype if is_kept else np.dtype(float)
+
+    @property
+    def inner_shape(self) -> tuple[int, ...]:
+        """The shape of one task's result."""
+        return self.shape[self.n_axes :]
 
     @property
     def nbytes(self) -> int:
@@ -122,8 +128,10 @@ class _Seen(NamedTuple):
     task: int
 
 
-def stacked_arrays(results: Values, axes: tuple[int, ...]) -> Iterator[Stacked]:
+def stacked_arrays(results: Values, axes: tuple[int, ...], agreed: Agreed) -> Iterator[Stacked]:
     """Yield an array for each result; see `Stacked`.
+
+    What all tasks say of arrays that do not lie in rows is in `agreed` then.
 
     Raises
     ------
@@ -137,22 +145,23 @@ def stacked_arrays(results: Values, axes: tuple[int, ...]) -> Iterator[Stacked]:
     done = results.recorded.history.done
     if columns and not (done["form"] & (AS_GROUPS | AS_RAGGED)).any():
         return
-    for name, seen in _forms(results, len(columns)).items():
+    for name, seen in _forms(results, len(columns), agreed).items():
         yield Stacked(results, name, axes, seen.form)
 
 
-def _forms(results: Values, n_rows: int) -> dict[str, _Seen]:
+def _forms(results: Values, n_rows: int, agreed: Agreed) -> dict[str, _Seen]:
     """Return the common form of each result that does not lie in rows."""
     found: dict[str, _Seen] = {}
     is_single = True
     for task in np.flatnonzero(results.recorded.is_done).tolist():
-        names, parts, pickled, _ = results.reader.form(task)
+        names, parts, pickled, note = results.reader.form(task)
         if pickled is not None:
             raise InputError(
                 f"task {task} has returned what HDF5 cannot hold, which was pickled; it can be "
                 f"had by acme_mpi.open(..., allow_pickle=True)[{task}] only"
             )
-        is_single = is_single and len(parts) == 1
+        agreed.meet(note)
+        is_single = is_single and len(parts) == 1 and not note
         for name, form in list(zip(names, parts, strict=True))[n_rows:]:
             if form.shape is not None:
                 known = found.setdefault(name, _Seen(form, task))

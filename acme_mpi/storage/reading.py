@@ -149,6 +149,22 @@ class Reader:
         """
         return self._attempt(lambda: self._read(index, _scalar))
 
+    def named(self, index: int, names: Sequence[str]) -> dict[str, Part]:
+        """Return some arrays of a task that do not lie in rows, by the names that they have there.
+
+        Raises
+        ------
+        StoreError
+            They cannot be read.
+        """
+        return self._attempt(lambda: self._named(index, names))
+
+    def _named(self, index: int, names: Sequence[str]) -> dict[str, Part]:
+        record = self.record_of(index)
+        assert record is not None
+        group = self._group(record, index)
+        return {name: _part(h5py.Dataset(h5py.h5d.open(group, name.encode()))) for name in names}
+
     def rows(self, k: int, tasks: Array) -> Array:
         """Return rows of the stacked array `k`, missing ones with its missing value.
 

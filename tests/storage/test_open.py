@@ -20,6 +20,7 @@ from acme_mpi.history.parsing import REDO_CRC, REDO_HEADER, REDO_MAGIC, REDO_PIE
 from acme_mpi.reading.recorded import Recorded
 from acme_mpi.storage.labels import FILE
 
+xarray = pytest.importorskip("xarray")
 pytestmark = pytest.mark.once
 
 LAYOUTS = {
@@ -98,6 +99,33 @@ def same(found, expected):
     if isinstance(expected, tuple):
         return len(found) == len(expected) and all(map(same, found, expected))
     return np.array_equal(found, expected)
+
+
+def spectrum(f, gain=None):
+    gain = f if gain is None else 1
+    coords = {
+        "f": [0.5, 1.0, 1.5],
+        "channel": ["a", "b"],
+        "day": ("f", np.array(["2026-01-01"] * 3, "M8[ns]")),
+        "gain": gain,
+    }
+    data = np.outer([1, 1.5, 2], [f, f])
+    return xarray.DataArray(data, coords, ("f", "channel"), "power")
+
+
+def moving(x):
+    coords = {"t": [x, x + 1], "k": [7, 8, 9]}
+    return xarray.DataArray(np.zeros((2, 3)), coords, ("t", "k"))
+
+
+def two_arrays(x):
+    f = [0.5, 1.5]
+    return {
+        "a": xarray.DataArray([x, x], {"f": f, "s": ("f", [1, 2])}, "f"),
+        "b": xarray.DataArray(np.zeros((2, 2)), {"f": f}, ("f", "g")),
+        "c": xarray.DataArray(np.zeros(3), dims="g"),
+        "s": 5.0,
+    }
 
 
 class TestOneByOne:
@@ -484,6 +512,55 @@ class TestLabelledArrays:
 
         with pytest.raises(InputError, match=r"\(1,\) in task 0, \(2,\) in task 1; .*np.inf"):
             results.to_xarray()
+
+    @every_layout
+    def test_axes_of_results_keep_their_names(self, tmp_path, layout):
+        found = run(spectrum, tmp_path, range(1, 4), **LAYOUTS[layout]).to_xarray()
+
+        assert found["power"].dims == ("task", "f", "channel")
+        assert found["f"].values.tolist() == [0.5, 1.0, 1.5]
+        assert found["day"].dtype.kind == "M"
+        assert found["power"].sel(task=2, f=1.0, channel="b").values == 4.5
+        assert found.coords["gain"].dims == ("task",)
+        assert found.coords["gain"].values.tolist() == [1, 2, 3]
+        assert found.coords["argument_f"].dims == ("task",)
+        assert set(found.data_vars) == {"power"}
+
+    def test_axes_of_a_grid_stand_before_those_of_results(self, tmp_path):
+        found = run(spectrum, tmp_path, Grid(f=[1, 2], gain=[3, 4, 5])).to_xarray()
+
+        assert found["power"].dims == ("argument_f", "argument_gain", "f", "channel")
+        assert found["power"].sel(argument_f=2, argument_gain=5, f=0.5, channel="a").values == 2
+
+    def test_coordinates_that_differ_are_variables(self, tmp_path):
+        found = run(moving, tmp_path, range(3)).to_xarray()
+
+        assert found["values"].dims == ("task", "values_axis_0", "k")
+        assert found.coords["t"].dims == ("task", "t_axis_0")
+        assert found["t"].values.tolist() == [[0, 1], [1, 2], [2, 3]]
+        assert found["k"].values.tolist() == [7, 8, 9]
+
+    def test_arrays_among_others_share_axes_that_are_equal(self, tmp_path):
+        found = run(two_arrays, tmp_path, range(3)).to_xarray()
+
+        assert found["a"].dims == ("task", "f")
+        assert found["b"].dims == ("task", "f", "b_axis_1")
+        assert found["c"].dims == ("task", "c_axis_0")
+        assert found["f"].values.tolist() == [0.5, 1.5]
+        assert found["s"].dims == ("task",)
+
+    def test_without_a_result_nothing_has_a_name(self, tmp_path):
+        with pytest.raises(acme_mpi.TaskError):
+            acme_mpi.map(lambda x: 1 / x, [0], output_dir=str(tmp_path))
+
+        assert not acme_mpi.open(tmp_path).to_xarray().data_vars
+
+    def test_results_with_names_are_exported(self, tmp_path):
+        run(spectrum, tmp_path, range(1, 4)).to_xarray().to_netcdf(
+            tmp_path / "x.nc", engine="h5netcdf"
+        )
+        with xarray.open_dataset(tmp_path / "x.nc", engine="h5netcdf") as found:
+            assert found["power"].dims == ("task", "f", "channel")
 
     def test_an_empty_selection_and_no_tasks(self, tmp_path):
         found = run(row, tmp_path, range(5), **ROWS).to_xarray()
