@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from acme_mpi.engine.call import Call, Display, Options, Output, Work
@@ -19,6 +19,7 @@ from acme_mpi.session.keywords import (
     refuse_unlimited,
     resume_policy,
 )
+from acme_mpi.session.only import chosen_tasks
 from acme_mpi.session.request import Request
 from acme_mpi.session.values import finish
 from acme_mpi.tasks.taskset import TaskSet, distribute, function_name, own_or_ours
@@ -42,6 +43,7 @@ def map(
     payload: str = "rank",
     isolate: bool = True,
     resume: bool | str = False,
+    only: int | str | Iterable[int] | None = None,
     rules: Rules | None = None,
     comm: Any = None,
     root: int | None = None,
@@ -100,6 +102,10 @@ def map(
         that have not ended are called, and `output_dir` may be left out: the newest unfinished run
         of this call in the working directory is meant. ``"failed"``: call the tasks that have
         failed, and only those. ``"force"``: resume a call that was not the same.
+    only : int, sequence of int, or str, optional
+        Indices of the tasks that may be called, also as ``"17,402-410"``; those that have results
+        are not called again, failed ones are, and all others stay as they are. With `output_dir`
+        an earlier call is resumed, if it was the same. ``"failed"`` is ``resume="failed"``.
     rules : Rules, optional
         When to call a task again, to give it up, and to end the run.
     comm : mpi4py.MPI.Intracomm, optional
@@ -161,6 +167,7 @@ def map(
             payload=payload,
             isolate=isolate,
             resume=resume,
+            only=only,
             rules=rules,
             seed=seed,
         )
@@ -181,6 +188,7 @@ def map(
         names = check_names(result_names, kind, spec)
         work = _work(func, tasks, called(spec, names), isolate, rules)
         output = _output(kind, output_dir, root, resume, names)
+        output = _with_only(output, only, tasks.n_tasks)
         if tasks.n_tasks > 1 and isolate and comm is None:
             session = session.with_ranks()  # last: a mistake starts none
         request = Request(func, tasks, Options(work, output, Display(session.bar)))
@@ -204,6 +212,7 @@ def submit(
     payload: str = "rank",
     isolate: bool = True,
     resume: bool | str = False,
+    only: int | str | Iterable[int] | None = None,
     rules: Rules | None = None,
     seed: int | None = None,
     **kwargs: Any,
@@ -227,7 +236,7 @@ def submit(
         rank for each core.
     arguments, n_inputs, output_dir, result_shape, result_dtype, result_names
         As for `map`.
-    single_file, payload, isolate, resume, rules, seed
+    single_file, payload, isolate, resume, only, rules, seed
         As for `map`.
 
     Returns
@@ -271,7 +280,8 @@ def submit(
     tasks = distribute(func, args, named, n_inputs, caller=submit, seed=seed)
     names = check_names(result_names, kind, spec)
     work = _work(func, tasks, called(spec, names), isolate, rules)
-    options = Options(work, _output(kind, output_dir, None, resume, names))
+    output = _output(kind, output_dir, None, resume, names)
+    options = Options(work, _with_only(output, only, tasks.n_tasks))
     request = Request(func, tasks, options)
     layout = request.free_layout()
     packed, said = request.to_packed(), (request.fingerprint(), request.labels())
@@ -312,6 +322,18 @@ def _output(
         retry_failed=resume == "failed",
         names=names,
     )
+
+
+def _with_only(output: Output, only: Any, n_tasks: int) -> Output:
+    """Return the output of a run that calls some tasks only, as the command line would."""
+    ranges = chosen_tasks(only, n_tasks, output.kind)
+    if only is None:
+        return output
+    if output.retry_failed:
+        raise InputError("`only` and resume='failed': give one of them")
+    is_resumed = ranges is None or output.output_dir is not None
+    policy = "resume" if is_resumed and output.policy == "refuse" else output.policy
+    return output._replace(only=ranges, policy=policy, retry_failed=ranges is None)
 
 
 def _merge(kwargs: Mapping[str, Any], arguments: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from argparse import Namespace
 from functools import partial
 from typing import Any, NamedTuple
 
-from acme_mpi.cli.options import check_only
 from acme_mpi.comm import World, sleep_until, typed_command
 from acme_mpi.engine.call import Call, Display, Options, Output, Result, Work
 from acme_mpi.engine.run import run
@@ -27,6 +26,7 @@ from acme_mpi.runner.command import Command
 from acme_mpi.runner.kept import take_child_runner
 from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.session import current
+from acme_mpi.session.only import check_only
 from acme_mpi.session.trial import announce, circumstances, forecast, measuring_options
 from acme_mpi.session.values import values_of
 from acme_mpi.storage import find_store

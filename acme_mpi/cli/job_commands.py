@@ -12,7 +12,7 @@ from typing import Any
 
 from acme_mpi.cli.command_call import command_of
 from acme_mpi.cli.command_parser import CommandParser, whole
-from acme_mpi.cli.options import check_only, check_options, make_parser, split_script
+from acme_mpi.cli.options import check_options, make_parser, split_script
 from acme_mpi.cli.summaries import OF_JOBS
 from acme_mpi.engine.call import Display, Options, Output, Work
 from acme_mpi.errors import EXIT_DONE, AcmeMpiError, InputError
@@ -28,6 +28,7 @@ from acme_mpi.launchers.slurm import Slurm
 from acme_mpi.linux.printing import say_error
 from acme_mpi.results.spec import on_grid
 from acme_mpi.runner.loading import load_command
+from acme_mpi.session.only import check_only
 from acme_mpi.session.request import Request
 from acme_mpi.tasks.argument_files import STANDARD_INPUT
 from acme_mpi.tasks.taskset import function_name

@@ -16,6 +16,7 @@ from acme_mpi.history.stores import find_store, payload_names
 from acme_mpi.results.spec import AUTO, called, make_row_spec
 from acme_mpi.rules import SYNC_S, Rules
 from acme_mpi.session.keywords import check_names, check_rules
+from acme_mpi.session.only import FAILED, parse_tasks
 from acme_mpi.spelling import did_you_mean, file_did_you_mean, whole_number
 from acme_mpi.visible import say
 
@@ -414,40 +415,12 @@ def _take_only(options: Any) -> None:
         return
     if not find_store(options.kind).writes_files:
         raise InputError("--only needs results in files; leave out --no-write")
-    if options.only == "failed":
+    if options.only == FAILED:
         options.retry_failed, options.only = True, None
     elif options.retry_failed:
         raise InputError(f"--only {options.only} and --retry-failed: give one of them")
     else:
         options.only = parse_tasks(options.only)
-
-
-def parse_tasks(text: str) -> tuple[tuple[int, int], ...]:
-    """Return half-open ranges of ``17,402-410``.
-
-    Raises
-    ------
-    InputError
-        It is something else.
-    """
-    ranges = []
-    for part in text.split(","):
-        ends = [whole_number(word) for word in part.partition("-")[::2] if word]
-        first, last = (ends[0], ends[-1]) if ends else (None, None)
-        is_one = "-" not in part
-        if first is None or last is None or last < first or len(ends) != (1 if is_one else 2):
-            raise InputError(
-                f"--only needs indices of tasks such as 17,402-410, or `failed`, not {text!r}"
-            )
-        ranges.append((first, last + 1))
-    return tuple(ranges)
-
-
-def check_only(only: tuple[tuple[int, int], ...] | None, n_tasks: int) -> None:
-    """Raise InputError if there are not all of the tasks."""
-    last = max((stop for _, stop in only or ()), default=0) - 1
-    if last >= n_tasks:
-        raise InputError(f"--only names task {last}, and there are {n_tasks}, from 0 on")
 
 
 def _policy_of(options: Any) -> str:

@@ -55,6 +55,8 @@ def outcome(record: Record, state: State) -> tuple[list[str | None], AcmeMpiErro
     ]
     stored = _stored(record, told.history, n_tasks)
     n_open = n_tasks - int(is_done.sum()) - len(failures)
+    # It was to call some tasks only: had it been stopped, its status would be another one.
+    n_left_out = n_open if record.exit_status == 0 else 0
     command = record.make_launcher().how_to_submit(record.path(SCRIPT))
     options = Options(
         Work(record.name, n_tasks, told.description.spec),
@@ -65,10 +67,11 @@ def outcome(record: Record, state: State) -> tuple[list[str | None], AcmeMpiErro
         options,
         stored,
         failures,
-        n_open,
+        n_open - n_left_out,
         n_ready=1,
-        stopped_because=_ended(record, state) if n_open else "",
+        stopped_because=_ended(record, state) if n_open > n_left_out else "",
         output_dir=record.directory,
+        n_left_out=n_left_out,
     )
     paths = stored.paths or []
     error = error_of(result, paths)

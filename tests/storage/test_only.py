@@ -1,4 +1,4 @@
-"""``--only``: some tasks are called, and all others stay as they are."""
+"""``--only`` and ``only=``: some tasks are called, and all others stay as they are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from resume_runs import N_TASKS, Place
 
 import acme_mpi
 from acme_mpi import InputError
-from acme_mpi.cli.options import check_options, make_parser, parse_tasks
+from acme_mpi.cli.options import check_options, make_parser
+from acme_mpi.session.only import chosen_tasks, parse_tasks
 
 pytestmark = pytest.mark.once
 
@@ -98,3 +99,82 @@ def test_what_is_no_range_is_refused(text):
 def test_what_contradicts_it_is_refused(words, said):
     with pytest.raises(InputError, match=said):
         check_options(make_parser().parse_args(["mymod:f", "args.npz", *words]))
+
+
+def square(x):
+    if x == 3:
+        raise ValueError("three")
+    return x * x
+
+
+@pytest.mark.parametrize("layout", [{}, {"single_file": True}, {"result_shape": (None,)}])
+def test_in_python_only_these_are_called(tmp_path, layout):
+    words = {"output_dir": str(tmp_path), **layout}
+    acme_mpi.map(square, range(6), only=[1, 4, 5], **words)
+    assert [task for task, _ in acme_mpi.open(tmp_path).items()] == [1, 4, 5]
+
+    acme_mpi.map(square, range(6), only="0-2", **words)
+    assert [task for task, _ in acme_mpi.open(tmp_path).items()] == [0, 1, 2, 4, 5]
+    with pytest.raises(acme_mpi.TaskError):
+        acme_mpi.map(square, range(6), resume=True, **words)
+    with pytest.raises(acme_mpi.TaskError, match="task 3"):
+        acme_mpi.map(square, range(6), only="failed", **words)
+    assert [int(np.ravel(v)[0]) for _, v in acme_mpi.open(tmp_path).items()] == [0, 1, 4, 16, 25]
+
+
+def test_a_job_calls_only_these(tmp_path):
+    words = {"output_dir": str(tmp_path), "launch": acme_mpi.Local(1)}
+    acme_mpi.submit(square, range(6), only=range(4, 6), **words).result()
+    assert [task for task, _ in acme_mpi.open(tmp_path).items()] == [4, 5]
+
+    acme_mpi.map(square, range(6), only=[0], **words)
+    assert [task for task, _ in acme_mpi.open(tmp_path).items()] == [0, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("only", "ranges"),
+    [
+        (17, ((17, 18),)),
+        ([19, 17, 18, 17], ((17, 20),)),
+        (np.array([1, 5, 6]), ((1, 2), (5, 7))),
+        (range(8, 2, -2), ((4, 5), (6, 7), (8, 9))),
+        ({3}, ((3, 4),)),
+        ("2,4-5", ((2, 3), (4, 6))),
+        ("failed", None),
+        (None, None),
+    ],
+)
+def test_in_python_tasks_are_named_in_many_ways(only, ranges):
+    assert chosen_tasks(only, 20, "rank") == ranges
+
+
+@pytest.mark.parametrize(
+    ("only", "said"),
+    [
+        ([], "names no task"),
+        ([20], "names task 20, and there are 20"),
+        ([-1], "names task -1; indices begin with 0"),
+        ([10**30], "names task 1000"),
+        ([1.0], "holds 1.0"),
+        ([True, False], "holds True"),
+        (np.zeros((2, 2), int), "no index of a task"),
+        (2.5, "has to be None, indices"),
+        ("3-", "needs indices of tasks"),
+        ({"a": 1}, "has to be None, indices"),
+    ],
+)
+def test_in_python_what_names_no_tasks_is_refused(only, said):
+    with pytest.raises(InputError, match=said):
+        chosen_tasks(only, 20, "rank")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"write_worker_results": False}, "needs results in files"),
+        ({"resume": "failed"}, "give one of them"),
+    ],
+)
+def test_in_python_what_contradicts_it_is_refused(words, said):
+    with pytest.raises(InputError, match=said):
+        acme_mpi.map(square, range(6), only=[1], **words)
