@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -55,10 +56,10 @@ def load_table(path: str, dtypes: Mapping[str, str]) -> dict[str, Any]:
     separator = next(each for end, each in SEPARATORS.items() if path.endswith(end))
     try:
         with open(path, "rb") as file:
-            data = file.read()
+            # By its path pandas reads it in half the time, and the bytes need no memory.
+            return _parsed(file, os.path.abspath(path), path, separator, dtypes)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    return parse_table(data, path, separator, dtypes)
 
 
 def parse_table(
@@ -82,12 +83,23 @@ def parse_table(
     InputError
         As `load_table`.
     """
+    return _parsed(io.BytesIO(data), io.BytesIO(data), title, separator, dtypes)
+
+
+def _parsed(
+    header: BinaryIO,
+    source: str | BinaryIO,
+    title: str,
+    separator: str,
+    dtypes: Mapping[str, str],
+) -> dict[str, Any]:
+    """Return the columns of a table; `header` has the first line of it, too."""
     pandas, checked = _pandas(title), _checked(dtypes)
     texts = {name: str for name, dtype in checked.items() if dtype == "str"}
     try:
-        _check_header(data, title, separator)
+        _check_header(header, title, separator)
         table = pandas.read_csv(
-            io.BytesIO(data), sep=separator, dtype=texts, keep_default_na=False, na_values=[""]
+            source, sep=separator, dtype=texts, keep_default_na=False, na_values=[""]
         )
     except InputError:
         raise
@@ -166,10 +178,13 @@ def _checked_dtype(name: str, word: str) -> str:
     return dtype
 
 
-def _check_header(data: bytes, title: str, separator: str) -> None:
+def _check_header(header: BinaryIO, title: str, separator: str) -> None:
     # pandas gives columns of one name several.
-    lines = io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline="")
-    names = next(csv.reader(lines, delimiter=separator), None)
+    lines = io.TextIOWrapper(header, "utf-8-sig", newline="")
+    try:
+        names = next(csv.reader(lines, delimiter=separator), None)
+    finally:
+        lines.detach()  # or it would be closed with them
     if not names:
         raise InputError(f"{title} is empty; its first line has to name the columns")
     _refuse_doubled(names, title)

@@ -95,6 +95,25 @@ class TestFiles:
         with pytest.raises(InputError, match=message):
             read(write(text), **dtypes)
 
+    def test_a_folder_may_be_called_like_a_home(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "~").mkdir()
+        (tmp_path / "~" / "x.csv").write_text("x\n1\n")
+
+        assert read("~/x.csv")["x"].tolist() == [1]
+
+    @pytest.mark.parametrize("text", ["\ufeffx,y\n1,2\n", 'x,"y"\r\n1,2\r\n', "x,y\n\n1,2"])
+    def test_tables_of_other_programs_are_read(self, write, text):
+        columns = read(write(text))
+
+        assert {name: each.tolist() for name, each in columns.items()} == {"x": [1], "y": [2]}
+
+    def test_what_is_no_text_is_told(self, tmp_path):
+        for content in (b"x,y\n\xff\xfe,2\n", b"\xff\xfex\n1\n", bytes(100)):
+            (tmp_path / "x.csv").write_bytes(content)
+            with pytest.raises(InputError, match=r"x\.csv"):
+                read(tmp_path / "x.csv")
+
     def test_mixed_types_are_told(self, tmp_path):
         with pytest.raises(InputError, match=r"several types: 1 in row 0, 'a' in row 1"):
             distribute(f, [PerTask(pandas.DataFrame({"x": [1, "a"]}))], {})
