@@ -9,6 +9,7 @@ import csv
 import io
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
@@ -98,14 +99,26 @@ def _parsed(
     texts = {name: str for name, dtype in checked.items() if dtype == "str"}
     try:
         _check_header(header, title, separator)
-        table = pandas.read_csv(
-            source, sep=separator, dtype=texts, keep_default_na=False, na_values=[""]
-        )
+        table = _read(pandas, source, sep=separator, dtype=texts)
     except InputError:
         raise
     except Exception as error:  # whatever pandas raises
         raise _unreadable(title, error) from None
     return columns_of(table, title, checked)
+
+
+def _read(pandas: Any, source: str | BinaryIO, **words: Any) -> Any:
+    """Return a table whose columns have one type each, of whatever length it is."""
+    words.update(keep_default_na=False, na_values=[""])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pandas.errors.DtypeWarning)
+        try:
+            return pandas.read_csv(source, **words)
+        except pandas.errors.DtypeWarning:
+            # A piece of a column has numbers alone, and another one text, too.
+            if not isinstance(source, str):
+                source.seek(0)
+            return pandas.read_csv(source, low_memory=False, **words)
 
 
 def _unreadable(title: str, error: Exception) -> InputError:

@@ -114,6 +114,34 @@ def count(x):
     return 1
 
 
+@pytest.mark.parametrize(
+    ("dtype", "values"),
+    [
+        ("bool", [True, False, True]),
+        ("complex", [1 + 1j, -1, np.nan]),
+        ("int16", [1, -2, 3]),
+        ("float16", [0.5, np.nan, np.inf]),
+    ],
+)
+def test_results_of_every_kind_are_what_they_were(dtype, values, tmp_path):
+    words = {"result_shape": (None,), "result_dtype": dtype, "output_dir": str(tmp_path)}
+    acme_mpi.map(lambda x: x, np.array(values, dtype), **words)
+
+    with opened(tmp_path / "lambda.h5") as found:
+        assert found["result_0"].dtype == dtype
+        np.testing.assert_array_equal(found["result_0"], np.array(values, dtype))
+
+
+def test_whole_numbers_that_are_missing_are_zero_and_listed(tmp_path):
+    words = {"result_shape": (None,), "result_dtype": "int", "output_dir": str(tmp_path)}
+    with pytest.raises(acme_mpi.TaskError):
+        acme_mpi.map(lambda x: 10 // x, [1, 0, 5], **words)
+
+    with opened(tmp_path / "lambda.h5") as found:
+        assert found["result_0"].values.tolist() == [10, 0, 2]
+        assert found["result_0"].attrs["missing"] == 1
+
+
 def test_names_that_results_have_are_given_way(tmp_path):
     def f(power, result_1):
         return {"power": power}

@@ -8,6 +8,7 @@ import pytest
 import acme_mpi
 from acme_mpi import InputError, PerTask
 from acme_mpi.tasks.argument_files import load_arguments
+from acme_mpi.tasks.tables import parse_table
 from acme_mpi.tasks.taskset import distribute
 
 pandas = pytest.importorskip("pandas")
@@ -113,6 +114,27 @@ class TestFiles:
             (tmp_path / "x.csv").write_bytes(content)
             with pytest.raises(InputError, match=r"x\.csv"):
                 read(tmp_path / "x.csv")
+
+    @pytest.mark.parametrize("n", [10, 600_000])
+    def test_numbers_and_words_are_words_in_a_table_of_any_length(self, write, n):
+        text = "x\n" + "\n".join(map(str, range(n))) + "\na\n"
+
+        for found in (
+            read(write(text))["x"],
+            parse_table(text.encode(), "standard input", ",", {})["x"],
+        ):
+            assert (len(found), found[:2], found[-2:]) == (n + 1, ["0", "1"], [str(n - 1), "a"])
+
+    def test_a_column_whose_name_is_no_identifier_is_an_argument(self, write):
+        args, kwargs = load_arguments(str(write("a b,class\n1,x\n2,y\n")), False)
+        tasks = distribute(lambda **given: given, args, kwargs)
+
+        assert [given for _, given in tasks.calls(0, 2)] == [
+            {"a b": 1, "class": "x"},
+            {"a b": 2, "class": "y"},
+        ]
+        with pytest.raises(InputError, match="'a b'"):
+            distribute(f, args, kwargs)
 
     def test_mixed_types_are_told(self, tmp_path):
         with pytest.raises(InputError, match=r"several types: 1 in row 0, 'a' in row 1"):
