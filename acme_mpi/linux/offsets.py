@@ -41,6 +41,25 @@ def write_all(descriptor: int, data: Any, offset: int) -> None:
         done += os.pwrite(descriptor, view[done : done + SLICE_BYTES], offset + done)
 
 
+def read_all(descriptor: int, array: np.ndarray[Any, Any], offset: int) -> None:
+    """Fill a contiguous array with the bytes at an offset of an open file.
+
+    Raises
+    ------
+    OSError
+        The medium refused it.
+    ValueError
+        The file is too short.
+    """
+    view = memoryview(array.reshape(-1).view(np.uint8).data)
+    done = 0
+    while done < view.nbytes:
+        n_read = os.preadv(descriptor, [view[done : done + SLICE_BYTES]], offset + done)
+        if not n_read:
+            raise ValueError(f"the file ends {view.nbytes - done} bytes too early")
+        done += n_read
+
+
 def begin_sync(descriptor: int, offset: int, n_bytes: int) -> None:
     """Have the system begin to bring bytes to the disk; do not wait for it.
 

@@ -11,15 +11,16 @@ import ctypes
 import os
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 
 from acme_mpi.history.parsing import Damaged, open_file
+from acme_mpi.linux.offsets import read_all
 from acme_mpi.results.convert import Part
 from acme_mpi.results.foreign import NOTE
-from acme_mpi.results.parts import with_note
+from acme_mpi.results.parts import PLACED_BYTES, with_note
 from acme_mpi.storage import ballast
 from acme_mpi.storage.deferring import DeferringFile
 
@@ -32,6 +33,14 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 KEPT_BYTES = 4 * 1024**2
 
 
+class Outside(NamedTuple):
+    """Where the bytes of a dataset lie in another file."""
+
+    name: bytes  # of the file, in a folder that the reader knows
+    offset: int
+    n_bytes: int
+
+
 class Changing:
     """A file whose metadata is changed, or that is made with members kept in order.
 
@@ -39,6 +48,8 @@ class Changing:
     ----------
     path : str
         Where it is, or will be.
+    page_bytes : int
+        What is made and is as large as `PLACED_BYTES` begins at a multiple of this.
 
     Attributes
     ----------
@@ -46,11 +57,16 @@ class Changing:
         What its methods raise is never the medium's; `settle` is.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, page_bytes: int = 1) -> None:
         self._bytes = DeferringFile(path)
         is_new = self._bytes.seek(0, os.SEEK_END) == 0
         self.file = h5py.File(
-            self._bytes, "w" if is_new else "r+", libver=LIBVER, track_order=is_new
+            self._bytes,
+            "w" if is_new else "r+",
+            libver=LIBVER,
+            track_order=is_new,
+            alignment_threshold=PLACED_BYTES,
+            alignment_interval=page_bytes,
         )
 
     def settle(self) -> None:
@@ -96,9 +112,9 @@ class Changing:
 
 
 @contextlib.contextmanager
-def changing(path: str) -> Iterator[h5py.File]:
+def changing(path: str, page_bytes: int = 1) -> Iterator[h5py.File]:
     """Context with a file that is changed or made, as by `Changing`, and is on the disk then."""
-    changed = Changing(path)
+    changed = Changing(path, page_bytes)
     try:
         yield changed.file
     finally:
@@ -297,6 +313,68 @@ def create_array(
     return h5py.h5d.create(parent, name, _type(dtype), simple_space(shape), plist)
 
 
+def create_outside(
+    parent: Any, name: bytes, shape: tuple[int, ...], dtype: np.dtype[Any], outside: Outside
+) -> Any:
+    """Create a dataset whose bytes lie in another file; return the low-level dataset.
+
+    Parameters
+    ----------
+    parent, name, shape, dtype
+        As for `create_array`.
+    outside : Outside
+        Where.
+    """
+    plist = creation(h5py.h5p.DATASET_CREATE)
+    plist.set_layout(h5py.h5d.CONTIGUOUS)
+    plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    plist.set_external(*outside)
+    return h5py.h5d.create(parent, name, _type(dtype), simple_space(shape), plist)
+
+
+def outside_of(dataset: Any) -> Outside | None:
+    """Return where the bytes of a low-level dataset lie, None if they lie in its own file."""
+    plist = dataset.get_create_plist()
+    return Outside(*plist.get_external(0)) if plist.get_external_count() else None
+
+
+def read_array(dataset: h5py.Dataset, path: str = "") -> Any:
+    """Return the numbers of a dataset, in the dtype that was stored.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+        Neither empty nor of strings of variable length.
+    path : str
+        The file in which its bytes lie, if that is not its own one.
+
+    Raises
+    ------
+    OSError, RuntimeError, ValueError
+        They cannot be read.
+    """
+    outside = outside_of(dataset.id) if path else None
+    if outside is not None:
+        return _read_outside(dataset, path, outside.offset)
+    _refuse_nonsense(dataset, dataset.file.id.get_filesize())
+    array = np.empty(dataset.shape, dataset.dtype)
+    if array.size:
+        dataset.read_direct(array)  # into the dtype that was stored, also of a lone string
+    return array
+
+
+def _read_outside(dataset: h5py.Dataset, path: str, offset: int) -> Any:
+    # Where HDF5 itself would look for the file depends on the working directory.
+    descriptor = open_file(path)
+    try:
+        _refuse_nonsense(dataset, os.fstat(descriptor).st_size)
+        array = np.empty(dataset.shape, dataset.dtype)
+        read_all(descriptor, array, offset)
+        return array
+    finally:
+        os.close(descriptor)
+
+
 def write_part(parent: Any, name: bytes | None, part: Part) -> Any:
     """Create a dataset, as `create_array`, write one part into it, and return it."""
     if part is None:
@@ -324,31 +402,28 @@ def _keep_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
-def _refuse_nonsense(dataset: h5py.Dataset) -> None:
+def _refuse_nonsense(dataset: h5py.Dataset, n_most: int) -> None:
     """Raise ValueError if a contiguous dataset cannot lie in its file, before memory is taken."""
-    n_bytes, n_most = dataset.nbytes, dataset.file.id.get_filesize()
+    n_bytes = dataset.nbytes
     if n_bytes > n_most:
         raise ValueError(f"{dataset.name} would have {n_bytes} bytes in a file of {n_most}")
 
 
-def read_parts(group: h5py.Group, first: int = 0) -> Iterator[Part]:
+def read_parts(group: h5py.Group, first: int = 0, path: str = "") -> Iterator[Part]:
     """Yield the parts of one task, from ``result_<first>`` on, as they were before storage.
 
-    Behind them comes what they were together, see `results.parts.with_note`.
+    Behind them comes what they were together, see `results.parts.with_note`. `path` is that of
+    `read_array`.
     """
     k = first
     while f"result_{k}" in group:
         dataset = group[f"result_{k}"]
-        if dataset.shape is not None:
-            _refuse_nonsense(dataset)
         if dataset.shape is None:
             yield None
         elif h5py.check_string_dtype(dataset.dtype) and dataset.dtype.kind == "O":
+            _refuse_nonsense(dataset, dataset.file.id.get_filesize())
             yield np.array(dataset.asstr()[()], dtype=object)
         else:
-            part = np.empty(dataset.shape, dataset.dtype)
-            if part.size:
-                dataset.read_direct(part)  # into the dtype that was stored, also of a lone string
-            yield part
+            yield read_array(dataset, path)
         k += 1
     yield from with_note([], read_note(group.id))

@@ -2,7 +2,8 @@
 
 Rank 0 creates groups and datasets, space allocated, and writes strings; each rank copies the
 numbers of its own payload files to the offsets it is told. Plain copies at offsets cost a tenth of
-one parallel HDF5 write per small dataset, and need no parallel build.
+one parallel HDF5 write per small dataset, and need no parallel build. What lies in slots is there
+already, if the file has been made with them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from acme_mpi.results.convert import Array
 from acme_mpi.results.form import NAMES, form_of
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import on_master, refusals, together
+from acme_mpi.storage.slots import array_at, is_like
 
 
 class Described(NamedTuple):
@@ -38,6 +40,7 @@ class Described(NamedTuple):
     strings: Array | None = None
     name: str = ""  # besides ``result_<k>``
     note: str = ""  # of the group
+    is_outside: bool = False  # the bytes do not lie in the payload file but in the slots
 
 
 class Merge:
@@ -57,6 +60,9 @@ class Merge:
         The dot folder of the run, which knows whether results have names.
     n_skipped : int
         Leave out so many parts of each task, which went elsewhere.
+    slots_path : str
+        The file with the slots, by a name that it keeps: the file into which all is merged may be
+        the same. Empty: nothing lies in slots.
     """
 
     def __init__(
@@ -67,10 +73,12 @@ class Merge:
         payload_path: Callable[[int, int], str],
         folder: str,
         n_skipped: int = 0,
+        slots_path: str = "",
     ) -> None:
         self._world, self._path = world, path
         self._records: Records = world.bcast(records)
         self._payload_path, self._folder, self._n_skipped = payload_path, folder, n_skipped
+        self._slots_path = slots_path
         self._target: hdf5.Changing | None = None  # on rank 0
 
     def run(self) -> None:
@@ -100,9 +108,19 @@ class Merge:
         with refusals(self._path):
             self._target = hdf5.Changing(self._path)
             are_named = bool((form_of(self._folder) or {}).get(NAMES))
+            file = self._target.file
+            tasks = [index for _, index in tasks_with_groups(groups)]
+            made = list(file) if self._slots_path else []
+            self._has_slots = bool(made)
+            wanted = dict.fromkeys(f"comp_{index}" for index in tasks)
+            for name in made:
+                if name in wanted:
+                    del wanted[name]
+                else:
+                    del file[name]
             # In task order, because that is the order in which users iterate.
-            for _, index in tasks_with_groups(groups):
-                hdf5.create_group(self._target.file.id, b"comp_%d" % index, are_named)
+            for name in wanted:
+                hdf5.create_group(file.id, name.encode(), are_named)
             self._target.settle()
 
     def _merge_round(self, payload: tuple[int, int] | None) -> None:
@@ -122,7 +140,7 @@ class Merge:
             if gathered is not None and self._target is not None:
                 with refusals(self._path):
                     offsets = [
-                        [_create(self._target.file.id, entry) for entry in each]
+                        [_create(self._target.file.id, entry, self._has_slots) for entry in each]
                         for each in gathered
                     ]
                     self._target.settle()
@@ -149,15 +167,16 @@ class Merge:
     def _copy(
         self, payload: tuple[int, int], described: list[Described], offsets: list[int]
     ) -> None:
-        source = os.open(self._payload_path(*payload), os.O_RDONLY | os.O_CLOEXEC)
+        to_copy = [pair for pair in zip(described, offsets, strict=True) if pair[1] >= 0]
+        paths = [self._payload_path(*payload), self._slots_path]
         target = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
         try:
-            for entry, offset in zip(described, offsets, strict=True):
-                if offset >= 0:
-                    copy_bytes(source, entry.offset, target, offset, entry.n_bytes)
+            for is_outside, path in enumerate(paths):
+                entries = [pair for pair in to_copy if pair[0].is_outside == is_outside]
+                if entries:
+                    _copy_entries(path, entries, target)
             os.fdatasync(target)
         finally:
-            os.close(source)
             os.close(target)
 
     def _finish(self) -> None:
@@ -167,12 +186,26 @@ class Merge:
                 target.close()
 
 
-def _create(file: h5py.h5f.FileID, entry: Described) -> int:
+def _copy_entries(path: str, entries: list[tuple[Described, int]], target: int) -> None:
+    """Copy the bytes of datasets to offsets of an open file."""
+    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for entry, offset in entries:
+            copy_bytes(source, entry.offset, target, offset, entry.n_bytes)
+    finally:
+        os.close(source)
+
+
+def _create(file: h5py.h5f.FileID, entry: Described, has_slots: bool) -> int:
     """Create one dataset; return the offset of its bytes, -1 if there are none to copy."""
     link = b"comp_%d/result_%d" % (entry.task, entry.k)
     name = None if entry.name else link
     offset = -1
-    if entry.shape is None or entry.dtype is None:
+    slot = _slot(file, link, entry) if has_slots else None
+    if slot is not None:
+        dataset = slot
+        offset = -1 if entry.is_outside else int(dataset.get_offset())
+    elif entry.shape is None or entry.dtype is None:
         dataset = hdf5.write_part(file, name, entry.strings)
     elif not entry.n_bytes:
         dataset = hdf5.write_part(file, name, np.empty(entry.shape, entry.dtype))
@@ -185,6 +218,22 @@ def _create(file: h5py.h5f.FileID, entry: Described) -> int:
             hdf5.give_name(dataset, group, entry.name, entry.k)
         hdf5.write_note(group, entry.note)
     return offset
+
+
+def _slot(file: h5py.h5f.FileID, link: bytes, entry: Described) -> Any:
+    """Return the dataset that was made ahead; None, and remove it, if it is of another form."""
+    dataset = array_at(file, entry.task, entry.k)
+    is_fitting = (
+        dataset is not None
+        and entry.dtype is not None
+        and entry.shape is not None
+        and is_like(dataset, entry.shape, entry.dtype)
+    )
+    if entry.is_outside and not (is_fitting and dataset.get_offset() == entry.offset):
+        raise ValueError(f"task {entry.task} has no slot at {entry.offset}")
+    if dataset is not None and not is_fitting:
+        file.unlink(link)
+    return dataset if is_fitting else None
 
 
 def _describe_group(group: h5py.h5g.GroupID, index: int, n_skipped: int) -> Iterator[Described]:
@@ -210,5 +259,8 @@ def _describe_dataset(group: h5py.h5g.GroupID, index: int, k: int) -> Described:
     if isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str():
         strings = np.array(h5py.Dataset(dataset).asstr()[()], dtype=object)
         return Described(index, k, strings=strings)
+    if (outside := hdf5.outside_of(dataset)) is not None:
+        _, offset, n_bytes = outside
+        return Described(index, k, kind.dtype, space.shape, offset, n_bytes, is_outside=True)
     offset, n_bytes = dataset.get_offset() or 0, dataset.get_storage_size()
     return Described(index, k, kind.dtype, space.shape, offset, n_bytes)

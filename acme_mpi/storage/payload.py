@@ -83,6 +83,11 @@ class PayloadStore(RecordedStore):
     def _n_columns(self) -> int:
         return len(self._row_spec.columns) if self._row_spec else 0
 
+    @property
+    def outside_path(self) -> str:
+        """The file with bytes of datasets that do not lie in the payload; empty without."""
+        return ""
+
     def payload_name(self, rank: int, k: int) -> str:
         """Return the file name of payload `k` of a rank, inside `folder`."""
         return f"{self.layout.name}_rank{rank}_{k}.h5"
@@ -274,7 +279,8 @@ class PayloadStore(RecordedStore):
         if record["form"] & (AS_GROUPS | AS_RAGGED):
             file = self._reader(self.source(record))
             for index in tasks:
-                parts = hdf5.read_parts(file[f"comp_{index}"], self._n_columns)
+                group = file[f"comp_{index}"]
+                parts = hdf5.read_parts(group, self._n_columns, self.outside_path)
                 digest.add_parts(index, parts, self._n_columns)
         return digest
 

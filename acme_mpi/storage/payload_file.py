@@ -23,6 +23,7 @@ from acme_mpi.storage.redo import AtomicFile, Change
 
 MAX_GROUPS = 4096
 MAX_BYTES = 2 * 1024**3
+OUTSIDE = "outside"  # attribute of a file: bytes of some of its datasets lie in another one
 
 
 class PayloadFile:
@@ -47,6 +48,7 @@ class PayloadFile:
         self._bytes = AtomicFile(path, log_path, key)
         self._file = h5py.File(self._bytes, "w", libver=hdf5.LIBVER)
         self._columns: list[PackedRows] = []
+        self._is_partly_outside = False
         self._n_rows = 0
         self.n_groups = 0
         self.n_bytes = 0
@@ -125,17 +127,30 @@ class PayloadFile:
 
         None if they may not be written by others than HDF5; `write_task` removes the dataset again.
         """
+        self._make_room(index, k)
+        name = b"result_%d" % k
+        dataset = hdf5.create_array(self._group(index), name, shape, np.dtype(dtype))
+        self.n_bytes += dataset.get_storage_size()
+        offset = int(dataset.get_offset())
+        return offset if self._bytes.is_free(offset) else None
+
+    def place_outside(
+        self, index: int, k: int, shape: tuple[int, ...], dtype: str, where: hdf5.Outside
+    ) -> None:
+        """Create a dataset whose bytes lie in another file."""
+        self._make_room(index, k)
+        if not self._is_partly_outside:
+            self._file.attrs[OUTSIDE] = self._is_partly_outside = True
+        hdf5.create_outside(self._group(index), b"result_%d" % k, shape, np.dtype(dtype), where)
+
+    def _make_room(self, index: int, k: int) -> None:
+        """Have no dataset in the place of one that is about to be made."""
         placed = self._placed.setdefault(index, set())
         if k in placed:  # by an attempt that died
             self._file.id.unlink(b"comp_%d" % index)
             self._groups.clear()
             placed.clear()
         placed.add(k)
-        name = b"result_%d" % k
-        dataset = hdf5.create_array(self._group(index), name, shape, np.dtype(dtype))
-        self.n_bytes += dataset.get_storage_size()
-        offset = int(dataset.get_offset())
-        return offset if self._bytes.is_free(offset) else None
 
     def new_rows(self, n: int = 1) -> int:
         """Return the number of the first of some rows that nobody has yet."""

@@ -163,7 +163,13 @@ class Reader:
         record = self.record_of(index)
         assert record is not None
         group = self._group(record, index)
-        return {name: _part(h5py.Dataset(h5py.h5d.open(group, name.encode()))) for name in names}
+        found = {name: h5py.Dataset(h5py.h5d.open(group, name.encode())) for name in names}
+        return {name: _part(dataset, self._outside_path) for name, dataset in found.items()}
+
+    @property
+    def _outside_path(self) -> str:
+        """The file in which bytes of datasets lie while they are not merged; empty: none."""
+        return str(getattr(self._store, "outside_path", ""))
 
     def rows(self, k: int, tasks: Array) -> Array:
         """Return rows of the stacked array `k`, missing ones with its missing value.
@@ -218,7 +224,7 @@ class Reader:
             raise ValueError(f"{path}: there are too few rows")
         return rows
 
-    def _read(self, index: int, take: Callable[[h5py.Dataset], Any]) -> Found:
+    def _read(self, index: int, take: Callable[[h5py.Dataset, str], Any]) -> Found:
         record = self.record_of(index)
         assert record is not None
         if record["form"] & AS_PICKLES:
@@ -242,7 +248,7 @@ class Reader:
         while group is not None and group.links.exists(link := b"result_%d" % len(parts)):
             called = self.columns[len(parts)].name if len(parts) < len(self.columns) else ""
             names.append(called or hdf5.name_of(group, len(parts)) or link.decode())
-            parts.append(take(h5py.Dataset(h5py.h5d.open(group, link))))
+            parts.append(take(h5py.Dataset(h5py.h5d.open(group, link)), self._outside_path))
         note = "" if group is None else hdf5.read_note(group)
         return Found(names, parts, note=note)
 
@@ -322,22 +328,24 @@ def _has_row(group: Any) -> bool:
     return group is not None and bool(group.links.exists(b"result_0"))
 
 
-def _part(dataset: h5py.Dataset) -> Part:
+def _part(dataset: h5py.Dataset, outside_path: str) -> Part:
     if dataset.shape is None:
         return None
+    if outside_path and hdf5.outside_of(dataset.id) is not None:
+        return hdf5.read_array(dataset, outside_path)
     is_text = h5py.check_string_dtype(dataset.dtype) and dataset.dtype.kind == "O"
     return np.asarray(dataset.asstr()[()] if is_text else dataset[()], object if is_text else None)
 
 
-def _scalar(dataset: h5py.Dataset) -> Any:
+def _scalar(dataset: h5py.Dataset, outside_path: str) -> Any:
     """Return the only element of a dataset."""
     if dataset.shape in ((), (1,)):
-        part = _part(dataset)
+        part = _part(dataset, outside_path)
         return LARGE if part is None else part.reshape(())[()]
     return None if dataset.shape is None else LARGE
 
 
-def _form(dataset: h5py.Dataset) -> Form:
+def _form(dataset: h5py.Dataset, outside_path: str) -> Form:
     return Form(dataset.shape, None if dataset.shape is None else dataset.dtype)
 
 

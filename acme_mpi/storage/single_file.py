@@ -1,5 +1,6 @@
 """One file that holds everything: rows go into it at once, all else is merged at the end.
 
+Large arrays that are no rows go into a file that is made ahead and becomes it: see `Slots`.
 Rows go there at the end, too, if the tasks are not their first axis: see `Slabs`.
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from acme_mpi.comm import World
+from acme_mpi.errors import StoreError
 from acme_mpi.history.folders import note_linked
 from acme_mpi.history.journal import AS_GROUPS, AS_RAGGED, AS_ROWS, rename
 from acme_mpi.history.layout import Layout
@@ -28,17 +30,21 @@ from acme_mpi.linux.syncing import sync_files
 from acme_mpi.results.checksum import Digest
 from acme_mpi.results.convert import Array
 from acme_mpi.results.encoder import Content
+from acme_mpi.results.form import NAMES, form_of
 from acme_mpi.results.parts import is_placed
 from acme_mpi.results.spec import RowSpec
+from acme_mpi.runner.base import Outcome
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.base import Stored, on_master, refusals
 from acme_mpi.storage.contained import ContainedStore
 from acme_mpi.storage.merge import Merge
 from acme_mpi.storage.payload import PayloadStore, Written
+from acme_mpi.storage.payload_file import OUTSIDE
 from acme_mpi.storage.ragged import unpadded
 from acme_mpi.storage.recorded import digest_like
 from acme_mpi.storage.shared_rows import SharedRows
 from acme_mpi.storage.slabs import Slabs
+from acme_mpi.storage.slots import Forms, Slots
 
 
 class SingleFileStore(PayloadStore, ContainedStore):
@@ -48,6 +54,9 @@ class SingleFileStore(PayloadStore, ContainedStore):
         super().__init__(world, layout, spec, n_tasks, layout.spool_folder)
         self._shared: SharedRows | None = None
         self._is_over_container = False
+        self._slots = Slots(layout.dot_folder)
+        # By task what of it was placed in the spool so far: the form of its parts by number.
+        self._forms: dict[int, Forms] = {}
         stacked = None if spec is None or spec.is_ragged else spec
         columns = stacked.columns if stacked else ()
         self._are_rows_spooled = any(column.axis > 0 or column.is_auto for column in columns)
@@ -109,11 +118,49 @@ class SingleFileStore(PayloadStore, ContainedStore):
     def place(
         self, index: int, k: int, shape: tuple[int, ...], dtype: str
     ) -> tuple[str, int] | None:
-        """Return the row's place in the shared file, or a place in the spool."""
+        """Return a place in the shared file, in the slots, or in the spool."""
+        if self.spec is None:
+            return self._place_part(index, k, shape, dtype)
         if self._shared is None or k >= self._n_columns:
             return super().place(index, k, shape, dtype)
         offset = self._shared.offset_of(index, k)
         return None if offset is None else (self._shared.path, offset)
+
+    def _place_part(
+        self, index: int, k: int, shape: tuple[int, ...], dtype: str
+    ) -> tuple[str, int] | None:
+        slot = self._slots.slot_of(index, k, shape, dtype)
+        if slot is None:
+            self._forms.setdefault(index, {})[k] = shape, dtype
+            return super().place(index, k, shape, dtype)
+        payload = self._payload()
+        try:
+            with refusals(payload.path):
+                payload.place_outside(index, k, shape, dtype, slot)
+        except StoreError:
+            self._abandon_payload()
+            raise
+        return self._slots.path, slot.offset
+
+    def write(self, outcome: Outcome) -> None:
+        """Write the results of one outcome; the first large ones show how large the others are."""
+        super().write(outcome)
+        forms, self._forms = self._forms, {}
+        # One rank alone, and not rank 0, which serves the others.
+        if forms and self.world.rank == self.world.size - 1:
+            done = [index for run in outcome.succeeded() for index in run if index in forms]
+            if done:
+                self._slots.create(self.n_tasks, forms[done[0]], self._are_named)
+
+    @property
+    def _are_named(self) -> bool:
+        with refusals(self.layout.dot_folder):
+            return bool((form_of(self.layout.dot_folder) or {}).get(NAMES))
+
+    def close(self) -> None:
+        """Close the payload and wait until all is recorded and on the disk."""
+        self._slots.close()
+        super().close()
 
     def _write_columns(self, tasks: range, columns: list[Any]) -> int:
         if self._shared is None:
@@ -124,7 +171,7 @@ class SingleFileStore(PayloadStore, ContainedStore):
         return tasks.start
 
     def _written_descriptors(self) -> list[int]:
-        return [] if self._shared is None else [self._shared.fileno()]
+        return self._slots.descriptors() if self._shared is None else [self._shared.fileno()]
 
     def _write_content(self, runs: list[range], content: Content) -> list[Written]:
         path = self.layout.partial if self._shared is not None else self.layout.spool_folder
@@ -142,11 +189,20 @@ class SingleFileStore(PayloadStore, ContainedStore):
         elif self.spec is not None and self._shared is None:
             self.fill_rows(records)
         missing = is_missing(records, self.n_tasks)
-        on_master(self.world, lambda: self._begin(missing))
+        on_master(self.world, lambda: self._begin(records, missing))
         if self.spec is None or (records["form"] & AS_GROUPS).any():
             layout, source = self.layout, self.merge_source
             n_skipped = 0 if self.spec is None else len(self.spec.columns)
-            Merge(self.world, layout.partial, records, source, layout.dot_folder, n_skipped).run()
+            merge = Merge(
+                self.world,
+                layout.partial,
+                records,
+                source,
+                layout.dot_folder,
+                n_skipped,
+                self.outside_path,
+            )
+            merge.run()
         on_master(self.world, lambda: self._finish(is_complete=not missing.any()))
         return self.stored(records)
 
@@ -168,11 +224,13 @@ class SingleFileStore(PayloadStore, ContainedStore):
         """Return the one file."""
         return Stored(self.layout.container, [self.layout.container])
 
-    def _begin(self, missing: Array) -> None:
+    def _begin(self, records: Records, missing: Array) -> None:
         with refusals(self.layout.partial):
             if self.spec is None:
                 hdf5.remove(self.layout.partial)  # left by a run that was killed
-                hdf5.Changing(self.layout.partial).close()
+                n_bytes = int(records["n_bytes"].clip(0).sum())
+                if not self._slots.take(self.layout.partial, self._are_named, n_bytes):
+                    hdf5.Changing(self.layout.partial).close()
             elif self._shared is not None:
                 self._shared.fill_missing(missing)
 
@@ -190,6 +248,7 @@ class SingleFileStore(PayloadStore, ContainedStore):
         """Remove the spool."""
         spool = os.path.join(self.layout.directory, self.layout.spool_folder)
         shutil.rmtree(spool, ignore_errors=True)
+        self._slots.remove()
 
     def restore(self) -> None:
         """Make payload files, and the shared file, fit to be read, and to be written again."""
@@ -231,7 +290,21 @@ class SingleFileStore(PayloadStore, ContainedStore):
     def files(self, record: Record) -> list[str]:
         """Return the paths of the spool file, the one file, or both."""
         rows = [self.place_of_rows(record)[0]] if record["form"] & AS_ROWS else []
-        return [self.source(record), *rows]
+        source = self.source(record)
+        return [source, *rows, *([self.outside_path] if self._is_partly_outside(source) else [])]
+
+    def _is_partly_outside(self, path: str) -> bool:
+        if self.spec is not None or path == self.layout.container or not os.path.exists(path):
+            return False
+        try:
+            return OUTSIDE in self._reader(path).attrs
+        except (OSError, RuntimeError, ValueError):
+            return False  # damaged: whoever reads it finds out
+
+    @property
+    def outside_path(self) -> str:
+        """The file with the slots."""
+        return self._slots.where if self.spec is None else ""
 
     @property
     def _rows_path(self) -> str:

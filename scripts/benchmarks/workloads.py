@@ -122,7 +122,7 @@ def arrays():
         "ours, single file, shape": {"single_file": True, "result_shape": [None, 1_000_000]},
         "ours, single file": {"single_file": True},
     }
-    least = dict(zip(modes, (0.9, 0.9, 0.9, 0.4), strict=True))
+    least = dict(zip(modes, (0.9, 0.9, 0.9, 0.7), strict=True))
     options, quick = {"func": "large", "n_tasks": 100}, {"n_tasks": 40}
     sides = (
         *ours_in_files("large", 100, 40, modes),

@@ -51,6 +51,8 @@ STORES: dict[str, tuple[str, ...]] = {
     "computation, rows": ("g", "--payload", "computation", "--result-shape", "None,2"),
     "single file": ("f", "--single-file"),
     "single file, rows": ("g", "--single-file", "--result-shape", "None,2"),
+    "single file, large": ("large", "--single-file"),
+    "single file, sizes": ("sizes", "--single-file"),
     "single file, more": ("more", "--single-file", "--result-shape", "None,2"),
     "pickles": ("f",),
 }
@@ -58,7 +60,9 @@ STORES: dict[str, tuple[str, ...]] = {
 OF_RUNS = ("run", "finished", "linked", "labels", "form")
 KINDS = ("rank", "computation", "single file", "pickles")
 EVERY = ("rank, rows", "single file, rows")  # on every stack
-N_OF = {"rank, large": 24, "rank, large rows": 24}
+N_OF = dict.fromkeys(
+    ("rank, large", "rank, large rows", "single file, large", "single file, sizes"), 24
+)
 
 
 class Killed:

@@ -43,10 +43,12 @@ STORES: dict[str, tuple[str, ...]] = {
     "computation, large": ("large", "--payload", "computation"),
     "single file": ("f", "--single-file"),
     "single file, rows": ("g", "--single-file", "--result-shape", "None,2"),
+    "single file, large": ("large", "--single-file"),
+    "single file, sizes": ("sizes", "--single-file"),
     "single file, more": ("more", "--single-file", "--result-shape", "None,2"),
     "single file, last axis": ("g", "--single-file", "--result-shape", "2,None"),
 }
-OFTEN = ("rank", "rank, large rows", "computation", "single file, more")
+OFTEN = ("rank", "rank, large rows", "computation", "single file, more", "single file, large")
 
 
 class Powered:
