@@ -13,6 +13,9 @@ import os
 import select
 import socket
 import struct
+
+# What `hmac.compare_digest` is without OpenSSL, which that module loads.
+from _operator import _compare_digest as compare_digest
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -110,7 +113,7 @@ class Listener:
 
     def _is_known(self, said: bytes) -> bool:
         is_whole = len(said) == KEY_BYTES + _RANK.size
-        return is_whole and _are_equal(said[:KEY_BYTES], self._key[:KEY_BYTES])
+        return is_whole and compare_digest(said[:KEY_BYTES], self._key[:KEY_BYTES])
 
     def close(self) -> None:
         """Listen no more; who has dialled stays."""
@@ -150,19 +153,11 @@ def dial(word: str, rank: int) -> tuple[Dialled, list[int]]:
     except LaunchError:
         sock.close()
         raise
-    if len(outputs) != 2 or not _are_equal(answer, both[KEY_BYTES:]):
+    if len(outputs) != 2 or not compare_digest(answer, both[KEY_BYTES:]):
         sock.close()
         raise LaunchError("who answers this rank does not have its key: has its starter gone?")
     sock.settimeout(None)
     return Dialled(Channel(sock), pidfd, rank), outputs
-
-
-def _are_equal(said: bytes, key: bytes) -> bool:
-    """Compare keys in a time that does not tell where they differ.
-
-    `hmac.compare_digest` does the same, but its module loads OpenSSL.
-    """
-    return len(said) == len(key) and int.from_bytes(said) ^ int.from_bytes(key) == 0
 
 
 def _address(name: str) -> str:
