@@ -20,7 +20,7 @@ from typing import NamedTuple
 from acme_mpi.engine.call import Call, Options
 from acme_mpi.errors import InputError, StoreError
 from acme_mpi.history.journal import sync_folder
-from acme_mpi.linux.offsets import write_all
+from acme_mpi.linux.offsets import read_all, write_all
 from acme_mpi.linux.segment import Segment
 from acme_mpi.runner.channel import ChannelError, load_plain
 from acme_mpi.runner.surroundings import Surroundings
@@ -31,7 +31,6 @@ LENGTH = struct.Struct("<q")
 ALIGNMENT = 4096  # bytes; function and arguments begin at a multiple of it
 MOST_HEADER_BYTES = 64 * 1024**2
 MODE = 0o600
-_COPY_BYTES = 1 << 30
 
 
 class SavedCall(NamedTuple):
@@ -181,9 +180,7 @@ def _read_labels(descriptor: int, start: int, n_bytes: int, path: str) -> Labels
 
 
 def _read_into(view: memoryview, descriptor: int, start: int, path: str) -> None:
-    done = 0
-    while done < view.nbytes:
-        n_read = os.preadv(descriptor, [view[done : done + _COPY_BYTES]], start + done)
-        if not n_read:
-            raise InputError(f"{path} has been cut short; submit the call again")
-        done += n_read
+    try:
+        read_all(descriptor, view, start)
+    except ValueError:
+        raise InputError(f"{path} has been cut short; submit the call again") from None

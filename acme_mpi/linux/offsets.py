@@ -41,8 +41,8 @@ def write_all(descriptor: int, data: Any, offset: int) -> None:
         done += os.pwrite(descriptor, view[done : done + SLICE_BYTES], offset + done)
 
 
-def read_all(descriptor: int, array: np.ndarray[Any, Any], offset: int) -> None:
-    """Fill a contiguous array with the bytes at an offset of an open file.
+def read_all(descriptor: int, view: memoryview, offset: int) -> None:
+    """Fill a view of bytes with those at an offset of an open file.
 
     Raises
     ------
@@ -51,7 +51,6 @@ def read_all(descriptor: int, array: np.ndarray[Any, Any], offset: int) -> None:
     ValueError
         The file is too short.
     """
-    view = memoryview(array.reshape(-1).view(np.uint8).data)
     done = 0
     while done < view.nbytes:
         n_read = os.preadv(descriptor, [view[done : done + SLICE_BYTES]], offset + done)

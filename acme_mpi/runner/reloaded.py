@@ -15,9 +15,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-_STANDARD = os.path.dirname(os.__file__) + os.sep
-_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+from acme_mpi.tasks.frames import is_users
 
 
 class Reloads:
@@ -57,14 +55,13 @@ def users_modules() -> dict[str, ModuleType]:
     return {
         name: module
         for name, module in list(sys.modules.items())
-        if name != "__main__" and _is_users(str(getattr(_spec_of(module), "origin", "")))
+        if name != "__main__" and (path := _origin_of(module)).endswith(".py") and is_users(path)
     }
+
+
+def _origin_of(module: Any) -> str:
+    return str(getattr(_spec_of(module), "origin", ""))
 
 
 def _spec_of(module: Any) -> Any:
     return getattr(module, "__spec__", None)
-
-
-def _is_users(origin: str) -> bool:
-    is_other = origin.startswith((_STANDARD, _OWN)) or any(part in origin for part in _INSTALLED)
-    return origin.endswith(".py") and not is_other

@@ -369,7 +369,7 @@ def _read_outside(dataset: h5py.Dataset, path: str, offset: int) -> Any:
     try:
         _refuse_nonsense(dataset, os.fstat(descriptor).st_size)
         array = np.empty(dataset.shape, dataset.dtype)
-        read_all(descriptor, array, offset)
+        read_all(descriptor, array.reshape(-1).view(np.uint8).data, offset)
         return array
     finally:
         os.close(descriptor)

@@ -32,7 +32,7 @@ import numpy as np
 import xxhash
 
 from acme_mpi.results.parts import PLAIN
-from acme_mpi.tasks.frames import installed, is_own
+from acme_mpi.tasks.frames import installed, is_users
 from acme_mpi.tasks.hdf5_arguments import reduce_hdf5
 from acme_mpi.tasks.pickling import pickle_given
 from acme_mpi.tasks.taskset import TaskSet, function_name
@@ -278,15 +278,10 @@ def _is_users_code(value: Any) -> bool:
     """Tell whether it is a function or class of the user's, or an instance of such a class."""
     kind = type(value)
     if kind is FunctionType:
-        return _is_users(value.__code__.co_filename)
+        return is_users(value.__code__.co_filename)
     cls = value if issubclass(kind, type) else kind
     module = sys.modules.get(cls.__module__)
-    return _is_own(cls) and _is_users(getattr(module, "__file__", None) or "")
-
-
-def _is_users(path: str) -> bool:
-    is_installed = path.startswith((*installed(), "<frozen"))
-    return not (is_installed or is_own(path) or "-packages" + os.sep in path)
+    return _is_own(cls) and is_users(getattr(module, "__file__", None) or "")
 
 
 def _held(value: Any) -> list[Any]:
@@ -307,7 +302,7 @@ def _leads_to(value: Any) -> tuple[list[Any], list[Any]]:
         return [each for each in parts if type(each) not in _CONTAINERS], []
     if isinstance(value, FunctionType):
         # Of a library's wrapper, as contextmanager makes one, only what it wraps is the user's.
-        names = _referred(value) if _is_users(value.__code__.co_filename) else []
+        names = _referred(value) if is_users(value.__code__.co_filename) else []
         return [*_contents(value), *_held(value)], names
     if isinstance(value, type):
         return [part for base in value.__mro__ if _is_own(base) for part in vars(base).values()], []

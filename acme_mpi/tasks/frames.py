@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from functools import cache
 from types import TracebackType
 
+_STANDARD = os.path.dirname(os.__file__) + os.sep
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
@@ -23,6 +24,12 @@ def installed() -> tuple[str, ...]:
 def is_own(filename: str) -> bool:
     """Tell whether a file is one of this package."""
     return filename.startswith(_OWN)
+
+
+def is_users(path: str) -> bool:
+    """Tell whether a file is neither Python's own, nor installed, nor one of this package."""
+    is_installed = path.startswith((_STANDARD, "<frozen")) or "-packages" + os.sep in path
+    return not (is_installed or is_own(path))
 
 
 def users_part(trace: TracebackType | None) -> TracebackType | None:
