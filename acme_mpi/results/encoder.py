@@ -149,12 +149,8 @@ class Encoder:
             return self._add_value
         return self._add_any if self._wanted else self._add_parts
 
-    def plain(self) -> tuple[frozenset[type], Callable[[Any], None]]:
-        """Return types of which a value need only be appended, and what does that.
-
-        It is so until a value is added, or all are taken. A call of `add` would cost an empty task
-        a fifth of its time.
-        """
+    def _choose_plain(self) -> tuple[frozenset[type], Callable[[Any], None]]:
+        """Return what `plain` is from now on."""
         if self.add == self._add_value:
             return PLAIN_VALUES, self._values.append
         if self.add == self._add_float and not self._has_more:
@@ -172,6 +168,7 @@ class Encoder:
         self._has_more = False
         self._unstorable: tuple[int, str] | None = None
         self.n_bytes = 0
+        self.plain = self._choose_plain()
 
     def _add_parts(self, index: int, value: Any) -> None:
         if type(value) in PLAIN_NUMBERS and fits_64_bits(value):
@@ -287,6 +284,7 @@ class Encoder:
             self._as_rows, self._columns = True, [[] for _ in form.columns]
             self._rows = self._columns[0]
             self.add = self._choose_add()
+            self.plain = self._choose_plain()
         self.add(index, value)  # others may hold on to this method
 
     def _add_row(self, index: int, value: Any) -> None:
@@ -365,6 +363,7 @@ class Encoder:
         if more and not self._has_more:
             self._has_more = True
             self._parts = [[] for _ in self._rows]
+            self.plain = self._choose_plain()
         if self._has_more:
             self._parts.append(more)
         for column, row in zip(self._columns, rows, strict=True):

@@ -418,7 +418,7 @@ def run_chunk(
     report_ns = REPORT_NS if report_ns is None else report_ns
     slowest = [] if slowest is None else slowest
     clock, own = monotonic_ns, forked.this_process
-    plain, append = encoder.plain()
+    plain, append = encoder.plain
     outcome, begin_ns = _begin(chunk.start), clock()
     now_ns = begin_ns
     call, rows = tasks.bound(func), tasks.rows(chunk.start, chunk.stop)
@@ -441,7 +441,7 @@ def run_chunk(
                         append(value)
                     elif forked.this_process is own:
                         encoder.add(index, value)
-                        plain, append = encoder.plain()
+                        plain, append = encoder.plain
                 except swallow as error:
                     if forked.this_process is not own:
                         raise
@@ -476,7 +476,7 @@ def run_chunk(
         if now_ns - begin_ns > report_ns or encoder.n_bytes > REPORT_BYTES:
             words[0] = -1
             yield _end(outcome, index, encoder.take(), now_ns - begin_ns)
-            plain, append = encoder.plain()
+            plain, append = encoder.plain
             outcome, begin_ns = _begin(index), clock()
             now_ns = begin_ns
     words[0] = -1

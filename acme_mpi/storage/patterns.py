@@ -86,21 +86,22 @@ class Patterns:
         if form is None or len(self._patterns) >= MOST_PATTERNS:
             return
         data = os.pread(descriptor, MOST_BYTES + 1, 0)
-        if len(data) > MOST_BYTES:
-            return
         found = tuple(offset for offset in offsets if offset is not None)
-        if len(found) == len(parts) and all(map(_holds, [data] * len(found), found, parts)):
+        is_whole = len(data) <= MOST_BYTES and len(found) == len(parts)
+        if is_whole and all(_holds(data, *each) for each in zip(found, parts, strict=True)):
             self._patterns[form] = Pattern(data, found)
 
 
 def _form_of(names: Sequence[str], parts: Sequence[Part]) -> Form | None:
-    """Return what two files have in common that differ in their numbers alone; None: nothing."""
+    """Return what two small files have in common that differ in their numbers alone, or None."""
     arrays: list[Array] = [part for part in parts if isinstance(part, np.ndarray)]
     if len(arrays) < len(parts) or any(a.dtype.kind == "O" or not a.size for a in arrays):
+        return None
+    if sum(array.nbytes for array in arrays) > MOST_BYTES:
         return None
     return tuple(names), tuple((array.dtype, array.shape) for array in arrays)
 
 
-def _holds(data: bytes, offset: int, part: Array) -> bool:
+def _holds(data: bytes, offset: int, part: Part) -> bool:
     """Tell whether a part lies in a file as it lies in memory."""
-    return data[offset : offset + part.nbytes] == part.tobytes()
+    return part is not None and data[offset : offset + part.nbytes] == part.tobytes()

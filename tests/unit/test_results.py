@@ -400,13 +400,13 @@ def encode(values, spec=None, in_memory=False, place=None):
 def encode_as_runners_do(values, spec=None, in_memory=False):
     """Return the same, plain values being appended."""
     encoder = Encoder(spec, in_memory, None, dump_values, Frozen)
-    plain, append = encoder.plain()
+    plain, append = encoder.plain
     for index, value in enumerate(values):
         if type(value) in plain:
             append(value)
         else:
             encoder.add(index, value)
-            plain, append = encoder.plain()
+            plain, append = encoder.plain
     return encoder.take()
 
 
