@@ -42,6 +42,7 @@ FailureFields = dict[str, Any]
 
 # Type of a failure that is the storage medium's; no exception class can have this name.
 MEDIUM = "<medium>"
+_TEXTS = ("message", "location", "traceback", "call")  # of a failure
 DIED = "died"  # field of a failure by which the runner has ended
 
 
@@ -518,7 +519,18 @@ def _end(outcome: Outcome, stop: int, content: Content, busy_ns: int) -> Outcome
 def describe_failure(
     error: BaseException, index: int, name: str, tasks: TaskSet | None
 ) -> FailureFields:
-    """Return the fields of a `Failure`; never raises, whatever the exception does."""
+    """Return the fields of a `Failure`; never raises, whatever the exception does.
+
+    Else the task would count as done, and what was raised here as the fault of the next one.
+    """
+    try:
+        return _described(error, index, name, tasks)
+    except BaseException:  # there may be no memory
+        kind = type(error).__name__
+        return dict.fromkeys(_TEXTS, "") | {"index": index, "type": kind}
+
+
+def _described(error: BaseException, index: int, name: str, tasks: TaskSet | None) -> FailureFields:
     frames = user_frames(error)
     location = innermost_line(frames)
     if isinstance(error, SystemExit):

@@ -32,7 +32,7 @@ import numpy as np
 import xxhash
 
 from acme_mpi.results.parts import PLAIN
-from acme_mpi.tasks.frames import installed, is_users
+from acme_mpi.tasks.frames import is_installed, is_users
 from acme_mpi.tasks.hdf5_arguments import reduce_hdf5
 from acme_mpi.tasks.pickling import pickle_given
 from acme_mpi.tasks.taskset import TaskSet, function_name
@@ -567,7 +567,7 @@ def _is_own(cls: type) -> bool:
     if module is None or cls.__module__ == "__main__":
         return True
     path = getattr(module, "__file__", None) or ""
-    return path.endswith(".py") and not path.startswith(installed())
+    return path.endswith(".py") and not is_installed(path)
 
 
 def _members(cls: type) -> dict[str, Any]:

@@ -6,19 +6,19 @@ import linecache
 import os
 import traceback
 from collections.abc import Iterable
-from functools import cache
 from types import TracebackType
 
-_STANDARD = os.path.dirname(os.__file__) + os.sep
+_PYTHONS = (os.path.dirname(os.__file__) + os.sep, "<frozen")
+_PACKAGES = ("/site-packages/", "/dist-packages/")
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
-@cache
-def installed() -> tuple[str, ...]:
-    """Return the folders of Python's own modules, and of installed ones."""
-    import sysconfig  # it takes a while to find out, and most tasks do not fail
+def is_installed(path: str) -> bool:
+    """Tell whether a file is Python's own, or of an installed package.
 
-    return tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+    Only the path is looked at: a task may have changed what anything else, `sysconfig` too, needs.
+    """
+    return path.startswith(_PYTHONS) or any(folder in path for folder in _PACKAGES)
 
 
 def is_own(filename: str) -> bool:
@@ -28,8 +28,7 @@ def is_own(filename: str) -> bool:
 
 def is_users(path: str) -> bool:
     """Tell whether a file is neither Python's own, nor installed, nor one of this package."""
-    is_installed = path.startswith((_STANDARD, "<frozen")) or "-packages" + os.sep in path
-    return not (is_installed or is_own(path))
+    return not (is_installed(path) or is_own(path))
 
 
 def users_part(trace: TracebackType | None) -> TracebackType | None:
@@ -64,6 +63,6 @@ def innermost_line(frames: list[traceback.FrameSummary]) -> str:
     frames : list of FrameSummary
         The innermost is the last.
     """
-    own = [frame for frame in frames if not frame.filename.startswith(installed())]
+    own = [frame for frame in frames if not is_installed(frame.filename)]
     innermost = (own or frames)[-1:]
     return f"{innermost[0].filename}:{innermost[0].lineno}" if innermost else ""

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -531,6 +532,40 @@ def test_a_failure_is_described_whatever_the_exception_does(error):
 
     assert fields["index"] == 3
     assert len(fields["message"]) < 10_000
+
+
+def test_a_failure_is_described_where_nothing_can_be_imported_any_more(monkeypatch):
+    """As a task has cleared `sys.path`."""
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.delitem(sys.modules, "sysconfig", raising=False)
+
+    try:
+        fail()
+    except ValueError as error:
+        fields = describe_failure(error, 3, "f", None)
+
+    assert fields["message"] == "failed"
+    assert Path(fields["location"].split(":")[0]).name == "test_runner.py"
+
+
+def fail():
+    raise ValueError("failed")
+
+
+def test_a_failure_that_cannot_be_described_is_that_of_its_own_task(monkeypatch):
+    def no_memory(error):
+        raise MemoryError
+
+    def func(i):
+        return fail() if i == 1 else float(i)
+
+    monkeypatch.setattr(base, "user_frames", no_memory)
+    tasks = distribute(func, [range(3)], {})
+
+    (outcome,) = run_chunk(func, "f", tasks, Encoder(None, False), range(3), [-1, 0, 0])
+
+    assert [(f["index"], f["type"]) for f in outcome.failures] == [(1, "ValueError")]
+    assert outcome.succeeded() == [range(1), range(2, 3)]
 
 
 class TestOutcome:
