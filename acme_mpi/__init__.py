@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from acme_mpi.rules import Rules
     from acme_mpi.session.launching import connect, launch
     from acme_mpi.tasks.grid import Grid
-    from acme_mpi.tasks.taskset import PerTask, Shared
+    from acme_mpi.tasks.markers import PerTask, Shared
 
 __version__ = "0.2.0"
 
@@ -88,7 +88,7 @@ _PLACES = {
     "rules": ("Rules",),
     "session.launching": ("connect", "launch"),
     "tasks.grid": ("Grid",),
-    "tasks.taskset": ("PerTask", "Shared"),
+    "tasks.markers": ("PerTask", "Shared"),
 }
 _MODULE_OF = {name: module for module, names in _PLACES.items() for name in names}
 

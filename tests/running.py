@@ -16,9 +16,9 @@ from acme_mpi.results.parts import PLACED_BYTES
 from acme_mpi.results.spec import RowSpec
 from acme_mpi.runner.base import Assignment, Outcome, PlaceRequest, Ready, Runner
 from acme_mpi.runner.surroundings import Surroundings
+from acme_mpi.tasks.distributing import distribute
 from acme_mpi.tasks.packing import pack
 from acme_mpi.tasks.pickling import load_values, pickle_given
-from acme_mpi.tasks.taskset import distribute
 
 LIMIT_S = 30.0  # far more than any of these runs takes, also on a busy machine
 

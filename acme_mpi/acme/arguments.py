@@ -11,14 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from acme_mpi.errors import InputError
-from acme_mpi.tasks.taskset import (
-    Argument,
-    TaskSet,
-    function_name,
-    is_sequence,
-    shape_text,
-    signature_of,
-)
+from acme_mpi.tasks.items import is_sequence, shape_text
+from acme_mpi.tasks.signature import signature_of
+from acme_mpi.tasks.taskset import Argument, TaskSet, function_name
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from acme_mpi.engine.messages import log_path
 from acme_mpi.errors import InputError, PlaceError
 from acme_mpi.storage import Layout, StoreKind
 from acme_mpi.storage.base import refusals
-from acme_mpi.tasks.taskset import shape_text
+from acme_mpi.tasks.items import shape_text
 
 logger = logging.getLogger("acme_mpi")
 

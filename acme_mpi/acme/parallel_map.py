@@ -50,12 +50,9 @@ from acme_mpi.session.request import Request
 from acme_mpi.session.trial import dry_run
 from acme_mpi.session.values import finish
 from acme_mpi.storage import Layout
-from acme_mpi.tasks.taskset import (
-    TaskSet,
-    distribute,
-    function_name,
-    own_or_ours,
-)
+from acme_mpi.tasks.distributing import distribute
+from acme_mpi.tasks.signature import own_or_ours
+from acme_mpi.tasks.taskset import TaskSet, function_name
 
 if TYPE_CHECKING:
     from acme_mpi.jobs.job import Job

@@ -13,7 +13,8 @@ from acme_mpi.results.spec import on_grid
 from acme_mpi.runner.forked import children_leave
 from acme_mpi.standing import calling
 from acme_mpi.storage import find_store
-from acme_mpi.tasks.taskset import TaskSet, function_name, signature_of
+from acme_mpi.tasks.signature import signature_of
+from acme_mpi.tasks.taskset import TaskSet, function_name
 
 
 def plan_text(func: Any, tasks: TaskSet, options: Any, size: int) -> str:

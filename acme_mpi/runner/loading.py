@@ -31,20 +31,16 @@ from acme_mpi.tasks.argument_files import (
     load_arguments,
     load_from_standard_input,
 )
+from acme_mpi.tasks.distributing import distribute
 from acme_mpi.tasks.fingerprint import fingerprint_of, versions
 from acme_mpi.tasks.frames import user_frames
 from acme_mpi.tasks.grid import GridAxis, listed_values
 from acme_mpi.tasks.labels import labels_of
+from acme_mpi.tasks.markers import PerTask, Shared
 from acme_mpi.tasks.packing import pack
 from acme_mpi.tasks.pickling import join_values
-from acme_mpi.tasks.taskset import (
-    PerTask,
-    Shared,
-    TaskSet,
-    distribute,
-    function_name,
-    signature_of,
-)
+from acme_mpi.tasks.signature import signature_of
+from acme_mpi.tasks.taskset import TaskSet, function_name
 
 
 class _ByTarget:

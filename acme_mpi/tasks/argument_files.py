@@ -20,7 +20,7 @@ import numpy as np
 from acme_mpi.errors import InputError
 from acme_mpi.spelling import file_did_you_mean
 from acme_mpi.tasks.hdf5_arguments import SUFFIXES, load_hdf5
-from acme_mpi.tasks.taskset import PerTask
+from acme_mpi.tasks.markers import PerTask
 from acme_mpi.tasks.unreadable import reason, refuse_if_too_large
 
 Arguments = tuple[list[Any], dict[str, Any]]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from acme_mpi.results.parts import PLAIN
-from acme_mpi.tasks.taskset import is_read_by_pieces
+from acme_mpi.tasks.items import is_read_by_pieces
 
 _IMMUTABLE = (
     *PLAIN,

@@ -19,7 +19,8 @@ import numpy as np
 
 from acme_mpi.tasks.commit import commit_of
 from acme_mpi.tasks.grid import GridColumn
-from acme_mpi.tasks.taskset import TaskSet, is_read_by_pieces
+from acme_mpi.tasks.items import is_read_by_pieces
+from acme_mpi.tasks.taskset import TaskSet
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

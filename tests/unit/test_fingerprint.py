@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 
 from acme_mpi import PerTask, Shared
 from acme_mpi.tasks import fingerprint as fingerprint_module
+from acme_mpi.tasks.distributing import distribute
 from acme_mpi.tasks.fingerprint import (
     changes,
     digest,
@@ -34,7 +35,6 @@ from acme_mpi.tasks.fingerprint import (
     versions,
     without_source,
 )
-from acme_mpi.tasks.taskset import distribute
 
 pytestmark = pytest.mark.once
 

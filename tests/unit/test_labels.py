@@ -21,8 +21,8 @@ from acme_mpi.linux.segment import Segment
 from acme_mpi.runner.channel import Channel, Kind
 from acme_mpi.storage.labels import FILE, read_labels, sealed, write_labels
 from acme_mpi.tasks.commit import commit_of
+from acme_mpi.tasks.distributing import distribute
 from acme_mpi.tasks.labels import Column, Labels, labels_of
-from acme_mpi.tasks.taskset import distribute
 
 pytestmark = pytest.mark.once
 

@@ -143,6 +143,9 @@ def test_h5py_is_imported_by_storage_and_for_arguments_alone():
 @pytest.mark.parametrize(
     "module",
     [
+        "tasks.distributing",
+        "tasks.items",
+        "tasks.signature",
         "tasks.taskset",
         "engine.schedule",
         "engine.durations",

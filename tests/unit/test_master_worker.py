@@ -39,8 +39,8 @@ from acme_mpi.runner.base import DIED, MEDIUM, Assignment, NotCalled, Outcome, P
 from acme_mpi.runner.inline import InlineRunner
 from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.storage import Layout, MemoryStore
+from acme_mpi.tasks.distributing import distribute
 from acme_mpi.tasks.packing import pack
-from acme_mpi.tasks.taskset import distribute
 
 pytestmark = pytest.mark.once
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from acme_mpi.tasks import packing
+from acme_mpi.tasks.distributing import distribute
+from acme_mpi.tasks.markers import PerTask, Shared
 from acme_mpi.tasks.packing import BLOCK_ITEMS, Items, pack, unpack
-from acme_mpi.tasks.taskset import PerTask, Shared, distribute
 
 pytestmark = pytest.mark.once
 

@@ -38,7 +38,7 @@ from acme_mpi.runner.base import (
     run_chunk,
 )
 from acme_mpi.runner.inline import InlineRunner
-from acme_mpi.tasks.taskset import distribute
+from acme_mpi.tasks.distributing import distribute
 
 pytestmark = pytest.mark.once
 

@@ -8,8 +8,8 @@ import pytest
 import acme_mpi
 from acme_mpi import InputError, PerTask
 from acme_mpi.tasks.argument_files import load_arguments
+from acme_mpi.tasks.distributing import distribute
 from acme_mpi.tasks.tables import parse_table
-from acme_mpi.tasks.taskset import distribute
 
 pandas = pytest.importorskip("pandas")
 pytestmark = pytest.mark.once

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 import acme_mpi
 from acme_mpi import InputError, PerTask, Shared
-from acme_mpi.tasks.taskset import TaskSet, distribute, function_name, signature_of
+from acme_mpi.tasks.distributing import distribute
+from acme_mpi.tasks.signature import signature_of
+from acme_mpi.tasks.taskset import TaskSet, function_name
 
 pytestmark = pytest.mark.once
 
