@@ -21,7 +21,8 @@ from acme_mpi.history.journal import (
     pack_record,
 )
 from acme_mpi.history.layout import journal_name
-from acme_mpi.history.records import ranges_of, read_history, share_of
+from acme_mpi.history.parsing import Damaged, parse_failure
+from acme_mpi.history.records import TOLD_OF_FAILURES, ranges_of, read_history, share_of
 from acme_mpi.results.checksum import MASK, SUM, XXH3, checksum, new_digest
 
 pytestmark = pytest.mark.once
@@ -197,6 +198,37 @@ def test_every_rank_of_an_earlier_run_is_somebodys(tmp_path):
         world.rank, world.size = rank, 2
         shares.append(share_of(records, world)["rank"].tolist())
     assert shares == [[0, 2, 4], [1, 3]]
+
+
+HARD = st.sampled_from(['", "call": "x', "\\", '"', "}", "{", ', "call": ', "\n", "\u20ac", ""])
+TEXTS = st.lists(HARD, max_size=4).map("".join)
+
+
+@given(TEXTS, st.one_of(TEXTS, st.integers(0, 9)), TEXTS)
+def test_a_failure_is_read_as_json_is_whatever_it_tells(message, traceback, call):
+    """Also the second time, when all but its call is known."""
+    said = {"type": "E", "message": message, "location": "", "traceback": traceback, "call": call}
+    for _ in range(2):
+        assert parse_failure(json.dumps(said), TOLD_OF_FAILURES, "a journal", 0) == said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"type": "E", "call": 3}',
+        '{"type": "E", "call": "f(2)"',
+        '{"type": "E", "call": "f(2)"} {}',
+        '{"type": "E", "call": ["f(2)"]}',
+        '{"type": 3, "call": "f(2)"}',
+        '{"other": "E", "call": "f(2)"}',
+        '{"type": {"type": "E", "call": "f(2)"}',
+    ],
+)
+def test_a_failure_that_is_damaged_beside_its_call_is_refused(text):
+    parse_failure('{"type": "E", "call": "f(2)"}', TOLD_OF_FAILURES, "a journal", 0)
+
+    with pytest.raises(Damaged, match="a journal"):
+        parse_failure(text, TOLD_OF_FAILURES, "a journal", 0)
 
 
 class TestChecksum:
