@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +37,7 @@ from acme_mpi.history.parsing import Damaged, parse_failure
 Records = np.ndarray[Any, np.dtype[np.void]]
 Record = np.void  # one of them
 TOLD_OF_FAILURES = ("type", "message", "location", "traceback", "call")
+_UNTOLD = {"type": "unknown", "message": ""}
 # What `History` keeps of blocks, besides the run and the rank: of files, and of results.
 FILES = ("form", "attempt", "payload", "first", "checksum")
 PLACED = (
@@ -150,17 +154,19 @@ def read_history(
     """
     changing, files = Table(PLACED, folder), Table(FILES, folder)
     failed: dict[int, Failure] = {}
-    tracebacks: dict[tuple[int, int, int], str] = {}
+    tracebacks = defaultdict[tuple[int, int], dict[int, str]](dict)
     damages: list[Damaged] = []
     calls: dict[int, str] = {}
-    for place, piece in pieces_in(folder, damages.append):
-        blocks, kinds = piece.blocks, piece.blocks["kind"]
-        changing.add(place, blocks[(kinds == Block.DONE) | (kinds == Block.LOST)])
-        files.add(place, blocks[kinds == Block.FILE])
-        if told is not None:
-            told.add(place, blocks[kinds != Block.TEXT])
-        _add_failed(failed, tracebacks, place, piece, damages.append)
-        calls |= {int(blocks[at]["first"]): call for at, call in texts_in(blocks, Block.SLOW)}
+    with _collecting_no_garbage():
+        for place, piece in pieces_in(folder, damages.append):
+            blocks, kinds = piece.blocks, piece.blocks["kind"]
+            changing.add(place, blocks[(kinds == Block.DONE) | (kinds == Block.LOST)])
+            files.add(place, blocks[kinds == Block.FILE])
+            if told is not None:
+                told.add(place, blocks[kinds != Block.TEXT])
+            told_here = tracebacks[place.run, place.rank]
+            _add_failed(failed, told_here, place, piece, damages.append)
+            calls |= {int(blocks[at]["first"]): call for at, call in texts_in(blocks, Block.SLOW)}
     last_run = int(changing.rows["run"].max(initial=0))
     done = _valid(changing.rows)
     indices = sorted(failed)
@@ -169,6 +175,18 @@ def read_history(
         index: failed[index] for index, ended in zip(indices, is_done, strict=True) if not ended
     }
     return History(done, open_ones, last_run, damages, files.rows, calls)
+
+
+@contextmanager
+def _collecting_no_garbage() -> Iterator[None]:
+    """Context without a search for cycles: of a million failures none refers to another."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def share_records(world: World, layout: Layout) -> Records:
@@ -240,7 +258,7 @@ def _parts(record: Record, ranges: Any) -> Records:
 
 def _add_failed(
     failed: dict[int, Failure],
-    tracebacks: dict[tuple[int, int, int], str],
+    tracebacks: dict[int, str],
     place: JournalFile,
     piece: Piece,
     tell: Tell,
@@ -248,16 +266,23 @@ def _add_failed(
     """Take note of the tasks that were given up, and of the first task of each traceback."""
     blocks = piece.blocks[piece.blocks["kind"] == Block.FAILED]
     columns = (blocks[name].tolist() for name in ("first", "attempt", "form", "host"))
+    hosts = {host: host.decode(errors="replace") for host in np.unique(blocks["host"]).tolist()}
     for (_, said), *fields in zip(said_of_failures(place, piece, tell), *columns, strict=True):
         index, attempt, form, host = fields
         traceback = said.pop("traceback", "")
         if isinstance(traceback, int):  # that of another task of the same rank
-            traceback = tracebacks.get((place.run, place.rank, traceback), "")
+            traceback = tracebacks.get(traceback, "")
         else:
-            tracebacks.setdefault((place.run, place.rank, index), traceback)
+            tracebacks.setdefault(index, traceback)
         if form & FINAL:
-            where = {"host": host.decode(errors="replace"), "rank": place.rank}
-            failed[index] = Failure(index, **said, traceback=traceback, **where, attempt=attempt)
+            failed[index] = Failure(
+                index,
+                **said,
+                traceback=traceback,
+                host=hosts[host],
+                rank=place.rank,
+                attempt=attempt,
+            )
 
 
 def said_of_failures(
@@ -276,7 +301,7 @@ def said_of_failures(
             except Damaged as damage:
                 tell(damage)
                 said["message"] = "its record is damaged"
-        yield at, {"type": "unknown", "message": "", **said}
+        yield at, said if len(said) == len(TOLD_OF_FAILURES) else {**_UNTOLD, **said}
 
 
 def _speak_of(records: Records, indices: Sequence[int]) -> list[bool]:
