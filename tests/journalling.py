@@ -15,6 +15,7 @@ from acme_mpi.history.journal import (
     pack_failure,
     pack_record,
     pack_slow,
+    pack_synced,
 )
 from acme_mpi.history.layout import journal_name
 from acme_mpi.history.status import Status, read_status
@@ -72,6 +73,10 @@ def slow(
 
 def long(index: int, start: float) -> bytes:
     return done(index, index + 1, start, LIMIT_S, kind=Block.LONG)
+
+
+def synced(start: float, written_s: float) -> bytes:
+    return pack_synced(START_S + start, written_s)
 
 
 def failed(

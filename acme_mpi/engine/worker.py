@@ -210,8 +210,10 @@ class Worker:
         except StoreError as error:
             self._lose_storage(str(error))
             return
+        written_s = time.monotonic() - begin_s
+        self._store.note_written(written_s)
         # Runner and agent work at the same time: the slower one says how long a task takes here.
-        busy_ns = max(outcome.busy_ns, int((time.monotonic() - begin_s) * 1e9))
+        busy_ns = max(outcome.busy_ns, int(written_s * 1e9))
         if (found := outcome.content.unstorable) is not None:
             self.unstorable = min(found, self.unstorable or found)
         n_again = 0

@@ -12,7 +12,7 @@ LONG   a task has been running for seconds, and may still be
 FAILED a task has failed, for good or to be called again; TEXT blocks with what is said of it follow
 LOST   what was recorded of these tasks before is not there any more
 FILE   a file of results is complete and on the disk, and what the file system says of it
-SYNCED all that this journal has said before is on the disk
+SYNCED all that this journal has said before is on the disk; and for how long the rank was writing
 ====== ==================================================================================
 """
 
@@ -252,9 +252,17 @@ def pack_record(
 _ANY_WHOLE = pack_record(range(1))
 
 
-def pack_synced(host: str = "") -> bytes:
-    """Return the block that says that all before it is on the disk."""
-    return pack_record(range(1), Block.SYNCED, host=host)
+def pack_synced(start_s: float, written_s: float) -> bytes:
+    """Return the block that says that all before it is on the disk.
+
+    Parameters
+    ----------
+    start_s : float
+        Unix time of the last such block, or of the first result.
+    written_s : float
+        How long since then the rank was busy with results, in seconds.
+    """
+    return pack_record(range(1), Block.SYNCED, start_s=start_s, busy_s=written_s)
 
 
 class FileKey(NamedTuple):

@@ -22,12 +22,13 @@ WIDTH, LEFT, RIGHT, TOP, BOTTOM = 960, 60, 10, 8, 22
 INNER = WIDTH - LEFT - RIGHT
 STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200)
 N_LEVELS = 9
-FAILED = N_LEVELS + 1  # after the levels, of which 0 is idle
-BLUE, RED = (46, 122, 184), (208, 52, 44)
+FAILED, WRITING = N_LEVELS + 1, N_LEVELS + 2  # after the levels, of which 0 is idle
+BLUE, RED, VIOLET = (46, 122, 184), (208, 52, 44), (138, 99, 184)
 COLOURS = [
     (*BLUE, 0),
     *((*BLUE, 255 * level // N_LEVELS) for level in range(1, FAILED)),
     (*RED, 255),
+    (*VIOLET, 255),
 ]
 
 
@@ -61,6 +62,7 @@ def over_time(layers: Sequence[Layer], span_s: float, height: int = 150) -> str:
 def raster(timeline: Timeline, labels: Sequence[str], span_s: float) -> str:
     """Return the picture of the rows of a timeline, whose names are `labels`."""
     levels = np.ceil(timeline.busy * N_LEVELS - 1e-6).astype(np.uint8)
+    levels[timeline.writing > 0.5] = WRITING
     levels[timeline.has_failed] = FAILED
     n_rows = len(levels)
     height = min(max(5 * n_rows, min(16 * n_rows, 250)), 600)
@@ -71,7 +73,7 @@ def raster(timeline: Timeline, labels: Sequence[str], span_s: float) -> str:
         height=100,
         preserveAspectRatio="none",
     )
-    cells = "|".join("".join("0123456789f"[level] for level in row) for row in levels.tolist())
+    cells = "|".join("".join("0123456789fw"[level] for level in row) for row in levels.tolist())
     told = {"data-cells": cells, "data-labels": "|".join(each.replace("|", "/") for each in labels)}
     shown = range(0, n_rows, max(1, math.ceil(n_rows * 11 / height)))
     beside = "".join(

@@ -27,8 +27,9 @@ from acme_mpi.report.timeline import (
     Floats,
     Ints,
     Timeline,
+    Writing,
     bins_of,
-    busy_in_bins,
+    in_bins,
     timeline_of,
 )
 
@@ -78,8 +79,10 @@ class Cost:
         In tasks.
     before_s, after_s : float
         Before a rank's first task and after its last one: the start, and the tail.
+    writing_s : float
+        Between tasks, while results may have been written: at most.
     between_s : float
-        Between tasks: waiting for the disk, or for rank 0.
+        Between tasks otherwise: waiting for rank 0.
     unused_s : float
         Of ranks that have not called any.
     """
@@ -87,6 +90,7 @@ class Cost:
     total_s: float
     busy_s: float
     before_s: float
+    writing_s: float
     between_s: float
     after_s: float
     unused_s: float
@@ -156,23 +160,26 @@ def figures_of(told: Told, folder: str, now_s: float) -> Figures:
     busy_s = np.array([each.busy_s for each in ranks])
     everywhere = np.zeros(len(calls.rank), np.int64)
     edges, counts = _durations(blocks)
+    synced = blocks[(blocks["kind"] == Block.SYNCED) & _is_shown(blocks)]
+    writing = _writing_of(synced, numbers, start_s, np.array([each.last_s for each in ranks]))
+    timeline = timeline_of(calls, writing, busy_s, span_s)
     n_ranks = max(told.description.n_ranks, len(ranks))
     return Figures(
         status=status,
         description=told.description,
         start_s=start_s,
         span_s=span_s,
-        running=busy_in_bins(calls, everywhere, 1, span_s)[0].clip(0),
+        running=in_bins(calls.start_s, calls.stop_s, everywhere, 1, span_s)[0].clip(0),
         done=_ended(calls, calls.n_done, span_s),
         failed=_ended(calls, calls.n_failed, span_s),
         ranks=ranks,
-        timeline=timeline_of(calls, busy_s, span_s),
+        timeline=timeline,
         duration_edges=edges,
         duration_counts=counts,
         slowest=slowest_of(told, N_SLOWEST),
         late=[each for each in status.stragglers if _is_late(each)],
         silent=_silent(ranks, status, span_s),
-        cost=_cost(calls, busy_s, n_ranks, span_s),
+        cost=_cost(calls, timeline, busy_s, n_ranks, span_s),
     )
 
 
@@ -209,6 +216,20 @@ def _calls_of(
         np.concatenate([np.where(is_given_up(ended), ended["count"], 0), none]),
     )
     return numbers, calls
+
+
+def _writing_of(synced: Records, numbers: Ints, start_s: float, last_s: Floats) -> Writing:
+    """Return what sync points say; each reaches to the next one, or to the rank's last task."""
+    synced = synced[(synced["busy_s"] > 0) & np.isin(synced["rank"], numbers)]
+    rank = np.searchsorted(numbers, synced["rank"])
+    order = np.lexsort((synced["start_s"], rank))
+    synced, rank = synced[order], rank[order]
+    began_s = synced["start_s"] - start_s
+    is_last = np.append(rank[1:] != rank[:-1], True)[: len(rank)]
+    stop_s = np.where(is_last, last_s[rank], np.roll(began_s, -1))
+    stop_s = np.maximum(stop_s, began_s + synced["busy_s"])
+    share = synced["busy_s"] / (stop_s - began_s)
+    return Writing(rank, began_s.clip(0), stop_s.clip(0), share.clip(0, 1))
 
 
 def _ended(calls: Calls, counts: Ints, span_s: float) -> Ints:
@@ -276,17 +297,21 @@ def _silent(ranks: list[Rank], status: Status, span_s: float) -> list[Rank]:
     return [each for each in ranks if each.last_s < latest_s and each.number not in at_work]
 
 
-def _cost(calls: Calls, busy_s: Floats, n_ranks: int, span_s: float) -> Cost:
+def _cost(calls: Calls, timeline: Timeline, busy_s: Floats, n_ranks: int, span_s: float) -> Cost:
     n = len(busy_s)
     first_s, last_s = np.full(n, span_s), np.zeros(n)
     np.minimum.at(first_s, calls.rank, calls.start_s)
     np.maximum.at(last_s, calls.rank, calls.stop_s)
     total_busy_s = float(busy_s.sum())
+    idle_s = max(0.0, float((last_s - first_s).sum()) - total_busy_s)
+    writing_s = float((timeline.writing * timeline.sizes).sum()) * span_s / N_BINS
+    writing_s = min(writing_s, idle_s)
     return Cost(
         n_ranks * span_s,
         total_busy_s,
         float(first_s.sum()),
-        max(0.0, float((last_s - first_s).sum()) - total_busy_s),
+        writing_s,
+        idle_s - writing_s,
         float((span_s - last_s).sum()),
         (n_ranks - n) * span_s,
     )

@@ -3,6 +3,7 @@
 const N_BINS = 480, LEFT = 60, INNER = 890;
 const STEPS_S = [.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900,
   1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800, 604800];
+const SPECIAL = {f: "a task failed", w: "writing results"};
 const tip = document.getElementById("tip");
 const zooms = {};  // by article: the bins that are seen
 
@@ -33,7 +34,7 @@ function told(chart, event) {
     const row = Math.floor((event.clientY - box.top) / box.height * cells.length);
     if (!(row in cells)) return "";
     const cell = cells[row][bin];
-    lines.push(labels[row], cell === "f" ? "a task failed" : `busy ${Math.round(cell / 9 * 100)} %`);
+    lines.push(labels[row], SPECIAL[cell] || `busy ${Math.round(cell / 9 * 100)} %`);
   }
   for (let k = 0; chart.dataset[k]; k++) {
     const [name, values] = chart.dataset[k].split("|");

@@ -134,6 +134,8 @@ def _ranks(figures: Figures) -> str:
     labels = [_row_text(figures, ranks.tolist()) for ranks in figures.timeline.rows]
     chart = raster(figures.timeline, labels, figures.span_s)
     caption = "Blue: in tasks, the paler the less. Red: a task has failed."
+    if (figures.timeline.writing > 0.5).any():
+        caption += " Violet: writing results, and in no task."
     if len(labels) < len(figures.ranks):
         caption += f" Of {len(figures.ranks)} ranks the idlest are on top, others share rows."
     return _section("Ranks", _figure(chart, caption))
@@ -236,7 +238,8 @@ def _cost(figures: Figures) -> str:
     parts = (
         ("done", "in tasks", cost.busy_s),
         ("open", "before the first task", cost.before_s),
-        ("wait", "between tasks, waiting for the disk or for rank 0", cost.between_s),
+        ("disk", "between tasks, writing results", cost.writing_s),
+        ("wait", "between tasks, waiting for rank 0", cost.between_s),
         ("tail", "after the last task", cost.after_s),
         ("failed", "ranks that called no task", cost.unused_s),
     )

@@ -102,7 +102,8 @@ def _texts(figures: Figures) -> Iterable[str]:
     parts += [f"median {duration_text(status.median_s)}"] if status.median_s else []
     yield ", ".join(parts)
     idle = 100 * max(0.0, 1 - cost.busy_s / cost.total_s)
-    yield f"{number_text(cost.total_s / 3600)} core-hours, {idle:.1f} % idle"
+    writing = f" ({100 * cost.writing_s / cost.total_s:.1f} % writing)" if cost.writing_s else ""
+    yield f"{number_text(cost.total_s / 3600)} core-hours, {idle:.1f} % idle{writing}"
 
 
 def _ranks(figures: Figures, n_ranks: int) -> RenderableType:

@@ -35,6 +35,25 @@ class Calls(NamedTuple):
     n_failed: Ints
 
 
+class Writing(NamedTuple):
+    """Spans of time of which a rank has spent a part with results.
+
+    Attributes
+    ----------
+    rank : (n,) ndarray of int64
+        As of `Calls`.
+    start_s, stop_s : (n,) ndarray of float64
+        Since the start of the run.
+    share : (n,) ndarray of float64
+        The part, [0, 1].
+    """
+
+    rank: Ints
+    start_s: Floats
+    stop_s: Floats
+    share: Floats
+
+
 class Timeline(NamedTuple):
     """What a picture shows of each row and each bin of time.
 
@@ -44,21 +63,29 @@ class Timeline(NamedTuple):
         The ranks of each row, by their positions; of many ranks the idlest first.
     busy : (n_rows, N_BINS) ndarray of float64
         Share of the time that was spent in tasks, [0, 1].
+    writing : (n_rows, N_BINS) ndarray of float64
+        Share of the time without a task that may have been for writing results, [0, 1 - busy].
     has_failed : (n_rows, N_BINS) ndarray of bool
         Whether a task has failed there.
     """
 
     rows: list[Ints]
     busy: Floats
+    writing: Floats
     has_failed: Mask
 
+    @property
+    def sizes(self) -> Floats:
+        """Number of ranks in each row, (n_rows, 1) ndarray of float64."""
+        return np.array([len(ranks) for ranks in self.rows], float).reshape(-1, 1)
 
-def timeline_of(calls: Calls, busy_s: Floats, span_s: float) -> Timeline:
+
+def timeline_of(calls: Calls, writing: Writing, busy_s: Floats, span_s: float) -> Timeline:
     """Return the picture of all ranks.
 
     Parameters
     ----------
-    calls : Calls
+    calls, writing : Calls, Writing
         Of all ranks.
     busy_s : (n_ranks,) ndarray of float64
         Time that each rank has spent in tasks.
@@ -70,12 +97,16 @@ def timeline_of(calls: Calls, busy_s: Floats, span_s: float) -> Timeline:
     for number, ranks in enumerate(rows):
         row_of[ranks] = number
     row = row_of[calls.rank]
-    sizes = np.array([len(ranks) for ranks in rows], float)
-    busy = busy_in_bins(calls, row, len(rows), span_s) / sizes.reshape(-1, 1)
     has_failed = np.zeros((len(rows), N_BINS), bool)
     is_failed = calls.n_failed > 0
     has_failed[row[is_failed], bins_of(calls.stop_s[is_failed], span_s)] = True
-    return Timeline(rows, busy.clip(0, 1), has_failed)
+    busy = in_bins(calls.start_s, calls.stop_s, row, len(rows), span_s)
+    spans = writing.start_s, writing.stop_s, row_of[writing.rank]
+    written = in_bins(*spans, len(rows), span_s, writing.share)
+    found = Timeline(rows, busy, written, has_failed)
+    busy = (busy / found.sizes).clip(0, 1)
+    written = (written / found.sizes).clip(0, 1 - busy)
+    return found._replace(busy=busy, writing=written)
 
 
 def rows_of(busy_s: Floats) -> list[Ints]:
@@ -92,18 +123,28 @@ def bins_of(seconds: Floats, span_s: float) -> Ints:
     return (seconds * (N_BINS / span_s)).astype(np.int64).clip(0, N_BINS - 1)
 
 
-def busy_in_bins(calls: Calls, row: Ints, n_rows: int, span_s: float) -> Floats:
-    """Return which part of each bin tasks were running, summed over the ranks of each row."""
-    # What has run since the start grows by one per bin from the begin of a call on, and less by one
+def in_bins(
+    start_s: Floats,
+    stop_s: Floats,
+    row: Ints,
+    n_rows: int,
+    span_s: float,
+    weight: Floats | float = 1.0,
+) -> Floats:
+    """Return which part of each bin spans of time cover, summed over those of each row.
+
+    Each counts as often as its weight says.
+    """
+    # What has run since the start grows by one per bin from the begin of a span on, and less by one
     # from its end on. The steps of that, summed up, are what has run in each bin.
     width = N_BINS + 2
     steps = np.zeros(n_rows * width)
-    for moments, sign in ((calls.start_s, 1.0), (calls.stop_s, -1.0)):
+    for moments, sign in ((start_s, weight), (stop_s, -1.0 * weight)):
         at = (moments * (N_BINS / span_s)).clip(0, N_BINS)
         whole = at.astype(np.int64)
         part = at - whole
         place = row * width + whole
-        steps += sign * np.bincount(place, 1 - part, len(steps))
-        steps += sign * np.bincount(place + 1, part, len(steps))
-    busy: Floats = np.cumsum(steps.reshape(n_rows, width), axis=1)[:, :N_BINS]
-    return busy
+        steps += np.bincount(place, sign * (1 - part), len(steps))
+        steps += np.bincount(place + 1, sign * part, len(steps))
+    covered: Floats = np.cumsum(steps.reshape(n_rows, width), axis=1)[:, :N_BINS]
+    return covered

@@ -108,6 +108,9 @@ class Store(ABC):
             The medium refused the records.
         """
 
+    def note_written(self, seconds: float) -> None:  # noqa: B027 (in memory nothing is written)
+        """Take note that this rank was busy with results for so long. Independent."""
+
     def note_long(self, index: int, start_s: float) -> None:  # noqa: B027
         """Record that a task has been running since `start_s`, a Unix time. Independent."""
 

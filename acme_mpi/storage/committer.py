@@ -35,11 +35,14 @@ class Committer:
     ----------
     sync_s : float
         How long after a result was recorded it is on the disk, in seconds; 0: each time.
+    written_s : float
+        How long the rank was busy with results, in seconds; it only grows.
     """
 
     def __init__(self, journal_path: str) -> None:
         self._path = journal_path
         self.sync_s = SYNC_S
+        self.written_s, self._told_s = 0.0, 0.0
         self._queue: queue.Queue[Batch | None] = queue.Queue(MAX_WAITING)
         self._thread: threading.Thread | None = None
         self._error: OSError | None = None
@@ -138,8 +141,10 @@ class Committer:
             not is_open or self._error or ledger.is_full or self._wait_s(ledger) == 0
         ):
             return
+        written_s = self.written_s
         try:
-            ledger.sync()
+            ledger.sync(written_s - self._told_s)
+            self._told_s = written_s
         except OSError as error:
             self._error = self._error or error
 

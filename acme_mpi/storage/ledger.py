@@ -66,6 +66,7 @@ class Ledger:
     def __init__(self, journal_path: str) -> None:
         self._journal = Journal(journal_path)
         self.unsynced_s: float | None = None
+        self._synced_s = time.time()
         self._is_new = True
         self._new_names = {os.path.dirname(journal_path)}  # folders
         self._files: dict[AtomicFile, list[Change]] = {}
@@ -122,8 +123,13 @@ class Ledger:
         file.write_log(changes)
         self._files[file] += changes
 
-    def sync(self) -> None:
+    def sync(self, written_s: float) -> None:
         """Bring all to the disk that is recorded, and make the changes that wait for that.
+
+        Parameters
+        ----------
+        written_s : float
+            How long the rank was busy with results since the last time, in seconds.
 
         Raises
         ------
@@ -134,14 +140,14 @@ class Ledger:
         if self.unsynced_s is None:
             return
         try:
-            self._sync_all()
+            self._sync_all(written_s)
         except OSError:
             self._retract()
             raise
         finally:
             self._forget()
 
-    def _sync_all(self) -> None:
+    def _sync_all(self, written_s: float) -> None:
         for file in self._files:
             sync_descriptor(file.fileno(), file.path)
         for descriptor, path in self._descriptors.values():
@@ -160,7 +166,9 @@ class Ledger:
                 file.finish()
             else:
                 file.settle()
-        self._journal.append([pack_synced(), *self._file_blocks()])
+        synced = pack_synced(self._synced_s, written_s)
+        self._synced_s = time.time()
+        self._journal.append([synced, *self._file_blocks()])
         self._journal.sync()
 
     def _file_blocks(self) -> Iterator[bytes]:

@@ -182,6 +182,10 @@ class RecordedStore(Store):
             host=self.world.host,
         )
 
+    def note_written(self, seconds: float) -> None:
+        """Record it with the next sync point."""
+        self._committer.written_s += seconds
+
     def note_long(self, index: int, start_s: float) -> None:
         """Record that a task is still running."""
         tasks = range(index, index + 1)

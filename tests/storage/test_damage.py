@@ -259,7 +259,7 @@ def test_zeros_are_damage_only_where_they_were_on_the_disk(folder, monkeypatch):
     monkeypatch.setattr(journal, "PIECE_BLOCKS", 2)
     path = folder / journal_name(0, 0)
     lost = bytes(RECORD.itemsize)
-    write_journal(path, record(7), lost, lost, record(8), pack_synced(), lost, record(9))
+    write_journal(path, record(7), lost, lost, record(8), pack_synced(0.0, 0.0), lost, record(9))
 
     damages: list[Damaged] = []
     pieces = list(read_journal(str(path), N_TASKS, damages.append))

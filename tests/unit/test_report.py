@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from journalling import START_S, Folder, done, failed, long, slow, write_run
+from journalling import START_S, Folder, done, failed, long, slow, synced, write_run
 
 import acme_mpi
 from acme_mpi.cli.command_call import _options_of
@@ -17,6 +17,7 @@ from acme_mpi.cli.commands import run_command
 from acme_mpi.cli.options import check_options, make_parser
 from acme_mpi.engine import run as engine
 from acme_mpi.history.folders import remove_results
+from acme_mpi.history.journal import Block
 from acme_mpi.history.layout import Layout
 from acme_mpi.history.lease import Lease
 from acme_mpi.history.status import read_status, read_told
@@ -26,7 +27,7 @@ from acme_mpi.report.charts import nice_above
 from acme_mpi.report.figures import Figures, figures_of
 from acme_mpi.report.page import page_of
 from acme_mpi.report.sections import body_of
-from acme_mpi.report.timeline import MOST_ROWS, N_BINS, Calls, busy_in_bins
+from acme_mpi.report.timeline import MOST_ROWS, N_BINS, in_bins
 from acme_mpi.report.written import report_at_end, write_report
 
 pytestmark = pytest.mark.once
@@ -106,6 +107,51 @@ def test_where_the_time_went_adds_up(folder):
     assert cost.total_s == near(30)
     parts = (cost.busy_s, cost.before_s, cost.between_s, cost.after_s, cost.unused_s)
     assert parts == near((13, 3, 1, 3, 10))
+    assert cost.writing_s == 0
+
+
+class TestWriting:
+    """When ranks were busy with results and called no task."""
+
+    def test_of_what_is_idle_so_much_may_be_for_results(self, folder):
+        folder.describe(n_tasks=4, n_ranks=2)
+        folder.write(done(0, 1, 0, 4), done(1, 2, 8, 2), synced(0, 3), synced(5, 4.9), rank=0)
+        folder.write(done(2, 3, 0, 2), done(3, 4, 6, 4), rank=1)
+
+        found = figures(folder)
+
+        writing = found.timeline.writing.reshape(2, 10, -1).mean(2)
+        share = 4.9 / 5
+        assert writing[0].tolist() == near([0, 0, 0, 0, 0.6, share, share, share, 0, 0])
+        assert not writing[1].any()
+        cost = found.cost
+        assert cost.writing_s == near(0.6 + 3 * share)
+        assert cost.writing_s + cost.between_s == near(8)
+        assert "Violet" in page(folder)
+
+    def test_it_is_never_more_than_the_idle_time_between_tasks(self, folder):
+        folder.describe(n_tasks=2, n_ranks=1)
+        folder.write(done(0, 1, 5, 2), done(1, 2, 7, 3), synced(0, 10))
+
+        assert figures(folder).cost.writing_s == near(0)
+
+    def test_journals_that_do_not_tell_it_have_none(self, folder):
+        folder.describe(n_tasks=2, n_ranks=1)
+        folder.write(done(0, 1, 0, 2), done(1, 2, 7, 3), synced(0, 0), synced(-START_S, 0))
+
+        found = figures(folder)
+
+        assert not found.timeline.writing.any()
+        assert "Violet" not in page(folder)
+
+    def test_runs_record_it(self, tmp_path):
+        acme_mpi.map(np.ones, [3] * 20, output_dir=str(tmp_path), isolate=False)
+
+        blocks = read_told(str(tmp_path / ".acme_mpi" / "ones")).blocks
+        told = blocks[blocks["kind"] == Block.SYNCED]
+        assert len(told)
+        assert 0 < told["busy_s"].sum() < 60
+        assert (time.time() - 60 < told["start_s"]).all()
 
 
 def test_a_slow_task_among_short_ones_has_its_own_duration(folder):
@@ -168,14 +214,14 @@ def test_bins_hold_what_is_in_them_and_no_more():
     rng = np.random.default_rng(1)
     starts = rng.uniform(0, 10, 1000)
     stops = starts + rng.exponential(0.3, 1000)
+    weights = rng.uniform(0, 1, 1000)
     none = np.zeros(1000, np.int64)
-    calls = Calls(none, starts, stops, none, none)
 
-    found = busy_in_bins(calls, none, 1, 10.0)[0]
+    found = in_bins(starts, stops, none, 1, 10.0, weights)[0]
 
     edges = np.linspace(0, 10, N_BINS + 1)
     overlaps = np.minimum(stops[:, None], edges[1:]) - np.maximum(starts[:, None], edges[:-1])
-    assert found == pytest.approx(overlaps.clip(0).sum(0) * N_BINS / 10)
+    assert found == pytest.approx((overlaps.clip(0).T * weights).sum(1) * N_BINS / 10)
 
 
 @pytest.mark.parametrize("n_tasks", [0, 1])
