@@ -18,7 +18,7 @@ from acme_mpi.engine.progress import Progress
 from acme_mpi.engine.schedule import Factoring, FixedChunks
 from acme_mpi.engine.worker import Worker
 from acme_mpi.errors import Failure
-from acme_mpi.results.encoder import Content
+from acme_mpi.results.content import Content
 from acme_mpi.rules import Rules
 from acme_mpi.runner.base import DIED, NotCalled, Outcome, PlaceRequest, Ready, Runner, Unready
 from acme_mpi.storage import Layout, MemoryStore

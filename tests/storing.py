@@ -16,7 +16,7 @@ import pytest
 from acme_mpi.comm import SerialWorld, ThreadWorld, World
 from acme_mpi.engine.call import Options, Output, Work
 from acme_mpi.history.folders import choose_layout, make_folders
-from acme_mpi.results.encoder import Encoder
+from acme_mpi.results.encoder import Ways, encoder_of
 from acme_mpi.results.foreign import take_apart
 from acme_mpi.results.form import agreed
 from acme_mpi.results.named import Named, named
@@ -270,8 +270,11 @@ def encode(
 
     can_place = store.can_place and not in_memory
     agree = None if in_memory else partial(agreed_names, store.layout.dot_folder)
-    encoder = Encoder(
-        case.spec, in_memory, place if can_place else None, dump_values, Frozen, agree=agree
+    encoder = encoder_of(
+        case.spec,
+        in_memory,
+        Ways(place if can_place else None, dump_values, Frozen),
+        agree=agree,
     )
     failures = []
     for index in chunk:

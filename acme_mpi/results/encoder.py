@@ -1,16 +1,19 @@
-"""Collect what tasks return in the form that the store of a run wants."""
+"""Collect what tasks return in the form that the store of a run wants: an encoder for each form."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from acme_mpi.results.checksum import checksum
+from acme_mpi.results.columns import split
+from acme_mpi.results.content import Content
 from acme_mpi.results.convert import Array, Part, ResultError, fits_64_bits, to_array
-from acme_mpi.results.named import named
+from acme_mpi.results.naming import Agree, Naming
 from acme_mpi.results.parts import (
     PLACED_BYTES,
     PLAIN_NUMBERS,
@@ -19,68 +22,21 @@ from acme_mpi.results.parts import (
     Parts,
     is_placed,
     is_several,
-    to_parts,
-    what_it_is,
 )
 from acme_mpi.results.spec import MisfitError, RowSpec, first_form, to_column
 
+# place(index, k, shape, dtype) -> write(array), or None if the result shall travel
+Place = Callable[[int, int, tuple[int, ...], str], Callable[[Array], None] | None]
+Plain = tuple[frozenset[type], Callable[[Any], None]]
+_FLOAT = frozenset({float})
 
-@dataclass
-class Content:
-    """The results of the tasks of one outcome, in index order, failed ones left out.
 
-    Exactly what the run's mode needs is filled.
+@dataclass(frozen=True)
+class Ways:
+    """How values leave the runner.
 
     Attributes
     ----------
-    rows : (n_results, *row_shape) ndarray, or list of ndarray and tuple of (int, int), or None
-        With a RowSpec. It is a list if the runner has written some of the rows itself: in their
-        places are size in bytes and checksum.
-    further_rows : list
-        Like `rows`, for each further column.
-    parts : list of Parts, or None
-        Without a RowSpec all parts, with one those behind its columns, or a pickle: then there
-        is no row, whatever stands in its place. A tuple of size in bytes and checksum stands for a
-        part that the runner has written itself.
-    values : bytes, or None
-        In memory mode: the pickled list of return values; with a RowSpec of sequences of those
-        from ``result_1`` on, None if there are none.
-    buffers : list of ndarray of uint8
-        Out-of-band buffers of `values`.
-    unstorable : tuple of (int, str), or None
-        The first task whose result was pickled, though HDF5 was asked for, and why.
-    """
-
-    rows: Array | list[Array | tuple[int, int]] | None = None
-    parts: list[Parts] | None = None
-    values: bytes | None = None
-    buffers: list[Any] | None = None
-    unstorable: tuple[int, str] | None = None
-    further_rows: list[Any] = field(default_factory=list)
-
-    @property
-    def columns(self) -> list[Any]:
-        """The rows of all columns; empty without rows."""
-        return [] if self.rows is None else [self.rows, *self.further_rows]
-
-
-# place(index, k, shape, dtype) -> write(array), or None if the result shall travel
-Place = Callable[[int, int, tuple[int, ...], str], Callable[[Array], None] | None]
-
-
-# agree(names) -> the names that the results of the run have
-Agree = Callable[[tuple[str, ...]], tuple[str, ...]]
-
-
-class Encoder:
-    """Collect the results of consecutive tasks in the form that the store of this run wants.
-
-    Parameters
-    ----------
-    spec : RowSpec or None
-        Common form of the results.
-    in_memory : bool
-        Keep the values as they are, pickled.
     place : callable or None
         Asked once for every array of `PLACED_BYTES` and more.
     dumps : callable
@@ -90,285 +46,137 @@ class Encoder:
         the function may go on using the object it has returned.
     to_pickle : callable, optional
         ``to_pickle(value) -> bytes``; raises `ResultError`.
-    as_pickles : bool
-        Every result becomes a pickle.
     may_pickle : bool
         What HDF5 cannot hold becomes a pickle, of the list of return values.
-    names : tuple of str
-        What the user calls the results of a task; empty: the first one with names decides.
-    agree : callable, optional
-        ``agree(names)``: asked once for the names of the run's results; default these.
+    """
+
+    place: Place | None = None
+    dumps: Callable[[list[Any]], tuple[bytes, list[Any]]] | None = None
+    freeze: Callable[[Any], Any] | None = None
+    to_pickle: Callable[[Any], bytes] | None = None
+    may_pickle: bool = False
+
+
+def encoder_of(
+    spec: RowSpec | None,
+    in_memory: bool,
+    ways: Ways = Ways(),
+    as_pickles: bool = False,
+    names: tuple[str, ...] = (),
+    agree: Agree | None = None,
+    agree_on_form: Callable[[RowSpec], RowSpec] | None = None,
+) -> Encoder:
+    """Return the encoder for the results of a run.
+
+    Parameters
+    ----------
+    spec : RowSpec or None
+        Common form of the results.
+    in_memory : bool
+        Keep the values as they are, pickled.
+    ways : Ways
+        How values leave the runner.
+    as_pickles : bool
+        Every result becomes a pickle.
+    names, agree : tuple of str, callable
+        As of `Naming`.
     agree_on_form : callable, optional
         ``agree_on_form(form)``: asked once for the form of the run's results if the first one
         decides; default this.
     """
+    if spec is not None and spec.is_open:
+        return OpenEncoder(spec, in_memory, ways, names, agree_on_form)
+    if spec is not None and spec.is_ragged:
+        return RaggedEncoder(spec, ways)
+    if spec is not None:
+        return RowsInMemoryEncoder(spec, ways) if in_memory else RowsEncoder(spec, ways)
+    if as_pickles:
+        return PicklesEncoder(ways)
+    if in_memory:
+        return ValuesEncoder(ways)
+    kind = NamedEncoder if names else PartsEncoder
+    return kind(ways, Naming(names, agree))
 
-    def __init__(
-        self,
-        spec: RowSpec | None,
-        in_memory: bool,
-        place: Place | None = None,
-        dumps: Callable[[list[Any]], tuple[bytes, list[Any]]] | None = None,
-        freeze: Callable[[Any], Any] | None = None,
-        to_pickle: Callable[[Any], bytes] | None = None,
-        as_pickles: bool = False,
-        may_pickle: bool = False,
-        names: tuple[str, ...] = (),
-        agree: Agree | None = None,
-        agree_on_form: Callable[[RowSpec], RowSpec] | None = None,
-    ) -> None:
-        self._wanted, self._agree, self._agree_on_form = names, agree, agree_on_form
-        self._agreed: tuple[str, ...] = ()
-        self._spec, self._in_memory, self._place = spec, in_memory, place
-        self._dumps, self._freeze, self._to_pickle = dumps, freeze, to_pickle
-        self._as_pickles, self._may_pickle = as_pickles, may_pickle
-        self._as_rows = spec is not None and not spec.is_ragged and not spec.is_open
-        self.add = self._choose_add()
+
+class Encoder(ABC):
+    """Collect the results of consecutive tasks.
+
+    Parameters
+    ----------
+    ways : Ways
+        How values leave the runner.
+
+    Attributes
+    ----------
+    plain : tuple of (frozenset of type, callable)
+        Values of exactly these types need only be appended, by ``append(value)``. It may be another
+        one after each `add` and `take`.
+    n_bytes : int
+        About how much is collected, in bytes; numbers do not count.
+    spec : RowSpec or None
+        The form of the rows.
+    """
+
+    spec: RowSpec | None = None
+    plain: Plain
+    n_bytes: int
+
+    def __init__(self, ways: Ways) -> None:
+        self._ways = ways
         self._clear()
 
-    @property
-    def spec(self) -> RowSpec | None:
-        """The form of the rows, decided by the first value if it was open."""
-        return self._spec
+    @abstractmethod
+    def add(self, index: int, value: Any) -> None:
+        """Take the return value of a task; indices come in increasing order.
 
-    def _choose_add(self) -> Callable[[int, Any], None]:
-        """Return ``add(index, value)``, which takes the return value of a task.
-
-        Indices come in increasing order. It raises `ResultError` if the value cannot be stored;
-        then nothing of it was taken.
+        Raises
+        ------
+        ResultError
+            It cannot be stored; then nothing of it was taken.
         """
-        if self._spec is not None and self._spec.is_open:
-            return self._add_first
-        if self._spec is not None:
-            is_float = self._spec.shape == () and self._spec.dtype == "<f8"
-            is_one = not self._spec.further
-            return self._add_float if is_float and is_one else self._add_row
-        if self._as_pickles:
-            return self._add_pickle
-        if self._in_memory:
-            return self._add_value
-        return self._add_any if self._wanted else self._add_parts
 
-    def _choose_plain(self) -> tuple[frozenset[type], Callable[[Any], None]]:
-        """Return what `plain` is from now on."""
-        if self.add == self._add_value:
-            return PLAIN_VALUES, self._values.append
-        if self.add == self._add_float and not self._has_more:
-            return _FLOAT, self._rows.append
-        if self.add == self._add_parts:
-            return _FLOAT, self._parts.append
-        return frozenset(), self._values.append
+    @abstractmethod
+    def _content(self) -> Content:
+        """Return what was collected."""
+
+    def take(self) -> Content:
+        """Return what was collected since the last call."""
+        content = self._content()
+        content.unstorable = self._unstorable
+        self._clear()
+        return content
 
     def _clear(self) -> None:
-        self._columns: list[list[Any]] = [[] for _ in self._spec.columns] if self._spec else [[]]
-        self._rows = self._columns[0]
-        self._parts: list[Parts] = []
-        self._values: list[Any] = []
-        self._are_some_placed = False
-        self._has_more = False
-        self._unstorable: tuple[int, str] | None = None
         self.n_bytes = 0
-        self.plain = self._choose_plain()
+        self._unstorable: tuple[int, str] | None = None
 
-    def _add_parts(self, index: int, value: Any) -> None:
-        if type(value) in PLAIN_NUMBERS and fits_64_bits(value):
-            self._parts.append(value)
-        else:
-            self._add_any(index, value)
-
-    def _add_any(self, index: int, value: Any) -> None:
-        try:
-            names, parts, note = self._named_parts(value)
-        except MisfitError:
-            raise
-        except ResultError as error:
-            self._parts.append(self._pickle_instead(index, value, error))
-            return
-        parts = self._place_large(index, 0, parts)
-        self._parts.append(NamedParts(names, parts, note) if names else parts)
-
-    def _named_parts(self, value: Any) -> tuple[tuple[str, ...], list[Part], str]:
-        """Return names, if there are any, parts, and a note, if there is one, of a return value."""
-        if type(value) in _NAMELESS and not self._wanted:
-            try:
-                return (), to_parts(value), ""
-            except ResultError:
-                if not _are_some_foreign(_entries(value)):
-                    raise
-        from acme_mpi.results.apart import Apart  # most results are numbers and arrays
-        from acme_mpi.results.foreign import take_apart, taken_together
-
-        apart = None if self._wanted else take_apart(value)
-        if apart is None:
-            names, parts = self._names_and_parts(value)
-            if not any(isinstance(each, Apart) for each in parts):
-                return names, parts, ""
-            apart = taken_together(names, parts)
-        return tuple(apart.arrays), list(apart.arrays.values()), apart.text()
-
-    def _names_and_parts(self, value: Any) -> tuple[tuple[str, ...], list[Part]]:
-        """Return names, if there are any, and parts; some of them may be taken apart."""
-        found = named(value)
-        names, values = (self._wanted, value) if found is None else (found.names, found.values)
-        entries = _entries(value) if found is None else list(values)
-        if _are_some_foreign(entries):
-            from acme_mpi.results.foreign import take_apart
-
-            parts = [take_apart(each) or to_array(each) for each in entries]
-        else:
-            parts = to_parts(value if found is None else tuple(values))
-        if names and len(entries) != len(names):
-            called = ", ".join(names)
-            raise MisfitError(f"expected {len(names)} result(s), {called}; got {len(entries)}")
-        return self._in_order(names, parts) if names and names != self._agreed else (names, parts)
-
-    def _in_order(
-        self, names: tuple[str, ...], parts: list[Part]
-    ) -> tuple[tuple[str, ...], list[Part]]:
-        if not self._agreed:
-            proposed = self._wanted or names
-            self._agreed = proposed if self._agree is None else self._agree(proposed)
-        if set(names) == set(self._agreed):
-            return self._agreed, [parts[names.index(name)] for name in self._agreed]
-        error = MisfitError if self._wanted else ResultError
-        raise error(_other_names(names, self._agreed, bool(self._wanted)))
+    def _pickled(self, value: Any) -> bytes:
+        assert self._ways.to_pickle is not None
+        data = self._ways.to_pickle(value)
+        self.n_bytes += len(data)
+        return data
 
     def _pickle_instead(self, index: int, value: Any, error: ResultError) -> bytes:
         """Return a pickle of what HDF5 cannot hold, where that is allowed."""
-        if not self._may_pickle:
+        if not self._ways.may_pickle:
             raise error
         data = self._pickled(list(value) if is_several(value) else [value])
         self._unstorable = self._unstorable or (index, str(error))
         return data
-
-    def _pickled(self, value: Any) -> bytes:
-        assert self._to_pickle is not None
-        data = self._to_pickle(value)
-        self.n_bytes += len(data)
-        return data
-
-    def _add_pickle(self, index: int, value: Any) -> None:
-        self._parts.append(self._pickled(value))
-
-    def _add_value(self, index: int, value: Any) -> None:
-        if type(value) in PLAIN_VALUES:  # first, as these are returned the quickest
-            self._values.append(value)
-        else:
-            self._values.append(self._frozen(value))
 
     def _frozen(self, value: Any) -> Any:
         """Return what stands for a value that stays in memory as it is now."""
         if type(value) is np.ndarray and not value.dtype.hasobject:
             self.n_bytes += value.nbytes
             return value.copy()
-        assert self._freeze is not None
-        value = self._freeze(value)
+        assert self._ways.freeze is not None
+        value = self._ways.freeze(value)
         self.n_bytes += value.n_bytes
         return value
 
-    def _add_float(self, index: int, value: Any) -> None:
-        if type(value) is not float:
-            return self._add_row(index, value)
-        self._rows.append(value)
-        if self._has_more:
-            self._parts.append([])
-
-    def _add_first(self, index: int, value: Any) -> None:
-        """Add a value of a run whose form the first one decides."""
-        assert self._spec is not None
-        if self._spec.is_open:
-            form = first_form(value, self._wanted)
-            if self._agree_on_form is not None:
-                form = self._agree_on_form(form)
-            self._spec = self._spec.settled(form)
-            self._as_rows, self._columns = True, [[] for _ in form.columns]
-            self._rows = self._columns[0]
-            self.add = self._choose_add()
-            self.plain = self._choose_plain()
-        self.add(index, value)  # others may hold on to this method
-
-    def _add_row(self, index: int, value: Any) -> None:
-        assert self._spec is not None
-        try:
-            values, rest = self._split(value)
-            rows = [to_column(*each) for each in zip(values, self._spec.columns, strict=True)]
-            if not self._in_memory:
-                rest = [to_array(entry) for entry in rest]
-        except MisfitError as error:
-            is_unclear = isinstance(value, tuple) and not self._spec.further
-            hint = "; a tuple is several return values, one row is one array" if is_unclear else ""
-            raise MisfitError(f"{error}{hint}") from None
-        except ResultError as error:
-            self._add_no_row(self._pickle_instead(index, value, error))
-            return
-        if not self._as_rows:
-            self._parts.append(self._place_large(index, 0, [*rows, *rest]))
-            return
-        rows = self._place_large(index, 0, rows)
-        if self._in_memory:
-            self._append_rows(rows, rest and self._frozen(rest))
-        else:
-            self._append_rows(rows, self._place_large(index, len(rows), rest))
-
-    def _split(self, value: Any) -> tuple[list[Any], list[Any]]:
-        """Return the values that become rows, one for each column, and all others."""
-        assert self._spec is not None
-        names = self._spec.names
-        found = named(value) if names else None
-        if found is not None:
-            if {*found.names} != {*names}:
-                got = ", ".join(found.names)
-                raise MisfitError(f"expected results called {', '.join(names)}, got {got}")
-            by_name = dict(zip(found.names, found.values, strict=True))
-            return [by_name[name] for name in names], []
-        if not self._spec.further:
-            first, *rest = value if self._is_row_and_more(value) else (value,)
-            return [first], rest
-        if not names:
-            return self._split_unnamed(value)
-        if not isinstance(value, tuple) or len(value) != len(names):
-            raise MisfitError(
-                f"expected a dict, or a tuple, of {', '.join(names)}, got {what_it_is(value)}"
-            )
-        return list(value), []
-
-    def _split_unnamed(self, value: Any) -> tuple[list[Any], list[Any]]:
-        assert self._spec is not None
-        entries, n = list(value) if is_several(value) else [value], len(self._spec.columns)
-        if len(entries) < n:
-            raise MisfitError(f"expected {n} results or more, got {what_it_is(value)}")
-        return entries[:n], entries[n:]
-
-    def _is_row_and_more(self, value: Any) -> bool:
-        """Tell whether a return value is several, of which the first is the row.
-
-        Where rows have axes a tuple of numbers alone is one row.
-        """
-        assert self._spec is not None
-        if not isinstance(value, tuple) or not value:
-            return False
-        return not self._spec.shape or not all(isinstance(e, _SCALARS) for e in value)
-
-    def _add_no_row(self, data: bytes) -> None:
-        """Add a pickle in the place of a row."""
-        if self._as_rows:
-            assert self._spec is not None
-            blank = [np.zeros(column.row_shape, column.dtype) for column in self._spec.columns]
-            self._append_rows(blank, data)
-        else:
-            self._parts.append(data)
-
-    def _append_rows(self, rows: list[Any], more: Any) -> None:
-        # Almost no function returns more than the row: only then is that kept, for each task.
-        if more and not self._has_more:
-            self._has_more = True
-            self._parts = [[] for _ in self._rows]
-            self.plain = self._choose_plain()
-        if self._has_more:
-            self._parts.append(more)
-        for column, row in zip(self._columns, rows, strict=True):
-            column.append(row)
-            self._are_some_placed = self._are_some_placed or is_placed(row)
+    def _dumped(self, values: list[Any]) -> tuple[bytes, list[Any]]:
+        assert self._ways.dumps is not None
+        return self._ways.dumps(values)
 
     def _place_large(self, index: int, first: int, parts: list[Part]) -> list[Part]:
         return [self._place_or_keep(index, k, part) for k, part in enumerate(parts, first)]
@@ -377,8 +185,9 @@ class Encoder:
         """Write a large array where the store wants it, or return what travels in the outcome."""
         if part is None or part.dtype.kind == "O":
             return part
-        if self._place is not None and part.nbytes >= PLACED_BYTES and not part.dtype.names:
-            write = self._place(index, k, part.shape, part.dtype.str)
+        place = self._ways.place
+        if place is not None and part.nbytes >= PLACED_BYTES and not part.dtype.names:
+            write = place(index, k, part.shape, part.dtype.str)
             if write is not None:
                 write(part)
                 return part.nbytes, checksum(part)
@@ -386,28 +195,268 @@ class Encoder:
         # A function may return the same buffer each time: keep what it held at this call.
         return np.array(part)
 
-    def take(self) -> Content:
-        """Return what was collected since the last call."""
-        content = Content(unstorable=self._unstorable)
-        if self._as_rows:
-            content.rows, *content.further_rows = self._taken_rows()
-            if self._has_more and not self._in_memory:
-                content.parts = self._parts
-        if self._in_memory and (self._spec is None or self._has_more):
-            assert self._dumps is not None
-            values = self._values if self._spec is None else self._parts
-            content.values, content.buffers = self._dumps(values)
-        elif not self._as_rows:
-            content.parts = self._parts
-        self._clear()
+
+class ValuesEncoder(Encoder):
+    """For values that stay in memory as they are."""
+
+    def _clear(self) -> None:
+        super()._clear()
+        self._values: list[Any] = []
+        self.plain = PLAIN_VALUES, self._values.append
+
+    def add(self, index: int, value: Any) -> None:
+        """Take a value."""
+        self._values.append(value if type(value) in PLAIN_VALUES else self._frozen(value))
+
+    def _content(self) -> Content:
+        values, buffers = self._dumped(self._values)
+        return Content(values=values, buffers=buffers)
+
+
+class PicklesEncoder(Encoder):
+    """For a pickle of each value."""
+
+    def _clear(self) -> None:
+        super()._clear()
+        self._parts: list[Parts] = []
+        self.plain = frozenset(), self._parts.append
+
+    def add(self, index: int, value: Any) -> None:
+        """Take a value."""
+        self._parts.append(self._pickled(value))
+
+    def _content(self) -> Content:
+        return Content(parts=self._parts)
+
+
+class NamedEncoder(Encoder):
+    """For parts whose names the user gives.
+
+    Parameters
+    ----------
+    ways : Ways
+        How values leave the runner.
+    naming : Naming
+        The names of the run's results.
+    """
+
+    _plain_types: frozenset[type] = frozenset()
+
+    def __init__(self, ways: Ways, naming: Naming) -> None:
+        super().__init__(ways)
+        self._naming = naming
+
+    def _clear(self) -> None:
+        super()._clear()
+        self._parts: list[Parts] = []
+        self.plain = self._plain_types, self._parts.append
+
+    def add(self, index: int, value: Any) -> None:
+        """Take a value to its parts."""
+        try:
+            names, parts, note = self._naming.parts_of(value)
+        except MisfitError:
+            raise
+        except ResultError as error:
+            self._parts.append(self._pickle_instead(index, value, error))
+            return
+        parts = self._place_large(index, 0, parts)
+        self._parts.append(NamedParts(names, parts, note) if names else parts)
+
+    def _content(self) -> Content:
+        return Content(parts=self._parts)
+
+
+class PartsEncoder(NamedEncoder):
+    """For parts, of which most are numbers."""
+
+    _plain_types = _FLOAT
+
+    def add(self, index: int, value: Any) -> None:
+        """Take a number as it is, any other value to its parts."""
+        if type(value) in PLAIN_NUMBERS and fits_64_bits(value):
+            self._parts.append(value)
+        else:
+            super().add(index, value)
+
+
+class FormedEncoder(Encoder):
+    """For values of a common form.
+
+    Parameters
+    ----------
+    spec : RowSpec
+        The form.
+    ways : Ways
+        How values leave the runner.
+    """
+
+    def __init__(self, spec: RowSpec, ways: Ways) -> None:
+        self.spec = self._spec = spec
+        super().__init__(ways)
+
+    def add(self, index: int, value: Any) -> None:
+        """Take a value to its rows, and what is more than these."""
+        try:
+            values, rest = split(self._spec, value)
+            rows = [to_column(*each) for each in zip(values, self._spec.columns, strict=True)]
+            rest = self._converted(rest)
+        except MisfitError as error:
+            is_unclear = isinstance(value, tuple) and not self._spec.further
+            hint = "; a tuple is several return values, one row is one array" if is_unclear else ""
+            raise MisfitError(f"{error}{hint}") from None
+        except ResultError as error:
+            self._append_pickle(self._pickle_instead(index, value, error))
+            return
+        self._append(index, rows, rest)
+
+    def _converted(self, rest: list[Any]) -> list[Any]:
+        return [to_array(entry) for entry in rest]
+
+    @abstractmethod
+    def _append(self, index: int, rows: list[Array], rest: list[Any]) -> None: ...
+
+    @abstractmethod
+    def _append_pickle(self, data: bytes) -> None:
+        """Append a pickle in the place of rows."""
+
+
+class RaggedEncoder(FormedEncoder):
+    """For rows of differing length, each of which is stored by itself."""
+
+    def _clear(self) -> None:
+        super()._clear()
+        self._parts: list[Parts] = []
+        self.plain = frozenset(), self._parts.append
+
+    def _append(self, index: int, rows: list[Array], rest: list[Any]) -> None:
+        self._parts.append(self._place_large(index, 0, [*rows, *rest]))
+
+    def _append_pickle(self, data: bytes) -> None:
+        self._parts.append(data)
+
+    def _content(self) -> Content:
+        return Content(parts=self._parts)
+
+
+class RowsEncoder(FormedEncoder):
+    """For rows of one shape, and what is more than these."""
+
+    def __init__(self, spec: RowSpec, ways: Ways) -> None:
+        is_float = spec.shape == () and spec.dtype == "<f8" and not spec.further
+        self._plain_types = _FLOAT if is_float else frozenset()
+        super().__init__(spec, ways)
+
+    def _clear(self) -> None:
+        super()._clear()
+        self._columns: list[list[Any]] = [[] for _ in self._spec.columns]
+        # Almost no function returns more than the rows: only then is that kept, for each task.
+        self._more: list[Any] = []
+        self._has_more = self._are_some_placed = False
+        self.plain = self._plain_types, self._columns[0].append
+
+    def _append(self, index: int, rows: list[Array], rest: list[Any]) -> None:
+        placed = self._place_large(index, 0, rows)
+        self._append_rows(placed, self._place_large(index, len(rows), rest))
+
+    def _append_pickle(self, data: bytes) -> None:
+        blank = [np.zeros(column.row_shape, column.dtype) for column in self._spec.columns]
+        self._append_rows(blank, data)
+
+    def _append_rows(self, rows: list[Any], more: Any) -> None:
+        if more and not self._has_more:
+            self._has_more = True
+            self._more = [[] for _ in self._columns[0]]
+            self.plain = frozenset(), self._columns[0].append
+        if self._has_more:
+            self._more.append(more)
+        for column, row in zip(self._columns, rows, strict=True):
+            column.append(row)
+            self._are_some_placed = self._are_some_placed or is_placed(row)
+
+    def _content(self) -> Content:
+        rows, *further = self._taken_rows()
+        return self._with_more(Content(rows=rows, further_rows=further))
+
+    def _with_more(self, content: Content) -> Content:
+        """Return the same with what is more than the rows."""
+        content.parts = self._more if self._has_more else None
         return content
 
     def _taken_rows(self) -> list[Any]:
         """Return the rows of all columns, packed unless the runner has written some itself."""
-        assert self._spec is not None
         if self._are_some_placed:
             return list(self._columns)
         return [_packed(*each) for each in zip(self._columns, self._spec.columns, strict=True)]
+
+
+class RowsInMemoryEncoder(RowsEncoder):
+    """For rows of one shape; what is more than these stays in memory as it is."""
+
+    def _converted(self, rest: list[Any]) -> list[Any]:
+        return rest
+
+    def _append(self, index: int, rows: list[Array], rest: list[Any]) -> None:
+        self._append_rows(self._place_large(index, 0, rows), rest and self._frozen(rest))
+
+    def _with_more(self, content: Content) -> Content:
+        if self._has_more:
+            content.values, content.buffers = self._dumped(self._more)
+        return content
+
+
+class OpenEncoder(Encoder):
+    """For values of a form that the first of them decides.
+
+    Parameters
+    ----------
+    spec : RowSpec
+        What is known of the form.
+    in_memory, ways, names, agree_on_form
+        As of `encoder_of`.
+    """
+
+    def __init__(
+        self,
+        spec: RowSpec,
+        in_memory: bool,
+        ways: Ways,
+        names: tuple[str, ...],
+        agree_on_form: Callable[[RowSpec], RowSpec] | None,
+    ) -> None:
+        self.spec = self._form = spec
+        self._in_memory, self._names, self._agree_on_form = in_memory, names, agree_on_form
+        self._decided: Encoder | None = None
+        super().__init__(ways)
+
+    def add(self, index: int, value: Any) -> None:
+        """Take a value; the first one decides on the form."""
+        if self._decided is None:
+            form = first_form(value, self._names)
+            if self._agree_on_form is not None:
+                form = self._agree_on_form(form)
+            self.spec = self._form = self._form.settled(form)
+            self._decided = encoder_of(self._form, self._in_memory, self._ways)
+        self._decided.add(index, value)
+        self._follow(self._decided)
+
+    def _follow(self, decided: Encoder) -> None:
+        self.plain, self.n_bytes = decided.plain, decided.n_bytes
+
+    def _clear(self) -> None:
+        super()._clear()
+        self.plain = frozenset(), [].append  # nothing yet
+
+    def _content(self) -> Content:
+        return Content(parts=[])
+
+    def take(self) -> Content:
+        """Return what was collected since the last call."""
+        if self._decided is None:
+            return super().take()
+        content = self._decided.take()
+        self._follow(self._decided)
+        return content
 
 
 def _packed(rows: list[Any], column: RowSpec) -> Array:
@@ -415,34 +464,3 @@ def _packed(rows: list[Any], column: RowSpec) -> Array:
     if rows:
         packed[:] = rows
     return packed
-
-
-_FLOAT = frozenset({float})
-_SCALARS = (bool, int, float, complex, np.number, np.bool_)
-
-
-# What is returned the most often, without names.
-_NAMELESS: frozenset[type] = frozenset(
-    {*PLAIN_VALUES, tuple, list, bytes, np.ndarray, np.float64, np.float32, np.int64, np.bool_}
-)
-
-
-def _entries(value: Any) -> list[Any]:
-    """Return the values that a return value without names is."""
-    return list(value) if is_several(value) else [value]
-
-
-def _are_some_foreign(entries: list[Any]) -> bool:
-    from acme_mpi.results.foreign import is_foreign  # as above
-
-    return any(map(is_foreign, entries))
-
-
-def _other_names(names: tuple[str, ...], agreed: tuple[str, ...], are_wanted: bool) -> str:
-    """Return what is wrong with the names of a task's results."""
-    missing = [name for name in agreed if name not in names]
-    unknown = [name for name in names if name not in agreed]
-    told = [("missing: ", missing), ("not expected: ", unknown)]
-    differences = "; ".join(words + ", ".join(each) for words, each in told if each)
-    origin = "" if are_wanted else ", as the first that ended: all tasks of a run have the same"
-    return f"expected results called {', '.join(agreed)}{origin}; {differences}"

@@ -16,8 +16,9 @@ from acme_mpi.errors import LoadingError
 from acme_mpi.linux.memory import forget_peak, peak_bytes
 from acme_mpi.linux.offsets import reason
 from acme_mpi.linux.segment import Segment
+from acme_mpi.results.content import Content
 from acme_mpi.results.convert import ResultError
-from acme_mpi.results.encoder import Content, Encoder, Place
+from acme_mpi.results.encoder import Encoder, Place, Ways, encoder_of
 from acme_mpi.results.spec import RowSpec
 from acme_mpi.runner import forked
 from acme_mpi.runner.surroundings import Surroundings
@@ -189,18 +190,15 @@ def reason_unready(error: BaseException, host: str = "") -> str:
 
 def make_encoder(assignment: Assignment, place: Place | None = None) -> Encoder:
     """Return what takes the return values of an assignment's tasks."""
-    return Encoder(
+    folder = assignment.folder
+    return encoder_of(
         assignment.spec,
         assignment.in_memory,
-        place,
-        dumps=dump_values,
-        freeze=Frozen,
-        to_pickle=pickle_result,
+        Ways(place, dump_values, Frozen, pickle_result, assignment.may_pickle),
         as_pickles=assignment.as_pickles,
-        may_pickle=assignment.may_pickle,
         names=assignment.names,
-        agree=partial(_agreed_names, assignment.folder) if assignment.folder else None,
-        agree_on_form=partial(_agreed_form, assignment.folder) if assignment.folder else None,
+        agree=partial(_agreed_names, folder) if folder else None,
+        agree_on_form=partial(_agreed_form, folder) if folder else None,
     )
 
 

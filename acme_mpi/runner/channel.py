@@ -85,7 +85,7 @@ PLAIN_CLASSES = {
     ("acme_mpi.engine.call", "Work"),
     ("acme_mpi.errors", "Failure"),
     ("acme_mpi.engine.messages", "Said"),
-    ("acme_mpi.results.encoder", "Content"),
+    ("acme_mpi.results.content", "Content"),
     ("acme_mpi.results.parts", "NamedParts"),
     ("acme_mpi.results.spec", "RowSpec"),
     ("acme_mpi.rules", "Rules"),

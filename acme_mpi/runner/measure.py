@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from acme_mpi.linux.memory import forget_peak, peak_bytes, status_bytes
-from acme_mpi.results.encoder import Encoder
+from acme_mpi.results.encoder import Ways, encoder_of
 from acme_mpi.results.parts import is_pickle, parts_of
 from acme_mpi.results.spec import RowSpec
 from acme_mpi.tasks.pickling import pickle_result
@@ -57,12 +57,11 @@ class Measured:
 
     def _n_bytes(self, value: Any) -> int:
         """Return the size of the result as the run's own encoder would pass it on."""
-        encoder = Encoder(
+        encoder = encoder_of(
             self.spec,
-            in_memory=False,
-            to_pickle=pickle_result,
+            False,
+            Ways(to_pickle=pickle_result, may_pickle=self.may_pickle),
             as_pickles=self.as_pickles,
-            may_pickle=self.may_pickle,
         )
         encoder.add(0, value)
         content = encoder.take()

@@ -10,7 +10,7 @@ from acme_mpi.comm import World
 from acme_mpi.engine.call import Options, Result
 from acme_mpi.engine.summary import error_of
 from acme_mpi.results.convert import Array, ResultError
-from acme_mpi.results.encoder import Encoder
+from acme_mpi.results.encoder import encoder_of
 from acme_mpi.results.spec import RowSpec
 from acme_mpi.standing import loading
 from acme_mpi.storage.base import Stored, missing_value
@@ -66,7 +66,7 @@ def _stacked_values(
     values: list[Any], done: list[int], spec: RowSpec, unloadable: dict[int, str]
 ) -> tuple[Any, dict[int, str]]:
     """Return values in the form of the first one, and those that do not have it; why."""
-    encoder = Encoder(spec, in_memory=False)
+    encoder = encoder_of(spec, in_memory=False)
     fitting, misfits = list[int](), dict(unloadable)
     for index in done:
         try:

@@ -15,7 +15,7 @@ from acme_mpi.comm import World
 from acme_mpi.errors import StoreError
 from acme_mpi.history.layout import Layout
 from acme_mpi.linux.offsets import reason
-from acme_mpi.results.encoder import Content
+from acme_mpi.results.content import Content
 from acme_mpi.results.spec import RowSpec
 from acme_mpi.runner.base import Outcome
 

@@ -15,8 +15,8 @@ from acme_mpi.history.layout import Layout
 from acme_mpi.history.parsing import read_file
 from acme_mpi.history.records import Place, Record, Records, indices_of, share_of
 from acme_mpi.results.checksum import Digest, new_digest
+from acme_mpi.results.content import Content
 from acme_mpi.results.convert import Array, Part
-from acme_mpi.results.encoder import Content
 from acme_mpi.results.parts import is_pickle, is_placed, note_of, with_note
 from acme_mpi.results.spec import RowSpec
 from acme_mpi.runner.base import Outcome

@@ -8,8 +8,8 @@ from itertools import groupby
 import numpy as np
 
 from acme_mpi.history.journal import AS_GROUPS, AS_PICKLES, AS_RAGGED, AS_ROWS
+from acme_mpi.results.content import Content
 from acme_mpi.results.convert import Part
-from acme_mpi.results.encoder import Content
 from acme_mpi.results.parts import Parts, is_pickle, is_placed, names_of, parts_of
 from acme_mpi.results.spec import RowSpec
 

@@ -28,8 +28,8 @@ from acme_mpi.history.records import (
 )
 from acme_mpi.linux.syncing import sync_files
 from acme_mpi.results.checksum import Digest
+from acme_mpi.results.content import Content
 from acme_mpi.results.convert import Array
-from acme_mpi.results.encoder import Content
 from acme_mpi.results.form import NAMES, form_of
 from acme_mpi.results.parts import is_placed
 from acme_mpi.results.spec import RowSpec

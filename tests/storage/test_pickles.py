@@ -24,7 +24,7 @@ from acme_mpi.history.records import (
     share_records,
     tasks_with_groups,
 )
-from acme_mpi.results.encoder import Content
+from acme_mpi.results.content import Content
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage.pickles import PickleStore, emergency_pickles
 from acme_mpi.tasks.pickling import pickle_result

@@ -14,7 +14,7 @@ import acme_mpi
 from acme_mpi import Grid, InputError, ParallelMap, TaskError
 from acme_mpi.history.description import read_description
 from acme_mpi.results.convert import ResultError
-from acme_mpi.results.encoder import Encoder
+from acme_mpi.results.encoder import encoder_of
 from acme_mpi.results.spec import first_form, make_row_spec
 
 EVERY_LAYOUT = pytest.mark.parametrize(
@@ -67,7 +67,7 @@ class TestForm:
             first_form(value)
 
     def test_a_value_that_has_none_does_not_decide(self):
-        encoder = Encoder(make_row_spec("auto", "float"), in_memory=False)
+        encoder = encoder_of(make_row_spec("auto", "float"), in_memory=False)
         with pytest.raises(ResultError):
             encoder.add(0, "text")
         encoder.add(1, 2.5)
@@ -76,7 +76,7 @@ class TestForm:
         assert encoder.take().rows.tolist() == [2.5]
 
     def test_whoever_holds_on_to_add_goes_on(self):
-        encoder = Encoder(make_row_spec("auto", "float"), in_memory=False)
+        encoder = encoder_of(make_row_spec("auto", "float"), in_memory=False)
         add = encoder.add
         for index in range(3):
             add(index, [index, 1])

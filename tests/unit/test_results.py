@@ -15,7 +15,7 @@ import acme_mpi
 from acme_mpi import InputError
 from acme_mpi.results.checksum import checksum
 from acme_mpi.results.convert import ResultError
-from acme_mpi.results.encoder import Encoder
+from acme_mpi.results.encoder import Ways, encoder_of
 from acme_mpi.results.parts import PLACED_BYTES, is_pickle, is_placed, names_of, parts_of, to_parts
 from acme_mpi.results.spec import MisfitError, RowSpec, make_row_spec, to_row
 from acme_mpi.tasks.pickling import Frozen, dump_values, load_values
@@ -391,7 +391,7 @@ class TestMakeRowSpec:
 
 def encode(values, spec=None, in_memory=False, place=None):
     """Return the Content of the values of tasks 0, 1, ..."""
-    encoder = Encoder(spec, in_memory, place, dump_values, Frozen)
+    encoder = encoder_of(spec, in_memory, Ways(place, dump_values, Frozen))
     for index, value in enumerate(values):
         encoder.add(index, value)
     return encoder.take()
@@ -399,7 +399,7 @@ def encode(values, spec=None, in_memory=False, place=None):
 
 def encode_as_runners_do(values, spec=None, in_memory=False):
     """Return the same, plain values being appended."""
-    encoder = Encoder(spec, in_memory, None, dump_values, Frozen)
+    encoder = encoder_of(spec, in_memory, Ways(None, dump_values, Frozen))
     plain, append = encoder.plain
     for index, value in enumerate(values):
         if type(value) in plain:
@@ -487,7 +487,7 @@ class TestEncoder:
 
     @pytest.mark.parametrize("spec", [None, spec_of(None, 2), spec_of(None, np.inf)])
     def test_a_refused_value_leaves_nothing_behind(self, spec):
-        encoder, reference = Encoder(spec, False), Encoder(spec, False)
+        encoder, reference = encoder_of(spec, False), encoder_of(spec, False)
         for value in ([1, 2], {}, ([3, 4], {}), [5, 6]):
             try:
                 encoder.add(0, value)
@@ -521,7 +521,7 @@ class TestEncoder:
     )
     def test_a_reused_buffer_keeps_each_result(self, spec, in_memory):
         """A buffer that the function uses again keeps each result."""
-        encoder, buffer = Encoder(spec, in_memory, None, dump_values, Frozen), np.zeros(2)
+        encoder, buffer = encoder_of(spec, in_memory, Ways(None, dump_values, Frozen)), np.zeros(2)
         for index in range(3):
             buffer[:] = index
             encoder.add(index, buffer)
@@ -537,7 +537,7 @@ class TestEncoder:
 
     def test_a_reused_array_of_strings_keeps_each_result(self):
         """An array of strings that the function uses again keeps each result."""
-        encoder, buffer = Encoder(None, False), strings("")
+        encoder, buffer = encoder_of(None, False), strings("")
         for index in range(3):
             buffer[:] = str(index)
             encoder.add(index, buffer)
@@ -545,7 +545,7 @@ class TestEncoder:
         assert [parts[0].tolist() for parts in encoder.take().parts] == [["0"], ["1"], ["2"]]
 
     def test_take_empties_it(self):
-        encoder = Encoder(None, False)
+        encoder = encoder_of(None, False)
         encoder.add(0, 1)
         encoder.take()
 
@@ -553,7 +553,7 @@ class TestEncoder:
         assert encoder.n_bytes == 0
 
     def test_it_knows_how_much_it_holds(self):
-        encoder = Encoder(None, False)
+        encoder = encoder_of(None, False)
         encoder.add(0, np.ones(1000))
 
         assert encoder.n_bytes >= 8000
@@ -594,7 +594,7 @@ class TestNames:
             encode([{"a": 1, "b": 2}, 5, (1, 2), {"c": 1, "a": 2, "d": 3}])
 
     def test_a_refused_result_decides_nothing(self):
-        encoder = Encoder(None, False)
+        encoder = encoder_of(None, False)
         with pytest.raises(ResultError):
             encoder.add(0, {"a": set()})
         encoder.add(1, {"b": 1})
@@ -608,7 +608,7 @@ class TestNames:
             asked.append(names)
             return ("a", "b")
 
-        encoder = Encoder(None, False, agree=agree)
+        encoder = encoder_of(None, False, agree=agree)
         encoder.add(0, {"b": 1, "a": 2})
         encoder.add(1, {"b": 3, "a": 4})
         with pytest.raises(ResultError, match="not expected: c"):
@@ -619,7 +619,7 @@ class TestNames:
 
     @pytest.mark.parametrize("value", [(1, 2), {"phase": 2, "power": 1}, [[1], [2]]])
     def test_users_name_the_values(self, value):
-        encoder = Encoder(None, False, names=("power", "phase"))
+        encoder = encoder_of(None, False, names=("power", "phase"))
         encoder.add(0, value)
 
         (parts,) = encoder.take().parts
@@ -627,7 +627,7 @@ class TestNames:
         assert [part.item() for part in parts_of(parts)] == [1, 2]
 
     def test_the_only_value_keeps_its_form(self):
-        encoder = Encoder(None, False, names=("power",))
+        encoder = encoder_of(None, False, names=("power",))
         for index, value in enumerate((1.5, np.ones((2, 2)), (1.5,), None)):
             encoder.add(index, value)
 
@@ -648,14 +648,14 @@ class TestNames:
     )
     def test_values_that_users_have_named_otherwise_are_refused(self, value, text):
         """Also where what HDF5 cannot hold may be pickled."""
-        encoder = Encoder(
-            None, False, names=("power", "phase"), to_pickle=pickle.dumps, may_pickle=True
+        encoder = encoder_of(
+            None, False, Ways(to_pickle=pickle.dumps, may_pickle=True), names=("power", "phase")
         )
         with pytest.raises(MisfitError, match=re.escape(text)):
             encoder.add(0, value)
 
     def test_what_differs_is_pickled_where_that_is_allowed(self):
-        encoder = Encoder(None, False, to_pickle=pickle.dumps, may_pickle=True)
+        encoder = encoder_of(None, False, Ways(to_pickle=pickle.dumps, may_pickle=True))
         for index, value in enumerate(({"a": 1}, {"b": 2}, {3: 4})):
             encoder.add(index, value)
 
@@ -737,7 +737,7 @@ class TestPlacing:
 
             return write
 
-        encoder = Encoder(spec_of(None, len(LARGE)), False, refuse)
+        encoder = encoder_of(spec_of(None, len(LARGE)), False, Ways(refuse))
         with pytest.raises(OSError, match="no space"):
             encoder.add(0, LARGE)
 
@@ -784,7 +784,7 @@ class TestColumns:
         ],
     )
     def test_a_result_that_does_not_fit_fails(self, value, message):
-        encoder = Encoder(self.spec, in_memory=False)
+        encoder = encoder_of(self.spec, in_memory=False)
         with pytest.raises(ResultError, match=message):
             encoder.add(0, value)
         assert [len(rows) for rows in encoder.take().columns] == [0, 0]

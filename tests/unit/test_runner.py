@@ -24,7 +24,7 @@ from running import (
 )
 
 from acme_mpi import PerTask, Shared
-from acme_mpi.results.encoder import Encoder
+from acme_mpi.results.encoder import encoder_of
 from acme_mpi.results.parts import parts_of
 from acme_mpi.results.spec import RowSpec
 from acme_mpi.runner import base
@@ -287,7 +287,7 @@ class TestRunChunk:
 
     def collect(self, func, *args, chunk=None, spec=None):
         tasks = distribute(func, args, {})
-        encoder = Encoder(spec, False)
+        encoder = encoder_of(spec, False)
         chunk = range(tasks.n_tasks) if chunk is None else chunk
         return list(run_chunk(func, "f", tasks, encoder, chunk, [-1, 0, 0]))
 
@@ -319,7 +319,7 @@ class TestRunChunk:
             seen.append(words[0])
 
         tasks = distribute(f, [list(range(10))], {})
-        list(run_chunk(f, "f", tasks, Encoder(None, False), range(3, 6), words))
+        list(run_chunk(f, "f", tasks, encoder_of(None, False), range(3, 6), words))
 
         assert seen == [3, 4, 5]
         assert words[0] == -1
@@ -344,7 +344,7 @@ class TestSlowTasks:
         def run(durations_ms):
             tasks = distribute(f, [durations_ms], {})
             chunk = range(len(durations_ms))
-            outcomes = list(run_chunk(f, "f", tasks, Encoder(None, False), chunk, [-1, 0, 0]))
+            outcomes = list(run_chunk(f, "f", tasks, encoder_of(None, False), chunk, [-1, 0, 0]))
             run.calls = {k: call for each in outcomes for k, call in each.calls.items()}
             return [entry for outcome in outcomes for entry in outcome.slow]
 
@@ -376,7 +376,7 @@ class TestSlowTasks:
         tasks = distribute(f, [[Shy()]], {})
         monkeypatch.setattr(base, "TOLD_NS", 0)
         monkeypatch.setattr(base, "SLOW_NS", 0)
-        (outcome,) = run_chunk(f, "f", tasks, Encoder(None, False), range(1), [-1, 0, 0])
+        (outcome,) = run_chunk(f, "f", tasks, encoder_of(None, False), range(1), [-1, 0, 0])
 
         assert (outcome.calls, outcome.failures) == ({0: ""}, [])
 
@@ -562,7 +562,7 @@ def test_a_failure_that_cannot_be_described_is_that_of_its_own_task(monkeypatch)
     monkeypatch.setattr(base, "user_frames", no_memory)
     tasks = distribute(func, [range(3)], {})
 
-    (outcome,) = run_chunk(func, "f", tasks, Encoder(None, False), range(3), [-1, 0, 0])
+    (outcome,) = run_chunk(func, "f", tasks, encoder_of(None, False), range(3), [-1, 0, 0])
 
     assert [(f["index"], f["type"]) for f in outcome.failures] == [(1, "ValueError")]
     assert outcome.succeeded() == [range(1), range(2, 3)]
