@@ -7,20 +7,17 @@ is written.
 from __future__ import annotations
 
 import os
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 
 from acme_mpi.comm import SerialWorld
-from acme_mpi.errors import StoreError
 from acme_mpi.history.description import Description
-from acme_mpi.history.journal import AS_PICKLES, AS_ROWS, FileKey, stamp_of
+from acme_mpi.history.journal import AS_PICKLES, AS_ROWS, FileKey
 from acme_mpi.history.layout import Layout
-from acme_mpi.history.parsing import Damaged, read_file
+from acme_mpi.history.parsing import read_file
 from acme_mpi.history.records import Record, Records
 from acme_mpi.results.convert import Array, Part
 from acme_mpi.results.spec import RowSpec
@@ -29,13 +26,9 @@ from acme_mpi.storage.base import missing_value
 from acme_mpi.storage.gridded import read_rows
 from acme_mpi.storage.payload import PayloadStore
 from acme_mpi.storage.recorded import RecordedStore
-from acme_mpi.storage.redone import log_text, open_apart
+from acme_mpi.storage.settled import SettledFiles
 
-PAUSES_S = (0.01, 0.05, 0.25)  # before another look at a file that a run is changing
 LARGE = object()  # stands for an array
-_FAULTS = (OSError, KeyError, RuntimeError, ValueError)
-
-T = TypeVar("T")
 
 
 class Found(NamedTuple):
@@ -94,9 +87,7 @@ class Reader:
         is_open = store.spec is not None and store.spec.is_open
         self._spec = None if is_open else store.spec  # nothing has ended yet
         self._store, self._done = store, done
-        self._is_changing = is_changing
-        self._lock = threading.RLock()
-        self._opened: _Opened | None = None
+        self._files = SettledFiles(is_changing)
 
     @property
     def columns(self) -> tuple[RowSpec, ...]:
@@ -105,10 +96,7 @@ class Reader:
 
     def close(self) -> None:
         """Close the file that was read last; another read opens it again."""
-        with self._lock:
-            if self._opened is not None:
-                self._opened.file.close()
-                self._opened = None
+        self._files.close()
 
     def record_of(self, index: int) -> Record | None:
         """Return the record that speaks of a task's result, None if there is none."""
@@ -125,7 +113,7 @@ class Reader:
         StoreError
             It cannot be read.
         """
-        return self._attempt(lambda: self._read(index, _part))
+        return self._files.attempt(lambda: self._read(index, _part))
 
     def form(self, index: int) -> Found:
         """Return its form, for which nothing large is read.
@@ -135,7 +123,7 @@ class Reader:
         StoreError
             It cannot be read.
         """
-        return self._attempt(lambda: self._read(index, _form))
+        return self._files.attempt(lambda: self._read(index, _form))
 
     def scalars(self, index: int) -> Found:
         """Return what it has returned, with `LARGE` in the place of what is no scalar.
@@ -147,7 +135,7 @@ class Reader:
         StoreError
             It cannot be read.
         """
-        return self._attempt(lambda: self._read(index, _scalar))
+        return self._files.attempt(lambda: self._read(index, _scalar))
 
     def named(self, index: int, names: Sequence[str]) -> dict[str, Part]:
         """Return some arrays of a task that do not lie in rows, by the names that they have there.
@@ -157,7 +145,7 @@ class Reader:
         StoreError
             They cannot be read.
         """
-        return self._attempt(lambda: self._named(index, names))
+        return self._files.attempt(lambda: self._named(index, names))
 
     def _named(self, index: int, names: Sequence[str]) -> dict[str, Part]:
         record = self.record_of(index)
@@ -197,7 +185,7 @@ class Reader:
                 start = max(first, int(record["first"]))
                 stop = min(first + count, int(record["first"] + record["count"]))
                 place = slice(at + start - first, at + stop - first)
-                rows[place] = self._attempt(self._rows_reader(k, record, start, stop))
+                rows[place] = self._files.attempt(self._rows_reader(k, record, start, stop))
         return rows
 
     def _rows_reader(self, k: int, record: Record, start: int, stop: int) -> Callable[[], Array]:
@@ -262,15 +250,8 @@ class Reader:
         return h5py.h5g.open(file, name) if file.links.exists(name) else None
 
     def _file(self, path: str, record: Record | None = None) -> h5py.File:
-        """Return a file open for reading, the last one of all as long as it does not change."""
-        log_path = self._log_path(path, record)
         # What stands in the log says in which state a payload is; others are complete, or replaced.
-        status, log = os.stat(path), log_text(log_path)
-        stamp = status.st_ino if log_path else stamp_of(status)
-        if self._opened is None or self._opened[:4] != (path, stamp, log_path, log):
-            self.close()
-            self._opened = _Opened(path, stamp, log_path, log, open_apart(path, log, log_path))
-        return self._opened.file
+        return self._files.open(path, self._log_path(path, record))
 
     def _log_path(self, path: str, record: Record | None) -> str:
         """Return the path of the log of a payload, empty for other files."""
@@ -279,44 +260,6 @@ class Reader:
         place = int(record["rank"]), int(record["payload"])
         is_payload = path == self._store.payload_path(*place)
         return self._store.log_path(*place) if is_payload else ""
-
-    def _attempt(self, read: Callable[[], T]) -> T:
-        """Return what is read; of a file that a run is changing after another look."""
-        with self._lock:
-            for pause_s in PAUSES_S:
-                try:
-                    value = read()
-                    if self._is_settled():
-                        return value
-                except _FAULTS:
-                    if not self._is_changing():
-                        break
-                self.close()
-                time.sleep(pause_s)
-            try:
-                value = read()
-            except _FAULTS as error:
-                raise StoreError(_why(error)) from None
-            if not self._is_settled():
-                raise StoreError(
-                    "a result cannot be read: its file changes all the time; try again"
-                )
-            return value
-
-    def _is_settled(self) -> bool:
-        """Tell whether no change has begun since the file was opened that was read."""
-        opened = self._opened
-        return opened is None or log_text(opened.log_path) == opened.log
-
-
-class _Opened(NamedTuple):
-    """A file that is open, and in which state."""
-
-    path: str
-    stamp: int
-    log_path: str
-    log: bytes
-    file: h5py.File
 
 
 def _columns(spec: RowSpec) -> tuple[RowSpec, ...]:
@@ -354,11 +297,3 @@ def _runs(tasks: Sequence[int] | Array) -> Iterator[tuple[int, int, int]]:
     edges = np.flatnonzero(np.diff(tasks) != 1) + 1
     for run in np.split(np.arange(len(tasks)), edges) if len(tasks) else []:
         yield int(tasks[run[0]]), int(run[0]), len(run)
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, Damaged):
-        return str(error)
-    path, reason = getattr(error, "filename", None), getattr(error, "strerror", None)
-    text = f"{path}: {reason}" if path and reason else " ".join(str(error).split())
-    return f"a result cannot be read: {text}; `python -m acme_mpi check` says what is damaged"
