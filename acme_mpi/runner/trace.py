@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 
-from acme_mpi.tasks.frames import only_users, user_frames
+from acme_mpi.tasks.frames import only_users, user_frames, users_part
 
 MAX_DEPTH = 12  # causes of causes, members of groups of groups
 MAX_CHARACTERS = 20_000
@@ -20,7 +20,9 @@ def traceback_text(error: BaseException) -> str:
     frames and the type are told.
     """
     try:
-        report = traceback.TracebackException(type(error), error, error.__traceback__)
+        # Without our own frames, whose functions are long: to find a line Python goes through them.
+        part = users_part(error.__traceback__)
+        report = traceback.TracebackException(type(error), error, part)
         keep_frames(report, only_users, MAX_DEPTH)
         return _shortened("".join(report.format()))
     except BaseException:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import linecache
 import os
 import traceback
 from collections.abc import Iterable
@@ -42,8 +41,7 @@ def users_part(trace: TracebackType | None) -> TracebackType | None:
 def user_frames(error: BaseException) -> list[traceback.FrameSummary]:
     """Return the frames of the traceback without those of this package."""
     try:
-        linecache.checkcache()
-        frames = traceback.extract_tb(error.__traceback__)
+        frames = traceback.extract_tb(users_part(error.__traceback__))
     except Exception:
         return []
     return only_users(frames)
