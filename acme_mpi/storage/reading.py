@@ -95,7 +95,7 @@ class Reader:
         return () if self._spec is None else _columns(self._spec)
 
     def close(self) -> None:
-        """Close the file that was read last; another read opens it again."""
+        """Close the files that were read; another read opens them again."""
         self._files.close()
 
     def record_of(self, index: int) -> Record | None:

@@ -16,13 +16,14 @@ from acme_mpi.history.parsing import Damaged
 from acme_mpi.storage.redone import log_text, open_apart
 
 PAUSES_S = (0.01, 0.05, 0.25)  # before another look at a file that a run is changing
+MOST_OPEN = 16  # tasks that follow each other lie in the files of several ranks
 _FAULTS = (OSError, KeyError, RuntimeError, ValueError)
 
 T = TypeVar("T")
 
 
 class SettledFiles:
-    """HDF5 files, of which the last one stays open as long as it does not change.
+    """HDF5 files, of which some stay open as long as they do not change.
 
     Methods may be called in any thread.
 
@@ -35,14 +36,14 @@ class SettledFiles:
     def __init__(self, is_changing: Callable[[], bool]) -> None:
         self._is_changing = is_changing
         self._lock = threading.RLock()
-        self._opened: _Opened | None = None
+        self._opened: dict[str, _Opened] = {}  # by path, that used last is the last
+        self._used: set[str] = set()  # by this attempt
 
     def close(self) -> None:
-        """Close the file that was read last; another read opens it again."""
+        """Close all files; another read opens them again."""
         with self._lock:
-            if self._opened is not None:
-                self._opened.file.close()
-                self._opened = None
+            for path in [*self._opened]:
+                self._opened.pop(path).file.close()
 
     def open(self, path: str, log_path: str = "") -> h5py.File:
         """Return a file open for reading, within `attempt`.
@@ -56,10 +57,21 @@ class SettledFiles:
         """
         status, log = os.stat(path), log_text(log_path)
         stamp = status.st_ino if log_path else stamp_of(status)
-        if self._opened is None or self._opened[:4] != (path, stamp, log_path, log):
-            self.close()
-            self._opened = _Opened(path, stamp, log_path, log, open_apart(path, log, log_path))
-        return self._opened.file
+        found = self._opened.pop(path, None)
+        if found is not None and found[:3] != (stamp, log_path, log):
+            found.file.close()
+            found = None
+        if found is None:
+            found = _Opened(stamp, log_path, log, open_apart(path, log, log_path))
+        self._opened[path] = found
+        self._used.add(path)
+        self._close_oldest()
+        return found.file
+
+    def _close_oldest(self) -> None:
+        oldest = next(iter(self._opened))
+        if len(self._opened) > MOST_OPEN and oldest not in self._used:
+            self._opened.pop(oldest).file.close()
 
     def attempt(self, read: Callable[[], T]) -> T:
         """Return what is read; of a file that a run is changing after another look.
@@ -71,6 +83,7 @@ class SettledFiles:
         """
         with self._lock:
             for pause_s in PAUSES_S:
+                self._used.clear()
                 try:
                     value = read()
                     if self._is_settled():
@@ -80,6 +93,7 @@ class SettledFiles:
                         break
                 self.close()
                 time.sleep(pause_s)
+            self._used.clear()
             try:
                 value = read()
             except _FAULTS as error:
@@ -91,15 +105,14 @@ class SettledFiles:
             return value
 
     def _is_settled(self) -> bool:
-        """Tell whether no change has begun since the file was opened that was read."""
-        opened = self._opened
-        return opened is None or log_text(opened.log_path) == opened.log
+        """Tell whether no change has begun since the files were opened that were read."""
+        used = [self._opened[path] for path in self._used]
+        return all(log_text(each.log_path) == each.log for each in used)
 
 
 class _Opened(NamedTuple):
     """A file that is open, and in which state."""
 
-    path: str
     stamp: int
     log_path: str
     log: bytes
