@@ -17,18 +17,19 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from acme_mpi.comm import World, little_of, settle, share
 from acme_mpi.engine.call import Call, Options, Result
 from acme_mpi.engine.loop import Loop
 from acme_mpi.engine.messages import Said, collected, log_path, run_messages
+from acme_mpi.engine.rank_end import RankEnd
 from acme_mpi.engine.summary import log_end, resume_line
 from acme_mpi.engine.worker import Worker
-from acme_mpi.errors import EXIT_STORAGE, AcmeMpiError, Failure, StoreError
+from acme_mpi.errors import EXIT_STORAGE, AcmeMpiError, StoreError
 from acme_mpi.linux.interrupts import INTERRUPTS
 from acme_mpi.linux.ulimits import fault_of_limits
 from acme_mpi.results.spec import RowSpec
@@ -42,7 +43,7 @@ from acme_mpi.storage.left import Remaining, Which, all_remaining
 
 if TYPE_CHECKING:
     from acme_mpi.engine.master import Master
-    from acme_mpi.history.beginning import Beginning, NewRun
+    from acme_mpi.history.beginning import Beginning
     from acme_mpi.history.lease import Lease
 
 logger = logging.getLogger("acme_mpi")
@@ -308,7 +309,9 @@ class Run:
 
     def _label(self) -> None:
         """Write what the tasks are known by, once for all runs on the same results."""
-        from acme_mpi.storage import labels  # h5py is not there for runs in memory
+        # Rank 0 alone describes runs, and h5py is not there for those in memory.
+        from acme_mpi.engine.new_run import new_run
+        from acme_mpi.storage import labels
 
         folder, given = self._layout.dot_folder, self._call.labels
         if given is None or (labels.has_labels(folder) and self._output.policy != "force"):
@@ -334,7 +337,7 @@ class Run:
         if worker is not None:
             worker.close()
         # A barrier before the container is made: everybody's records are on the disk.
-        ends = self.store.meet(_RankEnd.of(worker, master, self._lease))
+        ends = self.store.meet(RankEnd.of(worker, master, self._lease))
         storage_error = next((each.storage_error for each in ends if each.storage_error), "")
         if world.is_master:
             _warn_of_changes({name for each in ends for name in each.changed})
@@ -384,6 +387,7 @@ class Run:
         from acme_mpi.engine.master import Master
         from acme_mpi.engine.progress import Progress
         from acme_mpi.engine.schedule import Factoring, FixedChunks, Schedule
+        from acme_mpi.engine.stop_file import StopFile
 
         work, rules = self._work, self._work.rules
         bar, tell = self._display.bar, self._call.tell
@@ -395,8 +399,7 @@ class Run:
         # The end of the batch job is seen to by the run that a task belongs to.
         environ = {} if is_in_task() else os.environ
         deadline = deadline_s(rules.time_limit_s, work.n_tasks, environ)
-        lease = self._lease
-        is_stop_asked = StopFile(self._layout, lease).look if lease is not None else str
+        is_stop_asked = str if self._lease is None else StopFile(self._layout, self._lease).look
         return Master(self._world, schedule, progress, workers, rules, deadline, is_stop_asked)
 
     def _share_assignment(self) -> Assignment:
@@ -488,7 +491,9 @@ class Run:
 
 
 def _begin(call: Call, options: Options, n_ranks: int) -> Beginning:
-    from acme_mpi.history.beginning import begin  # of all ranks for rank 0 alone
+    # Of all ranks for rank 0 alone.
+    from acme_mpi.engine.new_run import new_run
+    from acme_mpi.history.beginning import begin
 
     try:
         return begin(new_run(call, n_ranks), _warn)
@@ -497,44 +502,6 @@ def _begin(call: Call, options: Options, n_ranks: int) -> Beginning:
             raise
         path = os.path.join(call.directory, os.path.expanduser(options.output.output_dir))
         raise StoreError(f"{error}{resume_line(options, path)}") from None
-
-
-def new_run(call: Call, n_ranks: int) -> NewRun:
-    """Return the run that a call asks for, whose options are known. Independent."""
-    from acme_mpi.history.beginning import NewRun
-    from acme_mpi.history.description import Description
-
-    assert call.options is not None
-    work, output, display = call.options.work, call.options.output, call.options.display
-    described = Description(
-        work.name,
-        work.n_tasks,
-        output.kind,
-        work.spec,
-        n_ranks,
-        time.time(),
-        display.resume_command,
-        display.reproduce,
-        call.fingerprint,
-        work.rules.memory_bytes,
-        batch_job(os.environ),
-    )
-    return NewRun(
-        described,
-        output.output_dir,
-        call.directory,
-        output.policy,
-        bool(display.resume_command),
-        output.retry_failed,
-    )
-
-
-def batch_job(environ: Mapping[str, str]) -> str:
-    """Return in which batch job a process is, for people; empty if none is known."""
-    names = {"SLURM_JOB_ID": "Slurm", "PBS_JOBID": "PBS", "LSB_JOBID": "LSF"}
-    names |= {"JOB_ID": "Grid Engine"} if "SGE_ROOT" in environ else {}
-    found = (f"job {environ[name]} of {kind}" for name, kind in names.items() if name in environ)
-    return next(found, "")
 
 
 def _warn_of_differences(digests: list[dict[str, str]]) -> None:
@@ -554,60 +521,3 @@ def _warn_of_changes(names: set[str]) -> None:
             "%s",
             ", ".join(sorted(names)[:8]) + (", ..." if len(names) > 8 else ""),
         )
-
-
-class _RankEnd(NamedTuple):
-    """What a rank tells all others when its last task has ended; what follows `lost`, rank 0."""
-
-    failures: list[Failure]
-    retired_because: str = ""
-    storage_error: str = ""
-    unstorable: tuple[int, str] | None = None
-    changed: tuple[str, ...] = ()
-    lost: str = ""
-    n_ready: int = 0
-    n_unfinished: int = 0
-    stopped_because: str = ""
-
-    @classmethod
-    def of(cls, worker: Worker | None, master: Master | None, lease: Lease | None) -> _RankEnd:
-        end = cls([])
-        if worker is not None:
-            end = cls(
-                worker.failures,
-                worker.retired_because,
-                worker.storage_error,
-                worker.unstorable,
-                worker.changed,
-            )
-        if master is not None:
-            end = end._replace(
-                lost="" if lease is None else lease.lost,
-                n_ready=master.n_ready,
-                n_unfinished=master.n_not_done,
-                stopped_because=master.stopped_because,
-            )
-        return end
-
-
-class StopFile:
-    """What asks a run to end from any shell; rank 0 looks for it once a second.
-
-    Parameters
-    ----------
-    layout : Layout
-        Of the run; what an earlier one has left is removed.
-    lease : Lease
-        The run's right to its folder: without it the run ends, too.
-    """
-
-    def __init__(self, layout: Layout, lease: Lease) -> None:
-        self._path, self._lease = layout.stop_file, lease
-        with contextlib.suppress(OSError):
-            os.unlink(self._path)
-
-    def look(self) -> str:
-        """Return why the run has to end, empty if it need not."""
-        if self._lease.lost:
-            return self._lease.lost
-        return "it was asked to by `stop`" if os.path.exists(self._path) else ""

@@ -110,7 +110,7 @@ class Request(NamedTuple):
             There is something else already, or no directory can be made.
         """
         # Only jobs have to know before they begin.
-        from acme_mpi.engine.run import new_run
+        from acme_mpi.engine.new_run import new_run
         from acme_mpi.history.beginning import choose_place
         from acme_mpi.history.folders import refuse_unmakeable
 

@@ -16,6 +16,7 @@ from acme_mpi.cli.command_call import _options_of
 from acme_mpi.cli.commands import run_command
 from acme_mpi.cli.options import check_options, make_parser
 from acme_mpi.engine import run as engine
+from acme_mpi.engine.new_run import batch_job
 from acme_mpi.history.folders import remove_results
 from acme_mpi.history.journal import Block
 from acme_mpi.history.layout import Layout
@@ -415,7 +416,7 @@ def test_the_command_line_can_do_without(words, expected):
     ],
 )
 def test_the_batch_job_is_told(folder, environ, job):
-    assert engine.batch_job(environ) == job
+    assert batch_job(environ) == job
 
     folder.describe(job=job)
 
