@@ -20,7 +20,8 @@ from acme_mpi.engine.worker import Worker
 from acme_mpi.errors import Failure
 from acme_mpi.results.content import Content
 from acme_mpi.rules import Rules
-from acme_mpi.runner.base import DIED, NotCalled, Outcome, PlaceRequest, Ready, Runner, Unready
+from acme_mpi.runner.base import NotCalled, Outcome, PlaceRequest, Ready, Runner, Unready
+from acme_mpi.runner.failure import DIED
 from acme_mpi.storage import Layout, MemoryStore
 
 LIMIT_S = 20.0

@@ -28,17 +28,8 @@ from acme_mpi.engine.protocol import (
 from acme_mpi.engine.schedule import REPORTS_PER_S
 from acme_mpi.errors import Failure, StoreError
 from acme_mpi.rules import Rules
-from acme_mpi.runner.base import (
-    DIED,
-    MEDIUM,
-    FailureFields,
-    NotCalled,
-    Outcome,
-    PlaceRequest,
-    Ready,
-    Runner,
-    Unready,
-)
+from acme_mpi.runner.base import NotCalled, Outcome, PlaceRequest, Ready, Runner, Unready
+from acme_mpi.runner.failure import DIED, MEDIUM, FailureFields
 from acme_mpi.storage.base import Store
 
 MAX_CALL_TEXTS = 1000

@@ -15,14 +15,6 @@ import cloudpickle
 import numpy as np
 
 from acme_mpi.runner import forked
-from acme_mpi.runner.base import (
-    CLOCK_NS,
-    N_RUNNING,
-    REPORT_BYTES,
-    REPORT_NS,
-    SKIP_FROM,
-    SKIP_TO,
-)
 from acme_mpi.runner.calls import (
     Begin,
     Broken,
@@ -35,11 +27,13 @@ from acme_mpi.runner.calls import (
     Skipped,
     Teach,
 )
+from acme_mpi.runner.chunk import CLOCK_NS, REPORT_BYTES, REPORT_NS
 from acme_mpi.runner.reloaded import follow
 from acme_mpi.runner.shelf import Shelf
 from acme_mpi.runner.streams import flush_standard_streams
 from acme_mpi.runner.surroundings import Surroundings, change_environment
 from acme_mpi.runner.trace import traceback_text
+from acme_mpi.runner.words import N_RUNNING, SKIP_FROM, SKIP_TO
 from acme_mpi.standing import Standing, become, loading
 from acme_mpi.tasks.pickling import (
     OUT_OF_BAND_BYTES,
@@ -62,7 +56,7 @@ class Caller:
     send : callable
         Takes a list of answers to the agent.
     words : memoryview
-        Shared page, see `run_chunk`.
+        Shared page, see `runner.words`.
     """
 
     def __init__(self, send: Callable[[list[Any]], None], words: memoryview) -> None:

@@ -13,8 +13,6 @@ from dataclasses import replace
 from typing import Any
 
 from acme_mpi.runner.base import (
-    DIED,
-    DRAIN,
     Assignment,
     Event,
     NotCalled,
@@ -25,10 +23,12 @@ from acme_mpi.runner.base import (
     Unready,
 )
 from acme_mpi.runner.channel import ChannelError, Kind
+from acme_mpi.runner.failure import DIED
 from acme_mpi.runner.guard import Guard
 from acme_mpi.runner.limits import Limits
 from acme_mpi.runner.process import Child, Ending, child_environment
 from acme_mpi.runner.surroundings import changes, need_a_new_process
+from acme_mpi.runner.words import DRAIN
 
 MAX_IDLE_DEATHS = 3
 OF_A_RUN = {Kind.READY, Kind.UNREADY, Kind.PLACE, Kind.OUTCOME, Kind.NOT_CALLED}

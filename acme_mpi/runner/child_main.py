@@ -25,21 +25,17 @@ from acme_mpi.linux.offsets import begin_sync, reason, write_all
 from acme_mpi.results.convert import ResultError
 from acme_mpi.results.encoder import Encoder
 from acme_mpi.runner import forked
-from acme_mpi.runner.base import (
-    DRAIN,
-    Assignment,
-    MediumError,
-    load_assignment,
-    make_encoder,
-    reason_unready,
-    run_chunk,
-)
+from acme_mpi.runner.assigned import load_assignment, make_encoder, reason_unready
+from acme_mpi.runner.base import Assignment
 from acme_mpi.runner.changed import Baseline
 from acme_mpi.runner.channel import Channel, Kind
+from acme_mpi.runner.chunk import run_chunk
+from acme_mpi.runner.failure import MediumError
 from acme_mpi.runner.lifeline import BROKEN, PAGE_BYTES, arm_lifeline
 from acme_mpi.runner.stack import show_stack_on_demand
 from acme_mpi.runner.streams import flush_standard_streams
 from acme_mpi.runner.surroundings import change_environment
+from acme_mpi.runner.words import DRAIN
 from acme_mpi.standing import Standing, become
 from acme_mpi.tasks.hdf5_arguments import has_opened
 from acme_mpi.tasks.scripts_main import begin_main
@@ -168,7 +164,7 @@ class Server:
     channel : Channel
         To the agent.
     words : memoryview
-        Shared page, see `run_chunk`.
+        Shared page, see `runner.words`.
     """
 
     def __init__(self, channel: Channel, words: memoryview) -> None:

@@ -7,9 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from acme_mpi.runner.assigned import load_assignment, load_tasks, make_encoder, reason_unready
 from acme_mpi.runner.base import (
-    DRAIN,
-    N_WORDS,
     Assignment,
     Event,
     NotCalled,
@@ -18,13 +17,10 @@ from acme_mpi.runner.base import (
     Ready,
     Runner,
     Unready,
-    load_assignment,
-    load_tasks,
-    make_encoder,
-    reason_unready,
-    run_chunk,
 )
+from acme_mpi.runner.chunk import run_chunk
 from acme_mpi.runner.surroundings import change_environment
+from acme_mpi.runner.words import DRAIN, N_WORDS
 from acme_mpi.standing import calling, loading
 from acme_mpi.tasks.taskset import TaskSet, function_name
 

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from acme_mpi.runner.base import SKIP_FROM, SKIP_TO
 from acme_mpi.runner.watch import Watch
+from acme_mpi.runner.words import SKIP_FROM, SKIP_TO
 
 LONG_CALL_S = 0.1
 SEEN_S = 0.002  # in which a word that one process writes is seen by another for sure

@@ -19,7 +19,7 @@ class Shelf:
     Parameters
     ----------
     words : memoryview
-        The shared page, see `run_chunk`.
+        The shared page, see `runner.words`.
     """
 
     def __init__(self, words: memoryview) -> None:

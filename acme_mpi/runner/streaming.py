@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from acme_mpi.runner.base import N_RUNNING
 from acme_mpi.runner.calls import (
     Back,
     Begin,
@@ -34,6 +33,7 @@ from acme_mpi.runner.process import Child, Ending, child_environment
 from acme_mpi.runner.recall import Recall
 from acme_mpi.runner.shelf import Shelf
 from acme_mpi.runner.surroundings import need_a_new_process
+from acme_mpi.runner.words import N_RUNNING
 
 DYING_S = 0.5
 KILLED = Ending("killed", "the task was ended: nobody waits for its result any more")

@@ -17,7 +17,7 @@ class Watch:
     Parameters
     ----------
     words : memoryview
-        The shared page, see `run_chunk`.
+        The shared page, see `runner.words`.
     clock : callable
         Returns seconds.
     """

@@ -25,7 +25,8 @@ from running import (
 
 from acme_mpi.results.parts import PLACED_BYTES, is_placed
 from acme_mpi.results.spec import RowSpec
-from acme_mpi.runner.base import MEDIUM, Outcome, PlaceRequest, Ready
+from acme_mpi.runner.base import Outcome, PlaceRequest, Ready
+from acme_mpi.runner.failure import MEDIUM
 
 pytestmark = pytest.mark.once
 

@@ -35,7 +35,8 @@ from acme_mpi.engine.schedule import FixedChunks
 from acme_mpi.engine.worker import Worker
 from acme_mpi.errors import StoreError
 from acme_mpi.rules import Rules
-from acme_mpi.runner.base import DIED, MEDIUM, Assignment, NotCalled, Outcome, PlaceRequest, Unready
+from acme_mpi.runner.base import Assignment, NotCalled, Outcome, PlaceRequest, Unready
+from acme_mpi.runner.failure import DIED, MEDIUM
 from acme_mpi.runner.inline import InlineRunner
 from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.storage import Layout, MemoryStore

@@ -27,16 +27,11 @@ from acme_mpi import PerTask, Shared
 from acme_mpi.results.encoder import encoder_of
 from acme_mpi.results.parts import parts_of
 from acme_mpi.results.spec import RowSpec
-from acme_mpi.runner import base
-from acme_mpi.runner.base import (
-    NotCalled,
-    Outcome,
-    Ready,
-    Runner,
-    Unready,
-    describe_failure,
-    run_chunk,
-)
+from acme_mpi.runner import chunk as chunk_module
+from acme_mpi.runner import failure
+from acme_mpi.runner.base import NotCalled, Outcome, Ready, Runner, Unready
+from acme_mpi.runner.chunk import run_chunk
+from acme_mpi.runner.failure import describe_failure
 from acme_mpi.runner.inline import InlineRunner
 from acme_mpi.tasks.distributing import distribute
 
@@ -293,16 +288,16 @@ class TestRunChunk:
 
     def test_results_leave_after_every_long_task(self, monkeypatch):
         """Results leave after every task that takes longer than the bound."""
-        monkeypatch.setattr(base, "REPORT_NS", -1)
-        monkeypatch.setattr(base, "CLOCK_NS", 0)
+        monkeypatch.setattr(chunk_module, "REPORT_NS", -1)
+        monkeypatch.setattr(chunk_module, "CLOCK_NS", 0)
 
         outcomes = self.collect(lambda x: x, [1, 2, 3])
 
         assert [(o.start, o.stop) for o in outcomes] == [(0, 1), (1, 2), (2, 3)]
 
     def test_results_leave_before_they_grow_too_large(self, monkeypatch):
-        monkeypatch.setattr(base, "REPORT_BYTES", 1000)
-        monkeypatch.setattr(base, "CLOCK_NS", 0)
+        monkeypatch.setattr(chunk_module, "REPORT_BYTES", 1000)
+        monkeypatch.setattr(chunk_module, "CLOCK_NS", 0)
 
         outcomes = self.collect(lambda x: np.zeros(60), [1, 2, 3, 4, 5])
 
@@ -348,8 +343,8 @@ class TestSlowTasks:
             run.calls = {k: call for each in outcomes for k, call in each.calls.items()}
             return [entry for outcome in outcomes for entry in outcome.slow]
 
-        monkeypatch.setattr(base, "monotonic_ns", lambda: now_ns)
-        monkeypatch.setattr(base, "time", lambda: self.START_S + now_ns / 1e9 - 5)
+        monkeypatch.setattr(chunk_module, "monotonic_ns", lambda: now_ns)
+        monkeypatch.setattr(chunk_module, "time", lambda: self.START_S + now_ns / 1e9 - 5)
         return run
 
     def test_tasks_are_listed_from_ten_milliseconds_on(self, run):
@@ -359,7 +354,7 @@ class TestSlowTasks:
         ]
 
     def test_the_slowest_are_told_with_their_arguments(self, run, monkeypatch):
-        monkeypatch.setattr(base, "N_SLOWEST", 2)
+        monkeypatch.setattr(chunk_module, "N_SLOWEST", 2)
 
         run([99, 100, 300, 200, 50, 150, 400])
 
@@ -374,8 +369,8 @@ class TestSlowTasks:
             pass
 
         tasks = distribute(f, [[Shy()]], {})
-        monkeypatch.setattr(base, "TOLD_NS", 0)
-        monkeypatch.setattr(base, "SLOW_NS", 0)
+        monkeypatch.setattr(chunk_module, "TOLD_NS", 0)
+        monkeypatch.setattr(chunk_module, "SLOW_NS", 0)
         (outcome,) = run_chunk(f, "f", tasks, encoder_of(None, False), range(1), [-1, 0, 0])
 
         assert (outcome.calls, outcome.failures) == ({0: ""}, [])
@@ -385,7 +380,7 @@ class TestSlowTasks:
 
     def test_tasks_that_share_a_clock_reading_are_one_entry(self, run, monkeypatch):
         """Tasks that share a look at the clock are listed together."""
-        monkeypatch.setattr(base, "CLOCK_NS", 10**9)
+        monkeypatch.setattr(chunk_module, "CLOCK_NS", 10**9)
 
         # The blocks are 1, 2 and 4 tasks long.
         assert run([0.1, 0.1, 0.1, 4, 4, 4, 4, 1]) == [
@@ -393,7 +388,7 @@ class TestSlowTasks:
         ]
 
     def test_times_go_on_after_results_have_left(self, run, monkeypatch):
-        monkeypatch.setattr(base, "REPORT_NS", -1)
+        monkeypatch.setattr(chunk_module, "REPORT_NS", -1)
 
         assert run([20, 30]) == [
             (0, 1, self.START_S, 0.02),
@@ -559,7 +554,7 @@ def test_a_failure_that_cannot_be_described_is_that_of_its_own_task(monkeypatch)
     def func(i):
         return fail() if i == 1 else float(i)
 
-    monkeypatch.setattr(base, "user_frames", no_memory)
+    monkeypatch.setattr(failure, "user_frames", no_memory)
     tasks = distribute(func, [range(3)], {})
 
     (outcome,) = run_chunk(func, "f", tasks, encoder_of(None, False), range(3), [-1, 0, 0])

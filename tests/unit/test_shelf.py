@@ -6,10 +6,10 @@ import mmap
 
 import pytest
 
-from acme_mpi.runner.base import SKIP_FROM, SKIP_TO
 from acme_mpi.runner.calls import Got
 from acme_mpi.runner.recall import LONG_CALL_S, SEEN_S, Recall
 from acme_mpi.runner.shelf import Shelf
+from acme_mpi.runner.words import SKIP_FROM, SKIP_TO
 
 pytestmark = pytest.mark.once
 

@@ -19,10 +19,10 @@ from running import LIMIT_S, is_gone, wait_until
 from test_runner_crashes import close_everything, end_by_segfault, end_by_signal, write_garbage
 
 from acme_mpi.rules import Rules
-from acme_mpi.runner.base import SKIP_FROM, SKIP_TO
 from acme_mpi.runner.calls import Back, Begin, Broken, Given, Got, Lost, NoValue, Teach
 from acme_mpi.runner.streaming import StreamRunner
 from acme_mpi.runner.surroundings import Surroundings
+from acme_mpi.runner.words import SKIP_FROM, SKIP_TO
 from acme_mpi.tasks.pickling import pickle_given
 
 pytestmark = [pytest.mark.once, pytest.mark.slow]

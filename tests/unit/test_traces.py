@@ -9,7 +9,7 @@ import pytest
 import acme_mpi
 from acme_mpi.cli.status_text import status_text
 from acme_mpi.history.status import read_status
-from acme_mpi.runner.base import describe_failure
+from acme_mpi.runner.failure import describe_failure
 from acme_mpi.runner.trace import MAX_CHARACTERS
 
 pytestmark = pytest.mark.once
