@@ -21,6 +21,9 @@ from acme_mpi.tasks.unreadable import reason
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 N_NAMED = 5  # rows in an error
+# What other programs write where a number is missing.
+_NO_NUMBER = ("NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "-nan", "NULL", "null", "None")
+_BOOLEANS = ("True", "TRUE", "true", "False", "FALSE", "false")  # as pandas reads them
 _WORDS = {"int": "int64", "float": "float64", "bool": "bool", "str": "str"}
 
 
@@ -102,16 +105,40 @@ def _parsed(
         table = _read(pandas, source, sep=separator, dtype=texts)
     except InputError:
         raise
+    except pandas.errors.ParserWarning:
+        raise InputError(
+            f"{title}: rows have more values than its first line has names of columns; give each "
+            "column a name, and write numbers with a decimal point, not a comma"
+        ) from None
     except Exception as error:  # whatever pandas raises
         raise _unreadable(title, error) from None
+    for name in table.columns.difference(list(texts)):
+        table[name] = _without_words_for_gaps(pandas, table[name])
     return columns_of(table, title, checked)
+
+
+def _without_words_for_gaps(pandas: Any, series: Any) -> Any:
+    """Return a column with gaps where all others are numbers, or booleans, and it has a word.
+
+    Among strings such a word is one of them, as the name of a country, ``NA``.
+    """
+    gaps = series.isin(_NO_NUMBER) if series.dtype.kind == "O" else None
+    if gaps is None or not gaps.any():
+        return series
+    others = series[~gaps].dropna()
+    are_numbers = pandas.to_numeric(others, errors="coerce").notna().all()
+    if others.empty or not (are_numbers or others.isin(_BOOLEANS).all()):
+        return series
+    return series.mask(gaps)
 
 
 def _read(pandas: Any, source: str | BinaryIO, **words: Any) -> Any:
     """Return a table whose columns have one type each, of whatever length it is."""
-    words.update(keep_default_na=False, na_values=[""])
+    # By default, pandas makes values without a name an index, and moves the names to the others.
+    words.update(keep_default_na=False, na_values=[""], index_col=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error", pandas.errors.DtypeWarning)
+        warnings.simplefilter("error", pandas.errors.ParserWarning)
         try:
             return pandas.read_csv(source, **words)
         except pandas.errors.DtypeWarning:
@@ -200,6 +227,12 @@ def _check_header(header: BinaryIO, title: str, separator: str) -> None:
         lines.detach()  # or it would be closed with them
     if not names:
         raise InputError(f"{title} is empty; its first line has to name the columns")
+    other = next((each for each in ",;\t" if each in names[0]), None)
+    if len(names) == 1 and other:
+        raise InputError(
+            f"{title} has one column, {names[0]!r}, as its values are separated by {other!r}, not "
+            f"by {separator!r}; write it with commas as .csv, or with tabs as .tsv"
+        )
     _refuse_doubled(names, title)
 
 

@@ -77,6 +77,17 @@ class TestFiles:
     def test_a_gap_may_be_nan_if_that_is_said(self, write):
         np.testing.assert_array_equal(read(write("x,y\n1,1\n,2\n"), x="float")["x"], [1, np.nan])
 
+    @pytest.mark.parametrize("word", ["NA", "nan", "NaN", "N/A", "null", "None"])
+    def test_a_word_among_numbers_is_a_gap_and_among_words_a_word(self, write, word):
+        path = write(f"x,y,z\n1.5,a,{word}\n{word},{word},NA\n")
+
+        columns = read(path, x="float")
+
+        np.testing.assert_array_equal(columns["x"], [1.5, np.nan])
+        assert columns["y"] == ["a", word]
+        assert columns["z"] == [word, "NA"]
+        assert read(path, x="str")["x"] == ["1.5", word]
+
     @pytest.mark.parametrize(
         ("text", "dtypes", "message"),
         [
@@ -90,6 +101,13 @@ class TestFiles:
             ("x\n1\n", {"y": "int"}, "has no column 'y'; there are x"),
             ("x\n1\n", {"x": "integer"}, "has to be one of int, float, bool, str, or"),
             ('x\n"1\n', {}, "cannot be read as a table"),
+            ("x;y\n1,5;2\n", {}, "has one column, 'x;y', .* separated by ';', not by ','"),
+            ("x\n1,5\n2,5\n", {}, "more values than its first line has names .* decimal point"),
+            ("x,y\n1,2,3\n4,5,6\n", {}, "more values than its first line has names"),
+            ("x,y\n1,2,\n4,5,6\n", {}, "more values than its first line has names"),
+            ("x\n1.5\nNA\n", {}, "column `x` has no value in row 1"),
+            ("x\nnan\n1\nNULL\n2\n", {}, "column `x` has no value in rows 0, 2"),
+            ("x\nTrue\nNA\n", {"x": "bool"}, "column `x` has no value in row 1"),
         ],
     )
     def test_mistakes_are_told(self, write, text, dtypes, message):
@@ -103,7 +121,9 @@ class TestFiles:
 
         assert read("~/x.csv")["x"].tolist() == [1]
 
-    @pytest.mark.parametrize("text", ["\ufeffx,y\n1,2\n", 'x,"y"\r\n1,2\r\n', "x,y\n\n1,2"])
+    @pytest.mark.parametrize(
+        "text", ["\ufeffx,y\n1,2\n", 'x,"y"\r\n1,2\r\n', "x,y\n\n1,2", "x,y\n1,2,\n"]
+    )
     def test_tables_of_other_programs_are_read(self, write, text):
         columns = read(write(text))
 
