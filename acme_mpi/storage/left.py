@@ -26,7 +26,8 @@ class Remaining:
     n_kept : int
         Tasks that have ended before and are not called again.
     n_open : int
-        Tasks that have not ended and are not called either.
+        Tasks that have not ended and are not called either; where some are chosen, also those that
+        have failed and are not among them.
     failures : list of Failure
         Of the tasks that are kept.
     stored : Stored or None

@@ -81,6 +81,9 @@ def _find(store: RecordedStore, n_tasks: int, which: Which, only: Only) -> Remai
     is_called = {"open": is_open, "failed": is_failed, "none": np.zeros(n_tasks, bool)}[which]
     if only is not None:
         is_called = ~is_done & is_among(n_tasks, only)
+        # All others are left out alike: what has failed of them is no failure of this run.
+        is_open |= is_failed
+        failed = {}
     stored = None if is_called.any() or lost else newest_container(store, history)
     if stored is not None:
         store.close()  # nothing more will be recorded
