@@ -253,12 +253,12 @@ def _refuse_changes(
     described = new.description
     found = changes(earlier.fingerprint, described.fingerprint)
     shown = "".join(f"\n  {line}" for line in found)
-    ways = _ways(new)
     if not earlier.has_form_of(described):
         raise PlaceError(
             f"{layout.directory} holds results of {layout.name} in another form, which cannot be "
-            f"resumed:{shown}\n  {ways}"
+            f"resumed:{shown}\n  {_ways(new, has_other_form=True)}"
         )
+    ways = _ways(new)
     may_be_mended = not changes(
         without_source(earlier.fingerprint), without_source(described.fingerprint)
     )
@@ -280,15 +280,18 @@ def _refuse_changes(
         warn("%s", line)
 
 
-def _ways(new: NewRun) -> str:
+def _ways(new: NewRun, has_other_form: bool = False) -> str:
+    """Return what may be done instead; results that have another form nobody can resume."""
     if not new.command_line:
-        return (
-            "choose another output directory (output_dir=...) or move it away; resume=True resumes "
-            "a run of the same computation, resume='force' any run"
+        ways = "choose another output directory (output_dir=...) or move it away"
+        same, any_run = (
+            "resume=True resumes a run of the same computation",
+            "resume='force' any run",
         )
+        return ways if has_other_form else f"{ways}; {same}, {any_run}"
+    ways = "choose another output directory (--output-dir), "
     if new.policy == "refuse":
-        return "choose another output directory (--output-dir), or --overwrite it"
-    return (
-        "choose another output directory (--output-dir), resume regardless with --force-resume "
-        "(what is done stays as it is), or begin anew with --overwrite (what is done is removed)"
-    )
+        return f"{ways}or --overwrite it"
+    if not has_other_form:
+        ways += "resume regardless with --force-resume (what is done stays as it is), "
+    return f"{ways}or begin anew with --overwrite (what is done is removed)"

@@ -71,7 +71,7 @@ def _whole(path: str) -> Iterator[str]:
     finally:
         if os.path.isdir(partial):
             shutil.rmtree(partial, ignore_errors=True)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # it may not be there, as nothing could be written
             os.unlink(partial)
 
 

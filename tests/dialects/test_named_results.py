@@ -126,6 +126,7 @@ def test_other_names_are_another_form(resume):
         with pytest.raises(PlaceError, match="in another form") as caught:
             computed(f, [1, 2], result_names=names, resume=resume)
         assert re.search("`result_names` .*was 'a', 'b'", str(caught.value))
+        assert "resume=" not in str(caught.value)
     assert computed(f, [1, 2], result_names=["a", "b"], resume=resume).name == "f.h5"
 
 

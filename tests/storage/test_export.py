@@ -111,6 +111,13 @@ class TestFormats:
             export(results, "netcdf", str(tmp_path / "t.nc"))
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
+    @pytest.mark.parametrize("form", sorted(FORMATS))
+    def test_a_place_that_cannot_be_written_is_told(self, results, tmp_path, form):
+        (tmp_path / "file").touch()
+
+        with pytest.raises(acme_mpi.StoreError, match=r"cannot write .*file/t"):
+            export(results, form, str(tmp_path / "file" / "t"))
+
     @pytest.mark.parametrize("form", FORMATS)
     def test_nothing_is_overwritten(self, results, tmp_path, form):
         (tmp_path / "t").write_text("mine")

@@ -240,6 +240,7 @@ class TestOtherComputations:
         assert ran.returncode == 2
         assert "in another form" in ran.stderr
         assert "--overwrite" in ran.stderr
+        assert "with --force-resume" not in ran.stderr
 
     def test_it_resumes_regardless_where_that_is_asked_for(self, stopped):
         self.change_source(stopped)
