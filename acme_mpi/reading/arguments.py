@@ -29,6 +29,12 @@ class Arguments(Mapping[str, Array]):
 
     def __getitem__(self, name: str) -> Array:
         """Return the values of one argument for all tasks."""
+        if name not in self._values:
+            # Text of a KeyError is shown in quotes.
+            raise KeyError(
+                f"{name}: no label of the tasks; these are {', '.join(self) or 'not there'}; what "
+                "all tasks share is among the attributes"
+            )
         return self.of_tasks(name, np.arange(self._n_tasks))
 
     def __iter__(self) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from acme_mpi.errors import InputError
+from acme_mpi.errors import InputError, InputTypeError
 from acme_mpi.history.status import runs_in
 from acme_mpi.reading.recorded import Recorded
 from acme_mpi.reading.results import Results
@@ -53,7 +53,14 @@ def open(
     >>> float(results.to_pandas().result_0.max())
     1.0
     """
-    directory, named = _place_of(os.path.abspath(os.path.expanduser(os.fspath(path))))
+    try:
+        place = os.path.abspath(os.path.expanduser(os.fsdecode(path)))
+    except TypeError:
+        raise InputTypeError(
+            "`path` has to be that of an output directory, or of the container in it, not "
+            f"{path!r:.80}" + ("; `map` returns a list with one" if isinstance(path, list) else "")
+        ) from None
+    directory, named = _place_of(place)
     names = runs_in(directory)
     if not names:
         raise InputError(

@@ -94,9 +94,11 @@ class Recorded:
 
         Short tasks have the mean of those that were measured together.
         """
-        tasks, _, busy_s = self._last_calls
+        tasks, blocks, busy_s = self._last_calls
         found = np.full(self.description.n_tasks, np.nan)
-        found[tasks] = busy_s
+        # Of a task that has failed among others, or with its process, nobody knows it.
+        is_known = (blocks["kind"] != Block.FAILED) | (busy_s > 0)
+        found[tasks[is_known]] = busy_s[is_known]
         return found
 
     @cached_property

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import operator
 import pickle
+import shlex
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, SupportsIndex, overload
 
 import numpy as np
 
-from acme_mpi.errors import Failure, InputError, NoResultError, StoreError
+from acme_mpi.errors import Failure, InputError, InputTypeError, NoResultError, StoreError
 from acme_mpi.history.parsing import Damaged
 from acme_mpi.history.status import damages_text
 from acme_mpi.history.stores import PICKLE
@@ -92,11 +93,17 @@ class Values(Sequence[Any]):
         StoreError
             A file cannot be read.
         InputError
-            The result is a pickle, which is not loaded unasked.
+            The result is a pickle, which is not loaded unasked; or `index` is no integer or slice.
         """
         if isinstance(index, slice):
             return [self[k] for k in range(*index.indices(len(self)))]
-        number = operator.index(index)
+        try:
+            number = operator.index(index)
+        except TypeError:
+            raise InputTypeError(
+                f"results are taken by tasks, an integer or a slice like [2:5], not {index!r:.60}; "
+                "names are those of one result, results[7]['name'], and of to_xarray()['name']"
+            ) from None
         task = number + len(self) if number < 0 else number
         if not 0 <= task < len(self):
             raise NoResultError(f"{self.name} has {len(self)} tasks, and there is no task {number}")
@@ -115,10 +122,11 @@ class Values(Sequence[Any]):
         failure = self.recorded.history.failed.get(task)
         if failure is not None:
             return f"task {task} of {self.name} has failed: {error_text(failure)}"
+        status = f"python -m acme_mpi status {shlex.quote(self.directory)}"
         what_next = (
             "open the results again later, as they are being computed"
             if self.recorded.is_running()
-            else f"`python -m acme_mpi status {self.directory}` says how to resume the run"
+            else f"`{status}` says how to resume the run"
         )
         return f"task {task} of {self.name} has no result yet; {what_next}"
 
@@ -219,4 +227,5 @@ def _warn(damage: Damaged) -> None:
 
 def error_text(failure: Failure) -> str:
     """Return why a task has failed, in one line."""
-    return " ".join(f"{failure.type}: {failure.message}".split())
+    kind, *words = failure.type, *failure.message.split()
+    return " ".join([f"{kind}:", *words]) if words else kind

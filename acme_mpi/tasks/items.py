@@ -121,7 +121,9 @@ def _is_endless(value: Any) -> bool:
 
 class _ShortRepr(reprlib.Repr):
     def repr1(self, x: Any, level: int) -> str:
-        return super().repr1(x.item() if isinstance(x, np.generic) else x, level)
+        # Of times, item() makes others, or integers.
+        is_plain = isinstance(x, np.generic) and x.dtype.kind not in "mM"
+        return super().repr1(x.item() if is_plain else x, level)
 
     def repr_ndarray(self, value: np.ndarray[Any, Any], level: int) -> str:
         if value.size <= 4:

@@ -75,6 +75,16 @@ def square(x, y=0):
     return x**2 + y
 
 
+def dying(x):
+    if x == 1:
+        os.abort()
+    return x
+
+
+def silent(x):
+    raise ValueError
+
+
 def ragged(x):
     return np.arange(x + 1.0)
 
@@ -353,6 +363,33 @@ class TestStates:
         assert len(n_reads) == 2
 
 
+class TestMistakes:
+    @pytest.mark.parametrize("index", ["power", 1.0, None, [1, 2], (0, 1)])
+    def test_results_are_taken_by_task(self, tmp_path, index):
+        with pytest.raises(TypeError, match="by tasks, an integer or a slice") as caught:
+            run(square, tmp_path, [1, 2])[index]
+
+        assert isinstance(caught.value, InputError)
+        assert repr(index) in str(caught.value)
+
+    def test_arguments_that_are_no_labels_are_told(self, tmp_path):
+        arguments = run(square, tmp_path, [1, 2], 3).arguments
+
+        with pytest.raises(KeyError, match="y: no label of the tasks; these are x; what all"):
+            arguments["y"]
+        assert "y" not in arguments
+        assert arguments.get("y") is None
+
+    def test_a_failure_without_words_is_its_type(self, tmp_path):
+        assert [each.error for each in run(silent, tmp_path, [1]).failed] == ["ValueError"]
+
+    def test_the_command_for_a_task_without_a_result_can_be_typed(self, tmp_path):
+        results = run(square, tmp_path / "my results", range(3), only=[0])
+
+        with pytest.raises(NoResultError, match=r"status '.*/my results/out'` says how"):
+            results[1]
+
+
 class TestArguments:
     def test_of_a_grid_they_are_made_of_its_axes(self, tmp_path):
         results = run(square, tmp_path, Grid(x=[1, 2], y=[5, 6, 7]))
@@ -431,7 +468,13 @@ class TestTables:
         assert table["result_2"].dropna().tolist() == [0, 0.5, 1.5]
         assert table["result_3"].dropna().tolist() == ["t0", "t1", "t3"]
         assert table["error"].dropna().to_dict() == {2: "ValueError: two"}
-        assert (table["seconds"] >= 0).all()
+        assert (table["seconds"].dropna() >= 0).all()
+
+    def test_how_long_a_task_took_that_has_died_is_not_known(self, tmp_path):
+        results = run(dying, tmp_path, range(3))
+
+        assert np.isnan(results.durations).tolist() == [False, True, False]
+        assert results.to_pandas()["seconds"].isna().tolist() == [False, True, False]
 
     @every_layout
     def test_stacked_numbers_are_a_column(self, tmp_path, layout):
@@ -608,6 +651,14 @@ class TestPlaces:
         assert acme_mpi.open(tmp_path / "out" / "row.h5").name == "row"
         with pytest.raises(InputError, match="no results of 'cube'"):
             acme_mpi.open(tmp_path / "out", name="cube")
+
+    @pytest.mark.parametrize("path", [None, 5, ["f.h5"]])
+    def test_what_is_no_path_is_told(self, path):
+        with pytest.raises(TypeError, match=r"`path` has to be .*directory, .* not") as caught:
+            acme_mpi.open(path)
+
+        assert isinstance(caught.value, InputError)
+        assert ("map" in str(caught.value)) == isinstance(path, list)
 
     def test_a_place_without_results(self, tmp_path):
         with pytest.raises(InputError, match="holds no run"):
