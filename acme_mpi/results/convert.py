@@ -7,7 +7,7 @@ result is pickled, and no store has to know.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,33 @@ _INTEGERS = (int, np.integer)
 _VALUES = (bool, int, float, complex, str, bytes, np.ndarray, np.generic, *_SEQUENCES)
 
 
+# What to return instead of an object that has such an attribute, the first that fits.
+_INSTEAD = (
+    ("isoformat", "its .isoformat()"),
+    ("total_seconds", "its .total_seconds()"),
+    ("toarray", "its .toarray()"),
+    ("to_numpy", "its .to_numpy()"),
+    ("numpy", "its .numpy()"),
+    ("__fspath__", "it as a str"),
+    ("__float__", "it as a float"),
+    ("__iter__", "what is in it as a list"),
+)
+
+_DTYPES_INSTEAD = {
+    "m": "; return .astype('int64') and the unit",
+    "M": "; return .astype('int64') and the unit",
+    "T": "; return .astype(object)",
+    "U": "; have bytes, such as 'S20', for text in records",
+}
+
+
 class ResultError(Exception):
-    """A return value cannot be stored; the text says what was expected and what came."""
+    """A return value cannot be stored; the text says what it was."""
+
+    @property
+    def told(self) -> str:
+        """What the task's failure says."""
+        return f"the function returned {self}"
 
 
 def to_array(value: Any) -> Part:
@@ -41,9 +66,11 @@ def to_array(value: Any) -> Part:
     types = _types(value)
     _refuse_masks(types)
     if not isinstance(value, _VALUES):
+        kind = type(value)
         raise ResultError(
-            f"a value of type {type(value).__module__}.{type(value).__qualname__}; HDF5 holds "
-            "numbers, strings, None, arrays of these and tuples of such arrays"
+            f"a value of type {kind.__module__}.{kind.__qualname__}; HDF5 holds "
+            "numbers, strings, None, arrays of these, and tuples and dicts of such arrays; return "
+            f"{_instead(value)}"
         )
     try:
         array = np.asarray(value)
@@ -59,6 +86,14 @@ def to_array(value: Any) -> Part:
     if array.ndim > MAX_NDIM:
         raise ResultError(f"an array of {array.ndim} dimensions; HDF5 holds {MAX_NDIM} at most")
     return _storable(array)
+
+
+def _instead(value: Any) -> str:
+    """Return what a function may return instead of an object that HDF5 does not hold."""
+    if isinstance(value, Mapping):
+        return "its entries one by one, each under a name"
+    has = set[str]().union(*map(vars, type(value).__mro__))
+    return next((text for name, text in _INSTEAD if name in has), "what it consists of")
 
 
 def _types(value: Any) -> set[type]:
@@ -140,8 +175,7 @@ def _fault(dtype: np.dtype[Any]) -> str:
     if dtype.names:
         return next(filter(None, map(_fault, _members(dtype))), "") or _fault_of_record(dtype)
     if dtype.kind not in "biufcS":
-        hint = "; return .astype('int64') and the unit" if dtype.kind in "mM" else ""
-        return f"which HDF5 does not know{hint}"
+        return f"which HDF5 does not know{_DTYPES_INSTEAD.get(dtype.kind, '')}"
     return "" if dtype.itemsize else "which has no bytes"
 
 
@@ -220,7 +254,8 @@ def _strings(array: Array) -> Array:
         if not isinstance(entry, str):
             raise ResultError(
                 f"an object array that holds {type(entry).__name__}; HDF5 holds numbers and "
-                "strings (an integer beyond 64 bits is an object, too)"
+                "strings (an integer beyond 64 bits is an object, too); return an array of one "
+                "dtype, or a tuple"
             )
         if "\0" in entry:
             raise ResultError(f"a string with a NUL character, which HDF5 cannot hold: {entry!r}")

@@ -70,8 +70,10 @@ class Naming:
             from acme_mpi.results.foreign import take_apart
 
             parts = [take_apart(each) or to_array(each) for each in entries]
+        elif found is None:
+            parts = to_parts(value)
         else:
-            parts = to_parts(value if found is None else tuple(values))
+            parts = [_named_array(name, each) for name, each in zip(names, entries, strict=True)]
         if names and len(entries) != len(names):
             called = ", ".join(names)
             raise MisfitError(f"expected {len(names)} result(s), {called}; got {len(entries)}")
@@ -98,6 +100,13 @@ def _are_some_foreign(entries: list[Any]) -> bool:
     from acme_mpi.results.foreign import is_foreign  # most results are numbers and arrays
 
     return any(map(is_foreign, entries))
+
+
+def _named_array(name: str, value: Any) -> Part:
+    try:
+        return to_array(value)
+    except ResultError as error:
+        raise ResultError(f"{error} (result {name!r})") from None
 
 
 def _other_names(names: tuple[str, ...], agreed: tuple[str, ...], are_wanted: bool) -> str:

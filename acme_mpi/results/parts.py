@@ -53,6 +53,10 @@ def is_several(value: Any) -> bool:
 
 def what_it_is(value: Any) -> str:
     """Return what a value is, for a message that says what came instead of something else."""
+    if value is None:
+        return "None"
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype}"
     n = f" of {len(value)}" if isinstance(value, tuple) else ""
     return f"a {type(value).__name__}{n}"
 

@@ -181,7 +181,10 @@ def first_form(value: Any, names: tuple[str, ...] = ()) -> RowSpec:
             if columns and not names:
                 break  # it and all behind it go into groups
             what = f"{names[number]}: " if names else ""
-            raise MisfitError(f"{what}expected numbers, to be stacked, got {what_it_is(each)}")
+            raise MisfitError(
+                f"{what}expected numbers, to be stacked, got {what_it_is(each)}; without "
+                "`result_shape` it is stored as it is"
+            )
         name = names[number] if names else ""
         columns.append(RowSpec(array.shape, 0, array.dtype.str, name=name, number=number))
     if not columns or (names and len(names) != len(columns)):
@@ -308,7 +311,12 @@ def _make_column(result_shape: Any, result_dtype: Any) -> RowSpec:
 
 
 class MisfitError(ResultError):
-    """A return value can be stored, but not in the form of the run."""
+    """A return value can be stored, but not in the form of the run: what was expected, and came."""
+
+    @property
+    def told(self) -> str:
+        """What the task's failure says."""
+        return str(self)
 
 
 def to_row(value: Any, spec: RowSpec) -> Array:

@@ -44,9 +44,7 @@ def _described(error: BaseException, index: int, name: str, tasks: TaskSet | Non
     elif isinstance(error, MediumError):
         kind, message, frames = MEDIUM, text_of(error), []
     elif isinstance(error, ResultError):
-        text = text_of(error)
-        lead = "" if text.startswith("expected") else "the function returned "
-        kind, message, location, frames = "ResultError", lead + text, "", []
+        kind, message, location, frames = "ResultError", error.told, "", []
     else:
         kind, message = type(error).__name__, text_of(error)
         if kind == "ValueError" and message.endswith("is read-only"):

@@ -73,7 +73,7 @@ def _stacked_values(
             encoder.add(index, values[index])
             fitting.append(index)
         except ResultError as error:
-            misfits[index] = str(error)
+            misfits[index] = error.told
     content, form = encoder.take(), encoder.spec
     if form is None or form.is_open:
         return None, misfits

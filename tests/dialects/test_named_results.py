@@ -92,6 +92,15 @@ def test_tasks_whose_names_differ_fail_in_map_and_say_which():
     assert "missing: phase; not expected: angle" in str(caught.value)
 
 
+def test_the_name_of_what_cannot_be_stored_is_told():
+    with pytest.raises(acme_mpi.TaskError) as caught:
+        acme_mpi.map(lambda x: {"power": x, "fit": {"slope": 1}}, [1], output_dir="out")
+
+    message = caught.value.failures[0].message
+    assert "the function returned a value of type builtins.dict" in message
+    assert message.endswith("(result 'fit')")
+
+
 def test_in_a_parallel_map_they_are_pickled():
     files = ParallelMap(lambda x: {f"name_{x}": x}, range(3)).compute()
 

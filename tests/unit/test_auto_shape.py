@@ -32,6 +32,10 @@ def named(x):
     return {"total": x + 0.5, "both": [x, 2 * x]}
 
 
+def no_numbers(x):
+    return [{1}, np.array(["a"]), None][x]
+
+
 def uneven(x):
     return np.zeros(x)
 
@@ -189,6 +193,17 @@ class TestInMemory:
         assert [failure.index for failure in caught.value.failures] == [1]
         assert np.isnan(caught.value.results[1]).all()
         assert caught.value.results[2].tolist() == [0, 0]
+
+    @pytest.mark.parametrize("keywords", [{"write_worker_results": False}, {"output_dir": "out"}])
+    def test_what_is_no_number_is_told_alike(self, keywords, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(TaskError) as caught:
+            acme_mpi.map(no_numbers, range(3), result_shape="auto", **keywords)
+
+        unknown, words, nothing = [each.message for each in caught.value.failures]
+        assert unknown.startswith("the function returned a value of type builtins.set")
+        assert words.startswith("expected numbers, to be stacked, got an array of <U1; without")
+        assert "got None; without `result_shape`" in nothing
 
 
 @EVERY_LAYOUT

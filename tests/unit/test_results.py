@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 import enum
+import fractions
 import math
+import pathlib
 import pickle
 import re
 from collections import namedtuple
 
 import numpy as np
+import pandas
 import pytest
 
 import acme_mpi
@@ -192,6 +196,16 @@ class TestToParts:
             (np.zeros(2, "V3"), "which HDF5 does not know"),
             (([[1], [1, 2]], 3), "a list that is not rectangular; return a tuple of arrays"),
             ((1, {"a": 1}), "a value of type builtins.dict"),
+            ((1, {"a": 1}), "return its entries one by one, each under a name"),
+            (datetime.date(2024, 1, 1), "return its .isoformat()"),
+            (datetime.timedelta(1), "return its .total_seconds()"),
+            (pandas.Series([1]), "return its .to_numpy()"),
+            (pathlib.PurePath("a"), "return it as a str"),
+            (fractions.Fraction(1, 3), "return it as a float"),
+            ({1, 2}, "return what is in it as a list"),
+            (object(), "return what it consists of"),
+            (np.array([1, "a"], object), "return an array of one dtype, or a tuple"),
+            (np.zeros(1, [("name", "U3")]), "have bytes, such as 'S20', for text in records"),
         ],
     )
     def test_what_hdf5_cannot_hold_is_refused_with_its_kind(self, value, got):
