@@ -232,7 +232,7 @@ class Reader:
             merged = self._file(self._store.source(record), record)["result_0"]
             row = read_rows(merged, self._spec, index, 1)[0]
             names.append(self._spec.name or self._spec.dataset)
-            parts.append(Form(row.shape, row.dtype) if take is _form else row)
+            parts.append(_OF_ROWS[take](row))
         while group is not None and group.links.exists(link := b"result_%d" % len(parts)):
             called = self.columns[len(parts)].name if len(parts) < len(self.columns) else ""
             names.append(called or hdf5.name_of(group, len(parts)) or link.decode())
@@ -288,8 +288,20 @@ def _scalar(dataset: h5py.Dataset, outside_path: str) -> Any:
     return None if dataset.shape is None else LARGE
 
 
+def _scalar_of_row(row: Array) -> Any:
+    return row.reshape(())[()] if row.shape == (1,) else LARGE
+
+
 def _form(dataset: h5py.Dataset, outside_path: str) -> Form:
     return Form(dataset.shape, None if dataset.shape is None else dataset.dtype)
+
+
+# What stands for a dataset, by what does for a row of one.
+_OF_ROWS: dict[Any, Callable[[Array], Any]] = {
+    _part: lambda row: row,
+    _scalar: _scalar_of_row,
+    _form: lambda row: Form(row.shape, row.dtype),
+}
 
 
 def _runs(tasks: Sequence[int] | Array) -> Iterator[tuple[int, int, int]]:

@@ -489,6 +489,21 @@ class TestTables:
 
         assert list(table)[:2] == ["x", "result_1"]
 
+    @every_layout
+    @pytest.mark.parametrize("shape", [(None, np.inf), (np.inf, None)])
+    def test_rows_of_differing_length_are_no_column(self, tmp_path, layout, shape):
+        results = run(ragged, tmp_path, range(4), result_shape=shape, **LAYOUTS[layout])
+
+        assert list(results.to_pandas())[:2] == ["x", "seconds"]
+        assert "4 of 4 tasks done" in results._repr_html_()
+
+    @every_layout
+    def test_rows_of_one_entry_are_a_column(self, tmp_path, layout):
+        shape = (None, np.inf)
+        results = run(lambda x: [x / 2], tmp_path, range(3), result_shape=shape, **LAYOUTS[layout])
+
+        assert results.to_pandas()["result_0"].tolist() == [0, 0.5, 1]
+
     def test_columns_of_one_name_are_told_apart(self, tmp_path):
         def f(host, power):
             return {"power": host + power, "task": 1}
