@@ -94,7 +94,7 @@ def _parquet(results: Values, path: str) -> None:
 
 def _netcdf(results: Values, path: str) -> None:
     import_module("h5netcdf")
-    dataset = _for_netcdf(to_xarray(results))
+    dataset = _for_netcdf(_in_doubles(to_xarray(results)))
     n_axes = max(1, len(results.labels.axes))
     encoding = {
         name: _encoding(variable, n_axes)
@@ -124,8 +124,8 @@ def _for_netcdf(dataset: Any) -> Any:
                 f"{name} holds records, {variable.dtype}, which netCDF has not; take the results "
                 "one by one (acme_mpi.open), or have the function return a dict"
             )
-        if variable.dtype.kind == "f" and variable.dtype.itemsize not in (4, 8):
-            dataset[name] = dataset[name].astype("f4" if variable.dtype.itemsize < 4 else "f8")
+        if variable.dtype == np.float16:
+            dataset[name] = dataset[name].astype("f4")
         elif variable.dtype.kind == "c":
             dataset[f"{name}_real"], dataset[f"{name}_imag"] = (
                 dataset[name].real,
@@ -137,11 +137,20 @@ def _for_netcdf(dataset: Any) -> Any:
 
 def _zarr(results: Values, path: str) -> None:
     import_module("zarr")
-    dataset = to_xarray(results)
+    dataset = _in_doubles(to_xarray(results))
     with _one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # Of the third version not all know text yet.
         dataset.to_zarr(path, zarr_format=2, consolidated=True)
+
+
+def _in_doubles(dataset: Any) -> Any:
+    """Return a Dataset without long doubles, which no format of others has."""
+    doubles = {np.dtype(np.longdouble): "f8", np.dtype(np.clongdouble): "c16"}
+    for name, variable in dataset.variables.items():
+        if variable.dtype in doubles:
+            dataset[name] = dataset[name].astype(doubles[variable.dtype])
+    return dataset
 
 
 def _one_thread() -> Any:

@@ -12,6 +12,7 @@ from acme_mpi.history.journal import AS_GROUPS, AS_RAGGED
 from acme_mpi.reading.inner_axes import Agreed
 from acme_mpi.reading.recorded import Array
 from acme_mpi.reading.values import Values
+from acme_mpi.storage.base import missing_value
 from acme_mpi.storage.reading import Form
 
 _BLANK = {"O": "", "S": b"", "U": "", "c": complex(np.nan, np.nan)}
@@ -34,6 +35,8 @@ class Stacked:
         Of one task's result.
     column : int or None
         Number of the array of rows that the files have; None: each task has an array of its own.
+    has_gaps : bool
+        Whether there are tasks with results that have returned None in its place, or less.
 
     Attributes
     ----------
@@ -48,6 +51,7 @@ class Stacked:
         axes: tuple[int, ...],
         form: Form,
         column: int | None = None,
+        has_gaps: bool = False,
     ) -> None:
         assert form.shape is not None
         assert form.dtype is not None
@@ -55,8 +59,9 @@ class Stacked:
         self._axes, self._row_shape, self._row_dtype = axes, form.shape, form.dtype
         self.shape = (*axes, *form.shape)
         self.ndim = len(self.shape)
-        is_whole = bool(results.recorded.is_done.all())
-        is_kept = is_whole or form.dtype.kind in "fcOSU"
+        self._has_gaps = has_gaps
+        self._is_whole = not has_gaps and bool(results.recorded.is_done.all())
+        is_kept = self._is_whole or form.dtype.kind in "fcOSU"
         self.dtype = form.dtype if is_kept else np.dtype(float)
 
     @property
@@ -87,24 +92,33 @@ class Stacked:
                 rows[~is_done] = np.nan
             return rows
         blank: Any = _BLANK.get(self.dtype.kind, np.nan)
-        rows = np.full(
-            (len(tasks), *self._row_shape), blank if not is_done.all() else 0, self.dtype
-        )
+        rows = np.full((len(tasks), *self._row_shape), 0 if self._is_whole else blank, self.dtype)
         for at in np.flatnonzero(is_done).tolist():
             part = self._part(int(tasks[at]))
             if part is not None:
                 rows[at] = part
         return rows
 
+    def _padded(self, part: Array) -> Array:
+        """Return a row that is shorter than others as long as they are."""
+        padded = np.full(self._row_shape, missing_value(part.dtype.str), part.dtype)
+        padded[tuple(map(slice, part.shape))] = part
+        return padded
+
     def _part(self, task: int) -> Any:
         found = self._results.reader.read(task)
-        at = found.names.index(self.name) if self.name in found.names else None
+        part = dict(zip(found.names, found.parts, strict=True)).get(self.name)
+        if part is None:
+            return None
+        if part.size < np.prod(self._row_shape, dtype=object):
+            return self._padded(part)
         # Of an array without dimensions the element: it would be an element itself in text.
-        return None if at is None else found.parts[at].reshape(self._row_shape)[()]
+        return part.reshape(self._row_shape)[()]
 
     def __reduce__(self) -> Any:
         form = Form(self._row_shape, self._row_dtype)
-        return type(self), (self._results, self.name, self._axes, form, self._column)
+        own = (self._axes, form, self._column, self._has_gaps)
+        return type(self), (self._results, self.name, *own)
 
 
 def _places(key: Any, n: int) -> Array:
@@ -122,10 +136,11 @@ def _complete(key: Any, ndim: int) -> tuple[Any, ...]:
 
 
 class _Seen(NamedTuple):
-    """The form of a result, and the first task that has it."""
+    """The form of a result, the first task that has it, and how many do."""
 
     form: Form
     task: int
+    n: int = 0
 
 
 def stacked_arrays(results: Values, axes: tuple[int, ...], agreed: Agreed) -> Iterator[Stacked]:
@@ -145,14 +160,17 @@ def stacked_arrays(results: Values, axes: tuple[int, ...], agreed: Agreed) -> It
     done = results.recorded.history.done
     if columns and not (done["form"] & (AS_GROUPS | AS_RAGGED)).any():
         return
+    n_done = int(results.recorded.is_done.sum())
     for name, seen in _forms(results, len(columns), agreed).items():
-        yield Stacked(results, name, axes, seen.form)
+        yield Stacked(results, name, axes, seen.form, has_gaps=seen.n < n_done)
 
 
 def _forms(results: Values, n_rows: int, agreed: Agreed) -> dict[str, _Seen]:
     """Return the common form of each result that does not lie in rows."""
     found: dict[str, _Seen] = {}
     is_single = True
+    ragged = results.reader.ragged
+    padded = ragged and (ragged.name or ragged.dataset)
     for task in np.flatnonzero(results.recorded.is_done).tolist():
         names, parts, pickled, note = results.reader.form(task)
         if pickled is not None:
@@ -165,7 +183,11 @@ def _forms(results: Values, n_rows: int, agreed: Agreed) -> dict[str, _Seen]:
         for name, form in list(zip(names, parts, strict=True))[n_rows:]:
             if form.shape is not None:
                 known = found.setdefault(name, _Seen(form, task))
-                found[name] = _Seen(_common(results, name, known, form, task), known.task)
+                if name == padded:
+                    both = _longest(known.form, form)
+                else:
+                    both = _common(results, name, known, form, task)
+                found[name] = _Seen(both, known.task, known.n + 1)
     # A number that is returned alone is stored with shape (1,).
     if is_single and len(found) == 1:
         return {name: _alone(seen) for name, seen in found.items()}
@@ -174,7 +196,14 @@ def _forms(results: Values, n_rows: int, agreed: Agreed) -> dict[str, _Seen]:
 
 def _alone(seen: _Seen) -> _Seen:
     shape, dtype = seen.form
-    return _Seen(Form((), dtype), seen.task) if shape == (1,) else seen
+    return seen._replace(form=Form((), dtype)) if shape == (1,) else seen
+
+
+def _longest(known: Form, form: Form) -> Form:
+    """Return the form of rows that are padded to the longest."""
+    assert known.shape is not None
+    assert form.shape is not None
+    return Form(tuple(map(max, known.shape, form.shape)), form.dtype)
 
 
 def _common(results: Values, name: str, known: _Seen, form: Form, task: int) -> Form:

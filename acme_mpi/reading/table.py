@@ -92,7 +92,7 @@ def _in_groups(
         for name, value in list(zip(task.names, task.parts, strict=True))[n_rows:]:
             if value is LARGE:
                 large.add(name)
-            elif value is not None:
+            elif value is not None and not getattr(value, "dtype", np.dtype(bool)).names:
                 found.setdefault(name, {})[index] = value
     for name, values in found.items():
         if name not in large:

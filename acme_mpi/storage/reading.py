@@ -94,6 +94,11 @@ class Reader:
         """The forms of the arrays in which rows of all tasks are stacked; empty without any."""
         return () if self._spec is None else _columns(self._spec)
 
+    @property
+    def ragged(self) -> RowSpec | None:
+        """The form of rows that differ in length, which lie in groups; None without any."""
+        return self._spec if self._spec is not None and self._spec.is_ragged else None
+
     def close(self) -> None:
         """Close the files that were read; another read opens them again."""
         self._files.close()

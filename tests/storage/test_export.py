@@ -96,6 +96,21 @@ class TestFormats:
             assert found.result_3.values.tolist() == [2**60, 2**60 + 1, 2**60 + 2]
             assert found.day.values.astype("M8[D]").astype(str)[2] == "2024-05-03"
 
+    @pytest.mark.parametrize("form", ["netcdf", "zarr"])
+    def test_long_doubles_become_doubles(self, tmp_path, form):
+        def f(x):
+            return np.full(2, x / np.longdouble(3)), np.full(2, x * 1j / np.longdouble(3))
+
+        export(run(f, tmp_path, [1, 2]), form, str(tmp_path / "t"))
+
+        engine = {"netcdf": "h5netcdf"}.get(form, form)
+        with xarray.open_dataset(tmp_path / "t", engine=engine) as found:
+            imag = found.result_1.imag if form == "zarr" else found.result_1_imag
+            assert found.result_0.dtype == imag.dtype == np.float64
+            assert (
+                found.result_0.values.tolist() == imag.values.tolist() == [[1 / 3] * 2, [2 / 3] * 2]
+            )
+
     def test_a_grid_keeps_its_axes(self, tmp_path):
         results = run(plain, tmp_path, Grid(x=[1, 2], y=[3, 4, 5]), result_shape=(None, 4))
         export(results, "netcdf", str(tmp_path / "t.nc"))

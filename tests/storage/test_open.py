@@ -75,6 +75,16 @@ def square(x, y=0):
     return x**2 + y
 
 
+def sparse(x):
+    """Each task leaves out another entry."""
+    array, number, text = np.arange(2) + x, x, "a"
+    return {
+        "array": None if x == 0 else array,
+        "number": None if x == 1 else number,
+        "text": None if x == 2 else text,
+    }
+
+
 def dying(x):
     if x == 1:
         os.abort()
@@ -504,6 +514,12 @@ class TestTables:
 
         assert results.to_pandas()["result_0"].tolist() == [0, 0.5, 1]
 
+    @every_layout
+    def test_records_are_no_column(self, tmp_path, layout):
+        table = run(lambda x: np.zeros(1, "i4,f8"), tmp_path, [1, 2], **LAYOUTS[layout]).to_pandas()
+
+        assert list(table)[:2] == ["x", "seconds"]
+
     def test_columns_of_one_name_are_told_apart(self, tmp_path):
         def f(host, power):
             return {"power": host + power, "task": 1}
@@ -564,6 +580,32 @@ class TestLabelledArrays:
         assert found.result_0.dtype == found.result_1.dtype == float
         assert found.result_1.values[[0, 1, 3]].tolist() == [0, 0, 1]
         assert found.result_3.values.tolist() == ["t0", "t1", "", "t3"]
+
+    @every_layout
+    @pytest.mark.parametrize("shape", [(None, np.inf), (np.inf, None)])
+    def test_rows_of_differing_length_are_padded(self, tmp_path, layout, shape):
+        results = run(ragged, tmp_path, range(4), result_shape=shape, **LAYOUTS[layout])
+
+        found = results.to_xarray().result_0
+        assert found.dims == ("task", "result_0_axis_0")
+        rows = [[0, *[np.nan] * 3], [0, 1, *[np.nan] * 2], [0, 1, 2, np.nan], [0, 1, 2, 3]]
+        np.testing.assert_array_equal(found.values, rows)
+        np.testing.assert_array_equal(found[1:3, 2].values, [np.nan, 2])
+
+    @every_layout
+    def test_where_a_task_returns_nothing_it_is_missing(self, tmp_path, layout):
+        results = run(sparse, tmp_path, range(3), **LAYOUTS[layout])
+
+        found = pickle.loads(pickle.dumps(results)).to_xarray().load()
+        np.testing.assert_array_equal(found.array, [[np.nan, np.nan], [1, 2], [2, 3]])
+        np.testing.assert_array_equal(found.number, [0, np.nan, 2])
+        assert found.text.values.tolist() == ["a", "a", ""]
+
+    @every_layout
+    def test_a_tuple_may_be_shorter_in_some_tasks(self, tmp_path, layout):
+        results = run(lambda x: (x,) * (x + 1), tmp_path, range(2), **LAYOUTS[layout])
+
+        np.testing.assert_array_equal(results.to_xarray().result_1, [np.nan, 1])
 
     def test_results_that_differ_in_shape_are_refused(self, tmp_path):
         results = run(ragged, tmp_path, range(3))
