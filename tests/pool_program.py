@@ -384,6 +384,79 @@ def fact_an_initializer_is_called_once_per_process() -> None:
     assert {int(name) for name in os.listdir(folder)} == pids
 
 
+SET: Any = None
+CHANGED: dict[str, Any] = {}
+
+
+class Held:
+    value: Any = None
+
+    @classmethod
+    def get(cls, x: Any) -> Any:
+        return cls.value
+
+
+def set_globals(value: Any) -> None:
+    global SET, SET_ONLY_THERE
+    SET = SET_ONLY_THERE = Held.value = CHANGED["value"] = value
+
+
+def get_set(x: Any) -> Any:
+    return SET
+
+
+def get_all(x: Any) -> Any:
+    return get_set(x), SET_ONLY_THERE, CHANGED.get("value"), Held.value
+
+
+def fact_tasks_find_what_the_initializer_has_set() -> None:
+    with acme_mpi.Pool(initializer=set_globals, initargs=(5,)) as pool:
+        assert set(pool.map(get_all, range(8), 1)) == {(5, 5, 5, 5)}
+        assert pool.map(Held.get, [1]) == [5]
+        assert pool.map(lambda x: (SET, CHANGED["value"]), [1]) == [(5, 5)]
+        assert pool.apply(get_all, (1,)) == (5, 5, 5, 5)
+    with acme_mpi.Executor(initializer=set_globals, initargs=(6,)) as executor:
+        assert executor.submit(get_all, 1).result(LIMIT_S) == (6, 6, 6, 6)
+    with acme_mpi.Pool() as pool:
+        assert set(pool.map(get_set, range(8), 1)) == {None}
+
+
+def mark_process(value: int) -> None:
+    sys.acme_test_mark = value  # type: ignore[attr-defined]
+
+
+def mark_of_process(x: Any) -> Any:
+    return getattr(sys, "acme_test_mark", None)
+
+
+def fact_what_an_initializer_sets_is_there_for_its_own_pool() -> None:
+    plain = acme_mpi.Pool()
+    first, second = (acme_mpi.Pool(None, mark_process, (value,)) for value in (1, 2))
+    with plain, first, second:
+        for _ in range(2):
+            for pool, value in ((first, 1), (second, 2), (plain, None)):
+                assert set(pool.map(mark_of_process, range(8), 1)) == {value}
+    with acme_mpi.Pool() as pool:
+        assert set(pool.map(mark_of_process, range(8), 1)) == {None}
+
+
+def fact_the_processes_of_an_initializer_end_with_its_pool() -> None:
+    bell = Bell()
+    with acme_mpi.Pool(1, mark_process, (1,)) as idle:
+        ended = [pidfd_of(idle.apply(pid_of))]
+    busy = acme_mpi.Pool(1, mark_process, (1,))
+    ended.append(pidfd_of(busy.apply(pid_of)))
+    busy.apply_async(ring_and_rest, (bell.path,))
+    bell.hear()
+    busy.terminate()
+    for pidfd in ended:
+        assert select.select([pidfd], [], [], LIMIT_S)[0], "the process is still there"
+
+
+def pidfd_of(pid: int) -> int:
+    return os.pidfd_open(pid)
+
+
 def fact_an_initializer_that_raises_ends_the_pool() -> None:
     def begin() -> None:
         raise LookupError("no licence")

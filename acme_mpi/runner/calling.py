@@ -43,6 +43,7 @@ from acme_mpi.tasks.pickling import (
     dump_plain,
     text_of,
 )
+from acme_mpi.tasks.scripts_main import Initializer
 
 EACH, STAR, ONCE = range(3)  # see `Form`
 REPLY_NS = 10_000_000  # an answer leaves the runner when it is older, with those after it
@@ -247,9 +248,9 @@ class _Setup:
         self.is_begun = True
         try:
             become(Standing.LOADING)
-            initializer, arguments = pickle.loads(self.message.initializer)
+            initializer = Initializer(self.message.initializer)
             become(Standing.IN_TASK)
-            initializer(*arguments)
+            initializer.call()
         except BaseException as error:
             self.error = error
         finally:

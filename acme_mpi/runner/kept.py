@@ -11,7 +11,7 @@ from acme_mpi.linux.threads import is_share_known, n_local_ranks, share_of_cores
 from acme_mpi.runner.child import ChildRunner
 
 if TYPE_CHECKING:
-    from acme_mpi.runner.streaming import StreamRunner
+    from acme_mpi.runner.apart import StreamRunners
 
 
 class _Kept:
@@ -90,15 +90,15 @@ def take_child_runner(world: World, is_worker: bool = True) -> ChildRunner | Non
     return _kept.runner
 
 
-def take_stream_runner(world: World) -> StreamRunner:
-    """Return a runner for streams, which takes over a child that has not been used. Collective."""
-    from acme_mpi.runner.streaming import StreamRunner  # what pools need, others do not load
+def take_stream_runners(world: World) -> StreamRunners:
+    """Return runners for streams, which take over a child that has not been used. Collective."""
+    from acme_mpi.runner.apart import StreamRunners  # what pools need, others do not load
 
     n_threads = _threads_per_rank(world)
     child = None
     if _kept.runner is not None and _kept.n_threads == n_threads:
         child = _kept.runner.lend()
-    return StreamRunner(n_threads, child)
+    return StreamRunners(n_threads, child)
 
 
 def stop_runner() -> None:

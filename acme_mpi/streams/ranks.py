@@ -32,8 +32,8 @@ from acme_mpi.runner.calls import (
     Window,
 )
 from acme_mpi.runner.channel import Channel, ChannelError, Kind
-from acme_mpi.runner.kept import take_stream_runner
-from acme_mpi.runner.streaming import KILLED, StreamRunner
+from acme_mpi.runner.kept import take_stream_runners
+from acme_mpi.runner.streaming import KILLED
 from acme_mpi.streams.schedule import FAR_S, NEAR_S, Schedule
 
 LOOK_EVERY_S = 1.0
@@ -83,27 +83,27 @@ class Part:
         self._world = world
         with_mpi = isinstance(world, MpiWorld) and world.size > 1
         self._post: Post = MpiPost(world) if with_mpi else NoPost()
-        self._runner: StreamRunner = take_stream_runner(world)
+        self._runners = take_stream_runners(world)
         self._parent, self._looked_s = os.getppid(), time.monotonic()
         self._deaths = world.deaths()
 
     def end(self) -> None:
-        """End the runner. Independent."""
-        self._runner.leave()
+        """End the runners. Independent."""
+        self._runners.leave()
 
     def _do(self, message: Any) -> None:
-        """Have the runner know what a message says."""
+        """Have the runners know what a message says."""
         match message:
             case Begin():
-                self._runner.begin(message)
+                self._runners.begin(message)
             case End():
-                self._runner.end(message.setup)
+                self._runners.end(message.setup)
             case Teach():
-                self._runner.teach(message)
+                self._runners.teach(message)
             case Forget():
-                self._runner.forget(message.function)
+                self._runners.forget(message.function)
             case Kill():
-                self._runner.kill(message.chunks)
+                self._runners.kill(message.chunks)
             case Share():
                 self._fetch(message.teach, None)
 
@@ -115,16 +115,16 @@ class Part:
                 given.append(message)
                 continue
             if given:
-                self._runner.give(given)
+                self._runners.give(given)
                 given = []
             self._do(message)
         if given:
-            self._runner.give(given)
+            self._runners.give(given)
 
     def _fetch(self, teach: Teach, segment: Segment | None) -> None:
         """Have the segment of a function on this node. Collective."""
         shared = share(self._world, segment)
-        self._runner.teach(teach._replace(segment=shared))
+        self._runners.teach(teach._replace(segment=shared))
 
     def _news(self, ready: _Ready) -> Iterator[tuple[int, Any]]:
         """Yield source and content of the letters that have come, where there may be any."""
@@ -132,22 +132,21 @@ class Part:
             yield from self._post.letters()
 
     def _answers(self, ready: _Ready) -> list[Reply]:
-        """Return what the runner says, where that may be anything."""
-        if self._runner.look_s is not None:
-            self._runner.look()
-        if ready.has_any(self._runner.descriptors()) or self._runner.has_answers:
-            return self._runner.poll()
+        """Return what the runners say, where that may be anything."""
+        if self._runners.look_s is not None:
+            self._runners.look()
+        if ready.has_any(self._runners.descriptors()) or self._runners.has_answers:
+            return self._runners.poll()
         return []
 
     def _sleep(
         self, waits_for: list[int], reading: Sequence[int] = (), writing: Sequence[int] = ()
     ) -> _Ready:
         """Sleep until something is ready; return what is."""
-        pauses = [self._post.pause_s(waits_for), self._runner.look_s]
+        pauses = [self._post.pause_s(waits_for), self._runners.look_s]
         pause_s = min(pause for pause in pauses if pause is not None)
-        to_read = [*reading, *self._post.descriptors(), *self._runner.descriptors(), *self._deaths]
-        room = self._runner.waits_for_room
-        to_write = [*writing, *([room] if room >= 0 else [])]
+        to_read = [*reading, *self._post.descriptors(), *self._runners.descriptors(), *self._deaths]
+        to_write = [*writing, *self._runners.waiting_for_room()]
         readable, writable, _ = select.select(to_read, to_write, [], pause_s)
         if readable or writable:
             self._post.has_woken()
@@ -208,7 +207,7 @@ class Leader(Part):
         self._window = 0
 
     def end(self) -> None:
-        """End the runner, and tell the client that nobody serves it any more. Independent."""
+        """End the runners, and tell the client that nobody serves it any more. Independent."""
         self._is_open = False
         self._client.close()
         super().end()

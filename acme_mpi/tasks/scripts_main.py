@@ -8,13 +8,68 @@ in ``__main__``, too, so that `pickle`, and what uses it (`multiprocessing`,
 from __future__ import annotations
 
 import functools
+import pickle
 import sys
-from types import ModuleType
+from collections.abc import Callable
+from types import FunctionType, ModuleType
 from typing import Any
 
 from cloudpickle import cloudpickle
 
 _RUNNERS_MAIN: list[ModuleType] = []
+
+
+class Initializer:
+    """The initializer of this process's pool, and what tasks find as it has left it.
+
+    Each pickle has its own copies of the script's globals, as far as its functions refer to them.
+    What the initializer has set of its copies, or refers to and may have changed, takes the place
+    of those that come later, as if there was one script.
+
+    Parameters
+    ----------
+    data : bytes
+        Pickled pair of the function and its arguments.
+    """
+
+    current: Initializer | None = None
+
+    def __init__(self, data: bytes) -> None:
+        self._globals: dict[str, Any] = {}  # all functions of one pickle have the same
+        self._classes: list[type] = []
+        self._left: dict[str, Any] = {}
+        self._is_loaded = False
+        Initializer.current = self
+        self._func, self._args = pickle.loads(data)
+        self._is_loaded = True
+
+    def call(self) -> None:
+        """Call it."""
+        before = dict(self._globals)
+        self._func(*self._args)
+        self._left = {
+            name: value
+            for name, value in self._globals.items()
+            if not (name.startswith("__") and name.endswith("__"))
+            and (before.get(name, before) is not value or not isinstance(value, _CODE))
+        }
+
+    def set_state(self, value: Any, set_state: Callable[[Any, Any], Any], state: Any) -> None:
+        """Give a function or class of the script its state."""
+        if isinstance(value, type):
+            if not self._is_loaded:
+                self._classes.append(value)
+            elif any(value is each for each in self._classes):
+                return
+            set_state(value, state)
+            return
+        set_state(value, state)
+        if not self._is_loaded:
+            self._globals = value.__globals__
+        value.__globals__.update(self._left)
+
+
+_CODE = (FunctionType, type, ModuleType)  # what is defined again comes with the function
 
 
 def begin_main() -> None:
@@ -40,11 +95,17 @@ def reduce_of_main(value: Any, reduced: Any) -> Any:
         if cloudpickle._lookup_module_and_qualname(value) is not None:
             return reduced
         return _make_cached, (value.__wrapped__, _name_in_main(value), value.cache_parameters())
-    name = _name_in_main(value) if isinstance(reduced, tuple) and len(reduced) == 6 else ""
-    if not name:
+    if not (isinstance(reduced, tuple) and len(reduced) == 6 and _is_of_main(value)):
         return reduced
     make, args, state, items, pairs, set_state = reduced
-    return make, args, (name, set_state, state), items, pairs, _set_state
+    return make, args, (_name_in_main(value), set_state, state), items, pairs, _set_state
+
+
+def _is_of_main(value: Any) -> bool:
+    """Tell whether this process's ``__main__`` has defined a function or class."""
+    if isinstance(value, FunctionType):
+        return value.__globals__ is vars(sys.modules["__main__"])
+    return bool(getattr(value, "__module__", None) == "__main__")
 
 
 def _name_in_main(value: Any) -> str:
@@ -53,10 +114,13 @@ def _name_in_main(value: Any) -> str:
     return name if vars(sys.modules["__main__"]).get(name) is value else ""
 
 
-def _set_state(value: Any, state: tuple[str, Any, Any]) -> Any:
+def _set_state(value: Any, state: tuple[str, Any, Any]) -> None:
     name, set_state, own_state = state
     _show(name, value)
-    return set_state(value, own_state)
+    if Initializer.current is not None:
+        Initializer.current.set_state(value, set_state, own_state)
+    else:
+        set_state(value, own_state)
 
 
 def _make_cached(func: Any, name: str, parameters: dict[str, Any]) -> Any:
