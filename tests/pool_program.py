@@ -385,6 +385,7 @@ def fact_an_initializer_is_called_once_per_process() -> None:
 
 
 SET: Any = None
+SET_ONLY_THERE: Any
 CHANGED: dict[str, Any] = {}
 
 

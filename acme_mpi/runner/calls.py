@@ -216,8 +216,9 @@ class Answers(NamedTuple):
 
 
 class Window(NamedTuple):
-    """How many chunks the ranks want to have at the same time."""
+    """How many chunks of a function the ranks want to have at the same time."""
 
+    function: int
     n_chunks: int
 
 

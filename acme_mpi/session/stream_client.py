@@ -60,6 +60,7 @@ from acme_mpi.tasks.pickling import (
 )
 
 N_KEPT = 8  # functions
+N_UNKNOWN = 4  # chunks for each rank, as `map` makes them
 ALIGNMENT = 64  # of buffers in a segment
 FRAME_BYTES = 1024 * 1024  # of chunks in one message
 
@@ -78,10 +79,12 @@ class Function:
         Its own.
     n_out : int
         Chunks of it that are drawn and have not ended.
+    window : int
+        How many of them the ranks want to have; 0: none has ended yet.
     """
 
     def __init__(self, number: int, body: bytes, buffers: Sequence[Any]) -> None:
-        self.number, self.n_out = number, 0
+        self.number, self.n_out, self.window = number, 0, 0
         self._body, self._views = body, list[memoryview]()
         self._modules = RELOADS.state()
         self._segment: Segment | None = None
@@ -124,6 +127,24 @@ def _are_equal(left: Any, right: memoryview) -> bool:
         return False
     a, b = (np.frombuffer(each, np.uint8).ctypes.data for each in (left, right))
     return not _memcmp(a, b, right.nbytes)
+
+
+class _Source:
+    """Where chunks come from.
+
+    Attributes
+    ----------
+    chunks : iterator of (Chunk or None)
+        What is drawn.
+    function : Function or None
+        Of the last one.
+    """
+
+    __slots__ = ("chunks", "function")
+
+    def __init__(self, chunks: Iterator[Chunk | None]) -> None:
+        self.chunks = chunks
+        self.function: Function | None = None
 
 
 class _Out:
@@ -170,14 +191,14 @@ class ClientStream(Stream):
         self._n_setups = self._n_functions = self._n_chunks = 0
         self._kept: deque[Function] = deque()
         self._orders: deque[Any] = deque()  # for the ranks; those of chunks come from the thread
-        self._added: deque[Iterator[Chunk | None]] = deque()
+        self._added: deque[_Source] = deque()
         self._killed: deque[Chunk] = deque()
         # What follows is the thread's alone.
-        self._sources: deque[Iterator[Chunk | None]] = deque()
-        self._dry: deque[Iterator[Chunk | None]] = deque()
+        self._sources: deque[_Source] = deque()
+        self._dry: deque[_Source] = deque()
         self._out: dict[int, _Out] = {}  # by number
         self._numbers: dict[Chunk, int] = {}
-        self._window = 2 * self.size
+        self._n_unknown = 0  # chunks that are out, of functions without a window
         self._lost: BaseException | None = None
         self._is_over = False  # nobody takes sources any more
         _STREAMS.add(self)
@@ -251,7 +272,7 @@ class ClientStream(Stream):
 
     def add(self, source: Iterator[Chunk | None]) -> None:
         """Draw chunks from an iterator, in the stream's thread, until it ends."""
-        self._added.append(source)
+        self._added.append(_Source(source))
         self.wake()
 
     def kill(self, chunks: Iterable[Chunk]) -> None:
@@ -327,7 +348,20 @@ class ClientStream(Stream):
         messages += self._forgotten()
         if messages:
             self._send(messages)
-        return bool(self._orders) or (bool(self._sources) and len(self._out) < self._window)
+        return bool(self._orders) or any(map(self._is_wanted, self._sources))
+
+    def _is_wanted(self, source: _Source) -> bool:
+        """Tell whether one more chunk may be drawn, if it is of the same function as the last one.
+
+        What was sent cannot be cancelled. So of functions that may take hours, for all that is
+        known, only a few chunks are out.
+        """
+        function = source.function
+        if self._lost is not None or function is None:
+            return True
+        if not function.window:
+            return self._n_unknown < N_UNKNOWN * self.size
+        return function.n_out < function.window
 
     def _numbers_of_killed(self) -> list[int]:
         numbers = []
@@ -350,10 +384,16 @@ class ClientStream(Stream):
         """Return new chunks, as many as the ranks want."""
         messages: list[Given] = []
         n_bytes = 0
-        while self._sources and len(self._out) < self._window and n_bytes < FRAME_BYTES:
+        n_unwanted = 0  # of the last sources
+        while n_unwanted < len(self._sources) and n_bytes < FRAME_BYTES:
             source = self._sources[0]
+            if not self._is_wanted(source):
+                self._sources.rotate(-1)
+                n_unwanted += 1
+                continue
+            n_unwanted = 0
             try:
-                chunk = next(source)
+                chunk = next(source.chunks)
             except StopIteration:
                 self._sources.popleft()
                 continue
@@ -361,6 +401,7 @@ class ClientStream(Stream):
                 self._dry.append(self._sources.popleft())
                 continue
             self._sources.rotate(-1)
+            source.function = chunk.function
             given = self._given(chunk)
             if given is not None:
                 messages.append(given)
@@ -393,6 +434,7 @@ class ClientStream(Stream):
         self._out[number] = _Out(chunk, n_calls)
         self._numbers[chunk] = number
         function.n_out += 1
+        self._n_unknown += not function.window
         form = int(chunk.form)
         return Given(number, chunk.setup, function.number, form, n_calls, body, buffers)
 
@@ -418,9 +460,18 @@ class ClientStream(Stream):
         while (message := self._channel.receive(wait=False)) is not None:
             for each in message[1]:
                 if isinstance(each, Window):
-                    self._window = each.n_chunks
+                    self._open_window(each)
                 else:
                     self._take(each)
+
+    def _open_window(self, window: Window) -> None:
+        with self._lock:
+            function = next((f for f in self._kept if f.number == window.function), None)
+        if function is None:
+            return  # it was forgotten
+        if not function.window:
+            self._n_unknown -= function.n_out
+        function.window = window.n_chunks
 
     def _take(self, answers: Answers) -> None:
         for answer in answers.answers:
@@ -458,7 +509,9 @@ class ClientStream(Stream):
             out.done.append(range(first, first + n))
         else:
             del self._out[number], self._numbers[out.chunk]
-            out.chunk.function.n_out -= 1
+            function: Function = out.chunk.function
+            function.n_out -= 1
+            self._n_unknown -= not function.window
         out.chunk.receive(first, values)
 
     def _break(self, broken: Broken, rank: int) -> None:

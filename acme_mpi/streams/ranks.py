@@ -204,7 +204,7 @@ class Leader(Part):
         self._known: list[set[tuple[type, int]]] = [set() for _ in range(world.size)]
         self._letters: dict[int, list[Any]] = {}
         self._to_client: deque[Any] = deque()
-        self._window = 0
+        self._windows: dict[int, int] = {}  # by function, as the client knows them
 
     def end(self) -> None:
         """End the runners, and tell the client that nobody serves it any more. Independent."""
@@ -308,6 +308,7 @@ class Leader(Part):
                 self._teach(message)
             case Forget():
                 self._functions.pop(message.function, None)
+                self._windows.pop(message.function, None)
                 self._schedule.forget(message.function)
                 self._tell_who_knows(message, (Teach, message.function))
             case Kill():
@@ -396,10 +397,10 @@ class Leader(Part):
                 self._do_all(messages)
 
     def _tell_client(self) -> None:
-        window = self._schedule.window
-        if not 0.8 * window <= self._window <= window:
-            self._window = window
-            self._to_client.append(Window(window))
+        for function, window in self._schedule.windows():
+            if not 0.8 * window <= self._windows.get(function, 0) <= window:
+                self._windows[function] = window
+                self._to_client.append(Window(function, window))
         while self._to_client and self._is_open and self._client.has_room():
             messages = [*self._to_client]
             self._to_client.clear()

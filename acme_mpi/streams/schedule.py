@@ -44,7 +44,7 @@ class Schedule:
         self._out: list[dict[int, list[int]]] = [{} for _ in range(size)]
         self._function_of: dict[int, int] = {}  # by chunk that is out
         self._means: dict[int, _Means] = {}  # by function
-        self._latest = -1  # function of which something has ended last
+        self._learned: set[int] = set()  # functions with news since the last look
         self._delayed: set[int] = set()  # ranks that have given chunks back, and not ended a call
         self.n_queued = 0
 
@@ -173,11 +173,15 @@ class Schedule:
         self._means[function] = _Means(
             *(before + WEIGHT * (now - before) for before, now in zip(old, new, strict=True))
         )
-        self._latest = function
+        self._learned.add(function)
 
-    @property
-    def window(self) -> int:
-        """How many chunks the client shall have sent that have not ended."""
+    def windows(self) -> Iterator[tuple[int, int]]:
+        """Yield functions whose calls have ended since, and how many chunks of them shall be here.
+
+        That is: shall have been sent by the client, and not have ended.
+        """
         # What the ranks get next lies ready at rank 0.
-        ahead = self._ahead(self._latest)
-        return len(self._out) * (ahead + max(1, ahead // 2))
+        learned, self._learned = self._learned, set()
+        for function in learned:
+            ahead = self._ahead(function)
+            yield function, len(self._out) * (ahead + max(1, ahead // 2))

@@ -20,10 +20,10 @@ from running import LIMIT_S
 
 from acme_mpi.errors import LaunchError
 from acme_mpi.runner.calling import describe_error, dump
-from acme_mpi.runner.calls import Answers, Begin, Forget, Given, Got, Teach
+from acme_mpi.runner.calls import Answers, Begin, Forget, Given, Got, Teach, Window
 from acme_mpi.runner.channel import Channel, Kind
 from acme_mpi.session.stream import Chunk, Form, Setup
-from acme_mpi.session.stream_client import N_KEPT, ClientStream
+from acme_mpi.session.stream_client import N_KEPT, N_UNKNOWN, ClientStream
 
 pytestmark = pytest.mark.once
 
@@ -201,6 +201,26 @@ def make_constant(n: int) -> Callable[[Any], int]:
 
 def make_sum(array: Any) -> Callable[[Any], Any]:
     return lambda x: array.sum()
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_each_function_has_its_window(played, is_known):
+    quick, slow = (played.stream.function(func) for func in (plain, [].append))
+    played.call(quick)
+    played.tell(Window(quick.number, 100))
+    if is_known:
+        played.call(slow)
+        played.tell(Window(slow.number, 6))
+    n_first = 6 if is_known else N_UNKNOWN * played.stream.size
+    played.stream.add(Calls(played.setup, slow, [k]) for k in range(100))
+    played.stream.add(Calls(played.setup, quick, [k]) for k in range(50))
+
+    given = [played.next(Given) for _ in range(n_first + 50)]
+
+    assert [each.function for each in given].count(slow.number) == n_first
+    assert given[-1].function == quick.number  # what waits holds up no other source
+    played.tell(Window(slow.number, 101))
+    assert {played.next(Given).function for _ in range(100 - n_first)} == {slow.number}
 
 
 def test_the_same_function_has_the_same_number(played):

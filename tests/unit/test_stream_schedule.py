@@ -217,12 +217,15 @@ def test_a_pool_that_ends_leaves_nothing_queued(played):
     assert (played.schedule.n_queued, played.schedule.n_out) == (0, 3)
 
 
-def test_the_window_grows_where_chunks_are_short(played):
-    before = played.schedule.window
-    played.learn(NEAR_S / 50)
+def test_the_window_of_a_function_follows_from_its_chunks(played):
+    played.learn(NEAR_S / 50, function=1)
+    played.learn(2 * LONG_S, function=2)
 
-    assert before == 6
-    assert played.schedule.window > 3 * 50
+    windows = dict(played.schedule.windows())
+
+    assert windows[1] > 3 * 50
+    assert windows[2] == 6
+    assert dict(played.schedule.windows()) == {}  # there is nothing new
 
 
 def test_all_chunks_are_known(played):
