@@ -50,6 +50,21 @@ def name_class(kind: type) -> None:
         cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID[known] = kind
 
 
+def with_slots(kind: type, reduced: Any) -> Any:
+    """Return how a class is pickled, given how cloudpickle does it, which leaves out ``__slots__``.
+
+    Objects of a class without them have a ``__dict__``, and what that holds does not load where the
+    class has slots.
+    """
+    if not isinstance(reduced, tuple) or reduced[0] is not cloudpickle._make_skeleton_class:
+        return reduced
+    if "__slots__" not in vars(kind) or issubclass(kind, tuple):  # which may only have none
+        return reduced
+    make, (constructor, name, bases, namespace, *rest), *others = reduced
+    namespace = {**namespace, "__slots__": vars(kind)["__slots__"]}
+    return make, (constructor, name, bases, namespace, *rest), *others
+
+
 def fill_unless_own(kind: type, state: Any) -> type:
     """Give a class that was unpickled what it consists of; a class of this process has it."""
     if kind not in _NAMES:

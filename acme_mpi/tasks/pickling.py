@@ -13,7 +13,7 @@ import cloudpickle
 import numpy as np
 
 from acme_mpi.results.convert import ResultError
-from acme_mpi.tasks.classes import fill_unless_own, name_class
+from acme_mpi.tasks.classes import fill_unless_own, name_class, with_slots
 from acme_mpi.tasks.hdf5_arguments import reduce_hdf5
 from acme_mpi.tasks.scripts_main import reduce_of_main
 
@@ -49,6 +49,7 @@ class GivenPickler(cloudpickle.Pickler):  # type: ignore[misc]
             return reduced
         if isinstance(value, type):
             name_class(value)
+            return reduce_of_main(value, with_slots(value, super().reducer_override(value)))
         return reduce_of_main(value, super().reducer_override(value))
 
     def _reduce_code(self, code: CodeType) -> Any:
@@ -114,6 +115,8 @@ class ResultPickler(cloudpickle.Pickler):  # type: ignore[misc]
         """Return how `value` is pickled; not called for Python's own plain types."""
         if not _is_numpys(value):
             self.kinds.add(value if isinstance(value, type) else type(value))
+        if isinstance(value, type):
+            return with_slots(value, super().reducer_override(value))
         return super().reducer_override(value)
 
 

@@ -33,6 +33,22 @@ class Pair(typing.NamedTuple):
     first: int
 
 
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    x: int
+
+
+class Derived(Slotted):
+    __slots__ = ("__private", "kept")
+
+    def __init__(self, x):
+        super().__init__(x)
+        self.__private = self.kept = x
+
+    def __eq__(self, other):
+        return (self.x, self.__private, self.kept) == (other.x, other.__private, other.kept)
+
+
 class Bad(Exception):
     def __init__(self, code):
         super().__init__(code)
@@ -51,7 +67,9 @@ Local = make_local()
 
 def f(i, given):
     assert isinstance(given, Point) and given == Point(i)
-    return State.OK, Point(i), Pair(i), Bad(i), Local(), State, given
+    slotted = Derived(i)
+    assert not hasattr(slotted, "__dict__")
+    return State.OK, Point(i), Pair(i), Bad(i), Local(), State, given, slotted
 
 
 if __name__ == "__main__":
@@ -61,9 +79,11 @@ if __name__ == "__main__":
         points = [Point(i) for i in range(12)]
         values = acme_mpi.map(f, range(12), points, write_worker_results=False)
         FACTOR = Point.n_made = 7
-        for i, (state, point, pair, bad, local, kind, given) in enumerate(values):
+        for i, each in enumerate(values):
+            state, point, pair, bad, local, kind, given, slotted = each
             same = [state is State.OK, point == Point(i), type(pair) is Pair, type(bad) is Bad]
             same += [type(local) is Local, kind is State, given == points[i], point.n_made == 7]
+            same += [type(slotted) is Derived, slotted == Derived(i)]
             found.append([*same, point.scaled() == 7 * i, Point.scaled.__globals__ is globals()])
 
     class State(enum.Enum):
@@ -91,4 +111,4 @@ def test_classes_come_back_as_the_callers_own(mpiexec, tmp_path, n, mode):
 
     assert ran.returncode == 0, ran.stderr
     found = [json.loads(path.read_text()) for path in tmp_path.glob("same*.json")]
-    assert found == [[[True] * 10] * 24 + [[True]]] * (3 if n == 3 else 1)
+    assert found == [[[True] * 12] * 24 + [[True]]] * (3 if n == 3 else 1)
