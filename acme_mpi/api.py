@@ -15,6 +15,7 @@ from acme_mpi.session import current
 from acme_mpi.session.keywords import (
     check,
     check_names,
+    check_place,
     check_rules,
     refuse_unlimited,
     resume_policy,
@@ -184,7 +185,7 @@ def map(
         spec = make_row_spec(result_shape, result_dtype)
         _check_in_memory(kind, spec, root, world.size)
         check("isolate", isolate)
-        output_dir = _text_of(output_dir)
+        output_dir = check_place(output_dir)
         named, seed = own_or_ours(func, named, seed)
         tasks = distribute(func, args, named, n_inputs, caller=map, seed=seed)
         names = check_names(result_names, kind, spec)
@@ -277,7 +278,7 @@ def submit(
     kind = store_kind(True, single_file, payload)
     spec = make_row_spec(result_shape, result_dtype)
     check("isolate", isolate)
-    output_dir = _text_of(output_dir)
+    output_dir = check_place(output_dir)
     named, seed = own_or_ours(func, named, seed)
     tasks = distribute(func, args, named, n_inputs, caller=submit, seed=seed)
     names = check_names(result_names, kind, spec)
@@ -304,13 +305,6 @@ def _work(
     rules = check_rules(rules, isolate)
     form = on_grid(spec, tasks.grid)
     return Work(function_name(func), tasks.n_tasks, form, isolate, rules=rules)
-
-
-def _text_of(output_dir: Any) -> str | None:
-    """Return a path as text; anything else that is none is refused in ACME's words."""
-    text: str | None = os.fspath(output_dir) if isinstance(output_dir, os.PathLike) else output_dir
-    check("output_dir", text)
-    return text
 
 
 def _output(

@@ -137,7 +137,7 @@ class ParallelMap(ACMEdaemon):
         Number of calls, >= 1.
     write_worker_results : bool
         True: results go to files. False: `compute` returns them.
-    output_dir : str, optional
+    output_dir : path-like, optional
         Directory of the files; default a new ``ACME_YYYYMMDD-hhmmss-ffffff`` in the working
         directory.
     result_shape : tuple, optional
@@ -224,7 +224,7 @@ class ParallelMap(ACMEdaemon):
         *args: Any,
         n_inputs: int | str = "auto",
         write_worker_results: bool = True,
-        output_dir: str | None = None,
+        output_dir: str | os.PathLike[str] | None = None,
         result_shape: tuple[Any, ...] | dict[str, tuple[Any, ...]] | str | None = None,
         result_dtype: Any = "float",
         result_names: Sequence[str] | None = None,

@@ -279,6 +279,20 @@ class ResultForm(NamedTuple):
         return find_store(self.kind)
 
 
+def check_place(output_dir: Any) -> str | None:
+    """Return a directory as text.
+
+    Raises
+    ------
+    InputTypeError, InputError
+        It is no path.
+    """
+    as_text = getattr(type(output_dir), "__fspath__", None)  # as `os.PathLike` has it
+    text: str | None = output_dir if as_text is None else as_text(output_dir)
+    check("output_dir", text)
+    return text
+
+
 def check_results(
     write: Any,
     output_dir: Any,
@@ -299,7 +313,7 @@ def check_results(
     check("write_worker_results", write)
     check("single_file", single_file)
     check("write_pickle", write_pickle)
-    check("output_dir", output_dir)
+    place = check_place(output_dir)
     check("payload", payload)
     if write_pickle and single_file:
         raise InputError("Pickling of results does not support single output file creation.")
@@ -307,14 +321,14 @@ def check_results(
     kind = chosen_kind(payload, write, single_file, write_pickle)
     refuse_unlimited(spec, kind)
     cases = (
-        (not write and output_dir is not None, NO_OUTPUT_DIR),
+        (not write and place is not None, NO_OUTPUT_DIR),
         (not write and single_file, f"Generating a single output file {ONLY_IF_WRITTEN}"),
         (not write and write_pickle, f"Pickling of results {ONLY_IF_WRITTEN}"),
         (write and write_pickle and shape is not None, NO_SHAPE),
     )
     warnings = [text for is_case, text in cases if is_case]
     checked = check_names(names, kind, spec)
-    return ResultForm(kind, called(spec, checked), output_dir, warnings, checked)
+    return ResultForm(kind, called(spec, checked), place, warnings, checked)
 
 
 NO_OUTPUT_DIR = "Output directory specification has no effect if `write_worker_results` is `False`."

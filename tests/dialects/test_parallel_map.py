@@ -157,6 +157,14 @@ def test_a_failed_dry_run_raises_on_every_rank(ranks):
     assert others == [first, first]
 
 
+def test_a_directory_may_be_a_path(folder):
+    with ParallelMap(f, [2, 4], y=4, output_dir=folder / "out") as pmap:
+        paths = pmap.compute()
+
+    assert pmap.output_dir == str(folder / "out")
+    assert [Path(path).parent for path in paths] == [folder / "out" / "f_payload"] * 2
+
+
 @pytest.mark.parametrize("spelling", [None, "config", "daemon"])
 def test_attributes_in_every_spelling(folder, monkeypatch, spelling):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
