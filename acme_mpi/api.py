@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from acme_mpi.engine.call import Call, Display, Options, Output, Work
-from acme_mpi.errors import InputError, StoreError
+from acme_mpi.errors import InputError, InputTypeError, StoreError
 from acme_mpi.history.stores import RANK, chosen_kind, find_store
 from acme_mpi.results.spec import RowSpec, called, make_row_spec, on_grid
 from acme_mpi.rules import Rules
@@ -175,6 +175,10 @@ def map(
             seed=seed,
         )
         return job.show()
+    if comm is not None and not hasattr(comm, "Get_attr"):
+        raise InputTypeError(
+            f"`comm` has to be None, or a communicator such as MPI.COMM_WORLD, not {comm!r:.80}"
+        )
     session = current()
     if isolate is True:
         session.get_ready()

@@ -376,6 +376,11 @@ def check_options(options: Any) -> None:
     options.kind = store_kind(not options.no_write, options.single_file, options.payload)
     shape = _parse_named("--result-shape", options.result_shape, parse_shape)
     dtype = _parse_named("--result-dtype", options.result_dtype, str)
+    if dtype is not None and shape in (None, AUTO):
+        raise InputError(
+            "--result-dtype is for arrays whose shape is given: name it by "
+            "--result-shape None,M,N, or leave out --result-dtype"
+        )
     options.spec = make_row_spec(shape, "float" if dtype is None else dtype)
     is_ragged = options.spec is not None and options.spec.is_ragged
     if options.no_write and options.spec is not None and options.spec.is_open:
@@ -546,6 +551,6 @@ def parse_shape(text: str) -> Any:
             entries.append(number)
         elif name:
             raise InputError(
-                f"--result-shape has to look like None,M,N with integers, not {text!r}"
+                f"--result-shape has to look like None,M,N with integers, or be auto, not {text!r}"
             )
     return tuple(entries)

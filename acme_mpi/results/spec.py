@@ -275,7 +275,8 @@ def _make_columns(shapes: Mapping[Any, Any], dtypes: Any) -> RowSpec:
 def _make_column(result_shape: Any, result_dtype: Any) -> RowSpec:
     if not isinstance(result_shape, (tuple, list)):
         raise InputTypeError(
-            f"`result_shape` has to be either `None` or tuple, not {type(result_shape)}"
+            f"`result_shape` has to be either `None` or tuple, not {type(result_shape)}; or "
+            "'auto', or a dict of tuples"
         )
     if sum(entry is None for entry in result_shape) != 1:
         raise InputError(

@@ -547,6 +547,14 @@ BEFORE_MPI: dict[str, tuple[list[str], str]] = {
         ["mymod:f", "args.npz", "--result-shape", "None", "--result-dtype", "flaot"],
         "flaot",
     ),
+    "dtype without a shape": (
+        ["mymod:f", "args.npz", "--result-dtype", "float32"],
+        "--result-shape None,M,N",
+    ),
+    "dtype of a shape that is found": (
+        ["mymod:f", "args.npz", "--result-shape", "auto", "--result-dtype", "float32"],
+        "leave out --result-dtype",
+    ),
     "no-write and single-file": (
         ["mymod:f", "args.npz", "--no-write", "--single-file"],
         "--no-write",

@@ -442,6 +442,7 @@ WRONG = {
     "root-with-files": ((f, [1, 2], 3), {"root": 0}),
     "root-too-high": ((f, [1, 2], 3), {"root": 99, **MEMORY}),
     "output_dir": ((f, [1, 2], 3), {"output_dir": 7}),
+    "comm": ((f, [1, 2], 3), {"comm": "world"}),
     "isolate": ((f, [1, 2], 3), {"isolate": "no"}),
     "write_worker_results": ((f, [1, 2], 3), {"write_worker_results": None}),
     "arguments-twice": ((f, [1, 2]), {"y": 3, "arguments": {"y": 3}}),
@@ -484,6 +485,7 @@ EXPLANATIONS = {
     "root-with-files": ["`root`", "write_worker_results=False"],
     "root-too-high": ["`root`", "99"],
     "output_dir": ["`output_dir`", "int"],
+    "comm": ["`comm`", "communicator", "'world'"],
     "isolate": ["`isolate`", "'no'"],
     "write_worker_results": ["`write_worker_results`", "None"],
     "arguments-twice": ["given twice", "y"],
@@ -504,7 +506,9 @@ def run_program(mpiexec: Any, folder: Path, n: int, text: str) -> dict[str, Any]
     return {**json.loads(ran.stdout), "stderr": ran.stderr}
 
 
-OF_THE_WRONG_TYPE = {"shape-not-a-tuple", "dtype", "output_dir", "isolate", "write_worker_results"}
+OF_THE_WRONG_TYPE = {
+    *("shape-not-a-tuple", "dtype", "output_dir", "comm", "isolate", "write_worker_results")
+}
 
 
 @pytest.fixture(scope="module")
