@@ -24,6 +24,7 @@ from acme_mpi.results.spec import RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.gridded import read_rows
 from acme_mpi.storage.ragged import padded
+from acme_mpi.storage.reading import PAUSES_S
 from acme_mpi.storage.recorded import RecordedStore
 from acme_mpi.storage.verify import Damage, damaged_bytes, reason_text
 
@@ -41,7 +42,7 @@ def faults(store: RecordedStore, done: Records, is_running: bool = False) -> Ite
         The container is still to come.
     """
     try:
-        for each in damaged_bytes(store, done):
+        for each in damaged_bytes(store, done, PAUSES_S if is_running else ()):
             yield _damage_text(each)
         if not is_running:
             yield from store.container_faults(done)

@@ -36,6 +36,7 @@ from acme_mpi.storage.payload_file import PayloadFile
 from acme_mpi.storage.pickles import write_file
 from acme_mpi.storage.recorded import RecordedStore, digest_like
 from acme_mpi.storage.redo import Change, redo
+from acme_mpi.storage.redone import log_text, open_apart
 
 logger = logging.getLogger("acme_mpi")
 
@@ -333,8 +334,18 @@ class PayloadStore(RecordedStore):
         """Return a file open for reading, the last one of all."""
         if self._opened is None or self._opened[0] != path:
             self.release()
-            self._opened = path, hdf5.open_to_read(path)
+            log_path = self._log_path_of(path)
+            log = log_text(log_path)
+            # What stands in its log is recorded, and may not have been done yet.
+            file = open_apart(path, log, log_path) if log else hdf5.open_to_read(path)
+            self._opened = path, file
         return self._opened[1]
+
+    def _log_path_of(self, path: str) -> str:
+        """Return the path of the log of a payload, empty for another file."""
+        match = re.search(r"(\d+)_(\d+)\.[^.]*$", path)
+        place = (int(match[1]), int(match[2])) if match else (0, 0)
+        return self.log_path(*place) if self.payload_path(*place) == path else ""
 
     def release(self) -> None:
         """Close the file that was read last."""

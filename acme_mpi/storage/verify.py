@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -129,8 +130,19 @@ def _groups(store: RecordedStore, done: Records) -> Iterator[Records]:
                 yield alike
 
 
-def damaged_bytes(store: RecordedStore, done: Records) -> Iterator[Damage]:
+def damaged_bytes(
+    store: RecordedStore, done: Records, pauses_s: Sequence[float] = ()
+) -> Iterator[Damage]:
     """Yield what differs from what was recorded; every result is read. Independent.
+
+    Parameters
+    ----------
+    store : RecordedStore
+        Over the files; need not be open.
+    done : Records
+        Of what is read.
+    pauses_s : sequence of float
+        Before another look at what is not there, or not whole: a run is changing the files.
 
     Raises
     ------
@@ -139,6 +151,12 @@ def damaged_bytes(store: RecordedStore, done: Records) -> Iterator[Damage]:
     """
     for position in np.lexsort([done["offset"], done["payload"], done["rank"]]):
         found = _damage(store, done[position])
+        for pause_s in pauses_s:
+            if found is None:
+                break
+            store.release()  # what was read of the file may not be so any more
+            time.sleep(pause_s)
+            found = _damage(store, done[position])
         if found is not None:
             yield found
     store.release()

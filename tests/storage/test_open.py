@@ -10,14 +10,18 @@ import subprocess
 import sys
 import threading
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import acme_mpi
 from acme_mpi import Grid, InputError, NoResultError, ParallelMap, PerTask
+from acme_mpi.cli import commands
+from acme_mpi.cli.commands import run_command
 from acme_mpi.history.parsing import REDO_CRC, REDO_HEADER, REDO_MAGIC, REDO_PIECE
 from acme_mpi.reading.recorded import Recorded
+from acme_mpi.storage.computation import ComputationStore
 from acme_mpi.storage.labels import FILE
 
 xarray = pytest.importorskip("xarray")
@@ -352,6 +356,36 @@ class TestStates:
 
         assert same(acme_mpi.open(tmp_path / "out")[4], row(4))
         assert payload.read_bytes()[:600] == bytes(600)
+
+    def test_check_sees_a_change_that_is_half_made_as_made(self, tmp_path, capsys):
+        run(row, tmp_path, range(5))
+        payload = next((tmp_path / "out" / "row_payload").iterdir())
+        whole = payload.read_bytes()
+        log_of(tmp_path, (0, whole[:600]), n_bytes=len(whole))
+        payload.write_bytes(bytes(600) + whole[600:])
+
+        assert run_command(["check", str(tmp_path / "out")]) == 0
+        assert "4 of 5 tasks are done; all" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("is_running", [False, True])
+    def test_check_looks_again_at_what_a_run_may_be_changing(
+        self, tmp_path, monkeypatch, capsys, is_running
+    ):
+        run(row, tmp_path, range(5), payload="computation")
+        measure, n_looks = ComputationStore.measure, []
+
+        def measured_late(store, record):
+            n_looks.append(record)
+            if len(n_looks) == 1:
+                raise KeyError("comp_0")
+            return measure(store, record)
+
+        monkeypatch.setattr(ComputationStore, "measure", measured_late)
+        if is_running:
+            monkeypatch.setattr(commands, "holder", lambda folder: SimpleNamespace(is_alive=True))
+
+        status = run_command(["check", str(tmp_path / "out")])
+        assert (status, len(n_looks)) == ((0, 5) if is_running else (74, 4))
 
     def test_what_is_read_while_a_change_begins_is_read_again(self, tmp_path, monkeypatch):
         run(row, tmp_path, range(5))
