@@ -61,7 +61,7 @@ class Stacked:
         self.ndim = len(self.shape)
         self._has_gaps = has_gaps
         self._is_whole = not has_gaps and bool(results.recorded.is_done.all())
-        is_kept = self._is_whole or form.dtype.kind in "fcOSU"
+        is_kept = self._is_whole or form.dtype.kind in "fcOSUV"
         self.dtype = form.dtype if is_kept else np.dtype(float)
 
     @property
@@ -91,7 +91,7 @@ class Stacked:
             if self.dtype != self._row_dtype:
                 rows[~is_done] = np.nan
             return rows
-        blank: Any = _BLANK.get(self.dtype.kind, np.nan)
+        blank: Any = 0 if self.dtype.names else _BLANK.get(self.dtype.kind, np.nan)
         rows = np.full((len(tasks), *self._row_shape), 0 if self._is_whole else blank, self.dtype)
         for at in np.flatnonzero(is_done).tolist():
             part = self._part(int(tasks[at]))

@@ -21,6 +21,14 @@ _NAMELESS: frozenset[type] = frozenset(
 )
 
 
+class _NamesDiffer(ResultError):
+    """The names are not those of the other tasks; whoever may pickle it does."""
+
+    @property
+    def told(self) -> str:
+        return str(self)
+
+
 class Naming:
     """The names of the results of a run.
 
@@ -87,7 +95,7 @@ class Naming:
             self._agreed = proposed if self._agree is None else self._agree(proposed)
         if set(names) == set(self._agreed):
             return self._agreed, [parts[names.index(name)] for name in self._agreed]
-        error = MisfitError if self._wanted else ResultError
+        error = MisfitError if self._wanted else _NamesDiffer
         raise error(_other_names(names, self._agreed, bool(self._wanted)))
 
 

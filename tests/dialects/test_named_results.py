@@ -90,6 +90,7 @@ def test_tasks_whose_names_differ_fail_in_map_and_say_which():
 
     assert [each.index for each in caught.value.failures] == [2, 3]
     assert "missing: phase; not expected: angle" in str(caught.value)
+    assert all(each.message.startswith("expected results") for each in caught.value.failures)
 
 
 def test_the_name_of_what_cannot_be_stored_is_told():

@@ -635,6 +635,12 @@ class TestLabelledArrays:
         np.testing.assert_array_equal(found.number, [0, np.nan, 2])
         assert found.text.values.tolist() == ["a", "a", ""]
 
+    def test_records_are_zero_where_a_task_is_missing(self, tmp_path):
+        results = run(lambda x: None if x == 1 else np.ones(2, "i4,f8"), tmp_path, range(2))
+
+        values = results.to_xarray().result_0.values
+        assert values.tolist() == [[(1, 1.0)] * 2, [(0, 0.0)] * 2]
+
     @every_layout
     def test_a_tuple_may_be_shorter_in_some_tasks(self, tmp_path, layout):
         results = run(lambda x: (x,) * (x + 1), tmp_path, range(2), **LAYOUTS[layout])
