@@ -54,6 +54,7 @@ class Batch(ABC):
             self.lane.start(self._next, self)
         except BaseException as error:  # in a task its calls are made here
             self.end(error)
+            self.kill()  # an interrupt may come when some are out already
             raise
 
     def kill(self) -> None:

@@ -40,7 +40,7 @@ class Schedule:
         self._reserve_s = reserve_s
         self._queues: dict[int, deque[Given]] = {}  # by setup
         self._limits: dict[int, int] = {}  # how many ranks work for a setup
-        # By rank and chunk: calls left, nanoseconds, calls.
+        # By rank and chunk: calls left, and of those that returned nanoseconds and number.
         self._out: list[dict[int, list[int]]] = [{} for _ in range(size)]
         self._function_of: dict[int, int] = {}  # by chunk that is out
         self._means: dict[int, _Means] = {}  # by function
@@ -162,10 +162,15 @@ class Schedule:
             if left is None:
                 continue
             left[0] -= answer.n
-            left[1] += answer.busy_ns if isinstance(answer, Got) else 0
+            if isinstance(answer, Got):
+                left[1] += answer.busy_ns
+            else:
+                left[2] -= answer.n  # how long they would have taken is not known
             if left[0] <= 0:
                 del out[answer.chunk]
-                self._learn(self._function_of.pop(answer.chunk), left[1] / 1e9, left[2])
+                function = self._function_of.pop(answer.chunk)
+                if left[2] > 0:
+                    self._learn(function, left[1] / 1e9, left[2])
 
     def _learn(self, function: int, took_s: float, n_calls: int) -> None:
         new = _Means(took_s, took_s / n_calls)

@@ -196,6 +196,29 @@ def test_an_interrupt_ends_the_call_alone(pool, gate, interrupt, name):
     assert not gate.is_set()
 
 
+@pytest.mark.parametrize("name", ["map", "map_async", "imap"])
+def test_an_interrupt_before_the_wait_ends_what_is_out(pool, stream, gate, monkeypatch, name):
+    is_called, finished = threading.Event(), []
+
+    def f(x):
+        is_called.set()
+        gate.wait(LIMIT_S)
+        finished.append(x)
+
+    def add_and_hear(source):
+        add(source)
+        assert is_called.wait(LIMIT_S)
+        raise KeyboardInterrupt
+
+    add = stream.add
+    monkeypatch.setattr(stream, "add", add_and_hear)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(pool, name)(f, [1])
+    pool.close()
+    pool.join()
+    assert finished == []
+
+
 def test_a_callback_of_map_that_raises_ends_it(pool, gate):
     def wait_but_for_one(x):
         return x if x == 1 else gate.wait(LIMIT_S)

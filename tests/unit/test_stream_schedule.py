@@ -228,6 +228,14 @@ def test_the_window_of_a_function_follows_from_its_chunks(played):
     assert dict(played.schedule.windows()) == {}  # there is nothing new
 
 
+def test_nothing_is_learned_of_calls_that_were_lost(played):
+    first, *_ = played.add(1)
+    played.assigned()
+    played.schedule.take(0, [Lost(first, 0, 1, "killed", "")])
+
+    assert dict(played.schedule.windows()) == {}
+
+
 def test_all_chunks_are_known(played):
     chunks: Any = played.add(7)
     played.assigned()
