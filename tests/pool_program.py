@@ -109,6 +109,19 @@ class Stuck(Exception):
 class TwoWords(Exception):
     def __init__(self, first: str, second: str) -> None:
         super().__init__(f"{first} and {second}")
+        self.first = first
+
+
+class Worded(Exception):
+    def __init__(self, text: str, code: int = 0) -> None:
+        super().__init__(f"failed: {text}")
+        self.code = code
+
+
+class Keeper(Exception):
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -323,6 +336,14 @@ def fact_an_unpicklable_argument_ends_its_future_alone() -> None:
     ends_alone(lambda executor: executor.submit(square, threading.Lock()), TypeError)
 
 
+def raise_worded(x: int) -> None:
+    raise Worded(str(x), x)
+
+
+def raise_keeper(x: int) -> None:
+    raise Keeper("a lock")
+
+
 def fact_an_argument_that_quits_when_pickled_does() -> None:
     ends_alone(lambda executor: executor.submit(square, QuitsWhenPickled()), BaseException, "3")
 
@@ -357,7 +378,18 @@ def fact_an_unpicklable_exception_ends_its_future_alone() -> None:
 
 
 def fact_an_exception_with_other_arguments_does() -> None:
-    ends_alone(lambda executor: executor.submit(raise_two_words, 1), Exception, "salt and pepper")
+    ends_alone(lambda executor: executor.submit(raise_two_words, 1), TwoWords, "salt and pepper")
+
+
+def fact_an_exception_is_what_was_raised() -> None:
+    with acme_mpi.Pool(on_error="return") as pool:
+        (two,) = pool.map(raise_two_words, [1])
+        (worded,) = pool.map(raise_worded, [1])
+        (keeper,) = pool.map(raise_keeper, [1])
+    assert (str(two), two.first, type(two)) == ("salt and pepper", "salt", TwoWords)
+    assert (str(worded), worded.code) == ("failed: 1", 1)
+    assert isinstance(keeper, MaybeEncodingError), keeper
+    assert str(keeper).startswith("Error sending result: 'Keeper('a lock')'. Reason: 'TypeError(")
 
 
 def fact_an_exception_that_nothing_can_be_set_on_does() -> None:
@@ -995,6 +1027,21 @@ def fact_a_fork_of_the_script_leaves_the_pool_alone() -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         assert pool.map_async(square, [3]).get(LIMIT_S) == [9]
         assert executor.submit(square, 3).result(LIMIT_S) == 9
+
+
+def fact_a_forked_child_is_told_that_the_pool_is_not_its() -> None:
+    with acme_mpi.Pool() as pool, acme_mpi.Executor() as executor:
+        pid = os.fork()
+        if not pid:
+            try:
+                for call in (lambda: pool.map(square, [2]), lambda: executor.submit(square, 2)):
+                    with raising(acme_mpi.errors.InputError, "was forked"):
+                        call()
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert pool.map_async(square, [3]).get(LIMIT_S) == [9]
 
 
 def fact_a_forked_child_has_pools_of_its_own() -> None:

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from acme_mpi.pools.feeds import Feed, Listed, feed_of
 from acme_mpi.pools.future import FutureChunk, TaskFuture
@@ -189,6 +189,12 @@ class Executor(concurrent.futures.Executor):
         if getattr(self, "_lane", None) is not None and self._pid == os.getpid():
             self.shutdown(wait=False)
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "executors cannot be passed between processes or pickled; is it an attribute of the "
+            "object whose method is called? A task may make one of its own"
+        )
+
     def _running(self) -> Lane:
         if self._lane is None:
             raise served("executor")
@@ -223,15 +229,19 @@ class Executor(concurrent.futures.Executor):
             batch.end(error)
         else:
             batch.start(function)
-        return _values(batch, deadline)
+        return _values(batch, timeout, deadline)
 
 
-def _values(batch: ImapBatch, deadline: float | None) -> Generator[Any, None, None]:
+def _values(
+    batch: ImapBatch, timeout: float | None, deadline: float | None
+) -> Generator[Any, None, None]:
     try:
         while True:
-            left = None if deadline is None else deadline - time.monotonic()
             try:
-                value = batch.take(left)
+                if deadline is None:
+                    value = batch.take(None)
+                else:
+                    value = batch.take(deadline - time.monotonic(), timeout)
             except StopIteration:
                 return
             yield value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from concurrent.futures import Future, InvalidStateError
-from typing import Any
+from typing import Any, NoReturn
 
 from acme_mpi.pools.lane import Lane
 from acme_mpi.session.stream import Chunk, Form, Raised
@@ -28,6 +28,9 @@ class TaskFuture(Future[Any]):
             return self.cancelled()
         chunk.kill()
         return True
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a future cannot be sent to a task: send what its `result()` returns")
 
     def _invoke_callbacks(self) -> None:
         """Call what `add_done_callback` was given, in a thread where it may wait."""

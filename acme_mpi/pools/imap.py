@@ -81,8 +81,15 @@ class ImapBatch(Batch):
         """Whether its input is drawn as values are taken."""
         return self._most_untaken is not None
 
-    def take(self, timeout: float | None) -> Any:
+    def take(self, timeout: float | None, asked: float | None = None) -> Any:
         """Return the next value, or raise its error.
+
+        Parameters
+        ----------
+        timeout : float or None
+            Seconds, from now on.
+        asked : float, optional
+            What the user has given, if that counts from an earlier moment.
 
         Raises
         ------
@@ -94,7 +101,8 @@ class ImapBatch(Batch):
         self._ask_for_more()
         with self._changed:
             if not wait_in_turns(partial(self._changed.wait_for, self._has_answer), timeout):
-                raise ResultTimeoutError(f"no value of a pool has come within {timeout} s")
+                limit = timeout if asked is None else asked
+                raise ResultTimeoutError(f"no value of a pool has come within {limit} s")
             if not self._ready:
                 raise StopIteration
             value = self._ready.popleft()

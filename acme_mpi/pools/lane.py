@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from types import FunctionType
 from typing import Any, Protocol
 
-from acme_mpi.errors import LaunchError
+from acme_mpi.errors import InputError, LaunchError
 from acme_mpi.pools.callbacks import Callbacks
 from acme_mpi.pools.waiting import wait_in_turns
 from acme_mpi.runner.reloaded import RELOADS
@@ -75,6 +75,7 @@ class Lane:
         # In a task the queue is drawn by whoever adds to it, also inside of a call.
         self.is_here = isinstance(stream, HereStream)
         self.callbacks = Callbacks()
+        self._pid = os.getpid()
         self.is_closed = self.is_unbounded = False
         self._closed, self._broken = closed, broken
         self._error: BaseException | None = None
@@ -153,10 +154,19 @@ class Lane:
 
     def check(self) -> None:
         """Raise if nothing more is taken."""
+        self._check_process()
         if self._error is not None:
             raise self._error
         if self.is_closed:
             raise self._closed()
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            raise InputError(
+                f"pools and executors serve the process that has made them: that is {self._pid}, "
+                f"of which this one ({os.getpid()}) was forked\n"
+                "  Make one here, or leave the calls to that process."
+            )
 
     def _take(self, pending: Pending) -> None:
         self.check()
@@ -210,6 +220,7 @@ class Lane:
 
     def join(self) -> None:
         """Wait until nothing is out, and all callbacks were called."""
+        self._check_process()
         self.is_unbounded = True
         self.stream.wake()
         wait_in_turns(self._ended.wait)

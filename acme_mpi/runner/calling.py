@@ -37,6 +37,7 @@ from acme_mpi.runner.words import N_RUNNING, SKIP_FROM, SKIP_TO
 from acme_mpi.standing import Standing, become, loading
 from acme_mpi.tasks.pickling import (
     OUT_OF_BAND_BYTES,
+    AsRaised,
     Frozen,
     ValuePickler,
     are_plain,
@@ -337,13 +338,28 @@ def describe_error(error: BaseException) -> NoValue:
         return NoValue(b"", "exit", message, "", text)
     if not isinstance(error, Exception):
         return NoValue(b"", "exit", f"the task raised {text_of(error, repr)}", "", text)
-    try:
-        data = bytes(cloudpickle.dumps(error, protocol=5))
-        if type(pickle.loads(data)).__qualname__ != type(error).__qualname__:
-            data = b""
-    except BaseException:
-        data = b""  # an __init__ with other arguments than its own, mostly
-    return NoValue(data, "raised", text_of(error, repr), "", text)
+    data, reason = _pickled_error(error)
+    return NoValue(data, "raised", reason, text_of(error, repr), text)
+
+
+def _pickled_error(error: BaseException) -> tuple[bytes, str]:
+    """Return a pickle that loads as an exception, or none and why."""
+    reason = ""
+    # Python calls its type with its args, which may be another text, or too few of them.
+    for value in (error, AsRaised(error)):
+        try:
+            data = bytes(cloudpickle.dumps(value, protocol=5))
+            if _are_alike(pickle.loads(data), error):
+                return data, ""
+            reason = reason or "it would be another one when it is loaded"
+        except BaseException as why:
+            reason = reason or text_of(why, repr)
+    return b"", reason
+
+
+def _are_alike(one: BaseException, other: BaseException) -> bool:
+    kinds = {type(each).__qualname__ for each in (one, other)}
+    return len(kinds) == 1 and text_of(one) == text_of(other)
 
 
 def _star(func: Callable[..., Any]) -> Callable[[Any], Any]:

@@ -233,9 +233,9 @@ class NoValue(NamedTuple):
         ``"raised"``; ``"result"``: it has returned what cannot be pickled; ``"exit"``: it has
         ended its process, as far as it is concerned.
     message : str
-        The exception as text.
+        What has ended the process, or why something cannot be pickled.
     value : str
-        What could not be pickled, as text.
+        What that is, as text.
     traceback : str
         As it was in the runner.
     """

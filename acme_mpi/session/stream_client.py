@@ -8,7 +8,6 @@ has not changed is not sent again.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import ctypes
 import io
 import os
@@ -57,6 +56,7 @@ from acme_mpi.tasks.pickling import (
     are_plain,
     dump_plain,
     pickle_given,
+    text_of,
 )
 
 N_KEPT = 8  # functions
@@ -564,30 +564,46 @@ def _pickled(arguments: Sequence[Any]) -> tuple[bytes, list[Any]]:
     return file.getvalue(), buffers
 
 
-def _unloadable(reason: str) -> BaseException:
-    text = f"its pickle cannot be loaded: {reason}"
-    error: BaseException = MaybeEncodingError(text, "the result")
+class _Words(str):
+    """Words as `MaybeEncodingError` is to quote them."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _not_sent(what: str, reason: str) -> BaseException:
+    error: BaseException = MaybeEncodingError(_Words(reason), _Words(what))
     return error
+
+
+def _unloadable(reason: str) -> BaseException:
+    return _not_sent("the result", f"its pickle cannot be loaded: {reason}")
 
 
 def error_of(value: NoValue, where: str) -> BaseException:
     """Return the exception that a `NoValue` stands for, with the remote traceback as its cause."""
     cause = RemoteTraceback(f'\n"""\n{value.traceback}"""') if value.traceback else None
-    loaded: Any = None
-    with contextlib.suppress(BaseException), loading():  # else it is told in words
-        loaded = pickle.loads(value.error) if value.error else None
-    error = loaded if isinstance(loaded, BaseException) else _told(value, where)
+    if value.kind == "exit":
+        error: BaseException = WorkerDied(f"{value.message}; on {where}")
+    elif value.error:
+        error = _loaded_error(value)
+    else:
+        error = _not_sent(value.value, value.message)
     # Not by assignment, which a frozen dataclass refuses.
     BaseException.__setattr__(error, "__cause__", cause)
     return error
 
 
-def _told(value: NoValue, where: str) -> BaseException:
-    """Return an exception in the place of one that does not travel."""
-    if value.kind == "exit":
-        return WorkerDied(f"{value.message}; on {where}")
-    error: BaseException = MaybeEncodingError(value.message, value.value or "an exception")
-    return error
+def _loaded_error(value: NoValue) -> BaseException:
+    """Return an exception, or one that says why it does not load here."""
+    try:
+        with loading():
+            loaded = pickle.loads(value.error)
+    except BaseException as why:
+        return _not_sent(value.value, f"its pickle cannot be loaded: {text_of(why, repr)}")
+    if isinstance(loaded, BaseException):
+        return loaded
+    return _not_sent(value.value, f"its pickle loads as {type(loaded).__name__}")
 
 
 # Of this process. What is registered with the fork of each would stay for ever, and they with it.

@@ -165,6 +165,33 @@ class Frozen:
         return thaw, (self._data,)
 
 
+class AsRaised:
+    """An exception, pickled as what it consists of; `__init__` is not called when it is loaded.
+
+    Parameters
+    ----------
+    error : BaseException
+        Of a type that does not say how it is pickled.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the instruction to make it anew."""
+        error = self._error
+        if type(error).__reduce__ is not BaseException.__reduce__:
+            raise pickle.PicklingError(f"{type(error).__name__} has a __reduce__ of its own")
+        return _made_anew, (type(error), error.args, vars(error))
+
+
+def _made_anew(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> Any:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    vars(error).update(state)
+    return error
+
+
 class Unloadable:
     """Stands for a return value that does not load in this process.
 

@@ -6,6 +6,8 @@ import asyncio
 import itertools
 import multiprocessing
 import os
+import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -254,6 +256,20 @@ def test_wrong_values_are_refused(stream):
         with pytest.raises(TypeError, match="callable"):
             make(1, initializer="text")
     assert not stream.setups
+
+
+def test_executors_and_futures_are_no_arguments(ours):
+    for value, words in ((ours, "one of its own"), (ours.submit(pow, 2, 3), "result()")):
+        with pytest.raises(TypeError, match=re.escape(words)):
+            pickle.dumps(value)
+
+
+def test_a_timeout_is_told_as_it_was_given(ours, gate):
+    try:
+        with pytest.raises(TimeoutError, match=r"within 0.01 s"):
+            next(ours.map(gate.wait, [LIMIT_S], timeout=0.01))
+    finally:
+        gate.set()
 
 
 def test_what_cannot_be_pickled_costs_its_own_call_alone(ours):
