@@ -24,8 +24,8 @@ from acme_mpi.results.spec import RowSpec
 from acme_mpi.storage import hdf5
 from acme_mpi.storage.gridded import read_rows
 from acme_mpi.storage.ragged import padded
-from acme_mpi.storage.reading import PAUSES_S
 from acme_mpi.storage.recorded import RecordedStore
+from acme_mpi.storage.settled import PAUSES_S
 from acme_mpi.storage.verify import Damage, damaged_bytes, reason_text
 
 
