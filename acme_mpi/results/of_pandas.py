@@ -24,7 +24,7 @@ def series_apart(value: Any) -> Apart:
     apart.note["values"] = _add(apart, _name(value.name, "values"), value)
     apart.note["name"] = plain(value.name)
     apart.note["index"] = _add_index(apart, "index", value.index)
-    apart.note["attrs"] = plain(value.attrs)
+    _add_attributes(apart, value)
     return apart
 
 
@@ -37,7 +37,7 @@ def frame_apart(value: Any) -> Apart:
     ]
     apart.note["index"] = _add_index(apart, "index", value.index)
     apart.note["columns"] = _add_index(apart, "columns", value.columns)
-    apart.note["attrs"] = plain(value.attrs)
+    _add_attributes(apart, value)
     return apart
 
 
@@ -47,8 +47,7 @@ def series_of(note: Note, arrays: Mapping[str, Array]) -> Any:
 
     values, index = _values(note["values"], arrays), _index(note["index"], arrays)
     series = pandas.Series(values, index, values.dtype, from_plain(note["name"]))
-    series.attrs = from_plain(note["attrs"])
-    return series
+    return _with_attributes(series, note)
 
 
 def frame_of(note: Note, arrays: Mapping[str, Array]) -> Any:
@@ -61,8 +60,20 @@ def frame_of(note: Note, arrays: Mapping[str, Array]) -> Any:
     columns = {k: pandas.Series(values, dtype=values.dtype) for k, values in enumerate(data)}
     frame = pandas.DataFrame(columns, index=range(len(index)))
     frame.index, frame.columns = index, _index(note["columns"], arrays)
-    frame.attrs = from_plain(note["attrs"])
-    return frame
+    return _with_attributes(frame, note)
+
+
+def _add_attributes(apart: Apart, value: Any) -> None:
+    apart.note["attrs"] = plain(value.attrs)
+    if not value.flags.allows_duplicate_labels:
+        apart.note["has_distinct_labels"] = True
+
+
+def _with_attributes(value: Any, note: Note) -> Any:
+    value.attrs = from_plain(note["attrs"])
+    if note.get("has_distinct_labels"):
+        value.flags.allows_duplicate_labels = False
+    return value
 
 
 def _name(label: Any, other: str) -> str:

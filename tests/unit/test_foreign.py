@@ -53,6 +53,9 @@ SERIES = {
     "index without frequency": pandas.Series([1, 2], index=DAYS[[0, 2]]),
     "empty": pandas.Series([], dtype="f4"),
     "the same label twice": pandas.Series([1, 2], index=["a", "a"]),
+    "labels that may not be doubled": pandas.Series([1, 2]).set_flags(
+        allows_duplicate_labels=False
+    ),
     "float index": pandas.Series([1], index=pandas.Index([0.5], name=(1.5))),
 }
 FRAMES = {
@@ -69,6 +72,9 @@ FRAMES = {
     ),
     "no rows": pandas.DataFrame({"a": np.empty(0, "i4"), "b": np.empty(0, "f8")}),
     "no columns": pandas.DataFrame(index=["a", "b"]),
+    "labels that may not be doubled": pandas.DataFrame({"a": [1]}).set_flags(
+        allows_duplicate_labels=False
+    ),
     "many columns": pandas.DataFrame(np.zeros((2, 500))),
 }
 GRID = xarray.DataArray(
