@@ -163,10 +163,11 @@ def _check_member(member: zipfile.ZipInfo, what: str) -> None:
 
 
 def _unreadable(what: str, path: str, error: Exception) -> InputError:
+    is_none = "allow_pickle" in str(error) or isinstance(error, EOFError | zipfile.BadZipFile)
+    if is_none and not path.endswith((".npz", ".npy")):
+        kinds = ", ".join((".npz", ".npy", *SUFFIXES, ".json", *TABLES))
+        return InputError(f"{path} is not a file of arguments ({kinds})")
     if "allow_pickle" in str(error):
-        if not path.endswith((".npz", ".npy")):
-            kinds = ", ".join((".npz", ".npy", ".h5", ".json", *TABLES))
-            return InputError(f"{path} is not a file of arguments ({kinds})")
         return InputError(
             f"{what} holds pickled objects, and a pickle can run any code when it is read; "
             "if you trust the file, say --allow-pickle"

@@ -213,3 +213,12 @@ def test_a_pickle_that_is_allowed_and_no_array_is_refused(tmp_path):
 
     with pytest.raises(InputError, match="holds a pickled dict, and no arrays"):
         load_arguments(str(path), allow_pickle=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"x,y\n1,2\n"])
+def test_a_file_of_another_kind_is_told_with_those_that_are_read(tmp_path, content):
+    path = tmp_path / "table.xlsx"
+    path.write_bytes(content)
+
+    with pytest.raises(InputError, match=r"not a file of arguments \(.*\.npz.*\.mat.*\.csv"):
+        load_arguments(str(path), False)
