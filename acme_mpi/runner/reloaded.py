@@ -29,6 +29,7 @@ class Reloads:
         """Return the name of the state that they are in; empty: as at first."""
         if any(_spec_of(sys.modules.get(name)) is not spec for name, spec in self._specs.items()):
             self._state, self._n_modules = os.urandom(8).hex(), 0
+            _followed.add(self._state)  # they are here as they are now
         # To look at all modules takes a while, and small calls are many.
         if len(sys.modules) != self._n_modules:
             self._n_modules = len(sys.modules)
@@ -37,7 +38,7 @@ class Reloads:
 
 
 RELOADS = Reloads()
-_followed = {""}
+_followed = {""}  # the states of callers, and of this process, whose modules are here
 
 
 def follow(state: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -72,6 +73,21 @@ def test_a_module_that_was_reloaded_is_imported_anew(tmp_path):
         [[10, 20], True],
         [[30, 60], True],
     ], ran.stderr
+
+
+def test_the_process_that_has_reloaded_a_module_keeps_it(tmp_path, monkeypatch):
+    """It takes on its own surroundings where tasks are called in it."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "reloaded_here.py").write_text("x = 1")
+    module = importlib.import_module("reloaded_here")
+    before = Surroundings.here().modules
+    importlib.reload(module)
+
+    here = Surroundings.here()
+    here._replace(filters=b"").take_on()
+
+    assert here.modules != before
+    assert sys.modules["reloaded_here"] is module
 
 
 PROGRAM = """
