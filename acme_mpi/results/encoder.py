@@ -213,23 +213,29 @@ class ValuesEncoder(Encoder):
         return Content(values=values, buffers=buffers)
 
 
-class PicklesEncoder(Encoder):
-    """For a pickle of each value."""
+class ApartEncoder(Encoder):
+    """For what is stored of each value by itself."""
+
+    _plain_types: frozenset[type] = frozenset()
 
     def _clear(self) -> None:
         super()._clear()
         self._parts: list[Parts] = []
-        self.plain = frozenset(), self._parts.append
-
-    def add(self, index: int, value: Any) -> None:
-        """Take a value."""
-        self._parts.append(self._pickled(value))
+        self.plain = self._plain_types, self._parts.append
 
     def _content(self) -> Content:
         return Content(parts=self._parts)
 
 
-class NamedEncoder(Encoder):
+class PicklesEncoder(ApartEncoder):
+    """For a pickle of each value."""
+
+    def add(self, index: int, value: Any) -> None:
+        """Take a value."""
+        self._parts.append(self._pickled(value))
+
+
+class NamedEncoder(ApartEncoder):
     """For parts whose names the user gives.
 
     Parameters
@@ -240,16 +246,9 @@ class NamedEncoder(Encoder):
         The names of the run's results.
     """
 
-    _plain_types: frozenset[type] = frozenset()
-
     def __init__(self, ways: Ways, naming: Naming) -> None:
         super().__init__(ways)
         self._naming = naming
-
-    def _clear(self) -> None:
-        super()._clear()
-        self._parts: list[Parts] = []
-        self.plain = self._plain_types, self._parts.append
 
     def add(self, index: int, value: Any) -> None:
         """Take a value to its parts."""
@@ -262,9 +261,6 @@ class NamedEncoder(Encoder):
             return
         parts = self._place_large(index, 0, parts)
         self._parts.append(NamedParts(names, parts, note) if names else parts)
-
-    def _content(self) -> Content:
-        return Content(parts=self._parts)
 
 
 class PartsEncoder(NamedEncoder):
@@ -321,22 +317,14 @@ class FormedEncoder(Encoder):
         """Append a pickle in the place of rows."""
 
 
-class RaggedEncoder(FormedEncoder):
+class RaggedEncoder(FormedEncoder, ApartEncoder):
     """For rows of differing length, each of which is stored by itself."""
-
-    def _clear(self) -> None:
-        super()._clear()
-        self._parts: list[Parts] = []
-        self.plain = frozenset(), self._parts.append
 
     def _append(self, index: int, rows: list[Array], rest: list[Any]) -> None:
         self._parts.append(self._place_large(index, 0, [*rows, *rest]))
 
     def _append_pickle(self, data: bytes) -> None:
         self._parts.append(data)
-
-    def _content(self) -> Content:
-        return Content(parts=self._parts)
 
 
 class RowsEncoder(FormedEncoder):
