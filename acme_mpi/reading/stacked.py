@@ -12,7 +12,7 @@ from acme_mpi.history.journal import AS_GROUPS, AS_RAGGED
 from acme_mpi.reading.inner_axes import Agreed
 from acme_mpi.reading.recorded import Array
 from acme_mpi.reading.values import Values
-from acme_mpi.storage.base import missing_value
+from acme_mpi.storage.ragged import padded
 from acme_mpi.storage.reading import Form
 
 _BLANK = {"O": "", "S": b"", "U": "", "c": complex(np.nan, np.nan)}
@@ -99,19 +99,13 @@ class Stacked:
                 rows[at] = part
         return rows
 
-    def _padded(self, part: Array) -> Array:
-        """Return a row that is shorter than others as long as they are."""
-        padded = np.full(self._row_shape, missing_value(part.dtype.str), part.dtype)
-        padded[tuple(map(slice, part.shape))] = part
-        return padded
-
     def _part(self, task: int) -> Any:
         found = self._results.reader.read(task)
         part = dict(zip(found.names, found.parts, strict=True)).get(self.name)
         if part is None:
             return None
         if part.size < np.prod(self._row_shape, dtype=object):
-            return self._padded(part)
+            return padded(part[np.newaxis], self._row_shape, part.dtype.str)[0]
         # Of an array without dimensions the element: it would be an element itself in text.
         return part.reshape(self._row_shape)[()]
 

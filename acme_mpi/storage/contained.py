@@ -101,7 +101,7 @@ class ContainedStore(RecordedStore):
         def write(shared: SharedRows) -> None:
             for k in range(len(spec.columns)):
                 alike = (
-                    (first, rows if row_shape is None else padded(rows, row_shape, spec))
+                    (first, rows if row_shape is None else padded(rows, row_shape, spec.dtype))
                     for first, rows in self.own_rows(records, k)
                 )
                 for first, rows in joined(alike, SLAB_BYTES):

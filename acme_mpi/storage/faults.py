@@ -182,7 +182,7 @@ def _wrong_rows(store: Comparable, spec: RowSpec, file: h5py.File, done: Records
     for first, rows in store.copied_rows(done, dataset.is_virtual, spec.number):
         copy = read_rows(dataset, spec, first, len(rows))
         if spec.is_ragged:
-            rows = padded(rows, copy.shape[1:], spec)
+            rows = padded(rows, copy.shape[1:], spec.dtype)
         if copy.tobytes() != np.asarray(rows, dataset.dtype).tobytes():
             yield f"{path}: rows {first} to {first + len(rows) - 1} of {name} differ"
 

@@ -20,9 +20,9 @@ def longest_row(spec: RowSpec, shapes: Iterable[tuple[int, ...]]) -> tuple[int, 
     )
 
 
-def padded(rows: Array, row_shape: tuple[int, ...], spec: RowSpec) -> Array:
-    """Return the rows extended to `row_shape` with the missing value."""
-    full = np.full((len(rows), *row_shape), missing_value(spec.dtype), spec.dtype)
+def padded(rows: Array, row_shape: tuple[int, ...], dtype: str) -> Array:
+    """Return the rows extended to `row_shape` with the missing value of a dtype, in that."""
+    full = np.full((len(rows), *row_shape), missing_value(dtype), dtype)
     full[tuple(slice(0, n) for n in rows.shape)] = rows
     return full
 
