@@ -34,7 +34,8 @@ from acme_mpi.errors import (
     TaskError,
 )
 from acme_mpi.history.folders import remove_old_runs
-from acme_mpi.history.status import read_status, runs_in
+from acme_mpi.history.status import read_status
+from acme_mpi.history.told import runs_in
 from acme_mpi.results.spec import AUTO, RowSpec, on_grid
 from acme_mpi.rules import Rules
 from acme_mpi.session import current

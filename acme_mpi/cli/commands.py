@@ -27,15 +27,8 @@ from acme_mpi.history.layout import Layout
 from acme_mpi.history.lease import Lease, holder
 from acme_mpi.history.parsing import Damaged
 from acme_mpi.history.records import read_history
-from acme_mpi.history.status import (
-    damages_text,
-    described,
-    layouts_in,
-    read_status,
-    readable,
-    runs_in,
-    status_json,
-)
+from acme_mpi.history.status import damages_text, read_status, status_json
+from acme_mpi.history.told import described, layouts_in, readable, runs_in
 from acme_mpi.linux.printing import say_error, standard_output
 from acme_mpi.storage import find_store, make_store
 from acme_mpi.storage.ballast import remove_left

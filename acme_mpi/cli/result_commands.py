@@ -10,7 +10,7 @@ from typing import Any
 from acme_mpi.cli.command_parser import CommandParser, whole
 from acme_mpi.cli.summaries import OF_RESULTS
 from acme_mpi.errors import EXIT_DONE, InputError
-from acme_mpi.history.status import runs_in
+from acme_mpi.history.told import runs_in
 from acme_mpi.reading.export import FORMATS, export
 from acme_mpi.reading.opening import open as open_results
 from acme_mpi.reading.results import Results

@@ -10,7 +10,7 @@ from acme_mpi.cli.command_parser import CommandParser
 from acme_mpi.cli.summaries import OF_VIEWS
 from acme_mpi.errors import EXIT_DONE
 from acme_mpi.history.layout import Layout
-from acme_mpi.history.status import layouts_in
+from acme_mpi.history.told import layouts_in
 from acme_mpi.report.looking import Watch
 from acme_mpi.report.written import write_report
 from acme_mpi.visible import say

@@ -13,7 +13,7 @@ from acme_mpi.history.calls import Calls, calls_in
 from acme_mpi.history.description import Description
 from acme_mpi.history.journal import Block, Tell, ignore
 from acme_mpi.history.records import Records, Table, read_pieces, said_of_failures
-from acme_mpi.history.status import described, is_end, readable
+from acme_mpi.history.told import described, is_end, readable
 from acme_mpi.visible import visible
 
 JOBLOG_HEADER = "Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand"

@@ -10,8 +10,8 @@ from acme_mpi.errors import AcmeMpiError, LaunchError, StoppedError
 from acme_mpi.history.description import described_runs
 from acme_mpi.history.journal import AS_PICKLES
 from acme_mpi.history.records import History, indices_of
-from acme_mpi.history.status import read_told
 from acme_mpi.history.stores import find_store
+from acme_mpi.history.told import read_told
 from acme_mpi.jobs.record import SCRIPT, Record
 from acme_mpi.launchers.base import State
 from acme_mpi.launchers.log import last_lines, log_end

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from acme_mpi.errors import InputError, InputTypeError
-from acme_mpi.history.status import runs_in
+from acme_mpi.history.told import runs_in
 from acme_mpi.reading.recorded import Recorded
 from acme_mpi.reading.results import Results
 

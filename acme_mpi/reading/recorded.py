@@ -14,8 +14,8 @@ from acme_mpi.history.journal import Block
 from acme_mpi.history.layout import Layout
 from acme_mpi.history.lease import holder
 from acme_mpi.history.records import Table, read_history
-from acme_mpi.history.status import described, is_end, readable
 from acme_mpi.history.stores import find_store
+from acme_mpi.history.told import described, is_end, readable
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

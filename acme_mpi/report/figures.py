@@ -11,16 +11,8 @@ from acme_mpi.history.calls import durations_of
 from acme_mpi.history.description import Description
 from acme_mpi.history.journal import Block
 from acme_mpi.history.records import Records
-from acme_mpi.history.status import (
-    Duration,
-    Status,
-    Straggler,
-    Told,
-    is_end,
-    is_given_up,
-    slowest_of,
-    status_of,
-)
+from acme_mpi.history.status import Duration, Status, Straggler, slowest_of, status_of
+from acme_mpi.history.told import Told, is_end, is_given_up
 from acme_mpi.report.timeline import (
     N_BINS,
     Calls,

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from acme_mpi.errors import AcmeMpiError
 from acme_mpi.history.growing import GrowingJournals
-from acme_mpi.history.status import RUNNING, layouts_in, read_told
+from acme_mpi.history.status import RUNNING
+from acme_mpi.history.told import layouts_in, read_told
 from acme_mpi.report.figures import Figures, figures_of
 
 EVERY_S = 2.0

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from acme_mpi.errors import StoreError
 from acme_mpi.history.journal import journal_files, n_blocks
 from acme_mpi.history.layout import Layout
-from acme_mpi.history.status import read_told
+from acme_mpi.history.told import read_told
 from acme_mpi.report.figures import figures_of
 from acme_mpi.report.page import page_of
 from acme_mpi.report.sections import body_of

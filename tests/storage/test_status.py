@@ -16,7 +16,8 @@ from acme_mpi.errors import InputError
 from acme_mpi.history.joblog import exit_codes, joblog_lines
 from acme_mpi.history.journal import Block, pack_record
 from acme_mpi.history.lease import LEASE, Lease
-from acme_mpi.history.status import Status, read_status, runs_in, status_json
+from acme_mpi.history.status import Status, read_status, status_json
+from acme_mpi.history.told import runs_in
 from acme_mpi.report.words import duration_text
 
 pytestmark = pytest.mark.once

@@ -10,7 +10,7 @@ from journalling import Folder, done, failed, slow
 
 from acme_mpi.history.growing import GrowingJournals
 from acme_mpi.history.journal import RECORD
-from acme_mpi.history.status import Told, read_told
+from acme_mpi.history.told import Told, read_told
 
 pytestmark = pytest.mark.once
 

@@ -21,7 +21,8 @@ from acme_mpi.history.folders import remove_results
 from acme_mpi.history.journal import Block
 from acme_mpi.history.layout import Layout
 from acme_mpi.history.lease import Lease
-from acme_mpi.history.status import read_status, read_told
+from acme_mpi.history.status import read_status
+from acme_mpi.history.told import read_told
 from acme_mpi.report import written
 from acme_mpi.report.cell import status_html
 from acme_mpi.report.charts import nice_above

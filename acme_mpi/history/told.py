@@ -1,0 +1,131 @@
+"""What a run's dot folder says, read as it is, while the run goes on or later.
+
+Nobody is asked and nothing is written, so it works from any shell that sees the files; no MPI, no
+HDF5. `status` makes figures of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+
+from acme_mpi.errors import AcmeMpiError, InputError
+from acme_mpi.history.description import Description, described_runs, read_description
+from acme_mpi.history.folders import FINISHED as END_MARK
+from acme_mpi.history.journal import FINAL, Block, Mask
+from acme_mpi.history.layout import DOT_FOLDER, Layout
+from acme_mpi.history.lease import Holder, holder
+from acme_mpi.history.parsing import Damaged
+from acme_mpi.history.records import History, Pieces, Records, Table, read_history, read_pieces
+
+TOLD = ("kind", "form", "attempt", "first", "count", "start_s", "busy_s", "peak_bytes", "host")
+
+
+class Told(NamedTuple):
+    """What a dot folder says."""
+
+    holder: Holder | None
+    runs: list[int]
+    description: Description
+    history: History
+    blocks: Records  # the columns `TOLD`, run and rank of all blocks without texts
+    reached_end: bool
+
+    @property
+    def is_running(self) -> bool:
+        """Whether somebody works on it."""
+        return self.holder is not None and self.holder.is_alive
+
+    @property
+    def is_last(self) -> Mask:
+        """Which blocks are the last run's, (n,) ndarray of bool."""
+        is_last: Mask = self.blocks["run"] == self.runs[-1]
+        return is_last
+
+
+@contextmanager
+def readable(folder: str) -> Iterator[None]:
+    """Context in which what a dot folder says is read; turn what is wrong into an InputError."""
+    try:
+        os.listdir(folder)  # what looks for names finds none where it may not look
+        yield
+    except AcmeMpiError:
+        raise
+    except Damaged as error:
+        raise InputError(str(error)) from None
+    except OSError as error:
+        path = getattr(error, "filename", None) or folder
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"cannot read {path}: {reason}") from error
+
+
+def described(folder: str) -> Description:
+    """Return the description of the last run; raise InputError where there is none."""
+    description = read_description(folder)
+    if description is None:
+        raise InputError(f"{folder} holds no description of a run")
+    return description
+
+
+def read_told(folder: str, pieces_in: Pieces = read_pieces) -> Told:
+    """Read what a dot folder says; see `read_history` for `pieces_in`."""
+    with readable(folder):
+        # The holder first: a run that ends meanwhile is then shown as running, with all tasks
+        # done, and not as one that has left some.
+        found = holder(folder)
+        runs, description = described_runs(folder), described(folder)
+        told = Table(TOLD, folder)
+        history = read_history(folder, told, pieces_in)
+        reached_end = os.path.exists(os.path.join(folder, END_MARK))
+    return Told(found, runs, description, history, told.rows, reached_end)
+
+
+def is_end(blocks: Records) -> Mask:
+    """Return which blocks say that tasks have ended, well or not, (n,) ndarray of bool."""
+    return np.isin(blocks["kind"], (Block.DONE, Block.FAILED))
+
+
+def is_given_up(blocks: Records) -> Mask:
+    """Return which blocks say that a task was given up, (n,) ndarray of bool."""
+    is_final: Mask = (blocks["kind"] == Block.FAILED) & (blocks["form"] & FINAL != 0)
+    return is_final
+
+
+def runs_in(directory: str) -> list[str]:
+    """Return the names of the functions of which a directory holds runs, sorted.
+
+    Raises
+    ------
+    InputError
+        The directory cannot be read.
+    """
+    place = os.path.join(directory, DOT_FOLDER)
+    try:
+        names = os.listdir(place)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise InputError(f"cannot read {place}: {error.strerror}") from error
+    return sorted(name for name in names if described_runs(os.path.join(place, name)))
+
+
+def layouts_in(directory: str) -> list[Layout]:
+    """Return where the runs in a directory lie, by the names of their functions.
+
+    Raises
+    ------
+    InputError
+        There are none, or the directory cannot be read.
+    """
+    directory = os.path.abspath(directory)
+    names = runs_in(directory)
+    if not names:
+        raise InputError(
+            f"{directory} holds no run; give the directory named by --output-dir, or the "
+            "ACME_YYYYMMDD-hhmmss-ffffff that was made"
+        )
+    return [Layout(directory, name) for name in names]
