@@ -34,7 +34,7 @@ from acme_mpi.history.lease import Lease
 from acme_mpi.history.parsing import Damaged
 from acme_mpi.history.records import read_history
 from acme_mpi.history.stores import find_store
-from acme_mpi.tasks.fingerprint import changes, version_changes, without_source
+from acme_mpi.tasks.changes import changes, version_changes, without_source
 
 logger = logging.getLogger("acme_mpi")
 

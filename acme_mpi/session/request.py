@@ -15,7 +15,8 @@ from acme_mpi.standing import loading
 from acme_mpi.storage import Layout
 from acme_mpi.tasks import packing
 from acme_mpi.tasks.classes import name_classes
-from acme_mpi.tasks.fingerprint import digest, fingerprint_of, versions
+from acme_mpi.tasks.digest import digest
+from acme_mpi.tasks.fingerprint import fingerprint_of, versions
 from acme_mpi.tasks.pickling import pickle_given
 from acme_mpi.tasks.taskset import TaskSet
 

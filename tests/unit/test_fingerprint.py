@@ -25,16 +25,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acme_mpi import PerTask, Shared
-from acme_mpi.tasks import fingerprint as fingerprint_module
+from acme_mpi.tasks import digest as digest_module
+from acme_mpi.tasks.changes import changes, version_changes, without_source
+from acme_mpi.tasks.digest import digest
 from acme_mpi.tasks.distributing import distribute
-from acme_mpi.tasks.fingerprint import (
-    changes,
-    digest,
-    fingerprint_of,
-    version_changes,
-    versions,
-    without_source,
-)
+from acme_mpi.tasks.fingerprint import fingerprint_of, versions
 
 pytestmark = pytest.mark.once
 
@@ -246,7 +241,7 @@ class TestDigest:
     @pytest.mark.slow
     def test_functions_without_source_have_one_in_all_processes(self):
         code = """
-from acme_mpi.tasks.fingerprint import digest
+from acme_mpi.tasks.digest import digest
 N = 3
 class A:
     def __init__(self, tags): self.tags = tags
@@ -307,7 +302,7 @@ print([digest(v) for v in (outer, outer(1), outer(2), a, a.run, A, A.p, lambda: 
         assert digest(array.T) == digest(array.T.copy()) != digest(array)
 
     def test_a_large_array_is_read_block_by_block(self, monkeypatch):
-        monkeypatch.setattr(fingerprint_module, "_BLOCK_BYTES", 1000)
+        monkeypatch.setattr(digest_module, "_BLOCK_BYTES", 1000)
         array = np.arange(6000.0).reshape(20, -1)
 
         assert digest(np.asfortranarray(array)) == digest(array)
@@ -727,7 +722,8 @@ def test_the_versions_are_those_in_use():
 @pytest.mark.slow
 def test_the_versions_do_not_need_h5py():
     code = (
-        "import sys; from acme_mpi.tasks.fingerprint import digest, versions; "
+        "import sys; from acme_mpi.tasks.digest import digest; "
+        "from acme_mpi.tasks.fingerprint import versions; "
         "versions(); digest([{1}]); "
         "sys.exit('h5py' in sys.modules)"
     )

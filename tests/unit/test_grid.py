@@ -13,8 +13,9 @@ import pytest
 
 import acme_mpi
 from acme_mpi import Grid, InputError, ParallelMap, PerTask
+from acme_mpi.tasks.changes import changes
 from acme_mpi.tasks.distributing import distribute
-from acme_mpi.tasks.fingerprint import changes, fingerprint_of
+from acme_mpi.tasks.fingerprint import fingerprint_of
 from acme_mpi.tasks.packing import pack, unpack
 
 pytestmark = pytest.mark.once
