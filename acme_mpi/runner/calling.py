@@ -12,7 +12,6 @@ from types import FunctionType
 from typing import Any
 
 import cloudpickle
-import numpy as np
 
 from acme_mpi.runner import forked
 from acme_mpi.runner.calls import (
@@ -36,12 +35,12 @@ from acme_mpi.runner.trace import traceback_text
 from acme_mpi.runner.words import N_RUNNING, SKIP_FROM, SKIP_TO
 from acme_mpi.standing import Standing, become, loading
 from acme_mpi.tasks.pickling import (
-    OUT_OF_BAND_BYTES,
     AsRaised,
     Frozen,
     ValuePickler,
     are_plain,
     dump_plain,
+    large_into,
     text_of,
 )
 from acme_mpi.tasks.scripts_main import Initializer
@@ -296,14 +295,7 @@ def dump(values: list[Any]) -> tuple[bytes, list[Any]]:
         What lies beside it; not copied.
     """
     buffers: list[Any] = []
-
-    def take(buffer: pickle.PickleBuffer) -> bool:
-        raw = buffer.raw()
-        if raw.nbytes < OUT_OF_BAND_BYTES:
-            return True
-        buffers.append(np.frombuffer(raw, np.uint8))
-        return False
-
+    take = large_into(buffers)
     if are_plain(values):
         return dump_plain(values, take), buffers
     file = io.BytesIO()

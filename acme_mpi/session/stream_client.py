@@ -1,14 +1,12 @@
 """A stream whose ranks are reached through a channel: its thread sends chunks and takes answers.
 
 The thread does all that calls code of the user's for a chunk: it draws sources, pickles arguments,
-and loads values. A function is pickled where it is given, and compared with the last few: one that
-has not changed is not sent again.
+and loads values.
 """
 
 from __future__ import annotations
 
 import atexit
-import ctypes
 import io
 import os
 import pickle
@@ -18,115 +16,35 @@ import traceback
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from multiprocessing.pool import (  # type: ignore[attr-defined]
-    MaybeEncodingError,
-    RemoteTraceback,
-)
 from select import select
 from typing import Any
 
-import numpy as np
-
 from acme_mpi.comm.background import start_thread
-from acme_mpi.errors import LaunchError, WorkerDied
-from acme_mpi.linux.segment import Segment
+from acme_mpi.errors import LaunchError
 from acme_mpi.runner.calls import (
     Answers,
     Begin,
     Broken,
     End,
-    Forget,
     Given,
-    Got,
     Kill,
-    Lost,
-    NoValue,
     Teach,
     Window,
 )
 from acme_mpi.runner.channel import Channel, ChannelError, Kind
-from acme_mpi.runner.reloaded import RELOADS
 from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.session.stream import Chunk, Raised, Setup, Stream
-from acme_mpi.standing import loading
+from acme_mpi.session.stream_values import error_of, values_of
+from acme_mpi.session.taught import Function, TaughtFunctions
 from acme_mpi.tasks.pickling import (
-    OUT_OF_BAND_BYTES,
     GivenPickler,
-    Unloadable,
     are_plain,
     dump_plain,
+    large_into,
     pickle_given,
-    text_of,
 )
 
-N_KEPT = 8  # functions
-N_UNKNOWN = 4  # chunks for each rank, as `map` makes them
-ALIGNMENT = 64  # of buffers in a segment
 FRAME_BYTES = 1024 * 1024  # of chunks in one message
-
-_MARK = b"acme_mpi"  # in a pickle that has more than the user's values
-
-_memcmp = ctypes.CDLL(None).memcmp
-_memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
-
-
-class Function:
-    """A function that the ranks know by its number.
-
-    Attributes
-    ----------
-    number : int
-        Its own.
-    n_out : int
-        Chunks of it that are drawn and have not ended.
-    window : int
-        How many of them the ranks want to have; 0: none has ended yet.
-    """
-
-    def __init__(self, number: int, body: bytes, buffers: Sequence[Any]) -> None:
-        self.number, self.n_out, self.window = number, 0, 0
-        self._body, self._views = body, list[memoryview]()
-        self._modules = RELOADS.state()
-        self._segment: Segment | None = None
-        self._places: list[tuple[int, int]] = []
-        if buffers:
-            self._segment, self._places = _in_segment([body, *buffers])
-            view = self._segment.view()
-            self._views = [view[start : start + size] for start, size in self._places[1:]]
-
-    @property
-    def message(self) -> Teach:
-        """What teaches it to the ranks."""
-        body = b"" if self._segment is not None else self._body
-        return Teach(self.number, body, self._places, self._segment, self._modules)
-
-    def is_same(self, body: bytes, buffers: Sequence[Any]) -> bool:
-        """Tell whether pickle and buffers are those that the ranks have."""
-        return (
-            body == self._body
-            and self._modules == RELOADS.state()
-            and len(buffers) == len(self._views)
-            and all(map(_are_equal, buffers, self._views))
-        )
-
-
-def _in_segment(pieces: list[Any]) -> tuple[Segment, list[tuple[int, int]]]:
-    """Return a segment that holds some pieces, and where they lie in it."""
-    padded, places, offset = [], [], 0
-    for piece in pieces:
-        size = memoryview(piece).nbytes
-        places.append((offset, size))
-        gap = -size % ALIGNMENT
-        padded += [piece, bytes(gap)]
-        offset += size + gap
-    return Segment.of(padded), places
-
-
-def _are_equal(left: Any, right: memoryview) -> bool:
-    if left.nbytes != right.nbytes:
-        return False
-    a, b = (np.frombuffer(each, np.uint8).ctypes.data for each in (left, right))
-    return not _memcmp(a, b, right.nbytes)
 
 
 class _Source:
@@ -188,9 +106,9 @@ class ClientStream(Stream):
         self._is_woken = False
         self._setups: dict[int, Setup] = {}
         self._broken: dict[int, BaseException] = {}
-        self._n_setups = self._n_functions = self._n_chunks = 0
-        self._kept: deque[Function] = deque()
+        self._n_setups = self._n_chunks = 0
         self._orders: deque[Any] = deque()  # for the ranks; those of chunks come from the thread
+        self._functions = TaughtFunctions(self.size, self._orders.append)
         self._added: deque[_Source] = deque()
         self._killed: deque[Chunk] = deque()
         # What follows is the thread's alone.
@@ -198,7 +116,6 @@ class ClientStream(Stream):
         self._dry: deque[_Source] = deque()
         self._out: dict[int, _Out] = {}  # by number
         self._numbers: dict[Chunk, int] = {}
-        self._n_unknown = 0  # chunks that are out, of functions without a window
         self._lost: BaseException | None = None
         self._is_over = False  # nobody takes sources any more
         _STREAMS.add(self)
@@ -247,26 +164,7 @@ class ClientStream(Stream):
 
     def function(self, func: Callable[..., Any]) -> Function:
         """Pickle a function, and have the ranks know it."""
-        buffers: list[Any] = []
-
-        def take(buffer: pickle.PickleBuffer) -> bool:
-            raw = buffer.raw()
-            if raw.nbytes < OUT_OF_BAND_BYTES:
-                return True
-            buffers.append(raw)
-            return False
-
-        body = pickle_given(func, take)
-        with self._lock:
-            for known in self._kept:
-                if known.is_same(body, buffers):
-                    self._kept.remove(known)
-                    self._kept.append(known)
-                    return known
-            self._n_functions += 1
-            function = Function(self._n_functions, body, buffers)
-            self._kept.append(function)
-            self._orders.append(function.message)
+        function = self._functions.known(func)
         self.wake()
         return function
 
@@ -345,23 +243,15 @@ class ClientStream(Stream):
         messages += drawn
         if self._killed:
             messages.append(Kill(self._numbers_of_killed()))
-        messages += self._forgotten()
+        messages += self._functions.forgotten()
         if messages:
             self._send(messages)
         return bool(self._orders) or any(map(self._is_wanted, self._sources))
 
     def _is_wanted(self, source: _Source) -> bool:
-        """Tell whether one more chunk may be drawn, if it is of the same function as the last one.
-
-        What was sent cannot be cancelled. So of functions that may take hours, for all that is
-        known, only a few chunks are out.
-        """
+        """Tell whether one more chunk may be drawn, if it is of the same function as the last."""
         function = source.function
-        if self._lost is not None or function is None:
-            return True
-        if not function.window:
-            return self._n_unknown < N_UNKNOWN * self.size
-        return function.n_out < function.window
+        return self._lost is not None or function is None or self._functions.is_wanted(function)
 
     def _numbers_of_killed(self) -> list[int]:
         numbers = []
@@ -428,79 +318,34 @@ class ClientStream(Stream):
             chunk.receive(0, [Raised(error)] * n_calls)
             return None
         function: Function = chunk.function
-        self._teach_again(function)
+        if (teach := self._functions.taught_again(function)) is not None:
+            self._send([teach])
         self._n_chunks += 1
         number = self._n_chunks
         self._out[number] = _Out(chunk, n_calls)
         self._numbers[chunk] = number
-        function.n_out += 1
-        self._n_unknown += not function.window
+        self._functions.note_sent(function)
         form = int(chunk.form)
         return Given(number, chunk.setup, function.number, form, n_calls, body, buffers)
-
-    def _teach_again(self, function: Function) -> None:
-        """Have the ranks know a function that they were to forget before this chunk was drawn."""
-        with self._lock:
-            if function in self._kept:
-                return
-            self._kept.append(function)
-        self._send([function.message])
-
-    def _forgotten(self) -> list[Forget]:
-        """Return what the ranks need not know any more."""
-        messages = []
-        with self._lock:
-            for function in [*self._kept][:-N_KEPT]:
-                if not function.n_out:
-                    self._kept.remove(function)
-                    messages.append(Forget(function.number))
-        return messages
 
     def _take_answers(self) -> None:
         while (message := self._channel.receive(wait=False)) is not None:
             for each in message[1]:
                 if isinstance(each, Window):
-                    self._open_window(each)
+                    self._functions.open_window(each)
                 else:
                     self._take(each)
-
-    def _open_window(self, window: Window) -> None:
-        with self._lock:
-            function = next((f for f in self._kept if f.number == window.function), None)
-        if function is None:
-            return  # it was forgotten
-        if not function.window:
-            self._n_unknown -= function.n_out
-        function.window = window.n_chunks
 
     def _take(self, answers: Answers) -> None:
         for answer in answers.answers:
             if isinstance(answer, Broken):
                 self._break(answer, answers.rank)
             elif answer.chunk in self._out:
-                values = self._values(answer, answers.rank)
+                values = values_of(answer, self._where(answers.rank))
                 self._give_back(answer.chunk, answer.first, answer.n, values)
 
-    def _values(self, answer: Got | Lost, rank: int) -> list[Any]:
-        where = f"rank {rank} ({self._hosts[rank]})" if rank >= 0 else ""
-        if isinstance(answer, Lost):
-            text = f"{answer.message}; on {where}" if where else answer.message
-            return [Raised(WorkerDied(text), where) for _ in range(answer.n)]
-        try:
-            with loading():
-                values = pickle.loads(answer.body, buffers=answer.buffers)
-        except BaseException as error:  # by code of the user's: it ends these calls, not the stream
-            return [Raised(_unloadable(f"{type(error).__name__}: {error}"), where)] * answer.n
-        if _MARK not in answer.body:
-            plain: list[Any] = values
-            return plain
-        for k, value in enumerate(values):
-            if type(value) is NoValue:
-                values[k] = Raised(error_of(value, where), where)
-            elif type(value) is Unloadable:
-                values[k] = Raised(_unloadable(value.reason), where)
-        loaded: list[Any] = values
-        return loaded
+    def _where(self, rank: int) -> str:
+        return f"rank {rank} ({self._hosts[rank]})" if rank >= 0 else ""
 
     def _give_back(self, number: int, first: int, n: int, values: list[Any]) -> None:
         out = self._out[number]
@@ -509,9 +354,7 @@ class ClientStream(Stream):
             out.done.append(range(first, first + n))
         else:
             del self._out[number], self._numbers[out.chunk]
-            function: Function = out.chunk.function
-            function.n_out -= 1
-            self._n_unknown -= not function.window
+            self._functions.note_back(out.chunk.function)
         out.chunk.receive(first, values)
 
     def _break(self, broken: Broken, rank: int) -> None:
@@ -519,8 +362,7 @@ class ClientStream(Stream):
         setup = self._setups.get(broken.setup)
         if setup is None or broken.setup in self._broken:
             return
-        where = f"rank {rank} ({self._hosts[rank]})"
-        error = error_of(pickle.loads(broken.body), where)
+        error = error_of(pickle.loads(broken.body), self._where(rank))
         self._broken[broken.setup] = error
         setup.on_broken(error)
 
@@ -549,61 +391,12 @@ class ClientStream(Stream):
 
 def _pickled(arguments: Sequence[Any]) -> tuple[bytes, list[Any]]:
     buffers: list[Any] = []
-
-    def take(buffer: pickle.PickleBuffer) -> bool:
-        raw = buffer.raw()
-        if raw.nbytes < OUT_OF_BAND_BYTES:
-            return True
-        buffers.append(np.frombuffer(raw, np.uint8))
-        return False
-
+    take = large_into(buffers)
     if are_plain(arguments):
         return dump_plain(arguments, take), buffers
     file = io.BytesIO()
     GivenPickler(file, protocol=5, buffer_callback=take).dump(arguments)
     return file.getvalue(), buffers
-
-
-class _Words(str):
-    """Words as `MaybeEncodingError` is to quote them."""
-
-    def __repr__(self) -> str:
-        return str(self)
-
-
-def _not_sent(what: str, reason: str) -> BaseException:
-    error: BaseException = MaybeEncodingError(_Words(reason), _Words(what))
-    return error
-
-
-def _unloadable(reason: str) -> BaseException:
-    return _not_sent("the result", f"its pickle cannot be loaded: {reason}")
-
-
-def error_of(value: NoValue, where: str) -> BaseException:
-    """Return the exception that a `NoValue` stands for, with the remote traceback as its cause."""
-    cause = RemoteTraceback(f'\n"""\n{value.traceback}"""') if value.traceback else None
-    if value.kind == "exit":
-        error: BaseException = WorkerDied(f"{value.message}; on {where}")
-    elif value.error:
-        error = _loaded_error(value)
-    else:
-        error = _not_sent(value.value, value.message)
-    # Not by assignment, which a frozen dataclass refuses.
-    BaseException.__setattr__(error, "__cause__", cause)
-    return error
-
-
-def _loaded_error(value: NoValue) -> BaseException:
-    """Return an exception, or one that says why it does not load here."""
-    try:
-        with loading():
-            loaded = pickle.loads(value.error)
-    except BaseException as why:
-        return _not_sent(value.value, f"its pickle cannot be loaded: {text_of(why, repr)}")
-    if isinstance(loaded, BaseException):
-        return loaded
-    return _not_sent(value.value, f"its pickle loads as {type(loaded).__name__}")
 
 
 # Of this process. What is registered with the fork of each would stay for ever, and they with it.

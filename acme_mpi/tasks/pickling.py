@@ -267,14 +267,14 @@ def are_plain(values: Sequence[Any]) -> bool:
     return kinds <= _PLAIN and not any(array.dtype.hasobject for array in arrays)
 
 
-def dump_plain(values: Any, take: Take) -> bytes:
-    """Pickle what `are_plain` says so of, or a list of that: without a pickler of our own."""
-    return pickle.dumps(values, protocol=5, buffer_callback=take)
+def large_into(buffers: list[Any]) -> Take:
+    """Return what a pickler calls with buffers: large ones go into a list, and are not copied.
 
-
-def dump_values(values: list[Any]) -> tuple[bytes, list[Any]]:
-    """Pickle return values, each plain or `Frozen`; large arrays become out-of-band buffers."""
-    buffers: list[Any] = []
+    Parameters
+    ----------
+    buffers : list
+        Gets them, as (n,) ndarray of uint8.
+    """
 
     def take(buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()
@@ -283,8 +283,19 @@ def dump_values(values: list[Any]) -> tuple[bytes, list[Any]]:
         buffers.append(np.frombuffer(raw, np.uint8))
         return False
 
+    return take
+
+
+def dump_plain(values: Any, take: Take) -> bytes:
+    """Pickle what `are_plain` says so of, or a list of that: without a pickler of our own."""
+    return pickle.dumps(values, protocol=5, buffer_callback=take)
+
+
+def dump_values(values: list[Any]) -> tuple[bytes, list[Any]]:
+    """Pickle return values, each plain or `Frozen`; large arrays become out-of-band buffers."""
+    buffers: list[Any] = []
     file = io.BytesIO()
-    ValuePickler(file, protocol=5, buffer_callback=take).dump(values)
+    ValuePickler(file, protocol=5, buffer_callback=large_into(buffers)).dump(values)
     return file.getvalue(), buffers
 
 

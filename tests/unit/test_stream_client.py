@@ -23,7 +23,8 @@ from acme_mpi.runner.calling import describe_error, dump
 from acme_mpi.runner.calls import Answers, Begin, Forget, Given, Got, Teach, Window
 from acme_mpi.runner.channel import Channel, Kind
 from acme_mpi.session.stream import Chunk, Form, Setup
-from acme_mpi.session.stream_client import N_KEPT, N_UNKNOWN, ClientStream
+from acme_mpi.session.stream_client import ClientStream
+from acme_mpi.session.taught import N_KEPT, N_UNKNOWN
 
 pytestmark = pytest.mark.once
 
