@@ -15,7 +15,7 @@ from acme_mpi.runner.process import interpreter_flags
 from acme_mpi.runner.surroundings import Surroundings, changed, changes, need_a_new_process
 
 RELOADED = """
-import importlib, json, os, pathlib
+import functools, importlib, json, os, pathlib
 
 def write(k, helper):
     func = f"import half\\ndef f(x): return {k} * x * half.H"
@@ -28,6 +28,14 @@ import half, mine
 import acme_mpi
 
 pool, executor, memory = acme_mpi.Pool(), acme_mpi.Executor(), {"write_worker_results": False}
+ranks = range(pool.size)
+
+def meet(x, place):
+    # Return once all ranks have imported the module.
+    mine.f(x)
+    pathlib.Path(f"{place}{x}").touch()
+    while not all(os.path.exists(f"{place}{k}") for k in ranks):
+        os.sched_yield()
 
 def say():
     with acme_mpi.Pool() as other:
@@ -43,6 +51,8 @@ def say():
     print(json.dumps([found[0], all(each == found[0] for each in found)]), flush=True)
 
 say()
+acme_mpi.map(meet, ranks, "runner", **memory)
+pool.map(functools.partial(meet, place="pool"), ranks, chunksize=1)
 write(10, 1)
 say()  # an edit alone changes nothing
 importlib.reload(mine)
