@@ -15,6 +15,7 @@ from acme_mpi.results.content import Content
 from acme_mpi.results.convert import Array, Part, ResultError, fits_64_bits, to_array
 from acme_mpi.results.naming import Agree, Naming
 from acme_mpi.results.parts import (
+    NUMPY_NUMBERS,
     PLACED_BYTES,
     PLAIN_NUMBERS,
     PLAIN_VALUES,
@@ -197,16 +198,28 @@ class Encoder(ABC):
 
 
 class ValuesEncoder(Encoder):
-    """For values that stay in memory as they are."""
+    """For values that stay in memory as they are.
+
+    What nobody can change is kept until all are pickled together: that takes a tenth of the time.
+    """
+
+    _unchanging = PLAIN_VALUES | NUMPY_NUMBERS
 
     def _clear(self) -> None:
         super()._clear()
         self._values: list[Any] = []
-        self.plain = PLAIN_VALUES, self._values.append
+        self.plain = self._unchanging, self._values.append
 
     def add(self, index: int, value: Any) -> None:
         """Take a value."""
-        self._values.append(value if type(value) in PLAIN_VALUES else self._frozen(value))
+        self._values.append(value if self._is_unchanging(value) else self._frozen(value))
+
+    def _is_unchanging(self, value: Any) -> bool:
+        kind = type(value)
+        if kind is not tuple:
+            return kind in self._unchanging
+        self.n_bytes += 8 * len(value)
+        return self._unchanging.issuperset(map(type, value))
 
     def _content(self) -> Content:
         values, buffers = self._dumped(self._values)

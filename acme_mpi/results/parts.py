@@ -117,5 +117,10 @@ PLAIN_NUMBERS: frozenset[type] = frozenset({int, float, bool, complex})
 PLAIN_VALUES: frozenset[type] = PLAIN_NUMBERS | {type(None), str}
 
 
+NUMPY_NUMBERS: frozenset[type] = frozenset(
+    np.dtype(code).type for code in "?" + np.typecodes["AllInteger"] + np.typecodes["AllFloat"]
+)
+
+
 # Types whose values are no more than what they look like.
 PLAIN: frozenset[type] = frozenset({*PLAIN_VALUES, bytes})

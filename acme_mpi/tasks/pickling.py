@@ -13,6 +13,7 @@ import cloudpickle
 import numpy as np
 
 from acme_mpi.results.convert import ResultError
+from acme_mpi.results.parts import NUMPY_NUMBERS
 from acme_mpi.tasks.classes import fill_unless_own, name_class, with_slots
 from acme_mpi.tasks.hdf5_arguments import reduce_hdf5
 from acme_mpi.tasks.scripts_main import reduce_of_main
@@ -243,11 +244,7 @@ def pickle_result(value: Any, pickler: type[ResultPickler] = ResultPickler) -> b
 
 # Types whose objects every pickler pickles alike, and loads again; these it knows by itself.
 _NATIVE = frozenset({bool, int, float, str, bytes, type(None)})
-_PLAIN = frozenset(
-    _NATIVE
-    | {complex, np.bool_, np.str_, np.bytes_}
-    | {np.dtype(code).type for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"]}
-)
+_PLAIN = _NATIVE | NUMPY_NUMBERS | {complex, np.str_, np.bytes_}
 
 
 def are_plain(values: Sequence[Any]) -> bool:

@@ -553,6 +553,30 @@ class TestEncoder:
             rows = [parts[0] for parts in content.parts]
         assert [row[0] for row in rows] == [0, 1, 2]
 
+    def test_a_reused_list_in_a_tuple_keeps_each_result(self):
+        encoder, reused = encoder_of(None, True, Ways(None, dump_values, Frozen)), [0]
+        for index in range(3):
+            reused[0] = index
+            encoder.add(index, (index, reused))
+
+        content = encoder.take()
+        assert load_values(content.values, content.buffers)[0] == [(0, [0]), (1, [1]), (2, [2])]
+
+    def test_only_what_can_change_is_pickled_at_once(self):
+        fixed = [1.5, (1, "a", None), np.float64(2), (np.int8(3), 1j), ()]
+
+        def freeze(value):
+            raise AssertionError(f"{value!r} was pickled by itself")
+
+        encoder = encoder_of(None, True, Ways(None, dump_values, freeze))
+        for index, value in enumerate(fixed):
+            encoder.add(index, value)
+
+        content = encoder.take()
+        found, _ = load_values(content.values, content.buffers)
+        assert found == fixed
+        assert [*map(type, found)] == [*map(type, fixed)]
+
     def test_a_reused_array_of_strings_keeps_each_result(self):
         """An array of strings that the function uses again keeps each result."""
         encoder, buffer = encoder_of(None, False), strings("")
