@@ -12,6 +12,7 @@ import numpy as np
 Ranges = Sequence[tuple[int, int]] | np.ndarray[Any, np.dtype[np.int64]]  # half-open
 
 REPORTS_PER_S = 10_000  # of all workers together: some 15 % of what one rank can handle
+N_EVEN = 8  # tasks whose durations even out in a chunk
 
 
 class Schedule(ABC):
@@ -104,9 +105,10 @@ class Factoring(Schedule):
 
     Every batch hands out half of what is left, in one equal chunk per worker, so that the last
     chunks balance the load. Until there were as many reports as there are workers chunks hold one
-    task; then none lasts longer than `longest_s` (a report in that time keeps the bar moving) and,
+    task; then none lasts longer than `longest_s` (a report in that time keeps the bar moving), and
+    of fewer than `N_EVEN` tasks, which may take far longer, none longer than half of that; and,
     unless too few tasks are left, none is shorter than `shortest_s` (a chunk must outweigh its
-    messages). From 800 workers on both bounds grow with their number, so that rank 0 gets
+    messages). From 800 workers on the bounds grow with their number, so that rank 0 gets
     `REPORTS_PER_S` at most, and at the end, when chunks are short, five times as many.
 
     Parameters
@@ -123,11 +125,12 @@ class Factoring(Schedule):
         self,
         tasks: int | Ranges,
         n_workers: int,
-        longest_s: float = 0.08,
+        longest_s: float = 0.16,
         shortest_s: float = 0.002,
     ) -> None:
         super().__init__(tasks, n_workers)
         self.longest_s = max(longest_s, n_workers / REPORTS_PER_S)
+        self._longest_of_few_s = max(longest_s / 2, n_workers / REPORTS_PER_S)
         self.shortest_s = max(shortest_s, n_workers / REPORTS_PER_S / 5)
         self._batch_left = 0
         self._batch_size = 1
@@ -158,6 +161,8 @@ class Factoring(Schedule):
             self._batch_size = -(-self.n_left // (2 * self.n_workers))
         self._batch_left -= 1
         n_longest = int(self.longest_s / self._task_s)
+        if n_longest < N_EVEN:
+            n_longest = int(self._longest_of_few_s / self._task_s)
         n_shortest = int(self.shortest_s / self._task_s)
         self._chunk_size = max(1, min(max(self._batch_size, n_shortest), n_longest))
         return self._chunk_size

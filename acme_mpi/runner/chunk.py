@@ -16,7 +16,7 @@ from acme_mpi.runner.failure import call_text, describe_failure
 from acme_mpi.runner.words import DRAIN, Words
 from acme_mpi.tasks.taskset import TaskSet
 
-REPORT_NS = 100_000_000  # results leave the runner at least this often between two tasks
+REPORT_NS = 200_000_000  # results leave the runner at least this often between two tasks
 REPORT_BYTES = 8 * 1024 * 1024
 CLOCK_NS = 200_000  # the start of a task is known this well
 SLOW_NS = 10_000_000  # tasks from here on are listed with their times

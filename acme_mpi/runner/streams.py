@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from _thread import allocate_lock, start_new_thread
+from contextlib import suppress
 from io import BufferedWriter, FileIO, TextIOWrapper
 from typing import Any
 
@@ -20,31 +21,33 @@ def flush_standard_streams() -> None:
     for number, own in _OWN.items():
         present = getattr(sys, _NAMES[number], None)
         streams = [own] if present is own else [present, own]  # that may write into this
-        if not all([_flush(stream) for stream in streams]):
+        if not all([_has_flushed(stream) for stream in streams]):
             setattr(sys, _NAMES[number], _opened(number))
 
 
-def _flush(stream: Any) -> bool:
+def _has_flushed(stream: Any) -> bool:
     """Flush a stream; return whether that has come back."""
+    if _is_plain(stream):
+        _flush(stream)
+        return True
     done = allocate_lock()
 
     def flush() -> None:
-        try:
-            stream.flush()
-        except BaseException:  # closed, or never there, or whatever an object of the user's raises
-            pass
-        finally:
-            done.release()
+        _flush(stream)
+        done.release()
 
     done.acquire()
-    if _is_plain(stream):
-        flush()
-        return True
     try:
         start_new_thread(flush, ())
     except RuntimeError:  # this user may have no more threads
         flush()
     return done.acquire(timeout=PATIENCE_S)
+
+
+def _flush(stream: Any) -> None:
+    # It may be closed, or never there, and an object of the user's may raise anything.
+    with suppress(BaseException):
+        stream.flush()
 
 
 def _is_plain(stream: Any) -> bool:
