@@ -32,12 +32,14 @@ from acme_mpi.history.journal import (
     texts_in,
 )
 from acme_mpi.history.layout import Layout
-from acme_mpi.history.parsing import Damaged, parse_failure
+from acme_mpi.history.parsing import Damaged, parse_failures
 
 Records = np.ndarray[Any, np.dtype[np.void]]
 Record = np.void  # one of them
 TOLD_OF_FAILURES = ("type", "message", "location", "traceback", "call")
 _UNTOLD = {"type": "unknown", "message": ""}
+_TORN = {"message": "its record is torn"}
+_DAMAGED = {"message": "its record is damaged"}
 # What `History` keeps of blocks, besides the run and the rank: of files, and of results.
 FILES = ("form", "attempt", "payload", "first", "checksum")
 PLACED = (
@@ -292,15 +294,15 @@ def said_of_failures(
 
     Keys are of `TOLD_OF_FAILURES`; the traceback may be the index of a task that has the same one.
     """
-    for at, text in texts_in(piece.blocks, Block.FAILED):
-        said: dict[str, Any] = {"type": "unknown", "message": "its record is torn"}
-        if text:
-            number = int(piece.numbers[at])
-            try:
-                said = parse_failure(text, TOLD_OF_FAILURES, place.path, number)
-            except Damaged as damage:
-                tell(damage)
-                said["message"] = "its record is damaged"
+    found = [*texts_in(piece.blocks, Block.FAILED)]
+    whole = [(text, int(piece.numbers[at])) for at, text in found if text]
+    texts, numbers = [text for text, _ in whole], [number for _, number in whole]
+    parsed = parse_failures(texts, TOLD_OF_FAILURES, place.path, numbers)
+    for at, text in found:
+        said = next(parsed) if text else _TORN
+        if isinstance(said, Damaged):
+            tell(said)
+            said = _DAMAGED
         yield at, said if len(said) == len(TOLD_OF_FAILURES) else {**_UNTOLD, **said}
 
 

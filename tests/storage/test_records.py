@@ -21,7 +21,7 @@ from acme_mpi.history.journal import (
     pack_record,
 )
 from acme_mpi.history.layout import journal_name
-from acme_mpi.history.parsing import Damaged, parse_failure
+from acme_mpi.history.parsing import Damaged, parse_failures
 from acme_mpi.history.records import TOLD_OF_FAILURES, ranges_of, read_history, share_of
 from acme_mpi.results.checksum import MASK, SUM, XXH3, checksum, new_digest
 
@@ -204,12 +204,15 @@ HARD = st.sampled_from(['", "call": "x', "\\", '"', "}", "{", ', "call": ', "\n"
 TEXTS = st.lists(HARD, max_size=4).map("".join)
 
 
+def parsed(*texts):
+    return [*parse_failures(texts, TOLD_OF_FAILURES, "a journal", range(len(texts)))]
+
+
 @given(TEXTS, st.one_of(TEXTS, st.integers(0, 9)), TEXTS)
 def test_a_failure_is_read_as_json_is_whatever_it_tells(message, traceback, call):
-    """Also the second time, when all but its call is known."""
     said = {"type": "E", "message": message, "location": "", "traceback": traceback, "call": call}
-    for _ in range(2):
-        assert parse_failure(json.dumps(said), TOLD_OF_FAILURES, "a journal", 0) == said
+
+    assert parsed(json.dumps(said), json.dumps(said)) == [said, said]
 
 
 @pytest.mark.parametrize(
@@ -218,17 +221,33 @@ def test_a_failure_is_read_as_json_is_whatever_it_tells(message, traceback, call
         '{"type": "E", "call": 3}',
         '{"type": "E", "call": "f(2)"',
         '{"type": "E", "call": "f(2)"} {}',
+        '{"type": "E"}, {"call": "f(2)"}',
         '{"type": "E", "call": ["f(2)"]}',
         '{"type": 3, "call": "f(2)"}',
+        '{"type": "E", "traceback": -1}',
         '{"other": "E", "call": "f(2)"}',
         '{"type": {"type": "E", "call": "f(2)"}',
+        "3",
+        "",
     ],
 )
-def test_a_failure_that_is_damaged_beside_its_call_is_refused(text):
-    parse_failure('{"type": "E", "call": "f(2)"}', TOLD_OF_FAILURES, "a journal", 0)
+def test_a_failure_that_is_damaged_costs_no_other(text):
+    before, bad, after = parsed('{"call": "f(2)"}', text, '{"type": "E"}')
 
-    with pytest.raises(Damaged, match="a journal"):
-        parse_failure(text, TOLD_OF_FAILURES, "a journal", 0)
+    assert (before, after) == ({"call": "f(2)"}, {"type": "E"})
+    assert isinstance(bad, Damaged)
+    assert str(bad).startswith("damaged: a journal, record 1: ")
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ['{"type": "E", "call": "', '"}', '{"type": "E"}, {}'],
+        ['{"type": [{}', '{}], "call": "x"}', "{}, {}"],
+    ],
+)
+def test_texts_that_are_failures_only_together_are_damaged(texts):
+    assert [type(each) for each in parsed(*texts)] == [Damaged] * 3
 
 
 class TestChecksum:
