@@ -20,6 +20,7 @@ from benchmarks.once import FIGURES
 from benchmarks.processes import MARKER
 
 QUICK_TARGET_S = 0.3
+PIECE = bytes(2**23)
 
 
 @dataclass
@@ -60,7 +61,7 @@ class Bench:
         for k in range(n_repetitions):
             # To and fro: a machine that slows down or speeds up favours no side.
             for side in workload.sides if k % 2 == 0 else workload.sides[::-1]:
-                figures = self._measure_side(side, measured[side.name])
+                figures = self._measure_side(side, measured[side.name], workload.cache_bytes)
                 measured[side.name].repetitions.append(figures)
                 told = measured[side.name].trouble if figures is None else shown(figures)
                 print(
@@ -69,7 +70,7 @@ class Bench:
             tell_added(workload, {name: each.repetitions[k] for name, each in measured.items()})
         return measured
 
-    def _measure_side(self, side, so_far):
+    def _measure_side(self, side, so_far, cache_bytes):
         python = self._peers_python if side.is_peer else sys.executable
         if not python:
             so_far.trouble = "no .venv-bench: call scripts/setup --bench"
@@ -82,15 +83,16 @@ class Bench:
                 (each["n_tasks"] for each in so_far.repetitions if each is not None), None
             )
         try:
-            return self._run(python, side, options)
+            return self._run(python, side, options, cache_bytes)
         except Failed as failed:
             so_far.trouble = str(failed)
             return None
 
-    def _run(self, python, side, options):
+    def _run(self, python, side, options, cache_bytes):
         """Return the figures of one run; None in `options` is found in the run itself."""
         launcher = ["mpiexec", "-n", str(side.n_ranks), "--oversubscribe"] if side.n_ranks else []
         place = tempfile.mkdtemp(dir=self._directory)
+        fill_page_cache(place, cache_bytes)
         os.sync()  # nobody pays for what others have left to be written
         start_s, start_cpu_s = time.monotonic(), ended_cpu_s()
         process = subprocess.Popen(
@@ -128,6 +130,13 @@ class Bench:
         work = {"measure": side.measure, "options": options, "setting": setting}
         served = ["-m", "acme_mpi"] if side.is_script else []
         return [*served, "-m", "benchmarks.once", json.dumps(work)]
+
+
+def fill_page_cache(directory, n_bytes):
+    """Write a file and remove it, so that the kernel has memory for another one."""
+    with tempfile.TemporaryFile(dir=directory) as file:
+        for _ in range(n_bytes // len(PIECE)):
+            file.write(PIECE)
 
 
 class Failed(Exception):

@@ -141,7 +141,7 @@ def arrays():
         )
         for name, bound in least.items()
     )
-    return Workload("arrays", sides, lines)
+    return Workload("arrays", sides, lines, cache_bytes=GIB)
 
 
 def argument():
