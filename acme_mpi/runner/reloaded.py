@@ -27,7 +27,7 @@ class Reloads:
 
     def state(self) -> str:
         """Return the name of the state that they are in; empty: as at first."""
-        if any(_spec_of(sys.modules.get(name)) is not spec for name, spec in self._specs.items()):
+        if self._has_changed():
             self._state, self._n_modules = os.urandom(8).hex(), 0
             _followed.add(self._state)  # they are here as they are now
         # To look at all modules takes a while, and small calls are many.
@@ -35,6 +35,12 @@ class Reloads:
             self._n_modules = len(sys.modules)
             self._specs = {name: module.__spec__ for name, module in users_modules().items()}
         return self._state
+
+    def _has_changed(self) -> bool:
+        for name, spec in self._specs.items():  # each time that a pool is given a task
+            if _spec_of(sys.modules.get(name)) is not spec:
+                return True
+        return False
 
 
 RELOADS = Reloads()

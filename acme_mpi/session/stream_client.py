@@ -36,6 +36,7 @@ from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.session.stream import Chunk, Raised, Setup, Stream
 from acme_mpi.session.stream_values import error_of, values_of
 from acme_mpi.session.taught import Function, TaughtFunctions
+from acme_mpi.standing import loading
 from acme_mpi.tasks.pickling import (
     GivenPickler,
     are_plain,
@@ -337,11 +338,17 @@ class ClientStream(Stream):
                     self._take(each)
 
     def _take(self, answers: Answers) -> None:
-        for answer in answers.answers:
+        where = self._where(answers.rank)
+        with loading():  # once for all of them, and not while they are handed back
+            loaded = [
+                (answer, [] if isinstance(answer, Broken) else values_of(answer, where))
+                for answer in answers.answers
+                if isinstance(answer, Broken) or answer.chunk in self._out
+            ]
+        for answer, values in loaded:
             if isinstance(answer, Broken):
                 self._break(answer, answers.rank)
             elif answer.chunk in self._out:
-                values = values_of(answer, self._where(answers.rank))
                 self._give_back(answer.chunk, answer.first, answer.n, values)
 
     def _where(self, rank: int) -> str:

@@ -19,7 +19,7 @@ _MARK = b"acme_mpi"  # in a pickle that has more than the user's values
 
 
 def values_of(answer: Got | Lost, where: str) -> list[Any]:
-    """Return the values of some calls, `Raised` in the place of what has none.
+    """Return the values of some calls, `Raised` in the place of what has none; while `loading`.
 
     Parameters
     ----------
@@ -32,8 +32,7 @@ def values_of(answer: Got | Lost, where: str) -> list[Any]:
         text = f"{answer.message}; on {where}" if where else answer.message
         return [Raised(WorkerDied(text), where) for _ in range(answer.n)]
     try:
-        with loading():
-            values = pickle.loads(answer.body, buffers=answer.buffers)
+        values = pickle.loads(answer.body, buffers=answer.buffers)
     except BaseException as error:  # by code of the user's: it ends these calls, not the stream
         return [Raised(_unloadable(f"{type(error).__name__}: {error}"), where)] * answer.n
     if _MARK not in answer.body:
