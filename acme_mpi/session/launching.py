@@ -22,6 +22,7 @@ from acme_mpi.session.local import Hold, LocalSession
 from acme_mpi.session.local_ranks import LocalRanks
 from acme_mpi.session.plain import PlainSession
 from acme_mpi.session.starting import RanksFolder, new_folder, newest_folder
+from acme_mpi.standing import Standing, refuse_while_loading, standing
 
 IDLE = "10m"
 
@@ -183,6 +184,8 @@ def connect(directory: str | None = None) -> KeptRanks:
 
 
 def _session() -> PlainSession:
+    if standing() is Standing.LOADING:
+        refuse_while_loading()
     session = outside()
     if current().is_nested or not isinstance(session, PlainSession):
         raise LaunchError("a task, or a script that ranks serve, cannot start ranks of its own")

@@ -25,6 +25,8 @@ UNGUARDED = {
     "map": "acme_mpi.map(f, [1], write_worker_results=False)",
     "ParallelMap": "acme_mpi.ParallelMap(f, [1], write_worker_results=False).compute()",
     "local_cluster_setup": "acme_mpi.local_cluster_setup()",
+    "launch": "acme_mpi.launch(1)",
+    "connect": "acme_mpi.connect()",
 }
 HEAD = "import acme_mpi\n\ndef f(x):\n    return x\n\n"
 
