@@ -217,7 +217,7 @@ def _ask(runner: ChildRunner, kind: Kind, content: Any, rules: Rules | None = No
         It does not come in time.
     """
     is_stopping = bool(INTERRUPTS.number)  # which has ended the run: what there is is shown
-    runner.send(kind, content)
+    runner.ask(kind, content)
     end_s = time.monotonic() + (rules or Rules()).loading_s
     while True:
         runner.poll()

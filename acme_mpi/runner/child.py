@@ -68,6 +68,7 @@ class ChildRunner(Runner):
         self._habits: set[str] = set()  # what tasks have changed of their processes
         self._n_idle_deaths = 0
         self.other_messages: deque[tuple[Kind, Any]] = deque()
+        self._asked: tuple[Kind, Any] | None = None  # between two runs, and not yet answered
         self._child: Child | None = None
         self.unstartable = ""  # why there is no child; it is tried again with the next message
         self._start_child(is_forked)
@@ -137,6 +138,11 @@ class ChildRunner(Runner):
             return
         with contextlib.suppress(BrokenPipeError, ConnectionError):
             child.channel.send(kind, content)
+
+    def ask(self, kind: Kind, content: Any) -> None:
+        """Send a message between two runs, whose answer comes among `other_messages`."""
+        self._asked = (kind, content)
+        self.send(kind, content)
 
     def submit(self, chunk: range) -> None:
         """Queue the tasks of `chunk` in the child."""
@@ -232,6 +238,7 @@ class ChildRunner(Runner):
             names, may_be_habits = content
             self._replace_changed([str(name) for name in names], may_be_habits)
         else:
+            self._asked = None
             self.other_messages.append((kind, content))
 
     def _take_back(self, start: int, stop: int) -> None:
@@ -274,7 +281,9 @@ class ChildRunner(Runner):
         if may_be_habits:
             self._habits.update(names)
         if self._assignment is None:
-            return  # the next run starts another one
+            if self._asked is not None:  # by an agent that did not know yet
+                self.send(*self._asked)
+            return  # else the next run starts another one
         self._assignment.habits = [*self._habits]
         if self._is_prepared:
             self.changed |= set(names)
@@ -359,6 +368,7 @@ class ChildRunner(Runner):
         self._pending.clear()
         self._events.clear()
         self.other_messages.clear()
+        self._asked = None
         if self._child is None:
             return
         self._is_used = True

@@ -15,10 +15,18 @@ from typing import Any
 import cloudpickle
 import numpy as np
 import pytest
-from running import LARGE, failures_by_index, make_assignment, run_tasks, values_by_index
+from running import (
+    LARGE,
+    failures_by_index,
+    make_assignment,
+    run_tasks,
+    values_by_index,
+    wait_until,
+)
 
 from acme_mpi.runner import changed
 from acme_mpi.runner.changed import Baseline
+from acme_mpi.runner.channel import Kind
 from acme_mpi.runner.child import ChildRunner
 
 pytestmark = pytest.mark.once
@@ -245,3 +253,15 @@ def test_what_the_same_task_changes_again_is_no_habit(runner, tmp_path):
         outcomes = run_tasks(runner, chunks, lambda request: (str(path), 0))
 
         assert [*failures_by_index(outcomes)] == [1]
+
+
+def test_what_a_changed_process_was_asked_between_runs_its_successor_answers(runner):
+    runner.ask(Kind.SHOW, ([], 2))
+    runner._take(Kind.CHANGED, (["sys.stdout"], False))  # which had left before it could read that
+
+    def is_answered():
+        runner.poll()
+        return runner.other_messages or not runner.descriptors()
+
+    wait_until(is_answered)
+    assert runner.other_messages.popleft()[0] == Kind.SHOWN
