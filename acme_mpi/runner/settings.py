@@ -14,6 +14,8 @@ from acme_mpi.errors import InputError
 
 # Numbers that are none in JSON, or a list of numbers that is none, as NumPy prints it.
 _LIKE_NUMBERS = re.compile(r"[+-]?(nan|inf|infinity)|[\[({][-+.,\s0-9eEjJ]*[\])}]?", re.IGNORECASE)
+_LIKE_A_RANGE = re.compile(r"range\(([-+,\s0-9]+)\)")
+_MOST_SPELLED = 20  # items of a range
 _CANNOT_BE_READ = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)
 
 
@@ -58,9 +60,13 @@ def _refuse_python(name: str, value: str) -> None:
             return
         spelled = _literal_as_json(literal)
     except _CANNOT_BE_READ:
-        if not _LIKE_NUMBERS.fullmatch(word):
-            return
-        spelled = _numbers_as_json(word)
+        if _LIKE_NUMBERS.fullmatch(word):
+            spelled = _numbers_as_json(word)
+        else:
+            try:
+                spelled = _without_quotes_as_json(word)
+            except _CANNOT_BE_READ:
+                return
     how = f"--set {shlex.quote(f'{name}={spelled}')}"
     if not spelled:
         how = "which has nothing for it; put it into a .npz file of arguments"
@@ -97,3 +103,27 @@ def _numbers_as_json(text: str) -> str:
         return json.dumps([json.loads(number) for number in numbers])
     except ValueError:
         return ""
+
+
+def _without_quotes_as_json(text: str) -> str:
+    """Return how JSON spells a range, or a list or dict whose quotes a shell has taken.
+
+    A single name in brackets is none: it is a set of characters, or a place to fill in.
+    """
+    if found := _LIKE_A_RANGE.fullmatch(text):
+        numbers = range(*ast.literal_eval(f"[{found[1]}]"))
+        return json.dumps([*numbers]) if len(numbers) <= _MOST_SPELLED else ""
+    if not text.startswith(("[", "(", "{")) or not re.search("[,:]", text):
+        raise ValueError("no list")
+    tree = _Quoted().visit(ast.parse(text, mode="eval").body)
+    return _literal_as_json(ast.literal_eval(tree))
+
+
+class _Quoted(ast.NodeTransformer):
+    """Makes numbers of names that mean NaN or infinity, and strings of all others."""
+
+    def visit_Name(self, node: ast.Name) -> ast.Constant:
+        try:
+            return ast.Constant(float(node.id))
+        except ValueError:
+            return ast.Constant(node.id)

@@ -38,6 +38,10 @@ pytestmark = pytest.mark.once
         ("x=y", "x=y"),
         ("nano", "nano"),
         ("f(x)", "f(x)"),
+        ("[abc]", "[abc]"),
+        ("{name}", "{name}"),
+        ("{x:>10}", "{x:>10}"),
+        ("[text](address)", "[text](address)"),
     ],
 )
 def test_a_value_is_json_else_a_string(text, value):
@@ -65,6 +69,11 @@ PYTHON = {
     "[1 2 3]": "[1, 2, 3]",
     "[1, 2": "[1, 2]",
     "()": "[]",
+    "[a, b]": '["a", "b"]',
+    "{a: 1}": '{"a": 1}',
+    "(a, (1, b))": '["a", [1, "b"]]',
+    "[1, -inf]": "[1, -Infinity]",
+    "range(1, 6, 2)": "[1, 3, 5]",
 }
 
 
@@ -83,7 +92,7 @@ def test_python_that_is_no_json_is_refused_with_both_ways(text):
     assert string == ("x", text)
 
 
-@pytest.mark.parametrize("text", ["1+2j", "3j", "b'ab'", "{(1, 2): 3}"])
+@pytest.mark.parametrize("text", ["1+2j", "3j", "b'ab'", "{(1, 2): 3}", "range(0, 21)"])
 def test_what_json_cannot_say_goes_into_a_file(text):
     with pytest.raises(InputError, match=r"\.npz"):
         parse_setting(f"x={text}")
