@@ -6,14 +6,14 @@ import os
 import pickle
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 import cloudpickle
 
 from acme_mpi.runner.reloaded import RELOADS, follow
-from acme_mpi.tasks.scripts_main import set_main_file
+from acme_mpi.tasks.scripts_main import set_main
 
 # What the interpreter, the C library, and libraries of numbers read when they start, and not again.
 _READ_AT_THE_START = (
@@ -56,6 +56,8 @@ class Surroundings(NamedTuple):
         Where the caller's script is.
     modules : str
         The state of the caller's modules, see `reloaded`.
+    argv : list of str
+        Words that the caller's script was given, its own name first.
     """
 
     sys_path: list[str]
@@ -65,6 +67,7 @@ class Surroundings(NamedTuple):
     variables: Mapping[str, str | None] = {}
     main_file: str | None = None
     modules: str = ""
+    argv: Sequence[str] = ()
 
     @classmethod
     def here(cls, start: Mapping[str, str] | None = None) -> Surroundings:
@@ -78,7 +81,9 @@ class Surroundings(NamedTuple):
         main_file = getattr(sys.modules["__main__"], "__file__", None)
         path = None if main_file is None else os.path.abspath(main_file)
         modules = RELOADS.state()
-        here = cls(list(sys.path), os.getcwd(), _umask(), _pickled_filters(), {}, path, modules)
+        argv = [word for word in getattr(sys, "argv", ()) if isinstance(word, str)]
+        where, filters = (list(sys.path), os.getcwd()), _pickled_filters()
+        here = cls(*where, _umask(), filters, main_file=path, modules=modules, argv=argv)
         return here if start is None else here.beside(start)
 
     def beside(self, start: Mapping[str, str]) -> Surroundings:
@@ -90,7 +95,7 @@ class Surroundings(NamedTuple):
         sys.path[:] = self.sys_path
         os.chdir(self.directory)
         follow(self.modules)
-        set_main_file(self.main_file)
+        set_main(self.main_file, self.argv)
         if self.umask is not None:
             os.umask(self.umask)
         # A class of warning that cannot be had here is no warning of these tasks.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -81,9 +81,13 @@ def begin_main() -> None:
         sys.modules["__mp_main__"] = _RUNNERS_MAIN[0]
 
 
-def set_main_file(path: str | None) -> None:
-    """Say where the script is, which children by `multiprocessing`'s "spawn" import."""
+def set_main(path: str | None, argv: Sequence[str]) -> None:
+    """Say where the script is, which children by `multiprocessing`'s "spawn" import, and its words.
+
+    In a process that runs a script itself nothing changes.
+    """
     for module in _RUNNERS_MAIN:
+        sys.argv[:] = argv or [""]
         module.__dict__.pop("__file__", None)
         if path is not None:
             module.__file__ = path

@@ -123,7 +123,7 @@ def seen(i):
         is_error = True
     flags = [sys.flags.optimize, sys.flags.utf8_mode, sys.flags.dont_write_bytecode]
     flags += [sys.flags.safe_path, "mine" in sys._xoptions]
-    flags += ["error::ImportWarning" in sys.warnoptions]
+    flags += ["error::ImportWarning" in sys.warnoptions, sys.argv[-1]]
     names = ("A", "B", "OMP_NUM_THREADS", "OMPI_MCA_mine", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
     variables = [os.environ.get(name) for name in names]
     return [*variables, os.path.basename(os.getcwd()), sys.path[0], oct(umask), is_error, flags]
@@ -172,11 +172,11 @@ def test_tasks_see_what_the_caller_is_at_each_call(mpiexec, tmp_path, n, mode):
     (tmp_path / "program.py").write_text(PROGRAM)
     start = {"A": "0", "OMP_NUM_THREADS": "1", "UNCHANGED": "1"}
 
-    ran = mpiexec(n, *FLAGS, *mode, "program.py", cwd=tmp_path, env=start)
+    ran = mpiexec(n, *FLAGS, *mode, "program.py", "word", cwd=tmp_path, env=start)
 
     assert ran.returncode == 0, ran.stderr
     found = [json.loads(path.read_text()) for path in (tmp_path / "below").glob("facts*.json")]
-    flags = [1, 1, True, False, True, True]
+    flags = [1, 1, True, False, True, True, "word"]
     folder, own = [tmp_path.name, str(tmp_path)], ["below", "/own/path"]
     first = ["0", None, "1", None, None, None, *folder, "0o22", False, flags]
     second = ["1", "2", "1", None, None, None, *own, "0o27", True, flags]
