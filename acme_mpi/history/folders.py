@@ -23,6 +23,8 @@ from acme_mpi.linux.offsets import reason
 FINISHED = "finished"
 LINKED = "linked"
 _JOBS = re.compile(rf"{JOB}\d+")
+# No disk is at fault, and the same command would fail again.
+_NO_PLACE = (errno.ENAMETOOLONG, errno.ELOOP)
 MADE_UP = re.compile(r"ACME_\d{8}-\d{6}-\d{6}")
 
 
@@ -70,7 +72,8 @@ def make_folders(kind: str, layout: Layout) -> None:
     Raises
     ------
     PlaceError
-        There is something by the name of the output directory, and it is none.
+        There is something by the name of the output directory, and it is none; or none can have
+        that name.
     StoreError
         A directory cannot be made.
     """
@@ -84,7 +87,10 @@ def make_folders(kind: str, layout: Layout) -> None:
         try:
             os.makedirs(path, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"cannot create {path}: {reason(error, path)}") from None
+            what = f"cannot create {path}: {reason(error, path)}"
+            if error.errno in _NO_PLACE:
+                raise PlaceError(f"{what}; name another output directory") from None
+            raise StoreError(what) from None
 
 
 def refuse_unmakeable(directory: str) -> None:

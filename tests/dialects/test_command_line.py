@@ -843,6 +843,14 @@ def test_an_output_directory_that_is_none_is_a_mistake(acme, folder, kind):
     assert "resume with" not in ran.stderr
 
 
+@pytest.mark.once
+def test_one_that_can_never_be_made_is_a_mistake(acme):
+    ran = acme(0, "mymod:f", "args.npz", "--output-dir", "long" * 100)
+
+    assert_is_told(ran, 2, "acme_mpi: cannot create ")
+    assert "resume with" not in ran.stderr
+
+
 @pytest.mark.every
 def test_what_a_mistake_leaves_to_the_launcher_to_say(acme, folder):
     """Open MPI 5 and MPICH say nothing, and of Open MPI 4 it is told how to have it silent."""
