@@ -87,18 +87,23 @@ def call_target(world: World, options: Namespace) -> None:
     if options.dry_run and not _try_one(world, call, trial):
         return
     if world.is_master:
-        call.deliver = partial(_print_values, runner)
+        sys_path = call.surroundings.sys_path if call.surroundings else []
+        call.deliver = partial(_print_values, runner, sys_path)
     error = error_of(run(world, call))
     if error is not None:
         raise error
 
 
-def _print_values(runner: ChildRunner, world: World, result: Result) -> None:
+def _print_values(runner: ChildRunner, sys_path: list[str], world: World, result: Result) -> None:
     """Print what the tasks have returned. Independent; rank 0 only."""
     n_tasks, stored = result.options.work.n_tasks, result.stored
     if result.options.work.spec is None:
         pieces = [(runs, c.values, c.buffers) for runs, c in stored.pieces]
-        texts, unloadable = _ask(runner, Kind.SHOW, (pieces, n_tasks))
+        asked = pieces, n_tasks, sys_path
+        try:
+            texts, unloadable = _ask(runner, Kind.SHOW, (*asked, False))
+        except InputError:  # the process has ended in a method of one of them
+            texts, unloadable = _ask(runner, Kind.SHOW, (*asked, True))
         stored.pieces.clear()
         result.fail_late(unloadable, world.host, world.rank)
     else:

@@ -51,7 +51,7 @@ class Kind(IntEnum):
     TASKS = 2  # function, arguments and options of a run: an `Assignment`
     CHUNK = 3  # call the tasks in [start, stop): (start, stop)
     SITE = 4  # where to write a placed array: (path, offset), or None to send it
-    SHOW = 5  # make text of values: (pieces, number of tasks)
+    SHOW = 5  # make text of values: (pieces, n_tasks, sys.path, whether with care)
     ANSWER = 6  # to a script: (number of its request, answer)
     HELLO = 7  # the first message to a script, or to who has started the ranks, and its answer
     FORGET = 8  # drop function and arguments: shall it answer?

@@ -23,7 +23,7 @@ from acme_mpi.runner.command import Command, Loaded
 from acme_mpi.runner.forked import children_leave
 from acme_mpi.runner.measure import Measured
 from acme_mpi.runner.settings import as_utf8, parse_setting
-from acme_mpi.runner.shown import texts_of
+from acme_mpi.runner.shown import texts_of, texts_without_calls
 from acme_mpi.spelling import did_you_mean, file_did_you_mean, whole_number
 from acme_mpi.standing import loading
 from acme_mpi.tasks.argument_files import (
@@ -274,7 +274,10 @@ def _pack_trial(measured: Measured, tasks: TaskSet) -> tuple[int, Segment]:
     return index, pack(measured, tasks.only(index))
 
 
-def show_values(pieces: Sequence[Any], n_tasks: int) -> tuple[list[str], dict[int, str]]:
+def show_values(
+    pieces: Sequence[Any], n_tasks: int, sys_path: list[str], is_careful: bool
+) -> tuple[list[str], dict[int, str]]:
     """Return the values of all tasks as text, and which do not load here; see `join_values`."""
+    sys.path[:] = sys_path  # this process may not be the one that has loaded the target
     values, unloadable = join_values(pieces, n_tasks)
-    return texts_of(values), unloadable
+    return texts_without_calls(values) if is_careful else texts_of(values), unloadable

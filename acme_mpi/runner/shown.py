@@ -27,6 +27,21 @@ def texts_of(values: Sequence[Any], patience_s: float = PATIENCE_S) -> list[str]
     return done
 
 
+def texts_without_calls(values: Sequence[Any]) -> list[str]:
+    """Return the text of every value that calls no method of the user's: one ends its process."""
+    why = "or that of another value ends the process"
+    return [_text(each) if _is_plain(each) else _unprintable(each, why) for each in values]
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) in (list, tuple, set, frozenset):
+        return all(map(_is_plain, value))
+    if type(value) is dict:
+        return all(map(_is_plain, value.items()))
+    is_known = type(value).__module__ in ("builtins", "numpy")
+    return is_known and not getattr(getattr(value, "dtype", None), "hasobject", False)
+
+
 def _texts_until_one_blocks(
     values: Sequence[Any], start: int, blocking: Collection[type], patience_s: float
 ) -> list[str]:

@@ -255,8 +255,12 @@ def test_what_the_same_task_changes_again_is_no_habit(runner, tmp_path):
         assert [*failures_by_index(outcomes)] == [1]
 
 
-def test_what_a_changed_process_was_asked_between_runs_its_successor_answers(runner):
-    runner.ask(Kind.SHOW, ([], 2))
+def test_what_a_changed_process_was_asked_between_runs_its_successor_answers(runner, tmp_path):
+    (tmp_path / "only_there.py").write_text("value = 7\n")
+    of_module = b"conly_there\nvalue\n"  # a pickle's word for it
+    piece = [(0, 1)], b"(l" + of_module + b"a.", []
+
+    runner.ask(Kind.SHOW, ([piece], 1, [str(tmp_path), *sys.path], False))
     runner._take(Kind.CHANGED, (["sys.stdout"], False))  # which had left before it could read that
 
     def is_answered():
@@ -264,4 +268,4 @@ def test_what_a_changed_process_was_asked_between_runs_its_successor_answers(run
         return runner.other_messages or not runner.descriptors()
 
     wait_until(is_answered)
-    assert runner.other_messages.popleft()[0] == Kind.SHOWN
+    assert runner.other_messages.popleft() == (Kind.SHOWN, (["7"], {}))

@@ -138,7 +138,10 @@ def test_what_has_no_text_is_shown_as_such():
 
 
 SHOWN = """
+import os
 import sys
+class Dying:
+    def __repr__(self): os._exit(5)
 class Raising:
     def __repr__(self): raise ValueError("no")
 class TwoWords(Exception):
@@ -149,6 +152,8 @@ class Sink:
 def f(x):
     sys.stdout = Sink()
     return [Raising(), "\\xe4\\u20ac\\udc80", x][x]
+def die(x):
+    return [Dying(), [x]][x]
 def two(x):
     return TwoWords(1, 2) if x == 1 else x
 """
@@ -175,6 +180,14 @@ def test_values_are_shown_whatever_they_and_stdout_are(write_script):
     assert first.startswith("<unprintable Raising")
     assert others == [r"\xe4\u20ac\udc80", "2"]
     assert ("Traceback" in err, process.returncode) == (False, 0)
+
+
+def test_a_value_that_ends_the_process_is_shown_as_such(write_script):
+    process = command(write_script, "die", 2, stdout=subprocess.PIPE)
+    first, other = process.communicate(timeout=60)[0].splitlines()
+
+    assert first.startswith("<unprintable Dying")
+    assert (other, process.returncode) == ("[1]", 0)
 
 
 def test_no_reader_of_the_values_is_no_error(write_script):
