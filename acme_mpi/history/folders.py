@@ -24,7 +24,7 @@ FINISHED = "finished"
 LINKED = "linked"
 _JOBS = re.compile(rf"{JOB}\d+")
 # No disk is at fault, and the same command would fail again.
-_NO_PLACE = (errno.ENAMETOOLONG, errno.ELOOP)
+_NO_PLACE = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EEXIST)
 MADE_UP = re.compile(r"ACME_\d{8}-\d{6}-\d{6}")
 
 

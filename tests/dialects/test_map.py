@@ -793,10 +793,10 @@ def test_task_id_is_the_index_in_every_mode(right, right_folder, content_of):
         assert content == {"result_0": stored(np.arange(9))}, folder
 
 
-def test_a_storage_error_is_raised_alike_on_every_rank(right):
+def test_a_directory_that_cannot_be_made_is_refused_alike_on_every_rank(right):
     first, *others = right["below-a-file"]
 
-    assert first[0] == "StoreError"
+    assert first[0] == "PlaceError"
     assert "a-file/out" in first[1]
     assert "Not a directory" in first[1]
     assert others == [first, first]
