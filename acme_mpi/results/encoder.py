@@ -433,7 +433,7 @@ class OpenEncoder(Encoder):
     def add(self, index: int, value: Any) -> None:
         """Take a value; the first one decides on the form."""
         if self._decided is None:
-            form = first_form(value, self._names)
+            form = first_form(value, self._names, self._form.grid)
             if self._agree_on_form is not None:
                 form = self._agree_on_form(form)
             self.spec = self._form = self._form.settled(form)

@@ -156,7 +156,7 @@ def _numbered(further: Sequence[Any]) -> Iterable[tuple[Any, int]]:
     return ((each, number) for number, each in enumerate(further, 1))
 
 
-def first_form(value: Any, names: tuple[str, ...] = ()) -> RowSpec:
+def first_form(value: Any, names: tuple[str, ...] = (), grid: tuple[int, ...] = ()) -> RowSpec:
     """Return the form that all results have if the first one is this.
 
     Parameters
@@ -165,11 +165,13 @@ def first_form(value: Any, names: tuple[str, ...] = ()) -> RowSpec:
         What a function has returned.
     names : tuple of str
         What the user calls the results of a task; empty: as the value says.
+    grid : tuple of int
+        The axes that stand in the place of the tasks' axis; empty: there is that one.
 
     Raises
     ------
     ResultError
-        It has no number, or array of numbers, that could be stacked.
+        It has no number, or array of numbers, that could be stacked, or one of too many dimensions.
     """
     found = named(value)
     values = found.values if found else list(value) if is_several(value) else [value]
@@ -184,6 +186,11 @@ def first_form(value: Any, names: tuple[str, ...] = ()) -> RowSpec:
             raise MisfitError(
                 f"{what}expected numbers, to be stacked, got {what_it_is(each)}; without "
                 "`result_shape` it is stored as it is"
+            )
+        if array.ndim + (n_axes := len(grid) or 1) > MAX_NDIM:
+            raise MisfitError(
+                f"expected arrays of {MAX_NDIM - n_axes} dimensions at most, got {array.ndim}: "
+                f"stacked they have {n_axes} more, and HDF5 holds {MAX_NDIM}"
             )
         name = names[number] if names else ""
         columns.append(RowSpec(array.shape, 0, array.dtype.str, name=name, number=number))
@@ -306,9 +313,15 @@ def _make_column(result_shape: Any, result_dtype: Any) -> RowSpec:
         raise InputError(
             f"`result_dtype` has to be a boolean or numeric dtype, not {result_dtype!r}"
         )
-    return RowSpec(
+    spec = RowSpec(
         tuple(math.inf if entry == math.inf else int(entry) for entry in shape), axis, dtype.str
     )
+    if not spec.is_ragged and spec.row_bytes >= 2**63:
+        raise InputError(
+            f"`result_shape` {tuple(result_shape)} has {spec.row_bytes} bytes for each task, more "
+            "than any file holds"
+        )
+    return spec
 
 
 class MisfitError(ResultError):

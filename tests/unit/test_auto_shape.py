@@ -87,6 +87,13 @@ class TestForm:
 
         assert encoder.take().rows.tolist() == [[0, 1], [1, 1], [2, 1]]
 
+    @pytest.mark.parametrize(("ndim", "grid"), [(31, ()), (31, (4,)), (30, (2, 2))])
+    def test_the_stacked_array_has_as_many_dimensions_as_hdf5_holds(self, ndim, grid):
+        assert first_form(np.zeros((1,) * ndim), grid=grid).shape == (1,) * ndim
+        for value in (np.zeros((1,) * (ndim + 1)), (1.0, np.zeros((1,) * (ndim + 1)))):
+            with pytest.raises(ResultError, match=f"expected arrays of {ndim} dimensions at most"):
+                first_form(value, grid=grid)
+
     def test_names_of_the_caller_count(self):
         assert first_form((1, 2), ("a", "b")).names == ("a", "b")
         with pytest.raises(ResultError, match="expected 3"):
@@ -122,6 +129,19 @@ class TestInFiles:
         with h5py.File(tmp_path / "uneven.h5") as file:
             assert file["result_0"].shape == (4, 2)
             assert file["result_0"].attrs["missing"].tolist() == [2]
+
+    @EVERY_LAYOUT
+    def test_what_has_too_many_axes_beside_those_of_the_grid_has_failed(self, layout, tmp_path):
+        def f(x, y):
+            return np.ones((1,) * 31) if x == 1 else float(y)
+
+        words = {"result_shape": "auto", "output_dir": str(tmp_path), **layout}
+        with pytest.raises(TaskError) as caught:
+            acme_mpi.map(f, Grid(x=[1, 2], y=[3, 4]), **words)
+
+        assert [each.index for each in caught.value.failures] == [0, 1]
+        with h5py.File(tmp_path / "f.h5") as file:
+            assert file["result_0"][1].tolist() == [3, 4]
 
     @EVERY_LAYOUT
     def test_a_run_without_results_decides_nothing(self, layout, tmp_path):

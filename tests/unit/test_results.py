@@ -361,6 +361,7 @@ class TestMakeRowSpec:
             ((None, -math.inf), "must only contain non-negative integers, not -inf"),
             ((None, math.nan), "must only contain non-negative integers, not nan"),
             ((None, math.inf, math.inf), "more than one `np.inf`"),
+            ((None, 2**40, 2**20), "has 9223372036854775808 bytes for each task"),
         ],
     )
     def test_a_wrong_shape_is_refused_with_what_is_allowed(self, result_shape, text):
