@@ -126,6 +126,18 @@ def command_line(pid: int) -> list[str]:
     return [os.fsdecode(word) for word in _strings(pid, "cmdline")]
 
 
+def image_of(pid: int) -> bytes:
+    """Return what the kernel has told a program at its start; nothing if it has ended.
+
+    It differs after `os.execv`, and not where a program has given itself another title.
+    """
+    try:
+        with open(f"/proc/{pid}/auxv", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
 def environment_of(pid: int) -> list[bytes]:
     """Return the ``name=value`` that a program was started with; none if they cannot be seen."""
     return _strings(pid, "environ")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from collections.abc import Sequence
 
 from acme_mpi.comm import World, is_launched, sleep_until
 from acme_mpi.engine.call import Display
 from acme_mpi.errors import EXIT_DONE, EXIT_USAGE, LaunchError
 from acme_mpi.linux.interrupts import INTERRUPTS
-from acme_mpi.linux.processes import command_line
+from acme_mpi.linux.processes import image_of
 from acme_mpi.runner.channel import Kind
 from acme_mpi.runner.launched import without_launcher
 from acme_mpi.runner.process import Child
@@ -22,10 +23,14 @@ from acme_mpi.session.meant import function_meant
 logger = logging.getLogger("acme_mpi")
 
 ENDING_S = 0.5  # a process on its way out closes its channel first, and is gone soon after
+LOOK_S = 0.01
 REPLACED = (
     "the script has replaced its own process by another program (os.execv), which the ranks cannot "
-    "serve; the job ends.\n  What the new start was for, such as a variable that Python reads when "
-    "it starts, has to be there before: VARIABLE=value mpiexec ..."
+    "serve"
+)
+IN_TIME = (
+    ".\n  What the new start was for, such as a variable that Python reads when it starts, has to "
+    "be there before: VARIABLE=value mpiexec ..."
 )
 
 
@@ -58,19 +63,30 @@ def serve_script(world: World, command: Sequence[str], defaults: Display) -> int
     signal.signal(signal.SIGINT, lambda number, frame: None)
     try:
         tell(child, Kind.HELLO, (ranks, defaults.level, is_launched()))
-        words = command_line(child.pid)
+        image = image_of(child.pid)
         n_requests = converse(world, child, defaults)
         world.bcast("end")
-        if not child.has_ended(wait_s=ENDING_S) and command_line(child.pid) not in ([], words):
-            raise LaunchError(REPLACED)
+        is_replaced = _is_replaced(child, image)
+        if is_replaced and not child.has_ended():
+            raise LaunchError(f"{REPLACED}; the job ends{IN_TIME}")
     except BaseException:
         child.kill()  # it would wait for an answer for ever, or run on without its ranks
         raise
     status = _wait(child)
-    if status == EXIT_DONE and n_requests == 0 and (meant := function_meant(command)):
+    if is_replaced:
+        logger.warning("%s", f"{REPLACED}; it has ended without them{IN_TIME}")
+    elif status == EXIT_DONE and n_requests == 0 and (meant := function_meant(command)):
         logger.warning("%s", meant.text)
         return EXIT_USAGE if meant.is_certain else EXIT_DONE
     return status if status >= 0 else 128 - status
+
+
+def _is_replaced(child: Child, image: bytes) -> bool:
+    """Wait until the child ends, or does not soon; tell whether it has become another program."""
+    is_replaced, until = False, time.monotonic() + ENDING_S
+    while not child.has_ended(wait_s=LOOK_S) and time.monotonic() < until:
+        is_replaced = is_replaced or image_of(child.pid) not in (b"", image)
+    return is_replaced
 
 
 def _wait(child: Child) -> int:

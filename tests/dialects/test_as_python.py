@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import start_environment
 
+from acme_mpi.linux.processes import command_line, image_of
+
 pytestmark = pytest.mark.once
 
 SCRIPT = """
@@ -108,3 +110,40 @@ def test_a_script_that_replaces_itself_is_told_what_it_loses(mpiexec, tmp_path):
 
     assert ran.returncode == 2
     assert ran.stderr.count("has replaced its own process by another program (os.execv)") == 1
+
+
+def test_one_that_ends_soon_after_it_has_replaced_itself_is_told_so_too(mpiexec, tmp_path):
+    (tmp_path / "script.py").write_text(
+        "import os, sys, acme_mpi\n"
+        "if 'again' not in sys.argv:\n"
+        "    os.execv(sys.executable, [sys.executable, 'script.py', 'again'])\n"
+    )
+
+    ran = mpiexec(2, "-m", "acme_mpi", "-q", "script.py", cwd=tmp_path)
+
+    assert ran.returncode == 0
+    assert ran.stderr.count("has replaced its own process by another program (os.execv)") == 1
+
+
+def test_a_program_with_another_title_is_still_the_same(tmp_path):
+    program = (
+        "import ctypes, os, sys\n"
+        "first_argument = int(open('/proc/self/stat').read().split()[47])\n"
+        "input()\n"
+        "ctypes.memset(first_argument, ord('x'), 3)\n"
+        "print(flush=True), input()\n"
+        "os.execv('/bin/sh', ['sh', '-c', 'echo; read line'])\n"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    with subprocess.Popen([sys.executable, "-c", program], **pipes) as process:
+        image, words = image_of(process.pid), command_line(process.pid)
+        process.stdin.write("\n")
+        process.stdout.readline()
+        assert command_line(process.pid) != words
+        assert image_of(process.pid) == image != b""
+
+        process.stdin.write("\n")
+        process.stdout.readline()
+        assert image_of(process.pid) not in (image, b"")
+        process.communicate("\n")
+    assert image_of(process.pid) == b""
