@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import uuid
 from collections import Counter
-from typing import Any
+from typing import Any, TypedDict, is_typeddict
 from weakref import WeakKeyDictionary
 
 from cloudpickle import cloudpickle
@@ -50,18 +50,19 @@ def name_class(kind: type) -> None:
         cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID[known] = kind
 
 
-def with_slots(kind: type, reduced: Any) -> Any:
+def whole_class(kind: type, reduced: Any) -> Any:
     """Return how a class is pickled, given how cloudpickle does it, which leaves out ``__slots__``.
 
     Objects of a class without them have a ``__dict__``, and what that holds does not load where the
-    class has slots.
+    class has slots. Of a TypedDict it names ``dict`` as a base, which none may have.
     """
     if not isinstance(reduced, tuple) or reduced[0] is not cloudpickle._make_skeleton_class:
         return reduced
-    if "__slots__" not in vars(kind) or issubclass(kind, tuple):  # which may only have none
-        return reduced
     make, (constructor, name, bases, namespace, *rest), *others = reduced
-    namespace = {**namespace, "__slots__": vars(kind)["__slots__"]}
+    if is_typeddict(kind):
+        bases = tuple(TypedDict if each is dict else each for each in bases)
+    elif "__slots__" in vars(kind) and not issubclass(kind, tuple):  # which may only have none
+        namespace = {**namespace, "__slots__": vars(kind)["__slots__"]}
     return make, (constructor, name, bases, namespace, *rest), *others
 
 

@@ -14,9 +14,10 @@ import numpy as np
 
 from acme_mpi.results.convert import ResultError
 from acme_mpi.results.parts import NUMPY_NUMBERS
-from acme_mpi.tasks.classes import fill_unless_own, name_class, with_slots
+from acme_mpi.tasks.classes import fill_unless_own, name_class, whole_class
 from acme_mpi.tasks.hdf5_arguments import reduce_hdf5
 from acme_mpi.tasks.scripts_main import reduce_of_main
+from acme_mpi.tasks.standard import DISPATCH_TABLE
 
 FEW = 64  # values, of which a pickler of our own costs more than the pickling
 TRIED_BYTES = 16 * 1024 * 1024  # a larger pickle is not loaded only to see whether it can be
@@ -38,6 +39,7 @@ class GivenPickler(cloudpickle.Pickler):  # type: ignore[misc]
     """
 
     freezes_arrays = False
+    dispatch_table = DISPATCH_TABLE
 
     def reducer_override(self, value: Any) -> Any:
         """Return how `value` is pickled."""
@@ -50,7 +52,7 @@ class GivenPickler(cloudpickle.Pickler):  # type: ignore[misc]
             return reduced
         if isinstance(value, type):
             name_class(value)
-            return reduce_of_main(value, with_slots(value, super().reducer_override(value)))
+            return reduce_of_main(value, whole_class(value, super().reducer_override(value)))
         return reduce_of_main(value, super().reducer_override(value))
 
     def _reduce_code(self, code: CodeType) -> Any:
@@ -108,6 +110,8 @@ class ResultPickler(cloudpickle.Pickler):  # type: ignore[misc]
         Of the objects so far that may not load again, whoever pickles them.
     """
 
+    dispatch_table = DISPATCH_TABLE
+
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.kinds: set[type] = set()
@@ -117,7 +121,7 @@ class ResultPickler(cloudpickle.Pickler):  # type: ignore[misc]
         if not _is_numpys(value):
             self.kinds.add(value if isinstance(value, type) else type(value))
         if isinstance(value, type):
-            return with_slots(value, super().reducer_override(value))
+            return whole_class(value, super().reducer_override(value))
         return super().reducer_override(value)
 
 

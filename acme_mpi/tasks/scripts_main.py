@@ -13,10 +13,12 @@ import sys
 from collections.abc import Callable, Sequence
 from types import FunctionType, ModuleType
 from typing import Any
+from weakref import WeakValueDictionary
 
 from cloudpickle import cloudpickle
 
 _RUNNERS_MAIN: list[ModuleType] = []
+_CACHED: WeakValueDictionary[int, Any] = WeakValueDictionary()  # by the id of the function inside
 
 
 class Initializer:
@@ -99,10 +101,13 @@ def reduce_of_main(value: Any, reduced: Any) -> Any:
         if cloudpickle._lookup_module_and_qualname(value) is not None:
             return reduced
         return _make_cached, (value.__wrapped__, _name_in_main(value), value.cache_parameters())
-    if not (isinstance(reduced, tuple) and len(reduced) == 6 and _is_of_main(value)):
+    if not (isinstance(reduced, tuple) and len(reduced) == 6):
+        return reduced
+    name, is_of_main = _name_in_main(value), _is_of_main(value)
+    if not (name or is_of_main):
         return reduced
     make, args, state, items, pairs, set_state = reduced
-    return make, args, (_name_in_main(value), set_state, state), items, pairs, _set_state
+    return make, args, (name, is_of_main, set_state, state), items, pairs, _set_state
 
 
 def _is_of_main(value: Any) -> bool:
@@ -118,17 +123,21 @@ def _name_in_main(value: Any) -> str:
     return name if vars(sys.modules["__main__"]).get(name) is value else ""
 
 
-def _set_state(value: Any, state: tuple[str, Any, Any]) -> None:
-    name, set_state, own_state = state
+def _set_state(value: Any, state: tuple[str, bool, Any, Any]) -> None:
+    name, is_of_main, set_state, own_state = state
     _show(name, value)
-    if Initializer.current is not None:
+    # What a decorator of a library has made of a function has the globals of that library.
+    if Initializer.current is not None and is_of_main:
         Initializer.current.set_state(value, set_state, own_state)
     else:
         set_state(value, own_state)
 
 
 def _make_cached(func: Any, name: str, parameters: dict[str, Any]) -> Any:
-    value = functools.lru_cache(**parameters)(func)
+    # One that calls itself is among the globals of its function, which are loaded before.
+    if (value := _CACHED.get(id(func))) is None:
+        value = _CACHED[id(func)] = functools.lru_cache(**parameters)(func)
+    functools.update_wrapper(value, func)
     _show(name, value)
     return value
 

@@ -9,13 +9,26 @@ import pytest
 pytestmark = pytest.mark.once
 
 PROGRAM = """
+import contextlib
 import functools
 import json
 import multiprocessing
 import pickle
 from concurrent.futures import ProcessPoolExecutor
+from typing import NewType, ParamSpec, TypedDict
 
 import acme_mpi
+
+P = ParamSpec("P")
+Index = NewType("Index", int)
+
+
+class Base(TypedDict):
+    x: int
+
+
+class Row(Base):
+    y: int
 
 
 class Point:
@@ -54,8 +67,53 @@ def by_cache(i):
     return fib(i), fib.cache_parameters()["maxsize"]
 
 
+@functools.singledispatch
+def kind(value):
+    return "object"
+
+
+@kind.register
+def _(value: int):
+    return "int"
+
+
+@contextlib.contextmanager
+def opened(x):
+    yield x
+
+
+class Lazy:
+    @functools.cached_property
+    def value(self):
+        return 3
+
+    @functools.singledispatchmethod
+    def kind(self, value):
+        return kind(value)
+
+    @kind.register
+    def _(self, value: str):
+        return "str"
+
+
+def by_what_decorators_have_made(i):
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        with pickle.loads(pickle.dumps(opened))(i) as x:
+            return [*pool.map(kind, [i, ""]), *pool.map(fib, [i]), x]
+
+
+def by_decorators(i):
+    lazy = Lazy()
+    return lazy.value, lazy.kind(i), lazy.kind(""), lazy.kind(1.5)
+
+
+def typed(i: Index, *args: P.args) -> Row:
+    return Row(x=Index(i), y=1)
+
+
 if __name__ == "__main__":
     funcs = [by_pickle, by_fork, by_spawn, by_cache, fib]
+    funcs += [by_what_decorators_have_made, by_decorators, typed]
     found = [acme_mpi.map(func, [30], write_worker_results=False)[0] for func in funcs]
     with open("found.json", "w") as file:
         json.dump(found, file)
@@ -70,4 +128,9 @@ def test_names_of_the_script_are_found_in_tasks(mpiexec, tmp_path, mode):
 
     assert ran.returncode == 0, ran.stderr
     found = json.loads((tmp_path / "found.json").read_text())
-    assert found == [60, [31, 3], 31, [832040, 8], 832040]
+    assert found == [
+        *[60, [31, 3], 31, [832040, 8], 832040],
+        ["int", "object", 832040, 30],
+        [3, "int", "str", "object"],
+        {"x": 30, "y": 1},
+    ]
