@@ -169,8 +169,10 @@ def _unwrap(given: Given) -> Argument | None:
     if can_be_listed(inner):
         raise InputError(refusal + how_to_list(inner))
     refusal += shape_text(inner)
+    if isinstance(inner, Mapping):
+        raise InputError(refusal)
     try:
-        array = np.asarray(inner)
+        array = np.asanyarray(inner)  # with the mask, or units, that it may have
     except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{refusal}; {error}") from None
     if not isinstance(axis, numbers.Integral) or not -array.ndim <= axis < array.ndim:

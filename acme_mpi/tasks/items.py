@@ -53,7 +53,7 @@ def items_as_given(value: Any) -> Any:
 
     By way of an array an ``int`` would become an ``np.int64``.
     """
-    if isinstance(value, (np.ndarray, str, bytes, bytearray)):
+    if isinstance(value, (np.ndarray, str, bytes)):
         return None
     if is_sequence(value):
         return value

@@ -172,6 +172,8 @@ def _column(values: Any) -> Column | None:
 
 
 def _array_of(values: Any) -> Array | None:
+    if np.ma.is_masked(values):
+        return None  # what is behind a mask is no value
     if is_read_by_pieces(values):
         is_fit = len(values.shape) == 1 and values.dtype.kind in "biufc"
         return values[:] if is_fit and _is_small(values, values.dtype.itemsize) else None
@@ -192,7 +194,9 @@ def _array_of_items(items: Sequence[Any]) -> Array | None:
     if kinds <= {str}:
         return np.array(items, object)
     if kinds in ({bool}, {complex}) or kinds <= {int, float}:
-        return np.array(items)
+        array = np.array(items)
+        is_rounded = array.dtype.kind == "f" and int in kinds
+        return None if is_rounded and _loses_digits(items) else array
     kind = kinds.pop()
     if kinds:
         return None
@@ -207,6 +211,11 @@ def _array_of_items(items: Sequence[Any]) -> Array | None:
     if kind is datetime.timedelta:
         return _microseconds(items).view("m8[us]")
     return np.array(items, "M8[D]") if kind is datetime.date else None
+
+
+def _loses_digits(items: Sequence[float]) -> bool:
+    """Tell whether integers among numbers differ from what they are as floats."""
+    return any(type(item) is int and float(item) != item for item in items)
 
 
 def _times(items: Sequence[datetime.datetime]) -> Array:
@@ -231,11 +240,12 @@ def _encoded(array: Array) -> Column | None:
     """Return an array in one of the forms of a `Column`; None if it has none."""
     kind = array.dtype.kind
     if kind in "Mm":
-        code = np.datetime_data(array.dtype)[0]
-        if np.datetime_data(array.dtype)[1] != 1 or code not in _TIME_UNITS:
-            array, code = array.astype(f"{kind}8[ns]"), "ns"
+        unit = np.datetime_data(array.dtype)[0]
+        code = unit if unit in _TIME_UNITS else "D" if unit in "YMW" else "ns"
         units = _TIME_UNITS[code] + (_SINCE if kind == "M" else "")
-        return Column(np.ascontiguousarray(array).astype(f"{kind}8[{code}]").view(np.int64), units)
+        times = np.ascontiguousarray(array.astype(f"{kind}8[{code}]"))
+        is_kept = np.isnat(array) | (times.astype(array.dtype) == array)
+        return Column(times.view(np.int64), units) if is_kept.all() else None
     if kind == "U":
         array = array.astype(object)
     if array.dtype.kind == "O":

@@ -68,6 +68,9 @@ def on_disk(folder, made, n_tasks):
         np.array(["2024-05-01", "NaT"], "M8[ns]"),
         np.array([1, 2], "m8[s]"),
         np.array(["2024-05", "2024-06"], "M8[M]"),
+        np.array(["0850", "3000", "NaT"], "M8[Y]"),
+        np.array([1, 2], "m8[W]"),
+        np.array(["2024-05", "2024-06"], "M8[10s]"),
     ],
 )
 def test_plain_items_are_labels_and_come_back(tmp_path, items):
@@ -111,6 +114,10 @@ def test_durations_are_labels():
         [True, 2],
         [b"a", b"b"],
         [2**70, 1],
+        [2**63 + 1, -1],
+        [2**53 + 1, 0.5],
+        np.ma.array([1.5, 99.5], mask=[False, True]),
+        np.array([1, 2], "M8[ps]"),
         [np.zeros(3), np.zeros(3)],
         [{}, {}],
         ["\ud800", "a"],

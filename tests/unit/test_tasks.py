@@ -138,6 +138,19 @@ class TestMarkers:
         for index, item in enumerate(results):
             np.testing.assert_array_equal(item, array.take(index, axis))
 
+    @pytest.mark.parametrize("axis", [0, 1])
+    def test_per_task_keeps_masks_and_other_kinds_of_arrays(self, axis):
+        class Length(np.ndarray):
+            pass
+
+        masked = np.ma.array([[1.0, 99.0], [3.0, 4.0]], mask=[[0, 1], [0, 0]])
+
+        results = call_all(lambda x: np.ma.sum(x), PerTask(masked, axis))
+        lengths = call_all(lambda x: type(x), PerTask(np.ones((2, 2)).view(Length), axis))
+
+        assert results == np.ma.sum(masked, 1 - axis).tolist()
+        assert lengths == [Length, Length]
+
     def test_per_task_splits_nested_lists_along_a_later_axis(self):
         results = call_all(lambda x: x.tolist(), PerTask([[1, 2, 3], [4, 5, 6]], axis=1))
 
@@ -166,6 +179,7 @@ class TestMarkers:
             collections.UserList([1, 2]),
             array.array("q", [1, 2]),
             memoryview(array.array("q", [1, 2])),
+            bytearray([1, 2]),
             iter([1, 2]),
             map(int, "12"),
             (x for x in (1, 2)),
@@ -215,8 +229,9 @@ class TestMarkers:
         assert f"it is a {type(items).__name__} of {len(items)}" in text
         assert "PerTask(list(x))" in text
 
-    def test_what_is_text_is_not_split(self):
-        assert "cannot be split along axis 0" in error_of(lambda x: x, PerTask("abc"))
+    @pytest.mark.parametrize("value", ["abc", b"abc", collections.UserDict(a=1)])
+    def test_what_is_text_or_a_mapping_is_not_split(self, value):
+        assert "cannot be split along axis 0" in error_of(lambda x: x, PerTask(value))
 
     def test_per_task_overrules_a_default_of_the_same_length(self):
         def g(w=(1, 2)):
