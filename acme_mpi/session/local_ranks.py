@@ -16,6 +16,7 @@ from acme_mpi.comm.mpiexec import environment_of_local_ranks, mpiexec
 from acme_mpi.errors import LaunchError
 from acme_mpi.linux.descriptors import occupy_standard_descriptors
 from acme_mpi.linux.gpus import PER_RANK, refuse_too_few_gpus
+from acme_mpi.linux.ulimits import fault_of_limits
 from acme_mpi.runner.channel import Channel, Kind
 from acme_mpi.runner.launched import without_launcher
 from acme_mpi.runner.process import python_command
@@ -50,7 +51,7 @@ class LocalRanks(Ranks):
     LaunchError
         There is no mpiexec, or it has not started the ranks.
     InputError
-        There are too few GPUs.
+        There are too few GPUs, or a limit of this process is too low.
     """
 
     title = "the ranks that this process has started"
@@ -60,6 +61,8 @@ class LocalRanks(Ranks):
     def __init__(self, n: int, gpus_per_rank: int | None = None) -> None:
         if gpus_per_rank is not None:
             refuse_too_few_gpus(n, gpus_per_rank)
+        if (fault := fault_of_limits()) is not None:
+            raise fault
         program = mpiexec()
         occupy_standard_descriptors()
         self.ranks: list[tuple[str, int]] = []

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from acme_mpi.comm import is_launched, launched_rank_and_size
 from acme_mpi.errors import AcmeMpiError, LaunchError
 from acme_mpi.linux.cores import n_busy_cores
+from acme_mpi.linux.ulimits import fault_of_limits
 from acme_mpi.session.base import Session
 from acme_mpi.session.spmd import SpmdSession
 
@@ -92,6 +93,7 @@ class PlainSession(SpmdSession):
             not (self._is_copy or self._has_failed or is_launched())
             and not _is_child_of_multiprocessing()
             and os.environ.get(VARIABLE) != _NONE
+            and fault_of_limits() is None  # which the run says; MPI would wait, or dump its own
             and self.callers().size == 1  # also for a launcher that nobody knows
         )
 

@@ -31,6 +31,7 @@ from acme_mpi.results.checksum import checksum
 from acme_mpi.storage.hdf5 import LIBVER, STRING
 from acme_mpi.tasks.fingerprint import VERSION
 from acme_mpi.tasks.labels import MOST_BYTES, Column, Labels
+from acme_mpi.tasks.unreadable import reason
 
 FILE = "labels.hdf5"
 ARGUMENTS, SHARED, AXES, SHAPE, UNITS = "arguments", "shared", "axes", "shape", "units"
@@ -159,7 +160,7 @@ def read_labels(folder: str, n_tasks: int, tell: Tell = ignore) -> Labels:
         tell(damage)
         return Labels()
     except Exception as error:  # whatever h5py makes of a damaged file
-        tell(Damaged(path, " ".join(str(error).split())))
+        tell(Damaged(path, reason(error)))
         return Labels()
     texts = {name: value for name, value in facts.items() if isinstance(value, str)}
     return Labels(columns, axes, shape, shared, texts)
@@ -184,7 +185,7 @@ def _columns(
         try:
             yield name, _column(group, name, lengths.get(name, n_tasks))
         except Exception as error:
-            tell(Damaged(path, f"{ARGUMENTS}/{name}: {' '.join(str(error).split())}"))
+            tell(Damaged(path, f"{ARGUMENTS}/{name}: {reason(error)}"))
 
 
 def _column(group: h5py.Group, name: str, length: int) -> Column:

@@ -65,6 +65,16 @@ def test_a_script_gets_an_error(name, n_bytes, words, write_script):
     assert not (path.parent / "out").exists()
 
 
+def test_ranks_are_not_started_where_they_cannot_run(write_script):
+    path = write_script(SCRIPT)
+    for script in (SCRIPT, SCRIPT.replace("acme_mpi.map", "acme_mpi.launch(2) or acme_mpi.map")):
+        path.write_text(f"import os\nos.environ.pop('ACME_MPI_LAUNCH', None)\n{script}")
+        ran = run_limited(path.parent, "RLIMIT_FSIZE", 1024, path.name)
+
+        assert (ran.returncode, ran.stderr) == (0, "")
+        assert "ulimit -f" in ran.stdout
+
+
 LARGE = """\
 import numpy as np
 
