@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Collection
 from contextlib import suppress
+from importlib.machinery import PathFinder
 from time import monotonic_ns
 from typing import Any
 
@@ -100,6 +101,8 @@ class Baseline:
             "signal handlers": [handler_of(number) for number in self._signals],
             "sys.stdout": id(sys.stdout),
             "sys.stderr": id(sys.stderr),
+            "sys.path": bool(sys.path),  # each call may have another one
+            "sys.meta_path": PathFinder in sys.meta_path,
         }
         with suppress(OSError):
             root = os.stat("/")

@@ -57,6 +57,8 @@ SPOILS: dict[str, Callable[[], Any]] = {
     "os.getpid": patch(os, "getpid"),
     "sys.modules": lambda: sys.modules.clear(),
     "sys.stdout": patch(sys, "stdout", None),
+    "sys.path": lambda: sys.path.clear(),
+    "sys.meta_path": lambda: sys.meta_path.clear(),
     "RLIMIT_NOFILE": lower("RLIMIT_NOFILE", 3),
     "RLIMIT_FSIZE": lower("RLIMIT_FSIZE", 0),
     "RLIMIT_AS": lower("RLIMIT_AS", 1 << 20),
@@ -87,6 +89,9 @@ def runner() -> Iterator[ChildRunner]:
 def use_everything(x: int) -> Any:
     """Return what nobody returns whose process was spoilt."""
     open(os.devnull).close()
+    sys.modules.pop("colorsys", None)
+    import colorsys  # noqa: F401
+
     now_s, pid = time.time(), os.getpid()
     is_sound = now_s > 0 and pid > 0 and np.isnan(np.asarray([np.nan]))[0] and "os" in sys.modules
     return len(pickle.dumps(x)) > 0 and bool(is_sound) and os.getcwd() != "/"
