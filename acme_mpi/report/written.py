@@ -8,6 +8,7 @@ import os
 import secrets
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from acme_mpi.errors import StoreError
 from acme_mpi.history.journal import journal_files, n_blocks
@@ -33,7 +34,8 @@ def write_report(layouts: Sequence[Layout], path: str) -> None:
     layouts : sequence of Layout
         Of the functions.
     path : str
-        Of the page. What is there is replaced, as a whole or not at all.
+        Of the page. A file that is there is replaced, as a whole or not at all; links stay, and
+        pipes and devices are written to.
 
     Raises
     ------
@@ -88,6 +90,10 @@ def _expected_s(folder: str) -> float:
 
 
 def _replace(path: str, text: str) -> None:
+    if os.path.exists(path) and not os.path.isfile(path):
+        Path(path).write_text(text, encoding="utf-8")
+        return
+    path = os.path.realpath(path)
     partial = f"{path}.{secrets.token_hex(8)}"
     try:
         with open(partial, "x", encoding="utf-8") as file:

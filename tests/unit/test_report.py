@@ -307,6 +307,30 @@ def test_nothing_is_left_beside_a_page_that_failed(tmp_path):
     assert sorted(os.listdir(tmp_path)) == [".acme_mpi", "there"]
 
 
+def test_what_a_link_names_is_written_and_the_link_stays(tmp_path):
+    write_run(Folder(tmp_path), 10, 2)
+    link, page = tmp_path / "link.html", tmp_path / "page.html"
+    link.symlink_to(page)
+
+    write_report([Layout(str(tmp_path), "f")], str(link))
+
+    assert link.is_symlink()
+    assert page.read_text().startswith("<!")
+
+
+def test_a_pipe_gets_the_page_and_stays(tmp_path):
+    write_run(Folder(tmp_path), 10, 2)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+
+    write_report([Layout(str(tmp_path), "f")], str(pipe))
+
+    with open(reader, "rb") as file:
+        assert file.read().startswith(b"<!")
+    assert pipe.is_fifo()
+
+
 class TestAtTheEnd:
     def test_a_run_that_was_long_gets_its_page(self, running, tmp_path):
         write_run(running, 10, 2)
