@@ -17,9 +17,9 @@ CLOCK_S = 5.0  # the lease of a folder is renewed so often
 
 
 def existing(directory: str) -> str:
-    """Return the folder that is there already of those on the way to one."""
+    """Return the last that is there already on the way to a folder; a file is in its way."""
     path = os.path.abspath(directory)
-    while not os.path.isdir(path):
+    while not os.path.lexists(path):
         path = os.path.dirname(path)
     return path
 

@@ -511,6 +511,16 @@ def test_the_folder_that_is_there_is_looked_at(tmp_path):
     assert existing(str(tmp_path / "a" / "b")) == str(tmp_path)
 
 
+def test_a_file_where_the_folder_should_be_is_wrong(tmp_path):
+    (tmp_path / "file").touch()
+    at = existing(str(tmp_path / "file" / "below"))
+
+    (found,) = check_place(at, ask_for_place(at), "ext4")
+
+    assert (found.check, found.level) == ("output directory", WRONG)
+    assert f"{tmp_path}/file (ext4): NotADirectoryError" in found.evidence
+
+
 def test_file_systems_are_known_by_their_mounts(tmp_path):
     mounts = tmp_path / "mountinfo"
     mounts.write_text(
