@@ -200,7 +200,9 @@ _ALONE = ("plan", "debug_task", "dry_run", "overwrite", "no_write")
 def _submission(words: Sequence[str]) -> Submission:
     own, _ = split_script(words)
     options = make_parser().parse_args(own)
-    given = [f"--{n.replace('_', '-')}" for n in _ALONE if getattr(options, n) not in (None, False)]
+    values = {f"--{name.replace('_', '-')}": getattr(options, name) for name in _ALONE}
+    # Not by equality: task 0 equals False.
+    given = [name for name, value in values.items() if value is not None and value is not False]
     if given:
         raise InputError(
             f"{', '.join(given)} cannot be used with submit: no job is needed for that"

@@ -89,7 +89,9 @@ def launch(
             "`again` is for jobs of `submit`: ranks that stay do not end by themselves"
         )
     folder = _new_folder(directory)
-    ranks = session.have(lambda: started(launcher, idle or IDLE, folder), Hold.BY_USER)
+    ranks = session.have(
+        lambda: started(launcher, IDLE if idle is None else idle, folder), Hold.BY_USER
+    )
     if isinstance(launcher, Local) and not is_kept:
         atexit.register(ranks.stop)
     return ranks

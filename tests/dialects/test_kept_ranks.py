@@ -97,6 +97,15 @@ said["left"] = os.listdir("acme_mpi")
 
 
 @pytest.mark.once
+@pytest.mark.parametrize("idle", ["0", "''", "False"])
+def test_a_time_of_nothing_to_stay_is_refused(run, idle):
+    said = run(f'said["error"] = fails(lambda: acme_mpi.launch(1, idle={idle}).stop())')
+
+    assert "`idle` has to be a" in said["error"]
+    assert f"not {idle}" in said["error"]
+
+
+@pytest.mark.once
 @pytest.mark.parametrize("words", ["", ', idle="1min"'])
 @pytest.mark.parametrize(
     "n", [FEW, pytest.param(MANY, marks=[pytest.mark.many, pytest.mark.timeout(3600)])]
