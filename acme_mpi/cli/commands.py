@@ -20,7 +20,7 @@ from acme_mpi.cli.status_text import status_text
 from acme_mpi.cli.summaries import COMMANDS, OF_JOBS, OF_RESULTS, OF_VIEWS
 from acme_mpi.comm import SerialWorld
 from acme_mpi.engine.messages import ConsoleFormatter
-from acme_mpi.errors import EXIT_DONE, EXIT_STORAGE, AcmeMpiError, StoreError
+from acme_mpi.errors import EXIT_DONE, EXIT_STORAGE, AcmeMpiError, StoppedError, StoreError
 from acme_mpi.history.description import Description, next_run
 from acme_mpi.history.joblog import joblog_lines
 from acme_mpi.history.layout import Layout
@@ -58,13 +58,23 @@ def run_command(argv: Sequence[str]) -> int:
     argv : sequence of str
         Its name and its arguments.
     """
-    name = argv[0]
+    try:
+        with _messages(), standard_output():
+            return _carry_out(argv[0], argv[1:])
+    except AcmeMpiError as error:
+        return say_error(error)
+    except KeyboardInterrupt:
+        return say_error(StoppedError("interrupted"))
+    return EXIT_DONE  # the reader has seen enough
+
+
+def _carry_out(name: str, arguments: Sequence[str]) -> int:
     if name in OF_JOBS:
-        return _run_elsewhere("acme_mpi.cli.job_commands", "run_job_command", argv)
+        return _elsewhere("acme_mpi.cli.job_commands", "run_job_command", name, arguments)
     if name in OF_RESULTS:
-        return _run_elsewhere("acme_mpi.cli.result_commands", "run_result_command", argv)
+        return _elsewhere("acme_mpi.cli.result_commands", "run_result_command", name, arguments)
     if name in OF_VIEWS:
-        return _run_elsewhere("acme_mpi.cli.view_commands", "run_view_command", argv)
+        return _elsewhere("acme_mpi.cli.view_commands", "run_view_command", name, arguments)
     parser = CommandParser(
         prog=f"python -m acme_mpi {name}", description=f"{COMMANDS[name].capitalize()}."
     )
@@ -75,18 +85,13 @@ def run_command(argv: Sequence[str]) -> int:
         form.add_argument(
             "--joblog", action="store_true", help="a line per task, as GNU parallel writes them"
         )
-    options = parser.parse_args(argv[1:])
+    options = parser.parse_args(arguments)
     act = {"status": _status, "stop": _stop, "recover": _recover, "check": _check}[name]
-    try:
-        with _messages(), standard_output():
-            if name == "status" and not (options.json or options.joblog):
-                has_job = _say_job(options.directory)
-                if has_job and not runs_in(options.directory):
-                    return EXIT_DONE
-            return max(_act_on(layout, act, options) for layout in layouts_in(options.directory))
-    except AcmeMpiError as error:
-        return say_error(error)
-    return EXIT_DONE  # the reader has seen enough
+    if name == "status" and not (options.json or options.joblog):
+        has_job = _say_job(options.directory)
+        if has_job and not runs_in(options.directory):
+            return EXIT_DONE
+    return max(_act_on(layout, act, options) for layout in layouts_in(options.directory))
 
 
 @contextlib.contextmanager
@@ -101,15 +106,10 @@ def _messages() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-def _run_elsewhere(module: str, function: str, argv: Sequence[str]) -> int:
+def _elsewhere(module: str, function: str, name: str, arguments: Sequence[str]) -> int:
     """Carry out a command that has a module of its own."""
-    try:
-        with _messages(), standard_output():
-            status: int = getattr(import_module(module), function)(argv[0], argv[1:])
-            return status
-    except AcmeMpiError as error:
-        return say_error(error)
-    return EXIT_DONE  # the reader has seen enough
+    status: int = getattr(import_module(module), function)(name, arguments)
+    return status
 
 
 def _say_job(directory: str) -> bool:

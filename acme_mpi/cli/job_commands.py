@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from acme_mpi.cli.command_parser import CommandParser, whole
 from acme_mpi.cli.options import check_options, make_parser, split_script
 from acme_mpi.cli.summaries import OF_JOBS
 from acme_mpi.engine.call import Display, Options, Output, Work
-from acme_mpi.errors import EXIT_DONE, AcmeMpiError, InputError
+from acme_mpi.errors import EXIT_DONE, AcmeMpiError, InputError, StoppedError
 from acme_mpi.jobs.job import Job, attach
 from acme_mpi.jobs.record import new_number
 from acme_mpi.jobs.submitting import Submission, check_caller
@@ -55,7 +56,10 @@ def run_job_command(name: str, arguments: Sequence[str]) -> int:
 
 def _wait(job: Job) -> int:
     logger.setLevel(logging.INFO)
-    job.wait(bar=True)
+    try:
+        job.wait(bar=True)
+    except KeyboardInterrupt:
+        raise StoppedError(f"interrupted; job {job.id} goes on") from None
     say(str(job.status()))
     try:
         job.result()
@@ -81,7 +85,7 @@ def _submit(arguments: Sequence[str]) -> int:
     job = submission.submit(launcher)
     say(str(job.status()))
     say(f"  {submission.layout.name}: {submission.n_tasks} tasks, results go to {job.files[0]}")
-    say(f"  wait for it with: python -m acme_mpi wait {job.directory}")
+    say(f"  wait for it with: python -m acme_mpi wait {shlex.quote(job.directory)}")
     return EXIT_DONE
 
 

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import secrets
+import shlex
 import socket
 import socketserver
 import stat
@@ -227,7 +228,7 @@ class Serving:
         tunnel = self.path or f"127.0.0.1:{port}"
         url = f"http://localhost:{port}/{end}"
         lines = [url] if self.port else []
-        lines.append(f"from another machine: ssh -L {port}:{tunnel} {here}")
+        lines.append(f"from another machine: ssh -L {shlex.quote(f'{port}:{tunnel}')} {here}")
         lines.append(f"  and there open {url}")
         if self.port and (prefix := environ.get("JUPYTERHUB_SERVICE_PREFIX")):
             lines.append(f"in JupyterHub, with --behind HUB: {prefix}proxy/{port}/{end}")

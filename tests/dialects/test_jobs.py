@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -302,6 +304,27 @@ class TestCommandLine:
         assert values_in(job.files[0]) == [18, 24, 30, 36]
         assert "--single-file --output-dir" in job.script()
         assert command("cancel", "out").returncode == 0
+
+    def test_the_command_to_wait_can_be_typed_as_it_is(self, module_folder):
+        call = ("mymod:f", "args.npz", "--output-dir", "it's out")
+        submitted = command("submit", "--local", "-n", "1", *call)
+
+        with ended(acme_mpi.attach("it's out")):
+            typed = shlex.split(submitted.stdout.split("wait for it with: python -m acme_mpi ")[1])
+            assert command(*typed).returncode == 0
+
+    def test_an_interrupt_ends_the_wait_and_not_the_job(self, module_folder, monkeypatch, capsys):
+        def interrupted(job: acme_mpi.Job, bar: bool) -> None:
+            raise KeyboardInterrupt
+
+        with ended(acme_mpi.submit(add, [1], 1, output_dir="out", launch=acme_mpi.Local(1))) as job:
+            monkeypatch.setattr(acme_mpi.Job, "wait", interrupted)
+            status = run_command(["wait", "out"])
+            monkeypatch.undo()
+
+        logging.getLogger("acme_mpi").setLevel(logging.NOTSET)
+        assert status == 75
+        assert capsys.readouterr().err == f"acme_mpi: interrupted; job {job.id} goes on\n"
 
     def test_it_prints_the_script_and_leaves_nothing(self, module_folder):
         words = ("-n", "64", "--partition", "8GBS", "--time", "2h", "mymod:f", "args.npz")

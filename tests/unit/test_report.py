@@ -290,6 +290,24 @@ def test_one_file_for_all_functions_if_it_is_named(tmp_path, capsys):
     assert (tmp_path / "both.html").read_text().count("<article") == 2
 
 
+@pytest.mark.parametrize(
+    "words", [["status"], ["report"], ["check"], ["show"], ["export", "--csv=f"]]
+)
+def test_an_interrupted_command_says_so(tmp_path, monkeypatch, capsys, words):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    for module in ("commands", "view_commands", "result_commands"):
+        name = "open_results" if module == "result_commands" else "layouts_in"
+        monkeypatch.setattr(f"acme_mpi.cli.{module}.{name}", interrupted)
+
+    try:
+        assert run_command([*words, str(tmp_path)]) == 75
+    except KeyboardInterrupt:  # else it would end the tests
+        pytest.fail("a traceback is shown")
+    assert capsys.readouterr().err == "acme_mpi: interrupted\n"
+
+
 def test_a_page_that_cannot_be_written_is_said(tmp_path, capsys):
     write_run(Folder(tmp_path), 10, 2)
 
