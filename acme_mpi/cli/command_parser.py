@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from acme_mpi.errors import EXIT_USAGE
+from acme_mpi.errors import EXIT_USAGE, StoreError
+from acme_mpi.linux.printing import say_error, standard_output
 from acme_mpi.spelling import did_you_mean, shortened, whole_number
 from acme_mpi.visible import say
 
@@ -69,6 +70,15 @@ class CommandParser(argparse.ArgumentParser):
         if _IS_LOOKED_FOR:
             raise _Seen(self)
         return super().parse_known_args(*words, **more)
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """End, when what was printed has been written, or its reader has seen enough."""
+        try:
+            with standard_output():
+                pass
+        except StoreError as error:
+            status = say_error(error)
+        super().exit(status, message)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and end."""

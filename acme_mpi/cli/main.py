@@ -97,11 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         status, options = say_error(error), None
     except SystemExit as end:
         status, options = int(end.code or 0), None
-    try:
-        with standard_output():
-            pass  # what help and the like have printed
-    except StoreError as error:
-        status = say_error(error)
+    sys.stdout.flush()
     sys.stderr.flush()
     if rank > 0:
         os.dup2(saved[0], 1), os.dup2(saved[1], 2)

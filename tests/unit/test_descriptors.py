@@ -53,7 +53,10 @@ def test_closed_streams_are_nothing(tmp_path, command, closed):
 
 
 @pytest.mark.parametrize(("where", "status"), [("| :", 0), (">/dev/full", 74)])
-@pytest.mark.parametrize("command", ["status .", "m:f --set größe=[1,2] --plan", "--version"])
+@pytest.mark.parametrize(
+    "command",
+    ["status .", "status --help", "doctor --help", "--version", "m:f --set größe=[1,2] --plan"],
+)
 def test_output_that_cannot_be_written_costs_no_traceback(tmp_path, command, where, status):
     folder = tmp_path / ".acme_mpi" / "f"
     folder.mkdir(parents=True)
@@ -63,6 +66,7 @@ def test_output_that_cannot_be_written_costs_no_traceback(tmp_path, command, whe
 
     assert ran.returncode == status
     assert b"Traceback" not in ran.stderr
+    assert b"Exception ignored" not in ran.stderr
     assert ran.stderr.count(b"standard output: No space left") == (status == 74)
 
 
