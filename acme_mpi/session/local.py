@@ -73,6 +73,11 @@ class LocalSession(ScriptSession):
         return not self.is_waiting and (self._stream is None or not self._stream.has_pools)
 
     @property
+    def has_lost_stream(self) -> bool:
+        """Whether pools have found the ranks gone, whose processes may take a while to end."""
+        return self._stream is not None and self._stream.is_lost
+
+    @property
     def may_be_replaced(self) -> bool:
         """Whether other ranks can take the place of these: nobody has asked for just them."""
         return self.hold is Hold.BY_CALL and self.is_idle

@@ -56,6 +56,8 @@ class PlainSession(SpmdSession):
         local = self._local
         if local is None or local.local.is_missed:
             return local
+        if local.local.is_direct and local.has_lost_stream:
+            local.local.stop()  # they are leaving, or have nobody to talk to
         if local.local.status() != "running":
             self._local = local = None
         return local

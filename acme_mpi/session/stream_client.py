@@ -125,6 +125,11 @@ class ClientStream(Stream):
     # What anybody calls.
 
     @property
+    def is_lost(self) -> bool:
+        """Whether nothing comes through it any more."""
+        return self._lost is not None
+
+    @property
     def has_pools(self) -> bool:
         """Whether a pool has begun that has not ended."""
         return bool(self._setups)

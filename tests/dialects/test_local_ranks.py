@@ -369,6 +369,25 @@ say(len(agents()))
     assert used == [2]
 
 
+def test_a_rank_that_dies_under_a_pool_costs_no_later_pool(run):
+    said, values = run("""
+def task(k):
+    if k == 1:
+        os.kill(os.getppid(), signal.SIGKILL)
+    rest()
+
+try:
+    acme_mpi.Pool().map(task, range(3), 1)
+except acme_mpi.LaunchError as error:
+    say(str(error))
+with acme_mpi.Pool() as pool:  # at once: mpiexec may not have ended yet
+    say(*pool.map(abs, [-1, 2]), *acme_mpi.map(abs, [-3, 4], write_worker_results=False))
+""")
+
+    assert said == ["the ranks that served this process's pools have gone"]
+    assert values == [1, 2, 3, 4]
+
+
 def test_more_ranks_take_the_place_of_fewer_that_are_idle(run):
     counts, kept = run("""
 acme_mpi.launch(1).stop()
