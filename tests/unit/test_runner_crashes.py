@@ -197,7 +197,7 @@ class TestCrashes:
             assignment.func = cloudpickle.dumps(FailsToLoad())
         runner.prepare(assignment)
         runner.forget()
-        runner.send(Kind.SHOW, ([], 0))
+        runner.ask(Kind.SHOW, ([], 0, [*sys.path], False))
 
         events = []
         while not runner.other_messages:  # the answer to what was asked after the run
