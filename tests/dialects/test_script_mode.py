@@ -97,8 +97,12 @@ except acme_mpi.InputError as error:
 open("file", "w").close()
 try:
     acme_mpi.map(f, [1], 2, output_dir="file/below")
+except acme_mpi.PlaceError as error:
+    facts["place error"] = "file/below" in str(error)
+try:
+    acme_mpi.map(f, [1], 2, output_dir="/proc/out")
 except acme_mpi.StoreError as error:
-    facts["store error"] = "file/below" in str(error)
+    facts["store error"] = "/proc/out" in str(error)
 try:
     acme_mpi.map(f, [1], 2, output_dir="rank")
 except acme_mpi.InputError as error:
@@ -197,6 +201,7 @@ def test_errors_can_be_caught_and_calls_continue(many):
 
     assert facts["failures"] == ["1 of 4 tasks failed, first: task 2", [0, 1, None, 3], 2]
     assert "found 0 objects" in facts["input error"]
+    assert facts["place error"] is True
     assert facts["store error"] is True
     assert facts["exists"] is True
     assert facts["after errors"] == [18]
