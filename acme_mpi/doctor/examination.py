@@ -27,10 +27,11 @@ from acme_mpi.doctor.libraries import (
     library_in,
 )
 from acme_mpi.doctor.nodes import check_nodes
-from acme_mpi.doctor.place import ask_for_place, check_nfs, check_place, existing, file_system_of
+from acme_mpi.doctor.place import ask_for_place, check_nfs, check_place, file_system_of
 from acme_mpi.doctor.rank_facts import facts_of_rank
 from acme_mpi.doctor.report import Report
 from acme_mpi.doctor.versions import known_versions
+from acme_mpi.history.folders import existing
 from acme_mpi.linux.cores import n_busy_cores
 
 

@@ -19,7 +19,6 @@ from acme_mpi.doctor.guard import Guard
 from acme_mpi.doctor.launching import check_deaths, check_fit
 from acme_mpi.doctor.libraries import library_in
 from acme_mpi.doctor.nodes import check_nodes
-from acme_mpi.doctor.place import existing
 from acme_mpi.doctor.rank_facts import RankFacts, age_s, facts_of_rank
 from acme_mpi.doctor.ranks import MAX_PINGED, dismiss, follow, hear_all, marked, measure
 from acme_mpi.doctor.report import Report
@@ -33,6 +32,7 @@ from acme_mpi.doctor.spread import (
 )
 from acme_mpi.doctor.versions import NOT_IMPORTABLE
 from acme_mpi.errors import LaunchError
+from acme_mpi.history.folders import existing
 from acme_mpi.symptoms import symptoms_in
 
 LOOK_S = 120.0  # for what rank 0 asks other programs, each of which has a limit of its own

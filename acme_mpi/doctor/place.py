@@ -16,14 +16,6 @@ MOUNTS = "/proc/self/mountinfo"
 CLOCK_S = 5.0  # the lease of a folder is renewed so often
 
 
-def existing(directory: str) -> str:
-    """Return the last that is there already on the way to a folder; a file is in its way."""
-    path = os.path.abspath(directory)
-    while not os.path.lexists(path):
-        path = os.path.dirname(path)
-    return path
-
-
 def file_system_of(directory: str, mounts: str = MOUNTS) -> str:
     """Return the kind of file system that a folder is on: ``nfs4``; empty if it is unknown."""
     path, found = os.path.realpath(directory), ("", "")

@@ -93,6 +93,14 @@ def make_folders(kind: str, layout: Layout) -> None:
             raise StoreError(what) from None
 
 
+def existing(directory: str) -> str:
+    """Return the last that is there already on the way to a folder; a file is in its way."""
+    path = os.path.abspath(directory)
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    return path
+
+
 def refuse_unmakeable(directory: str) -> None:
     """Raise if a directory cannot be made, as far as can be told without making it.
 
@@ -101,9 +109,7 @@ def refuse_unmakeable(directory: str) -> None:
     PlaceError
         What is there, or where it would lie, is no directory or may not be written.
     """
-    parent = directory
-    while not os.path.lexists(parent):
-        parent = os.path.dirname(parent)
+    parent = existing(directory)
     for is_fine, number in (
         (os.path.isdir(parent), errno.ENOTDIR),
         (os.access(parent, os.W_OK | os.X_OK), errno.EACCES),

@@ -30,16 +30,11 @@ from acme_mpi.doctor.launching import (
 from acme_mpi.doctor.libraries import check_hdf5, check_library_path, check_mpi, kind_of_mpi
 from acme_mpi.doctor.logs import check_log
 from acme_mpi.doctor.nodes import check_nodes
-from acme_mpi.doctor.place import (
-    ask_for_place,
-    check_nfs,
-    check_place,
-    existing,
-    file_system_of,
-)
+from acme_mpi.doctor.place import ask_for_place, check_nfs, check_place, file_system_of
 from acme_mpi.doctor.rank_facts import RankFacts, facts_of_rank, free_bytes, threads_of
 from acme_mpi.doctor.report import Report, text_of
 from acme_mpi.doctor.spread import check_pythons
+from acme_mpi.history.folders import existing
 from acme_mpi.symptoms import SYMPTOMS, symptom
 
 pytestmark = pytest.mark.once
