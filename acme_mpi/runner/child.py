@@ -24,8 +24,7 @@ from acme_mpi.runner.base import (
 )
 from acme_mpi.runner.channel import ChannelError, Kind
 from acme_mpi.runner.failure import DIED
-from acme_mpi.runner.guard import Guard
-from acme_mpi.runner.limits import Limits
+from acme_mpi.runner.guard import Guard, Limits
 from acme_mpi.runner.process import Child, Ending, child_environment
 from acme_mpi.runner.surroundings import changes, need_a_new_process
 from acme_mpi.runner.words import DRAIN

@@ -27,8 +27,7 @@ from acme_mpi.runner.calls import (
     Teach,
 )
 from acme_mpi.runner.channel import ChannelError, Kind
-from acme_mpi.runner.guard import Guard
-from acme_mpi.runner.limits import SHORTEST_LOOK_S, Limits
+from acme_mpi.runner.guard import SHORTEST_LOOK_S, Guard, Limits
 from acme_mpi.runner.process import Child, Ending, child_environment
 from acme_mpi.runner.recall import Recall
 from acme_mpi.runner.shelf import Shelf

@@ -32,9 +32,8 @@ from acme_mpi.linux.oom import oom_kills, oom_remark
 from acme_mpi.runner import guard, stack
 from acme_mpi.runner.base import NotCalled, Outcome, Ready, Runner
 from acme_mpi.runner.child import ChildRunner
-from acme_mpi.runner.guard import Guard
+from acme_mpi.runner.guard import Guard, Limits
 from acme_mpi.runner.inline import InlineRunner
-from acme_mpi.runner.limits import Limits
 from acme_mpi.runner.process import Ending, ending_text
 from acme_mpi.runner.stack import STACK_SIGNAL, read_stack
 from acme_mpi.runner.watch import STOPPED_S, Watch
