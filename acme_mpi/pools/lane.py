@@ -76,6 +76,7 @@ class Lane:
         self.is_here = isinstance(stream, HereStream)
         self.callbacks = Callbacks()
         self._pid = os.getpid()
+        self._is_of_parent = False  # to ask for the process's id takes longer than a submit may
         self.is_closed = self.is_unbounded = False
         self._closed, self._broken = closed, broken
         self._error: BaseException | None = None
@@ -160,8 +161,12 @@ class Lane:
         if self.is_closed:
             raise self._closed()
 
+    def leave_to_parent(self) -> None:
+        """Take nothing in a forked child: the ranks serve the process that was forked."""
+        self._is_of_parent = True
+
     def _check_process(self) -> None:
-        if self._pid != os.getpid():
+        if self._is_of_parent:
             raise InputError(
                 f"pools and executors serve the process that has made them: that is {self._pid}, "
                 f"of which this one ({os.getpid()}) was forked\n"
@@ -294,4 +299,10 @@ def _leave() -> None:
         lane.leave()
 
 
-os.register_at_fork(after_in_child=_open.clear)  # a child has no part in its parent's pools
+def _leave_to_parent() -> None:
+    for lane in list(_open):
+        lane.leave_to_parent()
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)

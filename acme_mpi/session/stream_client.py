@@ -33,11 +33,12 @@ from acme_mpi.runner.calls import (
 )
 from acme_mpi.runner.channel import Channel, ChannelError, Kind
 from acme_mpi.runner.surroundings import Surroundings
-from acme_mpi.session.stream import Chunk, Raised, Setup, Stream
+from acme_mpi.session.stream import Chunk, Form, Raised, Setup, Stream
 from acme_mpi.session.stream_values import error_of, values_of
 from acme_mpi.session.taught import Function, TaughtFunctions
 from acme_mpi.standing import loading
 from acme_mpi.tasks.pickling import (
+    FEW,
     GivenPickler,
     are_plain,
     dump_plain,
@@ -315,7 +316,7 @@ class ClientStream(Stream):
         error = self._lost or self._broken.get(chunk.setup)
         if error is None:
             try:
-                body, buffers = _pickled(arguments)
+                body, buffers = _pickled(chunk.form, arguments)
             except Exception as raised:
                 error = raised
             except BaseException as raised:  # it is meant for no thread of ours
@@ -401,14 +402,23 @@ class ClientStream(Stream):
             return self._is_over
 
 
-def _pickled(arguments: Sequence[Any]) -> tuple[bytes, list[Any]]:
+def _pickled(form: Form, arguments: Sequence[Any]) -> tuple[bytes, list[Any]]:
     buffers: list[Any] = []
     take = large_into(buffers)
-    if are_plain(arguments):
+    if are_plain(_values_in(form, arguments)):
         return dump_plain(arguments, take), buffers
     file = io.BytesIO()
     GivenPickler(file, protocol=5, buffer_callback=take).dump(arguments)
     return file.getvalue(), buffers
+
+
+def _values_in(form: Form, arguments: Sequence[Any]) -> Sequence[Any]:
+    """Return what the arguments of some calls consist of; those of many are not taken apart."""
+    if form is Form.EACH or len(arguments) > FEW:
+        return arguments
+    if form is Form.ONCE:
+        return [each for args, named in arguments for each in (*args, *named, *named.values())]
+    return [each for args in arguments for each in (args if type(args) is tuple else (args,))]
 
 
 # Of this process. What is registered with the fork of each would stay for ever, and they with it.
