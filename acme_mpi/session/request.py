@@ -18,7 +18,8 @@ from acme_mpi.tasks.classes import name_classes
 from acme_mpi.tasks.digest import digest
 from acme_mpi.tasks.fingerprint import fingerprint_of, versions
 from acme_mpi.tasks.pickling import pickle_given
-from acme_mpi.tasks.taskset import TaskSet
+from acme_mpi.tasks.taskset import TaskSet, function_name
+from acme_mpi.tasks.unpicklable import unpicklable_part
 
 if TYPE_CHECKING:
     from acme_mpi.tasks.labels import Labels
@@ -54,7 +55,7 @@ class Request(NamedTuple):
         call = Call(self.options, own_func=self.func)
         # A function that is called in this very process need not be picklable.
         func = self.func if session.needs_pickles(self.options.work.isolate) else None
-        with _pickling():
+        with self._pickling():
             self._pack(call, world, func)
         if world.size > 1:
             # A rank that pickles an open file flushes it, too, and so changes its time of change.
@@ -73,7 +74,7 @@ class Request(NamedTuple):
         StoreError
             There is no room for them.
         """
-        with _pickling():
+        with self._pickling():
             return packing.pack(self.func, self.tasks)
 
     def to_debug_call(self, world: World) -> Call:
@@ -131,17 +132,23 @@ class Request(NamedTuple):
         if world.is_master:
             call.packed = packing.pack(None, self.tasks)
 
+    @contextlib.contextmanager
+    def _pickling(self) -> Iterator[None]:
+        """Context in which it is pickled; say what users can do if it cannot be."""
+        try:
+            with loading():
+                yield
+        except (InputError, StoreError):
+            raise
+        except Exception as error:
+            raise InputError(
+                f"the function or an argument cannot be pickled: {error}{self._at_fault()}; make "
+                "open files, locks and connections inside the function"
+            ) from None
 
-@contextlib.contextmanager
-def _pickling() -> Iterator[None]:
-    """Context in which function and arguments are pickled; say what users can do if they cannot."""
-    try:
-        with loading():
-            yield
-    except (InputError, StoreError):
-        raise
-    except Exception as error:
-        raise InputError(
-            f"the function or an argument cannot be pickled: {error}; make open files, locks "
-            "and connections inside the function"
-        ) from None
+    def _at_fault(self) -> str:
+        """Return which part cannot be pickled, in parentheses; empty if that is not found."""
+        given = [(self.func, function_name(self.func))]
+        given += [(each.value, each.label) for each in self.tasks.arguments]
+        parts = (unpicklable_part(value, name) for value, name in given)
+        return next((f" ({part})" for part in parts if part), "")

@@ -18,6 +18,7 @@ from acme_mpi.linux.segment import Segment
 from acme_mpi.runner.calls import Forget, Teach, Window
 from acme_mpi.runner.reloaded import RELOADS
 from acme_mpi.tasks.pickling import large_into, pickle_given
+from acme_mpi.tasks.unpicklable import note_part
 
 N_KEPT = 8  # functions
 N_UNKNOWN = 4  # chunks for each rank, as `map` makes them
@@ -110,7 +111,11 @@ class TaughtFunctions:
     def known(self, func: Callable[..., Any]) -> Function:
         """Pickle a function, and have the ranks know it."""
         buffers: list[Any] = []
-        body = pickle_given(func, large_into(buffers))
+        try:
+            body = pickle_given(func, large_into(buffers))
+        except Exception as error:
+            note_part(error, func)
+            raise
         with self._lock:
             for function in self._kept:
                 if function.is_same(body, buffers):
