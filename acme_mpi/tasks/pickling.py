@@ -17,7 +17,7 @@ from acme_mpi.results.parts import NUMPY_NUMBERS
 from acme_mpi.tasks.classes import fill_unless_own, name_class, whole_class
 from acme_mpi.tasks.hdf5_arguments import reduce_hdf5
 from acme_mpi.tasks.scripts_main import reduce_of_main
-from acme_mpi.tasks.standard import DISPATCH_TABLE
+from acme_mpi.tasks.standard import DISPATCH_TABLE, reduce_class_method
 
 FEW = 64  # values, of which a pickler of our own costs more than the pickling
 TRIED_BYTES = 16 * 1024 * 1024  # a larger pickle is not loaded only to see whether it can be
@@ -47,7 +47,7 @@ class GivenPickler(cloudpickle.Pickler):  # type: ignore[misc]
             return self._reduce_code(value)
         if type(value) is np.ndarray and self.freezes_arrays:
             return _reduce_frozen(value)
-        reduced = reduce_hdf5(value)
+        reduced = reduce_hdf5(value) or reduce_class_method(value)
         if reduced is not None:
             return reduced
         if isinstance(value, type):
@@ -122,7 +122,7 @@ class ResultPickler(cloudpickle.Pickler):  # type: ignore[misc]
             self.kinds.add(value if isinstance(value, type) else type(value))
         if isinstance(value, type):
             return whole_class(value, super().reducer_override(value))
-        return super().reducer_override(value)
+        return reduce_class_method(value) or super().reducer_override(value)
 
 
 def _is_numpys(value: Any) -> bool:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import sys
 import typing
 from collections import ChainMap
+from operator import attrgetter
+from types import FunctionType, MethodType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -36,6 +39,28 @@ def _make_type(kind: Any, name: str, supertype: tuple[Any, ...], module: str) ->
     made = kind(name, *supertype)
     made.__module__ = module
     return made
+
+
+def reduce_class_method(value: Any) -> Any:
+    """Return how the function of an installed class's class method is pickled, None for others.
+
+    Of a generic NamedTuple one is `Generic.__class_getitem__`; its name gives a bound method.
+    """
+    if type(value) is not FunctionType or "." not in value.__qualname__:
+        return None
+    try:
+        found = attrgetter(value.__qualname__)(sys.modules[value.__module__])
+    except (AttributeError, KeyError):
+        return None
+    if not isinstance(found, MethodType) or found.__func__ is not value:
+        return None
+    if not base._should_pickle_by_reference(found.__self__):
+        return None
+    return _class_method, (found.__self__, value.__name__)
+
+
+def _class_method(cls: Any, name: str) -> Any:
+    return getattr(cls, name).__func__
 
 
 DISPATCH_TABLE = ChainMap(

@@ -15,7 +15,7 @@ import json
 import multiprocessing
 import pickle
 from concurrent.futures import ProcessPoolExecutor
-from typing import NewType, ParamSpec, TypedDict
+from typing import Generic, NamedTuple, NewType, ParamSpec, TypedDict, TypeVar
 
 import acme_mpi
 
@@ -29,6 +29,14 @@ class Base(TypedDict):
 
 class Row(Base):
     y: int
+
+
+T = TypeVar("T")
+
+
+class Pair(NamedTuple, Generic[T]):
+    first: T
+    second: T
 
 
 class Point:
@@ -111,9 +119,13 @@ def typed(i: Index, *args: P.args) -> Row:
     return Row(x=Index(i), y=1)
 
 
+def paired(i) -> Pair[int]:
+    return Pair(i, 2)
+
+
 if __name__ == "__main__":
     funcs = [by_pickle, by_fork, by_spawn, by_cache, fib]
-    funcs += [by_what_decorators_have_made, by_decorators, typed]
+    funcs += [by_what_decorators_have_made, by_decorators, typed, paired]
     found = [acme_mpi.map(func, [30], write_worker_results=False)[0] for func in funcs]
     with open("found.json", "w") as file:
         json.dump(found, file)
@@ -133,4 +145,5 @@ def test_names_of_the_script_are_found_in_tasks(mpiexec, tmp_path, mode):
         ["int", "object", 832040, 30],
         [3, "int", "str", "object"],
         {"x": 30, "y": 1},
+        [30, 2],
     ]
