@@ -48,14 +48,14 @@ def choose_layout(kind: str, name: str, output_dir: str | None, base: str) -> La
 
 
 def refuse_unnameable(*names: str) -> None:
-    """Raise PlaceError if no file can be called so in this locale. Independent."""
+    """Raise PlaceError if this locale has no characters for these names. Independent."""
     for name in names:
         try:
             os.fsencode(name)
         except UnicodeEncodeError as error:
             raise PlaceError(
-                f"no file can be called after {name!r} in this locale, whose encoding is "
-                f"{error.encoding}; set LC_ALL=C.UTF-8"
+                f"this locale, whose encoding is {error.encoding}, cannot name files after "
+                f"{name!r}; set LC_ALL=C.UTF-8"
             ) from None
 
 

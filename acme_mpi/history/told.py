@@ -16,6 +16,7 @@ import numpy as np
 from acme_mpi.errors import AcmeMpiError, InputError
 from acme_mpi.history.description import Description, described_runs, read_description
 from acme_mpi.history.folders import FINISHED as END_MARK
+from acme_mpi.history.folders import refuse_unnameable
 from acme_mpi.history.journal import FINAL, Block, Mask
 from acme_mpi.history.layout import DOT_FOLDER, Layout
 from acme_mpi.history.lease import Holder, holder
@@ -101,7 +102,7 @@ def runs_in(directory: str) -> list[str]:
     Raises
     ------
     InputError
-        The directory cannot be read.
+        The directory cannot be read, or this locale has no characters for a name.
     """
     place = os.path.join(directory, DOT_FOLDER)
     try:
@@ -110,7 +111,9 @@ def runs_in(directory: str) -> list[str]:
         return []
     except OSError as error:
         raise InputError(f"cannot read {place}: {error.strerror}") from error
-    return sorted(name for name in names if described_runs(os.path.join(place, name)))
+    found = sorted(name for name in names if described_runs(os.path.join(place, name)))
+    refuse_unnameable(*(os.fsencode(name).decode(errors="surrogateescape") for name in found))
+    return found
 
 
 def layouts_in(directory: str) -> list[Layout]:

@@ -70,16 +70,30 @@ def test_output_that_cannot_be_written_costs_no_traceback(tmp_path, command, whe
     assert ran.stderr.count(b"standard output: No space left") == (status == 74)
 
 
+C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
 @pytest.mark.parametrize(("options", "status"), [("--no-write", 0), ("--output-dir out", 2)])
 def test_names_are_found_in_the_c_locale(tmp_path, options, status):
     line = f"PYTHON -m acme_mpi m:größer --set größe=[1,2] --split größe {options} -q"
-    env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
-    ran = run(tmp_path, f"sed -i 's/def f/def größer/' m.py; {line}", **env)
+    ran = run(tmp_path, f"sed -i 's/def f/def größer/' m.py; {line}", **C_LOCALE)
 
     assert ran.returncode == status, ran.stderr
     assert b"Traceback" not in ran.stderr
     assert (b"set LC_ALL=C.UTF-8" in ran.stderr) == (status == 2)
+
+
+def test_a_run_that_the_locale_cannot_name_is_not_called_damaged(tmp_path):
+    folder = tmp_path / ".acme_mpi" / "größer"
+    folder.mkdir(parents=True)
+    Description("größer", 2, "rank").write(str(folder), 0)
+
+    ran = run(tmp_path, "PYTHON -m acme_mpi status .", **C_LOCALE)
+
+    assert ran.returncode == 2
+    assert b"set LC_ALL=C.UTF-8" in ran.stderr
+    assert b"damaged" not in ran.stderr
 
 
 @pytest.mark.parametrize("command", ["-m acme_mpi m:f --set größe=[1] --no-write", "m.py"])
