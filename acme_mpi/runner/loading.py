@@ -62,7 +62,7 @@ def load_target(target: str) -> Callable[..., Any]:
         There is no such module, file or function, or its import fails.
     """
     where, colon, attribute = target.rpartition(":")
-    if not colon or not where or not attribute:
+    if not colon or not where or not attribute or where.endswith(":"):
         raise InputError(
             f"target {target!r} has to be module:function, path/to/file.py:function, or script.py"
         )
@@ -168,7 +168,7 @@ def _load_command(command: Command) -> tuple[Callable[..., Any], TaskSet]:
             args, kwargs = load_arguments(command.arguments, command.allow_pickle, dtypes)
     elif command.dtype:
         raise InputError("--dtype is for the columns of a table, and ARGS is missing")
-    kwargs.update(parse_setting(text) for text in command.settings)
+    kwargs.update(_settings(command.settings))
     for text in map(as_utf8, command.split):
         name, colon, given = text.partition(":")
         axis = whole_number(given) if colon else 0
@@ -180,6 +180,15 @@ def _load_command(command: Command) -> tuple[Callable[..., Any], TaskSet]:
     for order, name in enumerate(map(as_utf8, command.grid)):
         _mark(func, args, kwargs, name, "--grid", partial(_axis, name=name, order=order))
     return func, distribute(func, args, kwargs, command.n_inputs, seed=command.seed)
+
+
+def _settings(texts: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in map(parse_setting, texts):
+        if name in found:
+            raise InputError(f"--set {name} is given twice; a list of values is --set {name}=[1,2]")
+        found[name] = value
+    return found
 
 
 def _column_type(text: str) -> tuple[str, str]:

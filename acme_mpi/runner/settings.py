@@ -11,6 +11,7 @@ import warnings
 from typing import Any
 
 from acme_mpi.errors import InputError
+from acme_mpi.tasks.argument_files import distinct
 
 # Numbers that are none in JSON, or a list of numbers that is none, as NumPy prints it.
 _LIKE_NUMBERS = re.compile(r"[+-]?(nan|inf|infinity)|[\[({][-+.,\s0-9eEjJ]*[\])}]?", re.IGNORECASE)
@@ -43,7 +44,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
     if not equals or not name.isidentifier():
         raise InputError(f"--set needs NAME=VALUE with a parameter's name, not {text!r}")
     try:
-        return name, json.loads(value)
+        return name, json.loads(value, object_pairs_hook=distinct)
     except json.JSONDecodeError:
         _refuse_python(name, value)
         return name, value

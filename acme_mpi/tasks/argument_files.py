@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -108,11 +109,30 @@ def _by_name(values: Mapping[str, Any], path: str) -> Arguments:
     return [args[k] for k in sorted(args)], kwargs
 
 
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON as a dict, if no name is there twice; for `json.loads`.
+
+    RFC 8259, section 4, leaves open what two values of one name mean; Python takes the last one.
+
+    Raises
+    ------
+    ValueError
+        One is.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        n_times = Counter(name for name, _ in pairs)
+        twice = next(name for name, n in n_times.items() if n > 1)
+        raise ValueError(f"the name {twice!r} is there twice")
+    return found
+
+
 def _load_json(path: str) -> Arguments:
     """Return the entries of an object by name, or those of an array by position."""
     try:
         with open(path, "rb") as file:
-            loaded = json.loads(file.read())  # in UTF-8, 16 or 32, with a byte-order mark or not
+            # In UTF-8, 16 or 32, with a byte-order mark or not.
+            loaded = json.loads(file.read(), object_pairs_hook=distinct)
     except RecursionError:
         raise InputError(f"{path} cannot be read as a JSON file: it is nested too deep") from None
     except (ValueError, OSError, MemoryError) as error:

@@ -602,6 +602,11 @@ BEFORE_MPI: dict[str, tuple[list[str], str]] = {
     "no arguments file": (["mymod:f", "missing.npz", "--plan"], "'missing.npz'"),
     "not a NumPy file": (["mymod:f", "mymod.py.txt", "--plan"], "mymod.py.txt"),
     "setting without =": (["mymod:f", "args.npz", "--set", "y", "--plan"], "NAME=VALUE"),
+    "setting twice": (
+        ["mymod:f", "--set", "y=1", "--set", "y=2", "--plan"],
+        "--set y is given twice",
+    ),
+    "two colons": (["mymod::f", "args.npz", "--plan"], "'mymod::f' has to be module:function"),
     "setting unknown": (["mymod:f", "args.npz", "--set", "w=1", "--plan"], "'w'"),
     "split unknown": (["mymod:f", "args.npz", "--split", "w", "--plan"], "--split w"),
     "split axis text": (["mymod:f", "args.npz", "--split", "x:a", "--plan"], "'x:a'"),

@@ -150,6 +150,15 @@ def test_a_dataset_of_exabytes_is_refused_unread(tmp_path):
     assert "of memory" in text
 
 
+@pytest.mark.parametrize("text", ['{"x": 1, "y": 2, "x": [3]}', '[{"x": 1, "x": 1}]'])
+def test_json_has_each_name_once(tmp_path, text):
+    path = tmp_path / "args.json"
+    path.write_text(text)
+
+    with pytest.raises(InputError, match=r"args.json cannot be .*: the name 'x' is there twice"):
+        load_arguments(str(path), allow_pickle=False)
+
+
 def test_json_may_be_nested_only_so_deep(tmp_path):
     path = tmp_path / "args.json"
     path.write_text("[" * 100_000)

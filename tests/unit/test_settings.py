@@ -110,3 +110,8 @@ def test_a_monster_is_refused_in_few_words(text):
 def test_a_setting_needs_a_name(text):
     with pytest.raises(InputError, match="NAME=VALUE"):
         parse_setting(text)
+
+
+def test_an_object_has_each_name_once():
+    with pytest.raises(InputError, match="the name 'a' is there twice"):
+        parse_setting('x={"a": 1, "a": 2}')
