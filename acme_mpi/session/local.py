@@ -198,10 +198,13 @@ class LocalSession(ScriptSession):
 
     def _have_gone(self) -> str:
         self.local.show_printed()
-        said = self.local.said()
+        last_words = self._last_words()
         if not self.local.is_missed:
             self.local.stop()
-        return f"{self.local.title} have gone; {self.local.what_next}{said}"
+        return f"{self.local.title} have gone{last_words}"
+
+    def _last_words(self) -> str:
+        return f"; {self.local.what_next}{self.local.said()}"
 
 
 def say_again(level: int, text: str, dialect: str | None) -> None:

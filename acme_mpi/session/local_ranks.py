@@ -26,6 +26,7 @@ from acme_mpi.session.ranks import Ranks
 
 STARTED_S = 60.0  # within which all ranks are there
 ENDED_S = 5.0  # within which all ranks have left that were told to
+LAST_WORDS_S = 2.0  # within which mpiexec has said why ranks have gone
 N_LAST_LINES = 10  # of what mpiexec has said, in an error
 # The batch job in which this process runs, as far as ranks have to know of it: when it ends.
 _OF_BATCH_JOB = ("SLURM_JOB_ID", "SLURM_JOB_END_TIME", END_TIME)
@@ -149,6 +150,13 @@ class LocalRanks(Ranks):
 
     def said(self) -> str:
         """Return what mpiexec has said at last, as the end of a sentence, and what cures it."""
+        if self._process is not None:
+            # It says why they have gone once it has noticed.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(LAST_WORDS_S)
+        return self._words()
+
+    def _words(self) -> str:
         if self._process is None:
             return self._last_words
         size = os.fstat(self._said).st_size
@@ -175,7 +183,7 @@ class LocalRanks(Ranks):
 
     def _end(self, patience_s: float) -> None:
         """Have the ranks leave, kill what stays after some seconds, and free everything."""
-        self._last_words = self.said()
+        self._last_words = self._words()
         process, self._process = self._process, None
         if self._channel is not None:
             self._channel.hang_up()

@@ -151,7 +151,8 @@ class ScriptSession(Session):
                 self._ask_agent(Kind.STREAM, theirs)
                 theirs.close()
                 hosts = [host for host, _ in self._ranks]
-                self._stream = ClientStream(own, hosts, self._environment_at_start)
+                environment = self._environment_at_start
+                self._stream = ClientStream(own, hosts, environment, self._last_words)
             return self._stream
 
     def release(self) -> None:
@@ -196,4 +197,8 @@ class ScriptSession(Session):
 
     def _have_gone(self) -> str:
         """Return what to say when nobody answers."""
-        return "the ranks that served this script have gone"
+        return f"the ranks that served this script have gone{self._last_words()}"
+
+    def _last_words(self) -> str:
+        """Return what is known of ranks that have gone, as the end of a sentence."""
+        return ""

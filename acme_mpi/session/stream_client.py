@@ -93,14 +93,20 @@ class ClientStream(Stream):
         The node of each rank.
     start : mapping, optional
         Environment that the ranks have as well; None: that of now, this process is a rank itself.
+    last_words : callable
+        Returns what is known of the ranks when they have gone, as the end of a sentence.
     """
 
     def __init__(
-        self, channel: Channel, hosts: Sequence[str], start: dict[str, str] | None = None
+        self,
+        channel: Channel,
+        hosts: Sequence[str],
+        start: dict[str, str] | None = None,
+        last_words: Callable[[], str] = str,
     ) -> None:
         self.size, self._hosts = len(hosts), hosts
         self._start = dict(os.environ) if start is None else start
-        self._channel = channel
+        self._channel, self._last_words = channel, last_words
         self._lock = threading.Lock()
         self._ears, self._mouth = socket.socketpair()
         for end in (self._ears, self._mouth):
@@ -215,7 +221,8 @@ class ClientStream(Stream):
         try:
             self._converse()
         except (EOFError, OSError, ChannelError):
-            self._lose(LaunchError("the ranks that served this process's pools have gone"))
+            text = f"the ranks that served this process's pools have gone{self._last_words()}"
+            self._lose(LaunchError(text))
         except BaseException as error:
             traceback.print_exc()
             self._lose(LaunchError(f"the stream has ended by a fault of its own: {error}"))
