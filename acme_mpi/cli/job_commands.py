@@ -198,7 +198,7 @@ def _words_of(kind: type[Launcher]) -> set[str]:
     return {field.name for field in fields(kind)}
 
 
-_ALONE = ("plan", "debug_task", "dry_run", "overwrite", "no_write")
+_ALONE = ("plan", "debug_task", "dry_run", "no_write")
 
 
 def _submission(words: Sequence[str]) -> Submission:
@@ -210,6 +210,12 @@ def _submission(words: Sequence[str]) -> Submission:
     if given:
         raise InputError(
             f"{', '.join(given)} cannot be used with submit: no job is needed for that"
+        )
+    if options.overwrite:
+        raise InputError(
+            "--overwrite cannot be used with submit: a job that is started again, after the loss "
+            "of a node for example, would begin anew; remove the results, or give another "
+            "--output-dir"
         )
     check_options(options)
     if options.arguments == STANDARD_INPUT:

@@ -344,6 +344,7 @@ class TestCommandLine:
             (["--sge", "-n", "2", "--nodes", "2", "mymod:f"], "--nodes cannot be used with --sge"),
             (["--print", "-n", "2", "--pe", "mpi", "mymod:f"], "--pe cannot be used with Slurm"),
             (["--local", "mymod:f", "args.npz", "--plan"], "--plan cannot be used with submit"),
+            (["--local", "mymod:f", "args.npz", "--overwrite"], "give another --output-dir"),
             (
                 ["--local", "mymod:f", "--debug-task", "0"],
                 "--debug-task cannot be used with submit",
