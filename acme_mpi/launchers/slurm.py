@@ -178,10 +178,10 @@ class Slurm(Launcher):
     def submit(self, path: str, log: str, directory: str) -> str:
         """Submit the script by sbatch; return the number of the job."""
         ran = call(["sbatch", "--parsable", path], self.title, directory)
-        found = re.search(r"^(\d+)(?:;.*)?$", ran.stdout, re.MULTILINE)
-        if ran.returncode or found is None:
+        number = job_number(ran.stdout)
+        if ran.returncode or number is None:
             raise LaunchError(said(ran))
-        return found[1]
+        return number
 
     @classmethod
     def states(cls, scripts: Mapping[str, str]) -> dict[str, State] | None:
@@ -222,6 +222,17 @@ def partitions() -> list[str]:
     except (LaunchError, subprocess.TimeoutExpired):
         return []
     return [] if ran.returncode else list(dict.fromkeys(ran.stdout.split()))
+
+
+def job_number(text: str) -> str | None:
+    """Return the number in what sbatch says of a job that it has taken; None: it says none.
+
+    sbatch(1): ``--parsable`` gives the number, and the cluster behind a semicolon if there are
+    several; without it, as a site's own sbatch may call it, there are words around them.
+    """
+    line = r"^(?:Submitted batch job )?(\d+)(?:;.*| on cluster .*)?$"
+    found = re.search(line, text, re.MULTILINE)
+    return None if found is None else found[1]
 
 
 def parse_squeue(text: str) -> dict[str, State]:

@@ -17,7 +17,7 @@ from acme_mpi.launchers import slurm as slurm_module
 from acme_mpi.launchers.base import Order, State
 from acme_mpi.launchers.environment import clean_environment
 from acme_mpi.launchers.queue import Queue
-from acme_mpi.launchers.slurm import parse_sacct, parse_squeue
+from acme_mpi.launchers.slurm import job_number, parse_sacct, parse_squeue
 
 pytestmark = pytest.mark.once
 
@@ -224,3 +224,19 @@ def test_nobody_reads_half_an_id(launcher, tmp_path):
     assert (tmp_path / "id").read_text().startswith("8")
     assert (tmp_path / "id").stat().st_ino != before
     assert [path.name for path in tmp_path.iterdir()] == ["id"]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("123\n", "123"),
+        ("123;alpha\n", "123"),
+        ("Welcome to alpha\n123\n", "123"),
+        ("Submitted batch job 123\n", "123"),
+        ("Submitted batch job 123 on cluster alpha\n", "123"),
+        ("", None),
+        ("0 jobs of 123 are yours\n", None),
+    ],
+)
+def test_a_submitted_job_has_the_number_that_sbatch_says(text, number):
+    assert job_number(text) == number
