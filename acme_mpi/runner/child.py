@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import select
 import time
@@ -22,16 +21,15 @@ from acme_mpi.runner.base import (
     Runner,
     Unready,
 )
-from acme_mpi.runner.channel import ChannelError, Kind
+from acme_mpi.runner.channel import Kind
 from acme_mpi.runner.failure import DIED
-from acme_mpi.runner.guard import Guard, Limits
+from acme_mpi.runner.guard import Gone, Guard, Limits
 from acme_mpi.runner.process import Child, Ending, child_environment
 from acme_mpi.runner.surroundings import changes, need_a_new_process
 from acme_mpi.runner.words import DRAIN
 
 MAX_IDLE_DEATHS = 3
 OF_A_RUN = {Kind.READY, Kind.UNREADY, Kind.PLACE, Kind.OUTCOME, Kind.NOT_CALLED}
-DYING_S = 0.5
 FORGETTING_S = 5.0
 
 
@@ -179,36 +177,16 @@ class ChildRunner(Runner):
 
     def descriptors(self) -> list[int]:
         """Return the channel and the child's process descriptor."""
-        child = self._child
-        if child is None:
-            return []
-        return [child.pidfd] if self._guard.over_limit else [child.channel.fileno(), child.pidfd]
+        return [] if self._child is None else self._guard.descriptors()
 
     def poll(self) -> list[Event]:
         """Return what the child has said of the current run since the last call."""
         while self._child is not None:
-            has_said, ended = self._child.look()
-            if self._guard.over_limit is not None:
-                if ended:
-                    self._replace_dead(None)
+            found = self._guard.listen(self._take)
+            if isinstance(found, Gone):
+                self._replace_dead(found.misdeed)
+            if found is not True:
                 break
-            try:
-                message = self._child.channel.receive(wait=False) if has_said else None
-                if message is not None:
-                    self._take(*message)
-                    continue
-            except EOFError:
-                # A process on its way out closes its channel first, and is gone soon after.
-                ended = self._child.has_ended(wait_s=DYING_S)
-                self._replace_dead(None if ended else "closed its channel")
-                break
-            except (ChannelError, TypeError, ValueError, OSError, MemoryError) as error:
-                self._replace_dead(_misdeed(error))
-                break
-            # Ended before the last look, and nothing is left to read.
-            if ended:
-                self._replace_dead(None)
-            break
         events, self._events = list(self._events), deque()
         return events
 
@@ -409,9 +387,3 @@ class ChildRunner(Runner):
     def pid(self) -> int:
         """The child's process id, 0 if there is none."""
         return 0 if self._child is None else self._child.pid
-
-
-def _misdeed(error: Exception) -> str:
-    if isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM:
-        return "returned more than its rank has memory for (ulimit -v?)"
-    return f"wrote garbage into its channel ({error})"

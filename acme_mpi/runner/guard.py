@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from acme_mpi.linux.footprint import Footprint
 from acme_mpi.linux.memory import size_text, status_bytes
 from acme_mpi.linux.oom import oom_kills, oom_remark
+from acme_mpi.runner.channel import ChannelError, Kind
 from acme_mpi.runner.lifeline import BROKEN
 from acme_mpi.runner.process import Child, Ending, ending_text
 from acme_mpi.runner.stack import read_stack
@@ -17,6 +20,7 @@ from acme_mpi.runner.watch import Watch
 
 LONGEST_LOOK_S, SHORTEST_LOOK_S = 0.25, 0.01
 MEMORY_LOOK_S = 0.05
+DYING_S = 0.5  # between the end of a channel and that of its process
 
 
 class Limits(NamedTuple):
@@ -51,6 +55,18 @@ class Limits(NamedTuple):
         if self.n_bytes > 0 and (used := footprint.above(self.n_bytes)):
             return "memory", f"used {size_text(used)} of memory (limit {size_text(self.n_bytes)})"
         return None
+
+
+class Gone(NamedTuple):
+    """A child is there no longer, or of no use any more.
+
+    Attributes
+    ----------
+    misdeed : str or None
+        What it did wrong; None: it has ended.
+    """
+
+    misdeed: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +110,41 @@ class Guard:
         self._oom_kills = oom_kills()
         self.over_limit: OverLimit | None = None
         self._seen_bytes = 0
+
+    def descriptors(self) -> list[int]:
+        """Return what to select on for reading: there is something for `listen` then."""
+        child = self._child
+        return [child.pidfd] if self.over_limit else [child.channel.fileno(), child.pidfd]
+
+    def listen(self, take: Callable[[Kind, Any], None]) -> Gone | bool:
+        """Have the next message of the child taken, if it has said something.
+
+        Parameters
+        ----------
+        take : callable
+            Gets kind and content; it raises TypeError or ValueError for what the child may not say.
+
+        Returns
+        -------
+        Gone or bool
+            True: there may be more; False: it has said nothing more yet.
+        """
+        has_said, has_ended = self._child.look()
+        if self.over_limit is not None:
+            return has_ended and Gone()
+        try:
+            message = self._child.channel.receive(wait=False) if has_said else None
+            if message is not None:
+                take(*message)
+                return True
+        except EOFError:
+            # A process on its way out closes its channel first, and is gone soon after.
+            has_ended = self._child.has_ended(wait_s=DYING_S)
+            return Gone(None if has_ended else "closed its channel")
+        except (ChannelError, TypeError, ValueError, OSError, MemoryError) as error:
+            return Gone(_misdeed(error))
+        # Ended before the last look, and nothing is left to read.
+        return has_ended and Gone()
 
     def running(self) -> tuple[int, float] | None:
         """Return the task that runs and for how many seconds that has been seen."""
@@ -171,6 +222,12 @@ class Guard:
     def task_peak_bytes(self) -> int:
         """Peak memory of the child while its last task ran; 0 if it was not killed for that."""
         return self.over_limit.peak_bytes if self.over_limit is not None else 0
+
+
+def _misdeed(error: Exception) -> str:
+    if isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM:
+        return "returned more than its rank has memory for (ulimit -v?)"
+    return f"wrote garbage into its channel ({error})"
 
 
 def _seconds_text(seconds: float) -> str:

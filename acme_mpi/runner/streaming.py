@@ -26,15 +26,14 @@ from acme_mpi.runner.calls import (
     Skipped,
     Teach,
 )
-from acme_mpi.runner.channel import ChannelError, Kind
-from acme_mpi.runner.guard import SHORTEST_LOOK_S, Guard, Limits
+from acme_mpi.runner.channel import Kind
+from acme_mpi.runner.guard import SHORTEST_LOOK_S, Gone, Guard, Limits
 from acme_mpi.runner.process import Child, Ending, child_environment
 from acme_mpi.runner.recall import Recall
 from acme_mpi.runner.shelf import Shelf
 from acme_mpi.runner.surroundings import need_a_new_process
 from acme_mpi.runner.words import N_RUNNING
 
-DYING_S = 0.5
 KILLED = Ending("killed", "the task was ended: nobody waits for its result any more")
 
 
@@ -251,10 +250,7 @@ class StreamRunner:
 
     def descriptors(self) -> list[int]:
         """Return what to select on for reading."""
-        child = self._child
-        if child is None:
-            return []
-        return [child.pidfd] if self._guard.over_limit else [child.channel.fileno(), child.pidfd]
+        return [] if self._child is None else self._guard.descriptors()
 
     @property
     def waits_for_room(self) -> int:
@@ -358,26 +354,11 @@ class StreamRunner:
         """Return what has been answered."""
         self._send()
         while self._child is not None:
-            has_said, ended = self._child.look()
-            if self._guard.over_limit is not None:
-                if ended:
-                    self._replace_dead(None)
+            found = self._guard.listen(self._take)
+            if isinstance(found, Gone):
+                self._replace_dead(found.misdeed)
+            if found is not True:
                 break
-            try:
-                message = self._child.channel.receive(wait=False) if has_said else None
-                if message is not None:
-                    self._take(*message)
-                    continue
-            except EOFError:
-                ended = self._child.has_ended(wait_s=DYING_S)
-                self._replace_dead(None if ended else "closed its channel")
-                break
-            except (ChannelError, TypeError, ValueError, OSError, MemoryError) as error:
-                self._replace_dead(f"wrote garbage into its channel ({error})")
-                break
-            if ended:
-                self._replace_dead(None)
-            break
         if self._has_taken:
             self._give_back()
         answers, self._answers = self._answers, []
