@@ -149,7 +149,9 @@ def _read(pandas: Any, source: str | BinaryIO, **words: Any) -> Any:
 
 
 def _unreadable(title: str, error: Exception) -> InputError:
-    return InputError(f"{title} cannot be read as a table: {reason(error)}")
+    is_other_text = isinstance(error, UnicodeDecodeError)
+    hint = "; it has to be text in UTF-8: iconv -f ENCODING -t UTF-8" if is_other_text else ""
+    return InputError(f"{title} cannot be read as a table: {reason(error)}{hint}")
 
 
 def _checked(dtypes: Mapping[str, str]) -> dict[str, str]:
@@ -222,7 +224,7 @@ def _check_header(header: BinaryIO, title: str, separator: str) -> None:
     # pandas gives columns of one name several.
     lines = io.TextIOWrapper(header, "utf-8-sig", newline="")
     try:
-        names = next(csv.reader(lines, delimiter=separator), None)
+        names = next(filter(None, csv.reader(lines, delimiter=separator)), None)
     finally:
         lines.detach()  # or it would be closed with them
     if not names:
@@ -251,10 +253,7 @@ def _values(series: Any, title: str, dtype: str | None) -> Any:
             "rows, or have NaN there by --dtype NAME=float"
         )
     if dtype is not None and dtype != "str":
-        try:
-            return np.asarray(series.to_numpy(), np.dtype(dtype))
-        except (TypeError, ValueError, OverflowError) as error:
-            raise InputError(f"{title} cannot be {dtype}: {reason(error)}") from None
+        return _as_dtype(series.to_numpy(), gaps, np.dtype(dtype), title)
     values = series_values(series)
     if isinstance(values, np.ndarray) or _holds_text(series):
         return values
@@ -266,6 +265,39 @@ def _values(series: Any, title: str, dtype: str | None) -> Any:
             f"{title} holds values of several types: {found}; say which it is by --dtype NAME=str"
         )
     return values
+
+
+def _as_dtype(given: Any, gaps: Any, dtype: Any, title: str) -> Any:
+    """Return a column as what the user says it is; a number may lose digits, but nothing else."""
+    if dtype.kind == "M" and given.dtype.kind == "O":
+        given = given.copy()
+        given[gaps] = "NaT"  # where pandas has a float
+    try:
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # times with a zone are told in UTC
+            values = np.asarray(given, dtype)
+            changed = np.flatnonzero(_are_changed(given, values))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{title} cannot be {dtype}: {reason(error)}") from None
+    if len(changed):
+        row = changed[0]
+        raise InputError(
+            f"{title} cannot be {dtype}: {str(given[row])!r} in row {row} would become "
+            f"{values[row]}"
+        )
+    return values
+
+
+def _are_changed(given: Any, values: Any) -> Any:
+    """Tell which values are others than those they were made of."""
+    kind, is_text = values.dtype.kind, given.dtype.kind == "O"
+    if kind == "M":
+        exact = np.asarray(given, "datetime64") if is_text else given
+        is_time = exact.dtype.kind == "M"
+        return (values != exact) & ~np.isnat(values) if is_time else np.zeros(len(values), bool)
+    if is_text:  # for Python any is true
+        return given != values.astype(str) if kind == "b" else np.zeros(len(values), bool)
+    return np.isfinite(given) & ~np.isfinite(values) if kind in "fc" else values != given
 
 
 def _rows(numbers: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+
 import numpy as np
 import pytest
 
@@ -77,6 +79,17 @@ class TestFiles:
     def test_a_gap_may_be_nan_if_that_is_said(self, write):
         np.testing.assert_array_equal(read(write("x,y\n1,1\n,2\n"), x="float")["x"], [1, np.nan])
 
+    def test_a_gap_in_times_is_no_time_if_that_is_said(self, write):
+        days = read(write("x,y\n2020-01-01,1\n,2\n"), x="datetime64[D]")["x"]
+
+        assert days.tolist() == [datetime.date(2020, 1, 1), None]
+
+    def test_digits_may_be_lost_where_that_is_said(self, write):
+        columns = read(write("x,y\n9007199254740993,0.1\n2,inf\n"), x="float", y="float32")
+
+        assert columns["x"].tolist() == [2.0**53, 2.0]
+        assert columns["y"].tolist() == [np.float32(0.1), np.inf]
+
     @pytest.mark.parametrize("word", ["NA", "nan", "NaN", "N/A", "null", "None"])
     def test_a_word_among_numbers_is_a_gap_and_among_words_a_word(self, write, word):
         path = write(f"x,y,z\n1.5,a,{word}\n{word},{word},NA\n")
@@ -108,6 +121,13 @@ class TestFiles:
             ("x\n1.5\nNA\n", {}, "column `x` has no value in row 1"),
             ("x\nnan\n1\nNULL\n2\n", {}, "column `x` has no value in rows 0, 2"),
             ("x\nTrue\nNA\n", {"x": "bool"}, "column `x` has no value in row 1"),
+            ("x\n1\n1.5\n", {"x": "int"}, "cannot be int64: '1.5' in row 1 would become 1"),
+            ("x\n1\n300\n", {"x": "int8"}, "'300' in row 1 would become 44"),
+            ("x\n-1\n", {"x": "uint8"}, "'-1' in row 0 would become 255"),
+            ("x\n1e300\n", {"x": "float32"}, r"'1e\+300' in row 0 would become inf"),
+            ("x\nTrue\nno\n", {"x": "bool"}, "'no' in row 1 would become True"),
+            ("x\n2\n", {"x": "bool"}, "'2' in row 0 would become True"),
+            ("x\n2020-01-01T10\n", {"x": "datetime64[D]"}, "T10' in row 0 would become 2020-01-01"),
         ],
     )
     def test_mistakes_are_told(self, write, text, dtypes, message):
@@ -122,7 +142,8 @@ class TestFiles:
         assert read("~/x.csv")["x"].tolist() == [1]
 
     @pytest.mark.parametrize(
-        "text", ["\ufeffx,y\n1,2\n", 'x,"y"\r\n1,2\r\n', "x,y\n\n1,2", "x,y\n1,2,\n"]
+        "text",
+        ["\ufeffx,y\n1,2\n", 'x,"y"\r\n1,2\r\n', "x,y\n\n1,2", "x,y\n1,2,\n", "\n\nx,y\n1,2\n"],
     )
     def test_tables_of_other_programs_are_read(self, write, text):
         columns = read(write(text))
@@ -134,6 +155,12 @@ class TestFiles:
             (tmp_path / "x.csv").write_bytes(content)
             with pytest.raises(InputError, match=r"x\.csv"):
                 read(tmp_path / "x.csv")
+
+    def test_text_in_another_encoding_is_told_what_to_do(self, write, tmp_path):
+        (tmp_path / "x.csv").write_bytes("x,name\n1,Müller\n".encode("latin-1"))
+
+        with pytest.raises(InputError, match="UTF-8: iconv -f"):
+            read(tmp_path / "x.csv")
 
     @pytest.mark.parametrize("n", [10, 600_000])
     def test_numbers_and_words_are_words_in_a_table_of_any_length(self, write, n):
