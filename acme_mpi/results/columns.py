@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from acme_mpi.results.convert import ResultError
 from acme_mpi.results.named import named
 from acme_mpi.results.parts import is_several, what_it_is
 from acme_mpi.results.spec import MisfitError, RowSpec
@@ -20,16 +21,23 @@ def split(spec: RowSpec, value: Any) -> tuple[list[Any], list[Any]]:
     ------
     MisfitError
         They are not those that the form has.
+    ResultError
+        They have names, and the form is of one array without any.
     """
     names = spec.names
-    found = named(value) if names else None
-    if found is not None:
+    found = named(value)
+    if names and found is not None:
         if {*found.names} != {*names}:
             got = ", ".join(found.names)
             raise MisfitError(f"expected results called {', '.join(names)}, got {got}")
         by_name = dict(zip(found.names, found.values, strict=True))
         return [by_name[name] for name in names], []
     if not spec.further:
+        if found is not None and not isinstance(value, tuple):
+            raise ResultError(
+                f"a {type(value).__name__} of {', '.join(found.names)}, and `result_shape` is that of "
+                f"one array; name the shape of each: {{{found.names[0]!r}: (None, ...), ...}}"
+            )
         first, *rest = value if _is_row_and_more(spec, value) else (value,)
         return [first], rest
     if not names:

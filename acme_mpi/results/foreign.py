@@ -155,6 +155,8 @@ def _masked_of(note: Note, arrays: Mapping[str, Array]) -> Any:
     values = array_of(note["values"], arrays)
     mask = array_of(note["mask"], arrays) if "mask" in note else np.ma.nomask
     fill_value = array_of(note["fill_value"], arrays)[()]
+    if fill_value == np.ma.default_fill_value(values.dtype):
+        fill_value = None  # the default for short strings is longer than these
     again: Any = np.ma.MaskedArray  # its annotations know no mask that is none
     return again(values, mask, fill_value=fill_value, hard_mask=note["is_hard"])
 

@@ -102,6 +102,15 @@ def test_the_name_of_what_cannot_be_stored_is_told():
     assert message.endswith("(result 'fit')")
 
 
+def test_one_shape_for_a_dict_is_told_how_to_name_the_shapes():
+    with pytest.raises(acme_mpi.TaskError) as caught:
+        acme_mpi.map(lambda x: {"p": x, "q": 1}, [1], output_dir="out", result_shape=(None,))
+
+    message = caught.value.failures[0].message
+    assert message.startswith("the function returned a dict of p, q, and `result_shape` is that of one")
+    assert message.endswith("name the shape of each: {'p': (None, ...), ...}")
+
+
 def test_in_a_parallel_map_they_are_pickled():
     files = ParallelMap(lambda x: {f"name_{x}": x}, range(3)).compute()
 

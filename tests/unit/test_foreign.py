@@ -27,6 +27,7 @@ LEVELS = pandas.MultiIndex.from_tuples([("a", 1), ("a", 2), ("b", 1)], names=["k
 MASKED = {
     "floats": np.ma.array([1.0, 2.0, 3.0], mask=[0, 1, 0]),
     "no mask": np.ma.array([1, 2]),
+    "short strings": np.ma.array(["a", "b"], mask=[1, 0]),
     "fill value": np.ma.array([[1, 2], [3, 4]], mask=[[1, 0], [0, 0]], fill_value=-9, dtype="i2"),
     "hard": np.ma.array([1j, 2], mask=True, hard_mask=True),
     "strings": np.ma.array(["a", "bcd"], mask=[1, 0]),
