@@ -154,7 +154,7 @@ def _masked_apart(value: Any) -> Apart:
 def _masked_of(note: Note, arrays: Mapping[str, Array]) -> Any:
     values = array_of(note["values"], arrays)
     mask = array_of(note["mask"], arrays) if "mask" in note else np.ma.nomask
-    fill_value = array_of(note["fill_value"], arrays)[()]
+    fill_value: Any = array_of(note["fill_value"], arrays)[()]
     if fill_value == np.ma.default_fill_value(values.dtype):
         fill_value = None  # the default for short strings is longer than these
     again: Any = np.ma.MaskedArray  # its annotations know no mask that is none

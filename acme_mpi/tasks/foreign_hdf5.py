@@ -24,6 +24,9 @@ OLDER_FORMATS = {
 
 # MATLAB's name of what a dataset holds, where that is not the numbers that lie in it.
 _CLASS, _EMPTY = "MATLAB_class", "MATLAB_empty"
+_NETCDF_ATTRIBUTES = frozenset(
+    {"_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned", "dtype"}
+)
 _NO_VARIABLE = b"This is a netCDF dimension but not a netCDF variable."
 
 
@@ -46,7 +49,8 @@ def reader_of(dataset: Any) -> Callable[[Any, str], Any] | None:
     """
     if _CLASS in dataset.attrs:
         return _read_matlab
-    is_netcdf = {"_FillValue", "missing_value", "scale_factor", "add_offset"} & set(dataset.attrs)
+    # Strings of any length have no conventions.
+    is_netcdf = dataset.dtype.kind != "O" and not _NETCDF_ATTRIBUTES.isdisjoint(dataset.attrs)
     is_text = dataset.dtype == np.dtype("S1") and dataset.ndim > 0
     return _read_netcdf if is_netcdf or is_text else None
 
@@ -102,7 +106,8 @@ def _cell(dataset: Any, what: str) -> Any:
     entries = [file[reference] for reference in np.ravel(dataset[()])]
     if not all(hasattr(entry, "dtype") for entry in entries):
         raise InputError(f"{what} is a cell that holds structs; store their fields one by one")
-    return [_read_matlab(entry, f"an entry of {what}") for entry in entries]
+    values = [_read_matlab(entry, f"an entry of {what}") for entry in entries]
+    return [value[()] if isinstance(value, np.ndarray) else value for value in values]
 
 
 def _read_netcdf(dataset: Any, what: str) -> Any:
@@ -113,7 +118,11 @@ def _read_netcdf(dataset: Any, what: str) -> Any:
     missing = np.zeros(values.shape, bool)
     for name in ("_FillValue", "missing_value"):
         if name in attrs:
-            missing |= values == np.ravel(attrs[name])[0]
+            missing |= np.isin(values, attrs[name])
+    if _is_said(attrs, "_Unsigned", "true") and values.dtype.kind == "i":
+        values = values.view(f"u{values.dtype.itemsize}")
+    if _is_said(attrs, "dtype", "bool") and values.dtype.kind == "i":  # xarray's own convention
+        values = values.astype(bool)
     scale, offset = (
         np.ravel(attrs.get(name, neutral))[0]
         for name, neutral in (("scale_factor", 1), ("add_offset", 0))
@@ -127,6 +136,10 @@ def _read_netcdf(dataset: Any, what: str) -> Any:
             "float, which has NaN"
         )
     return np.where(missing, np.nan, values).astype(values.dtype) if missing.any() else values
+
+
+def _is_said(attrs: Any, name: str, word: str) -> bool:
+    return name in attrs and _text(attrs[name]).lower() == word
 
 
 def _text(value: Any) -> str:

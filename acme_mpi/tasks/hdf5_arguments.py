@@ -163,6 +163,11 @@ def _read(dataset: Any, what: str) -> Any:
     refuse_if_too_large(dataset.nbytes, what)
     if (read := reader_of(dataset)) is not None:
         return read(dataset, what)
+    if h5py.check_ref_dtype(dataset.dtype) is not None:
+        raise InputError(
+            f"{what} holds references to other objects, as fields of an array of structs do in "
+            "MATLAB; store what they refer to"
+        )
     if h5py.check_string_dtype(dataset.dtype) is not None:
         return dataset.asstr()[()]
     return dataset[()]

@@ -107,7 +107,9 @@ def test_one_shape_for_a_dict_is_told_how_to_name_the_shapes():
         acme_mpi.map(lambda x: {"p": x, "q": 1}, [1], output_dir="out", result_shape=(None,))
 
     message = caught.value.failures[0].message
-    assert message.startswith("the function returned a dict of p, q, and `result_shape` is that of one")
+    assert message.startswith(
+        "the function returned a dict of p, q, and `result_shape` is that of one"
+    )
     assert message.endswith("name the shape of each: {'p': (None, ...), ...}")
 
 

@@ -113,6 +113,24 @@ class TestMatlab:
 
         assert load(mat.path) == {"words": ["one", "two", "three"]}
 
+    def test_numbers_in_a_cell_are_numbers(self, mat):
+        mat.array("inner", 2.5)
+        data = np.array([[mat.file["inner"].ref]], h5py.ref_dtype)
+        mat.add(mat.file, "mixed", data, "cell")
+        mat.close()
+
+        (number,) = load(mat.path)["mixed"]
+        assert (number, type(number)) == (2.5, np.float64)
+
+    def test_an_array_of_structs_is_refused(self, mat):
+        mat.cell("words", ["one", "two"])
+        group = mat.file.create_group("setup")
+        group.create_dataset("name", data=mat.file["words"][()], dtype=h5py.ref_dtype)
+        mat.close()
+
+        with pytest.raises(InputError, match=r"'name' in .* references .* an array of structs"):
+            load(mat.path, ":/setup")
+
     def test_fields_of_a_struct_are_named_by_its_path(self, mat):
         group = mat.file.create_group("setup")
         group.attrs["MATLAB_class"] = np.bytes_("struct")
@@ -166,6 +184,23 @@ class TestNetcdf:
 
         with pytest.raises(InputError, match=r"missing values, first at \(1,\)"):
             load(tmp_path / "args.nc")
+
+    def test_booleans_unsigned_and_several_missing_values(self, tmp_path):
+        with h5py.File(tmp_path / "args.nc", "w") as file:
+            file["flag"] = np.array([1, 0], "i1")
+            file["flag"].attrs["dtype"] = "bool"  # as xarray writes them
+            file["byte"] = np.array([-1, 1], "i1")
+            file["byte"].attrs["_Unsigned"] = "true"
+            file["x"] = np.array([1, 7, 8], "f4")
+            file["x"].attrs["missing_value"] = np.array([7, 8], "f4")
+            file["word"] = ["a", ""]
+            file["word"].attrs["_FillValue"] = ""
+
+        found = load(tmp_path / "args.nc")
+        assert found["flag"].dtype == bool
+        assert found["byte"].tolist() == [255, 1]
+        assert np.array_equal(found["x"], [1, np.nan, np.nan], equal_nan=True)
+        assert found["word"].tolist() == ["a", ""]
 
     def test_netcdf_3_is_told_apart(self, tmp_path):
         (tmp_path / "old.nc").write_bytes(b"CDF\1" + bytes(100))
