@@ -76,7 +76,11 @@ def distribute(
     wanted = _check_n_inputs(n_inputs)
     marked = [_unwrap(each) for each in given]
     open_ = [each for each, argument in zip(given, marked, strict=True) if argument is None]
-    candidates = {g.label: len(g.value) for g in open_ if _is_candidate(g, columns)}
+    has_grid = any(isinstance(each.value, GridColumn) for each in given)
+    # Beside a grid nothing is guessed: a list could have as many items as it has tasks by chance.
+    candidates = {
+        g.label: len(g.value) for g in open_ if not has_grid and _is_candidate(g, columns)
+    }
     fixed = {a.label: len(a.value) for a in marked if a is not None and a.per_task}
     unsplit = {g.label: g.value for g in open_ if can_be_listed(g.value)}
     n_tasks = _agree(function_name(func), candidates, fixed, wanted, unsplit)

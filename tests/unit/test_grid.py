@@ -80,10 +80,11 @@ class TestGrid:
 
         assert [call[-1] for call in calls(tasks)] == [5, 6, 7, 8]
 
-    def test_a_list_beside_it_is_shared_if_its_length_is_another_one(self):
-        tasks = distribute(f, [Grid(sigma=[1, 2], seed=[3, 4])], {"y": [5, 6, 7]})
+    @pytest.mark.parametrize("shared", [[5, 6, 7], [5, 6, 7, 8]])
+    def test_a_list_beside_it_is_shared_whatever_its_length(self, shared):
+        tasks = distribute(f, [Grid(sigma=[1, 2], seed=[3, 4])], {"y": shared})
 
-        assert calls(tasks)[0][-1] == [5, 6, 7]
+        assert calls(tasks)[0][-1] == shared
 
     @pytest.mark.parametrize(
         ("make", "message"),
