@@ -11,14 +11,15 @@ from acme_mpi.cli.command_parser import CommandParser, whole
 from acme_mpi.cli.summaries import OF_RESULTS
 from acme_mpi.errors import EXIT_DONE, InputError
 from acme_mpi.history.told import runs_in
-from acme_mpi.reading.export import FORMATS, export
+from acme_mpi.reading.export import FORMATS, STANDARD_OUTPUT, export
 from acme_mpi.reading.opening import open as open_results
 from acme_mpi.reading.results import Results
 from acme_mpi.reading.shown import N_ROWS, text_of
 from acme_mpi.visible import say, visible
 
 _HELP = {
-    "csv": "the table: a row for each task, with arguments, scalar results, time and error",
+    "csv": "the table: a row for each task, with arguments, scalar results, time and error; "
+    "-: print it",
     "parquet": "the same table, with types; needs the extra `tables`",
     "netcdf": "all arrays, with dimensions and coordinates; needs the extra `labels`",
     "zarr": "the same arrays in a new folder; needs the extra `zarr`",
@@ -83,7 +84,8 @@ def _show(results: Results, options: argparse.Namespace) -> None:
 def _export(results: Results, options: argparse.Namespace) -> None:
     form, path = next((f, p) for f in FORMATS if (p := getattr(options, f)) is not None)
     export(results, form, path)
-    say(f"{results.name}: {results.counts_text()}; written to {path}")
+    if path != STANDARD_OUTPUT:
+        say(f"{results.name}: {results.counts_text()}; written to {path}")
 
 
 def _failed(results: Results, options: argparse.Namespace) -> None:

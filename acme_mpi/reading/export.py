@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import sys
 import warnings
 from collections.abc import Iterator
 from importlib import import_module
@@ -20,6 +21,7 @@ from acme_mpi.reading.table import to_pandas
 from acme_mpi.reading.values import Values
 
 COMPRESSION = {"zlib": True, "complevel": 1, "shuffle": True}
+STANDARD_OUTPUT = "-"
 FORMATS = ("csv", "parquet", "netcdf", "zarr")
 _EXTRAS = {"csv": "tables", "parquet": "tables", "netcdf": "labels", "zarr": "zarr"}
 
@@ -34,17 +36,22 @@ def export(results: Values, form: str, path: str) -> None:
     form : {"csv", "parquet", "netcdf", "zarr"}
         The first two hold the table of `Results.to_pandas`, the others all arrays.
     path : str
-        Of the file, for zarr the folder; it must not exist.
+        Of the file, for zarr the folder; it must not exist. ``"-"``: CSV goes to standard output.
 
     Raises
     ------
     PlaceError
         There is something.
     InputError
-        A library is not installed, or the format cannot hold the results.
+        A library is not installed, or the format cannot hold the results, or be printed.
     StoreError
         They cannot be read, or the file not be written.
     """
+    if path == STANDARD_OUTPUT:
+        if form != "csv":
+            raise InputError(f"{form} cannot be printed; give the name of a file")
+        sys.stdout.write(to_pandas(results).to_csv())
+        return
     if os.path.lexists(path):
         raise PlaceError(f"{path} exists and is never overwritten; name another file")
     write = {"csv": _csv, "parquet": _parquet, "netcdf": _netcdf, "zarr": _zarr}[form]

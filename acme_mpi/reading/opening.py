@@ -86,5 +86,5 @@ def _place_of(path: str) -> tuple[str, str | None]:
         return path, None
     if not os.path.lexists(path):
         raise InputError(f"there is nothing at {path} (working directory {os.getcwd()})")
-    directory, file = os.path.split(path)
+    directory, file = os.path.split(os.path.realpath(path))  # as HDF5 follows links to a container
     return directory, os.path.splitext(file)[0]

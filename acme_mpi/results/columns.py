@@ -34,9 +34,10 @@ def split(spec: RowSpec, value: Any) -> tuple[list[Any], list[Any]]:
         return [by_name[name] for name in names], []
     if not spec.further:
         if found is not None and not isinstance(value, tuple):
+            names_told = ", ".join(found.names)
             raise ResultError(
-                f"a {type(value).__name__} of {', '.join(found.names)}, and `result_shape` is that of "
-                f"one array; name the shape of each: {{{found.names[0]!r}: (None, ...), ...}}"
+                f"a {type(value).__name__} of {names_told}, and `result_shape` is that of one "
+                f"array; name the shape of each: {{{found.names[0]!r}: (None, ...), ...}}"
             )
         first, *rest = value if _is_row_and_more(spec, value) else (value,)
         return [first], rest

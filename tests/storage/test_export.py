@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import io
 import json
 
 import numpy as np
@@ -185,6 +186,17 @@ class TestCommands:
         assert run_command(["export", str(tmp_path / "out"), "--csv", path]) == 0
         assert "3 of 4 tasks done, 1 failed; written to" in capsys.readouterr().out
         assert run_command(["export", str(tmp_path / "out"), "--csv", path]) == 2
+
+    def test_a_table_is_printed(self, results, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+
+        assert run_command(["export", str(tmp_path / "out"), "--csv", "-"]) == 0
+
+        found = pandas.read_csv(io.StringIO(capsys.readouterr().out), index_col="task")
+        assert found["name"].tolist() == list("abcd")
+        assert not (tmp_path / "-").exists()
+        assert run_command(["export", str(tmp_path / "out"), "--netcdf", "-"]) == 2
+        assert "netcdf cannot be printed" in capsys.readouterr().err
 
     def test_several_functions_are_shown_and_one_is_exported(self, results, tmp_path, capsys):
         run_more = str(tmp_path / "out")

@@ -287,6 +287,12 @@ class TestStates:
         assert same(results[4], row(4))
         assert results.arguments["x"].tolist() == [0, 1, 2, 3, 4]
 
+    def test_a_link_to_the_container(self, tmp_path):
+        run(row, tmp_path, range(3))
+        (tmp_path / "latest.h5").symlink_to(tmp_path / "out" / "row.h5")
+
+        assert same(acme_mpi.open(tmp_path / "latest.h5")[1], row(1))
+
     def test_nothing_is_written(self, tmp_path):
         run(row, tmp_path, range(5)).close()
         out = tmp_path / "out"
