@@ -132,8 +132,12 @@ def unmark_finished(layout: Layout) -> None:
 
 def note_linked(layout: Layout) -> None:
     """Note that this run has made the container. Rank 0 only, once it has its name."""
+    path = os.path.join(layout.dot_folder, LINKED)
+    # A pipe of that name would be waited for.
+    with contextlib.suppress(OSError):
+        os.unlink(path)
     # Without the note it is made again, which does no harm.
-    with contextlib.suppress(OSError), open(os.path.join(layout.dot_folder, LINKED), "w") as file:
+    with contextlib.suppress(OSError), open(path, "x") as file:
         file.write(f"{layout.run} {stamp_of(os.stat(layout.container))}\n")
 
 

@@ -37,8 +37,9 @@ class RedoneFile(DrivenFile):
     """
 
     def __init__(self, path: str, n_bytes: int, pieces: Sequence[Piece]) -> None:
-        self.path = path
+        self._descriptor = -1  # for `close`, if there is no such file
         self._descriptor = open_file(path)
+        self.path = path
         self._end = max(n_bytes, os.fstat(self._descriptor).st_size)
         self._offset = 0
         self._pieces = pieces

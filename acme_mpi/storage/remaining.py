@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -127,7 +128,9 @@ def note_lost(store: RecordedStore, history: History, n_tasks: int) -> list[rang
     # What earlier runs have recorded stays so, too, when the node loses its power.
     folder = store.layout.dot_folder
     with refusals(folder):
-        sync_files([each.path for each in journal_files(folder)])
+        # What is no file was told of when it was read, and a pipe would be waited for.
+        journals = (each.path for each in journal_files(folder))
+        sync_files([path for path in journals if os.path.isfile(path)])
     store.note_files(whole)
     _warn_of_damage(found)
     _warn_of_records(history.damages)

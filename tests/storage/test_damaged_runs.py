@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
+from typing import Any
 
 import pytest
-from damaged_runs import LAYOUTS
+from damaged_runs import LAYOUTS, content, run
+from test_damage import FOREIGN
+
+import acme_mpi
+from acme_mpi.errors import StoreError
+from acme_mpi.history.folders import LINKED
+from acme_mpi.history.layout import journal_name
 
 pytestmark = pytest.mark.once
 
@@ -66,3 +74,49 @@ def test_many_random_damages_are_found(mpiexec, tmp_path, layout):
     end = mpiexec(0, PROGRAM, tmp_path, layout, 1, 400, timeout_s=1700)
 
     assert end.returncode == 0, end.stdout + end.stderr
+
+
+def run_rows(directory: Path, **more: Any) -> list[Any]:
+    run(directory, "rank-rows", **more)
+    return content(directory, "rank-rows")
+
+
+@pytest.mark.parametrize("make", FOREIGN)
+@pytest.mark.parametrize("name", [journal_name(0, 0), LINKED])
+def test_what_has_the_name_of_a_file_is_no_obstacle(tmp_path, name, make):
+    rows = run_rows(tmp_path)
+    path = tmp_path / ".acme_mpi" / "row" / name
+    path.unlink()
+    make(path)
+
+    assert run_rows(tmp_path, resume=True) == rows
+
+
+def test_a_folder_in_the_place_of_a_file_is_to_be_moved_away(tmp_path):
+    rows = run_rows(tmp_path)
+    container = tmp_path / "row.h5"
+    container.unlink()
+    container.mkdir()
+
+    with pytest.raises(StoreError) as told:
+        run_rows(tmp_path, resume=True)
+
+    assert str(told.value).splitlines() == [
+        f"cannot write {container}: Is a directory; move it away",
+        "  every task was run",
+        f"  resume with: resume=True, output_dir='{tmp_path}'",
+    ]
+    container.rmdir()
+    assert run_rows(tmp_path, resume=True) == rows
+
+
+def test_a_folder_in_the_place_of_a_payload_is_an_error_and_no_more(tmp_path):
+    """No complaint of Python's follows of an object that was never made."""
+    run(tmp_path, "rank")
+    payload = tmp_path / "several_payload" / "several_rank0_0.h5"
+    payload.unlink()
+    payload.mkdir()
+
+    with pytest.raises(StoreError, match=f"{payload}: Is a directory"):
+        acme_mpi.open(tmp_path)[0]
+    gc.collect()
