@@ -39,7 +39,7 @@ def resume_line_of(result: Result) -> str:
     """Return how to resume a run that has ended, as a last line; empty if nothing is left to do."""
     if not result.output_dir or (result.is_complete and not result.failures):
         return ""
-    only_failed = not result.n_unfinished and not result.n_left_out
+    only_failed = bool(result.failures) and not result.n_unfinished and not result.n_left_out
     return resume_line(result.options, result.output_dir, only_failed)
 
 
@@ -60,7 +60,8 @@ def error_of(result: Result, results: object = None) -> AcmeMpiError | None:
     if result.storage_error:
         if not result.n_unfinished and not result.output_dir:
             return StoreError(result.storage_error)
-        return StoreError(f"{result.storage_error}\n  {n_left}{safe}{how}")
+        left = n_left if result.n_unfinished else "every task was run"
+        return StoreError(f"{result.storage_error}\n  {left}{safe}{how}")
     if result.n_unfinished and result.has_halted:
         text = f"{result.stopped_because}\n  {n_left}{safe}{how}"
         return TaskError(text, result.failures, results)

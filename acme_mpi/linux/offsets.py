@@ -98,6 +98,8 @@ def reason(error: Exception, path: str) -> str:
         number = int(digits) if digits.isdigit() else None
     if number in (errno.ENOSPC, errno.EDQUOT):
         return f"{os.strerror(number)}; {_free_bytes(path)} bytes are free there"
+    if number == errno.EISDIR:  # the same command would find it there again
+        return f"{os.strerror(number)}; move it away"
     return os.strerror(number) if number else text
 
 
