@@ -231,6 +231,14 @@ class Lane:
         wait_in_turns(self._ended.wait)
         self.callbacks.drain()
 
+    def let_go(self) -> None:
+        """Wait, after `terminate`, until ranks that serve nothing else than this have gone on.
+
+        What they and this one do next may be Collective.
+        """
+        if self.stream.is_followed and self._pid == os.getpid():
+            wait_in_turns(self._ended.wait)
+
     def _break(self, error: BaseException) -> None:
         with self.lock:
             self._error = self._broken(error)

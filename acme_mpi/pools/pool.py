@@ -304,6 +304,7 @@ class Pool:
         self._state = "TERMINATE"
         if self._lane is not None:
             self._lane.terminate(_terminated())
+            self._lane.let_go()
 
     def join(self) -> None:
         """Wait until all calls are done, after `close` or `terminate`.
@@ -332,16 +333,15 @@ class Pool:
         self.terminate()
 
     def __del__(self) -> None:
-        if getattr(self, "_lane", None) is None or self._state != "RUN":
-            return
-        if self._pid == os.getpid():
+        lane = getattr(self, "_lane", None)
+        if lane is not None and self._state == "RUN" and self._pid == os.getpid():
             warnings.warn(
                 f"unclosed running pool {self!r}: use `with`, or close() and join()",
                 ResourceWarning,
                 source=self,
                 stacklevel=2,
             )
-            self.terminate()
+            lane.terminate(_terminated())
 
     def __repr__(self) -> str:
         return f"<acme_mpi.Pool state={self._state} pool_size={self.size}>"

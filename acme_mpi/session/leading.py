@@ -69,7 +69,8 @@ class Followed:
             self._ended.add(number)
             self._have_thread_look()
             if not self.is_open:
-                self._changed.wait_for(lambda: self._n_served == self._n_begun)
+                n_begun = self._n_begun  # this thread may be what has to end those to come
+                self._changed.wait_for(lambda: self._n_served >= n_begun)
 
     @contextmanager
     def talking(self) -> Iterator[World]:
@@ -140,6 +141,8 @@ class Followed:
 
 class FollowedStream(ClientStream):
     """The stream of rank 0, each of whose pools the other ranks serve in one of their own."""
+
+    is_followed = True
 
     def __init__(self, followed: Followed, channel: Channel, hosts: list[str]) -> None:
         self._followed = followed

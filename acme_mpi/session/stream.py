@@ -111,9 +111,12 @@ class Stream(ABC):
     ----------
     size : int
         Processes that call tasks at the same time, >= 1.
+    is_followed : bool
+        Other ranks serve each of its pools in one of their own, and go on when it has ended.
     """
 
     size: int
+    is_followed = False
 
     @abstractmethod
     def begin(self, setup: Setup) -> int:

@@ -68,3 +68,35 @@ def test_rank_0_has_pools_and_the_others_serve(mpiexec, tmp_path, value):
             *(f"out {rank}" for rank in range(value)),
         ]
     )
+
+
+IN_TURN = """
+import acme_mpi
+
+
+def square(x):
+    return x * x
+
+
+for _ in range(5):
+    with acme_mpi.Pool() as pool:
+        if pool.is_master():
+            assert pool.apply(square, (3,)) == 9
+    {between}
+print("done")
+"""
+BETWEEN = {
+    "pool": "pass",
+    "call": "assert list(acme_mpi.map(square, [2, 3], write_worker_results=False)) == [4, 9]",
+}
+
+
+@pytest.mark.parametrize("between", BETWEEN)
+def test_what_comes_after_a_pool_may_be_collective(mpiexec, tmp_path, between):
+    """The queue of single tasks ends a moment after the pool, in a thread."""
+    (tmp_path / "script.py").write_text(IN_TURN.replace("{between}", BETWEEN[between]))
+
+    ran = mpiexec(2, "script.py", cwd=tmp_path, timeout_s=60)
+
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == ["done"] * 2
