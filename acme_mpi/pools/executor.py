@@ -237,15 +237,12 @@ def _values(
 ) -> Generator[Any, None, None]:
     try:
         while True:
+            left_s = None if deadline is None else deadline - time.monotonic()
             try:
-                if deadline is None:
-                    value = batch.take(None)
-                else:
-                    value = batch.take(deadline - time.monotonic(), timeout)
+                taken = [batch.take(left_s, timeout)]
             except StopIteration:
                 return
-            yield value
-            del value
+            yield taken.pop()  # while it is suspended it holds no value
     finally:
         batch.stop()
 

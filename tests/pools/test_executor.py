@@ -363,6 +363,20 @@ def test_a_value_is_dropped_with_its_future(ours):
     assert kept() is None
 
 
+def new_event(x):
+    return threading.Event()
+
+
+def test_the_iterator_of_map_holds_no_value_that_was_taken(ours):
+    values = ours.map(new_event, range(2))
+    kept = weakref.ref(next(values))
+    ours.submit(double, 1).result(LIMIT_S)
+    ours.submit(double, 1).result(LIMIT_S)
+
+    assert kept() is None
+    assert len(list(values)) == 1
+
+
 def test_an_executor_that_was_dropped_finishes_its_tasks(stream, gate):
     executor = acme_mpi.Executor()
     running = occupy(executor, gate)
