@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from acme_mpi.runner.blame import Blame
 from acme_mpi.runner.calls import (
     Back,
     Begin,
@@ -65,12 +66,18 @@ class _Open:
     is_careful: bool = False
     is_lost: bool = False
 
-    def has(self, index: int) -> bool:
-        return self.number + self.first <= index < self.number + self.stop
+    @property
+    def calls(self) -> range:
+        """Their numbers in the counting of this runner."""
+        return self.numbers(self.first, self.stop)
+
+    def numbers(self, first: int, stop: int) -> range:
+        """Return the numbers of some of the chunk's calls."""
+        return range(self.number + first, self.number + stop)
 
 
 def _n_calls(pieces: Iterable[_Open]) -> int:
-    return sum(each.stop - each.first for each in pieces)
+    return sum(len(each.calls) for each in pieces)
 
 
 class StreamRunner:
@@ -95,11 +102,9 @@ class StreamRunner:
         self._taken: set[tuple[int, int]] = set()  # chunk and first call of what was on the shelf
         self._n_lost = 0  # of what is open
         self._is_killing = False  # the child, because of a call that was ended
-        self._n_deaths: dict[int, int] = {}  # of the processes of a call, by its number
+        self._blame = Blame()
         self._n_chunks: dict[int, int] = {}  # that the child has got, by setup
         self._has_reported = False  # the child, since it was started
-        self._most: int | None = None  # calls that a child gets at once, as one is to blame,
-        self._last_suspect = -1  # up to that with this number
         self._child: Child | None = None
         if child is not None:
             self._adopt(child)
@@ -194,11 +199,11 @@ class StreamRunner:
         """Take what the child gets next; None: it has to finish something first."""
         if not self._held:
             return None
-        if self._held[0].number + self._held[0].first > self._last_suspect and not self._open:
-            self._most = None
-        if self._most is None:
+        if not self._open:
+            self._blame.end_search(self._held[0].calls.start)
+        if self._blame.most is None:
             return self._held.popleft()
-        room = self._most - _n_calls(self._open)
+        room = self._blame.most - _n_calls(self._open)
         if room <= 0:
             return None
         each = self._held.popleft()
@@ -287,13 +292,13 @@ class StreamRunner:
         if len(self._open) < 2 or (index := self._recall.long_call()) is None:
             return
         self._take_from_shelf()
-        behind = [each for each in self._open if each.number + each.first > index]
+        behind = [each for each in self._open if each.calls.start > index]
         if not behind:
             return
         last = behind[-1]
-        n_back = self._recall.take(behind[0].number + behind[0].first, last.number + last.stop)
+        n_back = self._recall.take(behind[0].calls.start, last.calls.stop)
         for each in behind:
-            if each.number + each.first < n_back:
+            if each.calls.start < n_back:
                 self._take_back(each)
 
     def _take_back(self, each: _Open) -> None:
@@ -305,19 +310,16 @@ class StreamRunner:
         if each.is_lost:
             return
         # The child goes on to skip what has the numbers that it had.
-        number, old = self._new_number(each.given.n), each.number
-        for index in filter(each.has, [*self._n_deaths]):
-            self._n_deaths[index - old + number] = self._n_deaths.pop(index)
-        if old + each.first <= self._last_suspect:
-            self._last_suspect = number + each.given.n - 1
-        self._held.append(replace(each, number=number))
+        moved = replace(each, number=self._new_number(each.given.n))
+        self._blame.renumber(each.calls, moved.calls.start)
+        self._held.append(moved)
 
     def _give_back(self) -> None:
         """Let others have the chunks that are held back because of a long call."""
         whole = [
             each
             for each in self._held
-            if each.stop - each.first == each.given.n and not any(map(each.has, self._n_deaths))
+            if len(each.calls) == each.given.n and not self._blame.is_known(each.calls)
         ]
         if whole:
             self._held = deque(each for each in self._held if each not in whole)
@@ -337,7 +339,7 @@ class StreamRunner:
         if self._guard.over_limit is not None:
             return
         index = self._child.words[0]
-        if any(each.is_lost and each.has(index) for each in self._open):
+        if any(each.is_lost and index in each.calls for each in self._open):
             self._is_killing = True
             self._child.send_kill()
 
@@ -382,7 +384,7 @@ class StreamRunner:
     def _skip(self, number: int) -> None:
         """Hear that something was skipped; it may be that this was not known to happen."""
         for each in [*self._open]:
-            if each.number + each.first == number:
+            if each.calls.start == number:
                 self._take_back(each)
 
     def _is_next(self, got: Got) -> bool:
@@ -398,7 +400,7 @@ class StreamRunner:
             raise ValueError(f"an answer to what was not asked: {got.chunk}, {got.first}")
         each = self._open[0]
         self._has_reported = True
-        self._forget_deaths(each.number + got.first, got.n)
+        self._blame.forget(each.numbers(got.first, got.first + got.n))
         each.first += got.n
         if each.first == each.stop:
             self._open.popleft()
@@ -418,15 +420,15 @@ class StreamRunner:
         left = [*self._open]
         self._open.clear()
         self._n_lost = 0
-        running = next((each for each in left if each.has(index)), None)
+        running = next((each for each in left if index in each.calls), None)
         if self._is_killing:
             running = None  # it may have begun another call before the signal came
         elif running is None and left:
-            running = self._blamed(left)
-            if running is not None:
-                index, n_running = running.number + running.first, 1
+            last = left[-1].calls.stop - 1
+            if self._blame.is_single(_n_calls(left), last, self._has_reported):
+                running, index, n_running = left[0], left[0].calls.start, 1
         if running is not None:
-            self._most = None
+            self._blame.most = None
         for each in left:
             if each.is_lost:
                 continue
@@ -436,31 +438,14 @@ class StreamRunner:
                 self._held_without(each, index, ending)
             else:
                 self._held.append(each)
-        self._held = deque(sorted(self._held, key=lambda each: each.number + each.first))
+        self._held = deque(sorted(self._held, key=lambda each: each.calls.start))
         self._feed()
-
-    def _blamed(self, left: list[_Open]) -> _Open | None:
-        """Return whose call has ended a process, where it did not say what it was calling.
-
-        What a call does to its process may show only later. So fewer and fewer calls are given to
-        new processes, until one has a single one.
-        """
-        n_calls = _n_calls(left)
-        self._last_suspect = max(self._last_suspect, left[-1].number + left[-1].stop - 1)
-        if self._has_reported:
-            # Earlier calls may have made this process unfit: none of these is to blame yet.
-            self._most = self._most or n_calls
-            return None
-        if n_calls > 1:
-            self._most = n_calls // 2
-            return None
-        return left[0]
 
     def _held_without(self, each: _Open, index: int, ending: Ending) -> None:
         """Hold back a chunk's calls, all but the one that has ended its process for good."""
         k = index - each.number
         rules = each.setup.rules
-        n_deaths = self._n_deaths[index] = self._n_deaths.get(index, 0) + 1
+        n_deaths = self._blame.note_death(index)
         was_over_limit = self._guard.over_limit is not None
         if was_over_limit:
             is_given_up = n_deaths > rules.retries
@@ -475,15 +460,9 @@ class StreamRunner:
                 self._held.append(replace(each, first=first, stop=stop))
 
     def _lose(self, each: _Open, first: int, stop: int, ending: Ending) -> None:
-        self._forget_deaths(each.number + first, stop - first)
+        self._blame.forget(each.numbers(first, stop))
         lost = Lost(each.given.chunk, first, stop - first, ending.type, ending.message)
         self._answers.append(lost)
-
-    def _forget_deaths(self, number: int, n_calls: int) -> None:
-        """Forget whose calls have ended processes: these calls have an end."""
-        for index in [*self._n_deaths]:
-            if number <= index < number + n_calls:
-                del self._n_deaths[index]
 
     def leave(self) -> None:
         """End the child as Python does if it has nothing to do, else kill it."""
