@@ -174,7 +174,8 @@ def test_tasks_see_what_the_caller_is_at_each_call(mpiexec, tmp_path, n, mode):
     (tmp_path / "program.py").write_text(PROGRAM)
     start = {"A": "0", "OMP_NUM_THREADS": "1", "UNCHANGED": "1"}
 
-    ran = mpiexec(n, OPTIMIZE_OR_KEEP_NOTHING[n], *FLAGS, *mode, "program.py", "word", cwd=tmp_path, env=start)
+    flags = OPTIMIZE_OR_KEEP_NOTHING[n], *FLAGS
+    ran = mpiexec(n, *flags, *mode, "program.py", "word", cwd=tmp_path, env=start)
 
     assert ran.returncode == 0, ran.stderr
     found = [json.loads(path.read_text()) for path in (tmp_path / "below").glob("facts*.json")]
