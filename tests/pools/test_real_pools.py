@@ -24,6 +24,24 @@ pytestmark = pytest.mark.slow
 SIZES = [0, 1, 2, 4]  # 0: plain Python
 FULL_SIZES = [0, 2]
 USUAL = [name for name in FACTS if name not in MANY + OF_MEMORY]
+# Those that the number of ranks may change: who gets which call, and who waits for whom.
+OF_RANKS = [
+    "values_come_in_order",
+    "every_rank_calls",
+    "few_processes_call_for_a_small_pool",
+    "an_initializer_is_called_once_per_process",
+    "the_processes_of_an_initializer_end_with_its_pool",
+    "kill_ends_one_call_of_many",
+    "short_calls_do_not_wait_behind_a_long_one",
+    "terminate_ends_what_runs_soon",
+    "close_and_join_finish_all",
+    "pools_and_maps_are_open_at_the_same_time",
+    "a_map_comes_between_calls_that_never_end",
+    "many_functions_take_turns",
+    "threads_submit_new_functions",
+    "a_generator_is_drawn_as_values_are_taken",
+    "what_tasks_print_appears",
+]
 EACH_SIZE = by_stacks(SIZES, every=[2])
 SCRIPT_MODE = ["-m", "acme_mpi"]
 
@@ -34,7 +52,7 @@ def facts(mpiexec, tmp_path_factory) -> Callable[..., tuple[dict[str, str], str]
     done: dict[Any, Any] = {}
 
     def check(n: int, *names: str) -> tuple[dict[str, str], str]:
-        names = names or (*USUAL, *(OF_MEMORY if n in FULL_SIZES else ()))
+        names = names or ((*USUAL, *OF_MEMORY) if n in FULL_SIZES else (*OF_RANKS,))
         if (n, names) not in done:
             folder = tmp_path_factory.mktemp(f"pools{n}")
             command = [*(SCRIPT_MODE if n else []), pool_program.__file__, "report.json", *names]
@@ -46,17 +64,17 @@ def facts(mpiexec, tmp_path_factory) -> Callable[..., tuple[dict[str, str], str]
     return check
 
 
-@pytest.mark.parametrize("name", USUAL)
+@pytest.mark.parametrize("name", OF_RANKS)
 @pytest.mark.parametrize("n", EACH_SIZE)
-def test_fact(facts, n, name):
+def test_fact_of_ranks(facts, n, name):
     report, said = facts(n)
 
     assert report.get(name, "not begun: " + said[-3000:]) == "", said[-2000:]
 
 
-@pytest.mark.parametrize("name", OF_MEMORY)
+@pytest.mark.parametrize("name", [name for name in (*USUAL, *OF_MEMORY) if name not in OF_RANKS])
 @pytest.mark.parametrize("n", by_stacks(FULL_SIZES, every=[2]))
-def test_fact_of_memory(facts, n, name):
+def test_fact(facts, n, name):
     report, said = facts(n)
 
     assert report.get(name, "not begun: " + said[-3000:]) == "", said[-2000:]
