@@ -21,6 +21,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from forked import ForkServer
 from playing import FakeClock
 from sandbox import Slurm, running_slurm
 from streaming import StreamSession, ThreadStream
@@ -89,6 +90,16 @@ class Launcher:
         """Whether this is MPICH's mpiexec."""
         command = [str(self.program), "--version"]
         return "HYDRA" in subprocess.run(command, capture_output=True, text=True).stdout
+
+    @functools.cached_property
+    def fork_server(self) -> ForkServer:
+        """What runs the command line without a launcher, and without imports."""
+        return ForkServer(start_environment())
+
+    def close(self) -> None:
+        """End what serves many starts."""
+        if "fork_server" in vars(self):
+            self.fork_server.close()
 
     def __call__(
         self,
@@ -363,13 +374,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def mpiexec(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
+def mpiexec(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
     """Return the function that runs ``python COMMAND`` on n ranks: `Launcher.__call__`.
 
     The mpiexec beside this Python is taken if there is one, else that on the PATH. A start that is
     not finished in time, or leaves a process behind, fails the test.
     """
-    return Launcher(lambda: tmp_path_factory.mktemp("start"))
+    launcher = Launcher(lambda: tmp_path_factory.mktemp("start"))
+    yield launcher
+    launcher.close()
 
 
 @pytest.fixture(scope="module")

@@ -157,8 +157,14 @@ class Place:
         (self.path / "orders.json").write_text(json.dumps(found))
 
     def run(self, n: int, func: str, *options: str, timeout_s: float = 60, **more: Any) -> Any:
-        """Run ``python -m acme_mpi mymod:FUNC args.npz OPTIONS`` on n ranks."""
-        command = ("-m", "acme_mpi", f"mymod:{func}", "args.npz", *options)
+        """Run ``python -m acme_mpi mymod:FUNC args.npz OPTIONS`` on n ranks.
+
+        Without a launcher, and nothing `more`, the imports are done once for all of them.
+        """
+        command = (f"mymod:{func}", "args.npz", *options)
+        if n == 0 and not more:
+            return self._mpiexec.fork_server.run(*command, cwd=self.path, timeout_s=timeout_s)
+        command = ("-m", "acme_mpi", *command)
         return self._mpiexec(n, *command, cwd=self.path, timeout_s=timeout_s, **more)
 
     def script(self, n: int, text: str, **more: Any) -> Any:
