@@ -268,7 +268,8 @@ def _add_failed(
     """Take note of the tasks that were given up, and of the first task of each traceback."""
     blocks = piece.blocks[piece.blocks["kind"] == Block.FAILED]
     columns = (blocks[name].tolist() for name in ("first", "attempt", "form", "host"))
-    hosts = {host: host.decode(errors="replace") for host in np.unique(blocks["host"]).tolist()}
+    # Not by numpy.unique, which imports numpy.ma, at the end of each run.
+    hosts = {host: host.decode(errors="replace") for host in {*blocks["host"].tolist()}}
     for (_, said), *fields in zip(said_of_failures(place, piece, tell), *columns, strict=True):
         index, attempt, form, host = fields
         traceback = said.pop("traceback", "")

@@ -7,6 +7,7 @@ result is pickled, and no store has to know.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -109,7 +110,8 @@ def _types(value: Any) -> set[type]:
 
 def _refuse_masks(types: set[type]) -> None:
     """Refuse masked arrays, wherever they are: NumPy would leave the masks out."""
-    if any(issubclass(each, np.ma.MaskedArray) for each in types):
+    # Who has a masked array has loaded numpy.ma, and nobody else shall.
+    if "numpy.ma" in sys.modules and any(issubclass(each, np.ma.MaskedArray) for each in types):
         raise ResultError(
             "a masked array; return its .data and .mask, or .filled(...), also inside of a list"
         )

@@ -131,8 +131,6 @@ def restore(text: str, arrays: Mapping[str, Array]) -> Any:
 
 @lru_cache(maxsize=256)
 def _taker(kind: type) -> Callable[[Any], Apart] | None:
-    if kind is np.ma.MaskedArray:
-        return _masked_apart
     for library, name, take in _TAKEN:
         if kind is getattr(sys.modules.get(library), name, None):
             return take
@@ -176,6 +174,7 @@ def _one_of_several(note: Note, arrays: Mapping[str, Array]) -> Any:
 
 _OF_COLUMNS = ("pandas.DataFrame", "xarray.Dataset")  # whose arrays all have names of their own
 _TAKEN: tuple[tuple[str, str, Callable[[Any], Apart]], ...] = (
+    ("numpy.ma", "MaskedArray", _masked_apart),
     ("pandas", "Series", of_pandas.series_apart),
     ("pandas", "DataFrame", of_pandas.frame_apart),
     ("xarray", "DataArray", of_xarray.array_apart),

@@ -122,7 +122,7 @@ def _groups(store: RecordedStore, done: Records) -> Iterator[Records]:
     """Yield the records of results that lie in the same files, in the order of their places."""
     for at in by_payload(done, "offset"):
         forms = done["form"][at]
-        for form in np.unique(forms).tolist():
+        for form in sorted({*forms.tolist()}):
             alike = done[at[forms == form]]
             if store.has_own_files or form & AS_PICKLES:
                 yield from (alike[k : k + 1] for k in range(len(alike)))

@@ -172,7 +172,8 @@ def _column(values: Any) -> Column | None:
 
 
 def _array_of(values: Any) -> Array | None:
-    if np.ma.is_masked(values):
+    # Who has a masked array has loaded numpy.ma, and nobody else shall.
+    if "numpy.ma" in sys.modules and np.ma.is_masked(values):
         return None  # what is behind a mask is no value
     if is_read_by_pieces(values):
         is_fit = len(values.shape) == 1 and values.dtype.kind in "biufc"
