@@ -74,6 +74,7 @@ class Killed:
         self.store, self.out = store, path / "out"
         self.func, *self.options = command or STORES[store]
         self.n_tasks = n_tasks or N_OF.get(store, N_TASKS)
+        self.n_ranks = 3 if store in KINDS else 2
         self.place = Place(path, mpiexec, self.n_tasks)
         self.layout = Layout(str(self.out), self.func)
 
@@ -93,7 +94,9 @@ class Killed:
     def n_changes(self) -> int:
         """Return how often a run changes files that is not disturbed."""
         seen: list[Path] = []
-        ran = self.run_until(3, lambda start_id, watch: seen.extend(watch.changes(start_id)))
+        ran = self.run_until(
+            self.n_ranks, lambda start_id, watch: seen.extend(watch.changes(start_id))
+        )
         assert ran.returncode == 0, ran.stderr
         return len(seen)
 
@@ -162,12 +165,12 @@ def compare_with_holes(found: Any, expected: Any, done: set[int], n_tasks: int) 
 
 
 def kill_somewhere(killed: Killed, n_changes: int, chosen: random.Random, is_alone: bool) -> None:
-    """Run on 3 ranks and kill one, or everything, at a random moment of its life."""
-    moment, rank = chosen.randrange(-3, n_changes), chosen.randrange(3)
+    """Run and kill one rank, or everything, at a random moment of its life."""
+    moment, rank = chosen.randrange(-3, n_changes), chosen.randrange(killed.n_ranks)
 
     def kill(start_id: str, watch: Watch) -> None:
         if moment < 0:  # while it starts: the launcher, the agents, the runners
-            wait_for_processes(start_id, (2, 4, 7)[moment])
+            wait_for_processes(start_id, (2, 4, 1 + 2 * killed.n_ranks)[moment])
         else:
             changes = watch.changes(start_id)
             for _ in zip(range(moment + 1), changes, strict=False):
@@ -178,7 +181,7 @@ def kill_somewhere(killed: Killed, n_changes: int, chosen: random.Random, is_alo
             kill_all(start_id)
 
     # It fails if a process is left behind.
-    killed.run_until(3, kill)
+    killed.run_until(killed.n_ranks, kill)
 
 
 @pytest.fixture
