@@ -681,6 +681,7 @@ from pathlib import Path
 
 import acme_mpi.api
 import acme_mpi.cli.foreground
+import acme_mpi.cli.main
 from acme_mpi.comm import launched_rank_and_size
 
 
