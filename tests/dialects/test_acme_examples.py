@@ -31,7 +31,7 @@ MODES: dict[str, tuple[int, tuple[object, ...]]] = {  # ranks (0: no launcher) a
     "script-1": (1, (*SCRIPT_MODE, PROGRAM)),
     "script-2": (2, (*SCRIPT_MODE, PROGRAM)),
     "script-4": (4, (*SCRIPT_MODE, PROGRAM)),
-    "pytest-3": (3, (*SCRIPT_MODE, "-m", "pytest", "-s", "test_file.py")),
+    "pytest-2": (2, (*SCRIPT_MODE, "-m", "pytest", "-s", "test_file.py")),
     "spmd-2": (2, (PROGRAM, "spmd")),
     "spmd-3": (3, (PROGRAM, "spmd")),
 }
