@@ -25,7 +25,7 @@ class Arguments(Mapping[str, Array]):
 
     def __init__(self, labels: Labels, n_tasks: int) -> None:
         self._labels, self._n_tasks = labels, n_tasks
-        self._values = {name: each.decoded() for name, each in labels.arguments.items()}
+        self._values = {name: native(each.decoded()) for name, each in labels.arguments.items()}
 
     def __getitem__(self, name: str) -> Array:
         """Return the values of one argument for all tasks."""
@@ -63,6 +63,11 @@ class Arguments(Mapping[str, Array]):
     def axis(self, name: str) -> Array:
         """Return the values of an axis of the grid, or of all tasks."""
         return self._values[name]
+
+
+def native(array: Array) -> Array:
+    """Return the same values in this machine's order of bytes: pandas sorts and finds no others."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _plain(value: Any) -> Any:

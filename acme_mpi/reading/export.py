@@ -23,6 +23,7 @@ from acme_mpi.reading.values import Values
 COMPRESSION = {"zlib": True, "complevel": 1, "shuffle": True}
 STANDARD_OUTPUT = "-"
 FORMATS = ("csv", "parquet", "netcdf", "zarr")
+_DOUBLES = {np.dtype(np.longdouble): np.dtype("f8"), np.dtype(np.clongdouble): np.dtype("c16")}
 _EXTRAS = {"csv": "tables", "parquet": "tables", "netcdf": "labels", "zarr": "zarr"}
 
 
@@ -89,6 +90,9 @@ def _csv(results: Values, path: str) -> None:
 def _parquet(results: Values, path: str) -> None:
     import_module("pyarrow")
     table = to_pandas(results)
+    table = table.astype(
+        {name: _DOUBLES.get(table[name].dtype, table[name].dtype) for name in table}
+    )
     for name in [name for name in table if table[name].dtype.kind == "c"]:
         at, values = table.columns.get_loc(name), table.pop(name)
         table.insert(at, f"{name}_imag", np.imag(values))
@@ -153,10 +157,9 @@ def _zarr(results: Values, path: str) -> None:
 
 def _in_doubles(dataset: Any) -> Any:
     """Return a Dataset without long doubles, which no format of others has."""
-    doubles = {np.dtype(np.longdouble): "f8", np.dtype(np.clongdouble): "c16"}
     for name, variable in dataset.variables.items():
-        if variable.dtype in doubles:
-            dataset[name] = dataset[name].astype(doubles[variable.dtype])
+        if variable.dtype in _DOUBLES:
+            dataset[name] = dataset[name].astype(_DOUBLES[variable.dtype])
     return dataset
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from acme_mpi.errors import InputError
 from acme_mpi.history.journal import AS_GROUPS, AS_RAGGED
+from acme_mpi.reading.arguments import native
 from acme_mpi.reading.recorded import Array
 from acme_mpi.reading.values import Values
 from acme_mpi.storage.reading import LARGE
@@ -126,7 +127,7 @@ def to_pandas(results: Values) -> Any:
 
 def _series(pandas: Any, cells: Cells, index: Any) -> Any:
     """Return a column; whole numbers and booleans that are missing somewhere stay what they are."""
-    values, is_missing = cells
+    values, is_missing = native(cells.values), cells.is_missing
     if not is_missing.any():
         return pandas.Series(values, index)
     kind = values.dtype.kind

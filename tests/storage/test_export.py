@@ -112,6 +112,16 @@ class TestFormats:
                 found.result_0.values.tolist() == imag.values.tolist() == [[1 / 3] * 2, [2 / 3] * 2]
             )
 
+    def test_in_a_table_with_types_too(self, tmp_path):
+        wide = np.array([1, 2], "g")
+        results = run(lambda x: (x / 3, x * 1j), tmp_path, PerTask(wide))
+
+        export(results, "parquet", str(tmp_path / "t"))
+
+        found = pandas.read_parquet(tmp_path / "t")
+        assert found["result_0"].tolist() == [1 / 3, 2 / 3]
+        assert found[["x", "result_1_imag"]].to_numpy().tolist() == [[1, 1], [2, 2]]
+
     def test_a_grid_keeps_its_axes(self, tmp_path):
         results = run(plain, tmp_path, Grid(x=[1, 2], y=[3, 4, 5]), result_shape=(None, 4))
         export(results, "netcdf", str(tmp_path / "t.nc"))

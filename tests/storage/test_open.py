@@ -448,6 +448,15 @@ class TestArguments:
         assert results.arguments["y"].tolist() == [5, 6, 7] * 2
         assert results.arguments.of_task(4) == {"x": 2, "y": 6}
 
+    @pytest.mark.parametrize("dtype", [">i4", ">f8"])
+    def test_numbers_of_other_machines_can_be_selected_and_sorted(self, tmp_path, dtype):
+        grid = Grid(x=np.array([3, 1, 2], dtype))
+        results = run(dying, tmp_path, grid, result_shape=(None,), result_dtype=dtype)
+
+        assert results.to_xarray()["result_0"].sel(x=2).values == 2
+        assert results.to_pandas().sort_values("result_0")["x"].tolist() == [2, 3, 1]
+        assert results.to_pandas().groupby("x")["result_0"].sum().tolist() == [0, 2, 3]
+
     def test_times_are_times(self, tmp_path):
         days = [datetime.datetime(2024, 5, day) for day in (1, 2)]
         results = run(lambda day: day.day, tmp_path, PerTask(days))
