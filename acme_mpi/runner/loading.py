@@ -217,7 +217,8 @@ def _mark(
         )
     if isinstance(current, (PerTask, Shared, GridAxis)):
         raise InputError(
-            f"{option} {name}: the argument is named twice in --split, --share and --grid"
+            f"{option} {name}: the argument is split already, as a column of a table is, or named "
+            "twice in --split, --share and --grid"
         )
     if name in kwargs:
         kwargs[name] = wrap(current)

@@ -241,6 +241,7 @@ def test_the_command_line_takes_tables(mpiexec, write, tmp_path):
     ran = mpiexec(0, *command, cwd=tmp_path)
     piped = mpiexec(0, *command[:3], "-", *command[4:], cwd=tmp_path, input=TEXT)
     wrong = mpiexec(0, *command[:-2], "x", "--no-write", cwd=tmp_path)
+    grid = mpiexec(0, *command, "--grid", "x", cwd=tmp_path)
 
     assert [line.split()[-1].strip("'") for line in ran.stdout.splitlines()] == [
         "a0.5",
@@ -249,3 +250,4 @@ def test_the_command_line_takes_tables(mpiexec, write, tmp_path):
     ], ran.stderr
     assert piped.stdout == ran.stdout
     assert "--dtype needs NAME=TYPE" in wrong.stderr
+    assert "--grid x: the argument is split already, as a column of a table is" in grid.stderr
