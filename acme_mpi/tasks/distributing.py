@@ -121,6 +121,11 @@ def with_columns(
             continue
         from acme_mpi.tasks.tables import columns_of
 
+        if value.axis != 0:
+            raise InputError(
+                f"a DataFrame has its tasks in rows, so `axis` is 0, not {value.axis!r}; with "
+                "them in columns: PerTask(df.T)"
+            )
         found = columns_of(value.value, "the DataFrame")
         if twice := sorted(found.keys() & (columns.keys() | kwargs.keys())):
             raise InputError(f"given twice, as a column and otherwise: {', '.join(twice)}")

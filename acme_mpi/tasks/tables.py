@@ -250,7 +250,7 @@ def _values(series: Any, title: str, dtype: str | None) -> Any:
     if len(gaps) and not may_be_nan:
         raise InputError(
             f"{title} has no value in {_rows(gaps)}; fill in what is missing, or leave out these "
-            "rows, or have NaN there by --dtype NAME=float"
+            "rows, or have NaN there by --dtype NAME=float, in Python NAME=PerTask(df['NAME'])"
         )
     if dtype is not None and dtype != "str":
         return _as_dtype(series.to_numpy(), gaps, np.dtype(dtype), title)
@@ -262,7 +262,8 @@ def _values(series: Any, title: str, dtype: str | None) -> Any:
         first = {kind: next(i for i, v in enumerate(values) if type(v) is kind) for kind in kinds}
         found = ", ".join(f"{values[i]!r} in row {i}" for i in sorted(first.values()))
         raise InputError(
-            f"{title} holds values of several types: {found}; say which it is by --dtype NAME=str"
+            f"{title} holds values of several types: {found}; say which it is by --dtype NAME=str, "
+            "in Python df.astype({'NAME': str})"
         )
     return values
 

@@ -228,6 +228,20 @@ class TestDataFrames:
         with pytest.raises(InputError, match=r"'nmae' \(did you mean 'name'"):
             distribute(f, [PerTask(table)], {})
 
+    def test_what_can_be_done_about_a_column_is_told_in_python_too(self):
+        gap, mixed = pandas.DataFrame({"x": [1, np.nan]}), pandas.DataFrame({"x": [1, "a"]})
+
+        with pytest.raises(InputError, match=r"in Python NAME=PerTask\(df\['NAME'\]\)"):
+            distribute(lambda x: x, [PerTask(gap)], {})
+        tasks = distribute(lambda x: x, [], {"x": PerTask(gap["x"])})
+        np.testing.assert_equal([call[0][0] for call in tasks.calls(0, 2)], [1, np.nan])
+        with pytest.raises(InputError, match=r"in Python df\.astype\(\{'NAME': str\}\)"):
+            distribute(lambda x: x, [PerTask(mixed)], {})
+
+    def test_another_axis_of_a_table_is_refused(self):
+        with pytest.raises(InputError, match=r"`axis` is 0, not 1; .* PerTask\(df\.T\)"):
+            distribute(f, [PerTask(pandas.DataFrame(VALUES), axis=1)], {})
+
     def test_a_column_that_is_given_twice_is_refused(self):
         with pytest.raises(InputError, match="given twice, as a column and otherwise: x"):
             distribute(f, [PerTask(pandas.DataFrame(VALUES))], {"x": 1})
