@@ -32,16 +32,20 @@ def to_xarray(results: Values) -> Any:
     shape = labels.shape or (len(results),)
     arrays = {each.name: each for each in stacked_arrays(results, shape, agreed)}
     inner = _inner(results, agreed.said, arrays)
-    taken = {*arrays, *inner.coordinates, *(dim for dims in inner.dims.values() for dim in dims)}
+    unnamed = {
+        name: tuple(f"{name}_axis_{k}" for k in range(len(each.inner_shape)))
+        for name, each in arrays.items()
+    }
+    dims = {**unnamed, **inner.dims}
+    taken = {*arrays, *inner.coordinates, *(dim for own in dims.values() for dim in own)}
     axes = tuple(distinct(axis, taken, PREFIX) for axis in labels.axes or (TASK,))
     variables: dict[str, Any] = {}
     coordinates: dict[str, Any] = dict(_coordinates(results, axes, taken))
     for name, stacked in arrays.items():
         if name not in inner.parts:
-            unnamed = tuple(f"{name}_axis_{k}" for k in range(stacked.ndim - len(axes)))
             is_coordinate = name in agreed.said and bool(agreed.said[name].name)
             among = coordinates if is_coordinate else variables
-            among[name] = ((*axes, *inner.dims.get(name, unnamed)), _lazy(stacked))
+            among[name] = ((*axes, *dims[name]), _lazy(stacked))
     coordinates.update(inner.coordinates)
     return xarray.Dataset(variables, coordinates, _attributes(results))
 

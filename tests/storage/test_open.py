@@ -687,6 +687,15 @@ class TestLabelledArrays:
         assert found["power"].dims == ("argument_f", "argument_gain", "f", "channel")
         assert found["power"].sel(argument_f=2, argument_gain=5, f=0.5, channel="a").values == 2
 
+    def test_an_argument_that_is_called_as_an_axis_of_results_gives_way(self, tmp_path):
+        def f(result_0_axis_0):
+            return np.arange(3.0) + result_0_axis_0
+
+        array = run(f, tmp_path, Grid(result_0_axis_0=[1, 2])).to_xarray()["result_0"]
+
+        assert array.dims == ("argument_result_0_axis_0", "result_0_axis_0")
+        assert array.shape == (2, 3)
+
     def test_coordinates_that_differ_are_variables(self, tmp_path):
         found = run(moving, tmp_path, range(3)).to_xarray()
 
