@@ -86,7 +86,7 @@ class ThreadStream(Stream):
     def add(self, source: Iterator[Chunk | None]) -> None:
         self._inbox.put(lambda: self._sources.append(source))
 
-    def wake(self) -> None:
+    def wake(self, source: Iterator[Chunk | None] | None = None) -> None:
         self._inbox.put(self._wake)
 
     def kill(self, chunks: Iterable[Chunk]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from queue import SimpleQueue
 from typing import Any
 
@@ -45,13 +45,14 @@ class Batch(ABC):
         self.is_over = False
         self._on_error = on_error
         self._function: Any = None
+        self._source: Iterator[Chunk | None] | None = None
         self._n_drawn = 0
 
     def start(self, function: Any) -> None:
         """Send the calls of a function that `Stream.function` has returned."""
         self._function = function
         try:
-            self.lane.start(self._next, self)
+            self._source = self.lane.start(self._next, self)
         except BaseException as error:  # in a task its calls are made here
             self.end(error)
             self.kill()  # an interrupt may come when some are out already
@@ -67,7 +68,7 @@ class Batch(ABC):
         nothing.error = error
         before, self.feed = self.feed, nothing
         before.close()
-        self.lane.stream.wake()
+        self.lane.stream.wake(self._source)
 
     @abstractmethod
     def receive(self, start: int, values: list[Any]) -> None:

@@ -128,13 +128,13 @@ class ImapBatch(Batch):
         with self._changed:
             self._abandon()
             self._leave()
-        self.lane.stream.wake()
+        self.lane.stream.wake(self._source)
 
     def abandon(self) -> None:
         """Make all calls, but drop what comes: nobody can take it."""
         with self._changed:
             self._abandon()
-        self.lane.stream.wake()
+        self.lane.stream.wake(self._source)
 
     def _abandon(self) -> None:
         if not self._is_abandoned:
@@ -165,7 +165,7 @@ class ImapBatch(Batch):
             must_wake = self._is_stalled and self._has_room(WORTH_A_WAKE)
             self._is_stalled &= not must_wake
         if must_wake:
-            self.lane.stream.wake()
+            self.lane.stream.wake(self._source)
 
     def _draw(self) -> Sequence[Any] | None:
         with self._changed:

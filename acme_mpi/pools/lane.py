@@ -20,6 +20,7 @@ from acme_mpi.session.stream import Chunk, Setup, Stream
 from acme_mpi.session.stream_here import HereStream
 
 Draw = Callable[[], "list[Chunk | None]"]
+Source = Generator["Chunk | None", None, None]
 
 
 class Pending(Protocol):
@@ -84,7 +85,8 @@ class Lane:
         self._sources: set[object] = set()  # one mark for each that is not drawn to its end
         self._out: set[Chunk] = set()
         self._waiting: deque[Chunk] = deque()  # single tasks
-        self._is_queue_open = self._is_queue_idle = False
+        self._queue: Source | None = None  # where they are drawn, once there has been one
+        self._is_queue_idle = False
         # Of functions that live on in their modules, as these were.
         self._handles: dict[tuple[FunctionType, str], Any] = {}
         self._ended = threading.Event()
@@ -124,15 +126,16 @@ class Lane:
         with self.lock:
             self._take(pending)
             self._waiting.append(chunk)
-            if not self._is_queue_open:
-                self._is_queue_open, mark = True, self._mark()
+            if self._queue is None:
+                mark = self._mark()
+                self._queue = self._source(mark, self._draw_waiting, self)
             is_idle, self._is_queue_idle = self._is_queue_idle, False
         if mark is not None:
-            self._add(mark, self._draw_waiting, self)
+            self._add(mark, self._queue, self)
         elif is_idle or self.is_here:
-            self.stream.wake()
+            self.stream.wake(self._queue)
 
-    def start(self, draw: Draw, pending: Pending) -> None:
+    def start(self, draw: Draw, pending: Pending) -> Source:
         """Send all chunks of a source.
 
         Parameters
@@ -143,6 +146,11 @@ class Lane:
         pending : Pending
             Whoever waits for the values.
 
+        Returns
+        -------
+        Source
+            What `Stream.wake` is told.
+
         Raises
         ------
         BaseException
@@ -151,7 +159,9 @@ class Lane:
         with self.lock:
             self._take(pending)
             mark = self._mark()
-        self._add(mark, draw, pending)
+        source = self._source(mark, draw, pending)
+        self._add(mark, source, pending)
+        return source
 
     def check(self) -> None:
         """Raise if nothing more is taken."""
@@ -249,17 +259,15 @@ class Lane:
         self._sources.add(mark)
         return mark
 
-    def _add(self, mark: object, draw: Draw, pending: Pending) -> None:
+    def _add(self, mark: object, source: Source, pending: Pending) -> None:
         try:
-            self.stream.add(self._source(mark, draw, pending))
+            self.stream.add(source)
         except Exception as error:  # the stream has not taken it
             pending.end(error)
             self._leave_source(mark)
             raise
 
-    def _source(
-        self, mark: object, draw: Draw, pending: Pending
-    ) -> Generator[Chunk | None, None, None]:
+    def _source(self, mark: object, draw: Draw, pending: Pending) -> Source:
         try:
             while drawn := draw():
                 self._out.update(filter(None, drawn))

@@ -145,8 +145,8 @@ class Stream(ABC):
         """
 
     @abstractmethod
-    def wake(self) -> None:
-        """Have sources drawn again that had nothing."""
+    def wake(self, source: Iterator[Chunk | None] | None = None) -> None:
+        """Have a source drawn again that had nothing; None: all of them."""
 
     @abstractmethod
     def kill(self, chunks: Iterable[Chunk]) -> None:

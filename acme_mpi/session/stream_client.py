@@ -195,7 +195,7 @@ class ClientStream(Stream):
         self._orders.append(message)
         self.wake()
 
-    def wake(self) -> None:
+    def wake(self, source: Iterator[Chunk | None] | None = None) -> None:
         """Have the thread look at what is new."""
         if self._is_woken:
             return

@@ -55,10 +55,14 @@ class HereStream(Stream):
         self._sources.append(added)
         self._draw(added)
 
-    def wake(self) -> None:
-        """Call all that any source has by now. Independent."""
-        for source in self._sources.copy():
-            self._draw(source)
+    def wake(self, source: Iterator[Chunk | None] | None = None) -> None:
+        """Call all that a source, or any, has by now. Independent.
+
+        Another one may take its input from what this thread is drawing: it would wait for itself.
+        """
+        for each in self._sources.copy():
+            if source is None or each.chunks is source:
+                self._draw(each)
 
     def kill(self, chunks: Iterable[Chunk]) -> None:
         """Make no further call of these chunks; what runs goes on, it is this process."""

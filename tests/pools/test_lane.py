@@ -24,6 +24,7 @@ class HeldStream:
     """Keeps the sources that it is given, for a test that draws them."""
 
     size = 1
+    is_followed = False
 
     def __init__(self):
         self.sources, self.ended, self.refuses = [], [], False
@@ -42,7 +43,7 @@ class HeldStream:
             raise LaunchError("no rank is there")
         self.sources.append(source)
 
-    def wake(self):
+    def wake(self, source=None):
         pass
 
     def kill(self, chunks):

@@ -13,6 +13,8 @@ from acme_mpi.standing import calling, loading
 
 pytestmark = pytest.mark.once
 
+LIMIT_S = 10.0
+
 
 @pytest.fixture(autouse=True)
 def in_task():
@@ -48,6 +50,26 @@ def test_imap_calls_only_as_values_are_taken():
         next(values)
         next(values)
     assert len(called) <= 3
+
+
+def test_iterators_may_be_the_input_of_others():
+    def chain():
+        with calling(), acme_mpi.Pool() as pool, acme_mpi.Executor() as executor:
+
+            def applied():
+                for x in range(3):
+                    yield pool.apply(double, (x,))
+
+            for items in (range(0, 6, 2), applied()):
+                values = executor.map(double, pool.imap(double, items), buffersize=1)
+                chained.append(list(pool.imap(double, values)))
+
+    chained = []
+    caller = threading.Thread(target=chain, daemon=True)
+    caller.start()
+    caller.join(LIMIT_S)
+
+    assert chained == [[0, 16, 32]] * 2
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
