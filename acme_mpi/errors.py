@@ -205,11 +205,15 @@ class TaskError(AcmeMpiError, RuntimeError):
         return type(self), (str(self), self.failures, self.results)
 
 
+def alike(kind: str, location: str, message: str) -> tuple[str, str, str]:
+    """Return what failures that are alike have in common."""
+    # What has no line, such as the death of a runner, is told apart by its message.
+    return kind, location, "" if location else message
+
+
 def group_failures(failures: Iterable[Failure]) -> dict[tuple[str, str, str], list[Failure]]:
     """Return the failures that are alike together, the largest group first."""
     groups: dict[tuple[str, str, str], list[Failure]] = defaultdict(list)
     for failure in failures:
-        # What has no line, such as the death of a runner, is told apart by its message.
-        message = "" if failure.location else failure.message
-        groups[failure.type, failure.location, message].append(failure)
+        groups[alike(failure.type, failure.location, failure.message)].append(failure)
     return dict(sorted(groups.items(), key=lambda item: -len(item[1])))

@@ -8,6 +8,7 @@ from typing import Any
 
 from acme_mpi.history.description import Description
 from acme_mpi.history.folders import FINISHED
+from acme_mpi.history.groups import likeness
 from acme_mpi.history.joblog import JOBLOG_HEADER, joblog_lines
 from acme_mpi.history.journal import (
     Block,
@@ -83,6 +84,7 @@ def failed(
     index: int, is_final: bool = True, start: float = 0.0, busy_s: float = 0.0, **said: Any
 ) -> bytes:
     said = {"type": "ValueError", "message": "no", "location": "f.py:3", **said}
+    number = said.pop("offset", likeness(said))
     attempt = said.pop("attempt", 1)
     return pack_failure(
         index,
@@ -92,6 +94,7 @@ def failed(
         start_s=START_S + start,
         busy_s=busy_s,
         host="node1",
+        offset=number,
     )
 
 

@@ -6,12 +6,12 @@ import time
 from textwrap import shorten
 
 from acme_mpi.history.description import how_to_resume
+from acme_mpi.history.groups import FailureGroup
 from acme_mpi.history.status import (
     FINISHED,
     N_SLOWEST,
     RUNNING,
     Duration,
-    FailureGroup,
     Status,
     Straggler,
 )
@@ -39,7 +39,8 @@ def status_text(status: Status) -> str:
     lines += [f"  {each}" for each in status.damages]
     lines += _listed("slowest", [_slow_text(each) for each in status.slowest], N_SLOWEST)
     lines += _listed("still running", [_straggler_text(each) for each in status.stragglers])
-    lines += _listed("failed", [_failure_text(each) for each in status.failures])
+    texts = [_failure_text(each) for each in status.failures]
+    lines += _listed("failed", texts, n_there=status.n_groups)
     if status.failures and status.failures[0].reproduce:
         lines.append(f"  reproduce the first: {status.failures[0].reproduce}")
     if status.failures and status.failures[0].traceback:
@@ -104,10 +105,12 @@ def _costs_text(status: Status) -> str:
     return ", ".join(parts)
 
 
-def _listed(title: str, texts: list[str], n_shown: int = N_SHOWN) -> list[str]:
+def _listed(
+    title: str, texts: list[str], n_shown: int = N_SHOWN, n_there: int | None = None
+) -> list[str]:
+    n_more = (len(texts) if n_there is None else n_there) - n_shown
     lines = [f"    {text}" for text in texts[:n_shown]]
-    if len(texts) > n_shown:
-        lines.append(f"    ... and {len(texts) - n_shown} more")
+    lines += [f"    ... and {n_more} more"] if n_more > 0 else []
     return [f"  {title}:", *lines] if lines else []
 
 

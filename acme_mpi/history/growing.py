@@ -10,7 +10,6 @@ import numpy as np
 from acme_mpi.history.description import described_runs, read_descriptions
 from acme_mpi.history.journal import (
     RECORD,
-    TEXT_BYTES,
     Block,
     JournalFile,
     Piece,
@@ -30,7 +29,7 @@ class GrowingJournals:
         self._begins: dict[int, tuple[int, int]] = {}
 
     def pieces(self, folder: str, tell: Tell) -> Iterator[tuple[JournalFile, Piece]]:
-        """Yield what the journals say, one piece each; as `records.read_pieces`."""
+        """Yield what the journals say, without texts, one piece each; see `read_pieces`."""
         if not self._goes_on(folder):
             self._kept.clear()
         most = max((each.n_tasks for each in read_descriptions(folder, tell)), default=None)
@@ -55,35 +54,25 @@ class _Kept:
     """What has been read of one journal."""
 
     def __init__(self) -> None:
-        self.piece = Piece(np.zeros(0, RECORD), np.zeros(0, np.int64))
+        self._pieces = [Piece(np.zeros(0, RECORD), np.zeros(0, np.int64))]
         self.damages: list[Damaged] = []
-        self._n_read = self._n_seen = 0  # whole blocks, and those that were there
+        self._n_read = self._n_seen = 0  # blocks up to the last whole one, and all
 
     def read(self, path: str, n_tasks: int | None) -> None:
         """Read what has been added."""
         n_there = n_blocks(path)
         if n_there == self._n_seen:
             return
-        new = list(read_journal(path, n_tasks, self.damages.append, self._n_read))
+        for new in read_journal(path, n_tasks, self.damages.append, self._n_read):
+            if len(new.numbers):  # what is torn at the end may be on its way
+                self._n_read = int(new.numbers[-1]) + 1
+            is_kept = new.blocks["kind"] != Block.TEXT
+            self._pieces.append(Piece(new.blocks[is_kept], new.numbers[is_kept]))
         self._n_seen = n_there
-        pieces = [self.piece, *new]
-        blocks = np.concatenate([each.blocks for each in pieces])
-        numbers = np.concatenate([each.numbers for each in pieces])
-        n_whole = _n_whole(blocks)
-        if n_whole < len(blocks):
-            self._n_read, self._n_seen = int(numbers[n_whole]), 0
-        elif n_whole:
-            self._n_read = int(numbers[-1]) + 1
-        self.piece = Piece(blocks[:n_whole], numbers[:n_whole])
 
-
-def _n_whole(blocks: np.ndarray) -> int:
-    """Return how many blocks there are without one at the end whose text is on its way."""
-    begins = np.flatnonzero(blocks["kind"] != Block.TEXT)
-    if not len(begins):
-        return len(blocks)
-    at = int(begins[-1])
-    last = blocks[at]
-    has_text = last["kind"] in (Block.FAILED, Block.SLOW)
-    n_texts = -(-int(last["n_bytes"]) // TEXT_BYTES) if has_text else 0
-    return at if len(blocks) - at - 1 < n_texts else len(blocks)
+    @property
+    def piece(self) -> Piece:
+        """What has been read, without texts."""
+        if len(self._pieces) > 1:
+            self._pieces = [Piece(*map(np.concatenate, zip(*self._pieces, strict=True)))]
+        return self._pieces[0]

@@ -49,8 +49,8 @@ def joblog_lines(folder: str, tell: Tell = ignore) -> Iterator[str]:
         failed: list[tuple[int, int]] = []
         for place, piece in read_pieces(folder, tell):
             blocks = piece.blocks
-            ends.add(place, blocks[is_end(blocks)])
-            slow.add(place, blocks[(blocks["kind"] == Block.SLOW) & (blocks["count"] == 1)])
+            ends.add(place, piece, is_end(blocks))
+            slow.add(place, piece, (blocks["kind"] == Block.SLOW) & (blocks["count"] == 1))
             failed += [exit_codes(said) for _, said in said_of_failures(place, piece, tell)]
     ended, named = ends.rows, slow.rows
     codes = np.zeros((len(ended), 2), np.int64)

@@ -18,6 +18,7 @@ SYNCED all that this journal has said before is on the disk; and for how long th
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
@@ -63,7 +64,7 @@ RECORD = np.dtype(
         ("count", "<i8"),
         ("payload", "<i4"),  # number of the rank's payload file; -1: the shared file
         ("digest", "<i4"),  # what `checksum` is, see `new_digest`
-        ("offset", "<i8"),  # first row inside the payload
+        ("offset", "<i8"),  # first row inside the payload; of failures what like ones share
         ("n_bytes", "<i8"),  # of the results; of the text that follows a failure
         ("checksum", "<u8"),
         ("start_s", "<f8"),  # Unix time of the first call
@@ -323,7 +324,8 @@ def pack_failure(index: int, text: str, is_final: bool, **fields: Any) -> bytes:
     is_final : bool
         The task is given up; otherwise it will be called again.
     **fields
-        ``attempt, start_s, busy_s, peak_bytes, host``.
+        ``attempt, start_s, busy_s, peak_bytes, host``, and as ``offset`` a number that failures
+        which are alike share.
     """
     form = FINAL if is_final else 0
     return _pack_with_text(text, range(index, index + 1), Block.FAILED, form=form, **fields)
@@ -436,6 +438,24 @@ def read_journal(
             cut = _last_begin(kept.blocks) if is_more else len(kept.blocks)
             yield Piece(kept.blocks[:cut], kept.numbers[:cut])
             kept = Piece(kept.blocks[cut:], kept.numbers[cut:])
+
+
+def read_piece(path: str, number: int) -> Piece:
+    """Return a block of a journal, by its place in the file, and those of its text.
+
+    None of those that are torn, and no blocks of a file that cannot be read any more.
+    """
+    size, data = RECORD.itemsize, b""
+    with contextlib.suppress(OSError, Damaged), open(open_file(path), "rb") as file:
+        n_left = os.fstat(file.fileno()).st_size // size - number
+        file.seek(number * size)
+        if n_left > 0:
+            data = file.read(size)
+            n_texts = -(-int(np.frombuffer(data, RECORD)["n_bytes"][0]) // TEXT_BYTES)
+            data += file.read(max(0, min(n_texts, n_left - 1)) * size)
+    blocks = np.frombuffer(data, RECORD, len(data) // size)
+    is_good = _is_whole(blocks)
+    return Piece(blocks[is_good], np.flatnonzero(is_good) + number)
 
 
 def _last_begin(blocks: Records) -> int:

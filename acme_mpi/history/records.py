@@ -36,10 +36,12 @@ from acme_mpi.history.parsing import Damaged, parse_failures
 
 Records = np.ndarray[Any, np.dtype[np.void]]
 Record = np.void  # one of them
+Indices = np.ndarray[Any, np.dtype[np.int64]]  # of tasks
 TOLD_OF_FAILURES = ("type", "message", "location", "traceback", "call")
 _UNTOLD = {"type": "unknown", "message": ""}
 _TORN = {"message": "its record is torn"}
 _DAMAGED = {"message": "its record is damaged"}
+NUMBER = "number"
 # What `History` keeps of blocks, besides the run and the rank: of files, and of results.
 FILES = ("form", "attempt", "payload", "first", "checksum")
 PLACED = (
@@ -71,8 +73,6 @@ class History(NamedTuple):
         What could not be used, of journals and descriptions.
     files : (n,) ndarray of the columns `FILES`, run and rank
         How files of results looked when they were complete, the latest last.
-    calls : dict of int to str
-        The calls of the slowest tasks, as text.
     """
 
     done: Records
@@ -80,7 +80,6 @@ class History(NamedTuple):
     last_run: int
     damages: list[Damaged]
     files: Records
-    calls: dict[int, str]
 
     def is_done(self, n_tasks: int) -> Mask:
         """Return which tasks have durable results, (n_tasks,) ndarray of bool."""
@@ -95,23 +94,24 @@ class Table:
     Parameters
     ----------
     columns : sequence of str
-        Fields of `RECORD`.
+        Fields of `RECORD`, and ``"number"`` for the place in the journal.
     folder : str
         The dot folder whose blocks will be added, or some of them.
     """
 
     def __init__(self, columns: Sequence[str], folder: str) -> None:
-        kinds = [(name, RECORD[name]) for name in columns]
+        kinds = [(name, "<i8" if name == NUMBER else RECORD[name]) for name in columns]
         # What is not written to takes no memory.
         n_most = sum(n_blocks(each.path) for each in journal_files(folder))
         self._rows = np.empty(n_most, [*kinds, ("run", "<i4"), ("rank", "<i4")])
         self._columns, self._n = columns, 0
 
-    def add(self, place: JournalFile, blocks: Records) -> None:
+    def add(self, place: JournalFile, piece: Piece, is_wanted: Mask) -> None:
         """Append blocks of one journal."""
-        rows = self._rows[self._n : self._n + len(blocks)]
+        at = np.flatnonzero(is_wanted)[: len(self._rows) - self._n]
+        rows = self._rows[self._n : self._n + len(at)]
         for name in self._columns:
-            rows[name] = blocks[name][: len(rows)]
+            rows[name] = (piece.numbers if name == NUMBER else piece.blocks[name])[at]
         rows["run"], rows["rank"] = place.run, place.rank
         self._n += len(rows)
 
@@ -141,7 +141,10 @@ Pieces = Callable[[str, Tell], Iterable[tuple[JournalFile, Piece]]]
 
 
 def read_history(
-    folder: str, told: Table | None = None, pieces_in: Pieces = read_pieces
+    folder: str,
+    told: Table | None = None,
+    pieces_in: Pieces = read_pieces,
+    has_texts: bool = True,
 ) -> History:
     """Read the journals in a run's dot folder. Independent; it may be in use.
 
@@ -153,30 +156,31 @@ def read_history(
         All that is read is added to it, too, without texts.
     pieces_in : callable
         As `read_pieces`.
+    has_texts : bool
+        False leaves out what is said of failures; `History.failed` is empty then.
     """
     changing, files = Table(PLACED, folder), Table(FILES, folder)
     failed: dict[int, Failure] = {}
     tracebacks = defaultdict[tuple[int, int], dict[int, str]](dict)
     damages: list[Damaged] = []
-    calls: dict[int, str] = {}
     with _collecting_no_garbage():
         for place, piece in pieces_in(folder, damages.append):
-            blocks, kinds = piece.blocks, piece.blocks["kind"]
-            changing.add(place, blocks[(kinds == Block.DONE) | (kinds == Block.LOST)])
-            files.add(place, blocks[kinds == Block.FILE])
+            kinds = piece.blocks["kind"]
+            changing.add(place, piece, (kinds == Block.DONE) | (kinds == Block.LOST))
+            files.add(place, piece, kinds == Block.FILE)
             if told is not None:
-                told.add(place, blocks[kinds != Block.TEXT])
-            told_here = tracebacks[place.run, place.rank]
-            _add_failed(failed, told_here, place, piece, damages.append)
-            calls |= {int(blocks[at]["first"]): call for at, call in texts_in(blocks, Block.SLOW)}
+                told.add(place, piece, kinds != Block.TEXT)
+            if has_texts:
+                told_here = tracebacks[place.run, place.rank]
+                _add_failed(failed, told_here, place, piece, damages.append)
     last_run = int(changing.rows["run"].max(initial=0))
     done = _valid(changing.rows)
     indices = sorted(failed)
-    is_done = _speak_of(done, indices)
+    is_done = speak_of(done, np.array(indices, np.int64)).tolist()
     open_ones = {
         index: failed[index] for index, ended in zip(indices, is_done, strict=True) if not ended
     }
-    return History(done, open_ones, last_run, damages, files.rows, calls)
+    return History(done, open_ones, last_run, damages, files.rows)
 
 
 @contextmanager
@@ -307,15 +311,14 @@ def said_of_failures(
         yield at, said if len(said) == len(TOLD_OF_FAILURES) else {**_UNTOLD, **said}
 
 
-def _speak_of(records: Records, indices: Sequence[int]) -> list[bool]:
-    """Tell whether records in task order, none of them of the same tasks, speak of each task."""
+def speak_of(records: Records, indices: Indices) -> Mask:
+    """Return of which tasks records in task order, none of them of the same tasks, speak."""
     if not len(records):
-        return [False] * len(indices)
-    wanted = np.asarray(indices, np.int64)
+        return np.zeros(len(indices), bool)
     # All at once: each search in a column of records copies it.
-    at = np.searchsorted(records["first"], wanted, side="right") - 1
+    at = np.searchsorted(records["first"], indices, side="right") - 1
     stops = (records["first"] + records["count"])[at]
-    found: list[bool] = ((at >= 0) & (wanted < stops)).tolist()
+    found: Mask = (at >= 0) & (indices < stops)
     return found
 
 

@@ -13,16 +13,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from acme_mpi.errors import Failure, group_failures
 from acme_mpi.history.description import how_to_resume
-from acme_mpi.history.journal import Block, Mask
+from acme_mpi.history.groups import FailureGroup, groups_of
+from acme_mpi.history.journal import Block, Mask, texts_in
 from acme_mpi.history.parsing import Damaged
 from acme_mpi.history.records import Records
 from acme_mpi.history.told import Told, is_end, is_given_up, read_told
 
 RUNNING, FINISHED, STOPPED = "running", "finished", "stopped"
 N_SLOWEST = 5
-N_INDICES = 5  # of a group of failures
 N_DAMAGES = 4
 
 
@@ -95,33 +94,6 @@ class Straggler:
 
 
 @dataclass(frozen=True)
-class FailureGroup:
-    """Tasks that have failed alike.
-
-    Attributes
-    ----------
-    type, location, message : str
-        As in `Failure`; the message is the first task's.
-    n_tasks : int
-        How many.
-    first_indices : list of int
-        The first few of them.
-    reproduce : str
-        Command or call that runs the first one; empty if unknown.
-    traceback : str
-        The first task's, as in `Failure`.
-    """
-
-    type: str
-    location: str
-    message: str
-    n_tasks: int
-    first_indices: list[int]
-    reproduce: str
-    traceback: str = ""
-
-
-@dataclass(frozen=True)
 class Status:
     """The state of a run; plain values, which are also the keys of the JSON form.
 
@@ -166,8 +138,10 @@ class Status:
         At most five, the slowest first.
     stragglers : list of Straggler
         What has been running for long and still is, the longest first.
+    n_groups : int
+        How many kinds of failures there are.
     failures : list of FailureGroup
-        The tasks that were given up, the largest group first.
+        The tasks that were given up, at most 100 groups, the largest first.
     command : str
         What resumes the run, or calls the failed tasks again if no other is left; empty if
         there is nothing to do, or no command line has started it.
@@ -197,6 +171,7 @@ class Status:
     peak: Peak | None
     slowest: list[Duration]
     stragglers: list[Straggler]
+    n_groups: int
     failures: list[FailureGroup]
     command: str
     damages: list[str]
@@ -221,11 +196,11 @@ def read_status(folder: str, now_s: float | None = None) -> Status:
 
 
 def status_of(told: Told, folder: str, now_s: float) -> Status:
-    """Return what is known of the progress of a run whose folder has been read; no file is."""
+    """Return what is known of the progress of a run whose folder has been read."""
     description, history, blocks = told.description, told.history, told.blocks
     is_done = history.is_done(description.n_tasks)
-    failures = [each for each in history.failed.values() if each.index < description.n_tasks]
-    n_done, n_failed = int(is_done.sum()), len(failures)
+    groups = groups_of(told)
+    n_done, n_failed = int(is_done.sum()), groups.n_failed
     n_open = description.n_tasks - n_done - n_failed
     speed = _speed(told, now_s)
     median_s = _median_s(blocks)
@@ -253,7 +228,8 @@ def status_of(told: Told, folder: str, now_s: float) -> Status:
         peak=_peak(blocks),
         slowest=slowest_of(told),
         stragglers=_stragglers(told, is_done, median_s, now_s) if told.is_running else [],
-        failures=_groups(failures, description.debug),
+        n_groups=groups.n_groups,
+        failures=groups.largest,
         command=_resume_command(description.command, n_open, n_failed, reached_end),
         damages=damages_text(history.damages),
     )
@@ -323,7 +299,7 @@ def _peak(blocks: Records) -> Peak | None:
 
 def slowest_of(told: Told, n: int = N_SLOWEST) -> list[Duration]:
     """Return the tasks that took longest, at most `n`, the slowest first."""
-    blocks, calls = told.blocks, told.history.calls
+    blocks = told.blocks
     is_slow = blocks["kind"] == Block.SLOW
     # A run's SLOW blocks name all that took long. Beside them, its other records would only
     # mislead: they share the time of their chunk, also with tasks that have failed.
@@ -340,10 +316,17 @@ def slowest_of(told: Told, n: int = N_SLOWEST) -> list[Duration]:
             float(block["busy_s"]),
             _host(block),
             int(block["rank"]),
-            calls.get(int(block["first"]), ""),
+            _call(told, block),
         )
         for block in slowest
     ]
+
+
+def _call(told: Told, block: np.void) -> str:
+    if block["kind"] != Block.SLOW:
+        return ""
+    _, piece = told.piece_of(block)
+    return next((text for _, text in texts_in(piece.blocks, Block.SLOW)), "")
 
 
 def _stragglers(told: Told, is_done: Mask, median_s: float | None, now_s: float) -> list[Straggler]:
@@ -383,21 +366,6 @@ def _has_ended(noted: np.void, later: Records) -> bool:
     ends = later[is_end(later) | (later["kind"] == Block.SLOW)]
     distance = noted["first"] - ends["first"]
     return bool(((distance >= 0) & (distance < ends["count"])).any())
-
-
-def _groups(failures: list[Failure], debug: str) -> list[FailureGroup]:
-    return [
-        FailureGroup(
-            kind,
-            location,
-            group[0].message,
-            len(group),
-            [each.index for each in group[:N_INDICES]],
-            debug.format(index=group[0].index) if debug else group[0].call,
-            group[0].traceback,
-        )
-        for (kind, location, _), group in group_failures(failures).items()
-    ]
 
 
 def status_json(status: Status) -> dict[str, Any]:

@@ -17,22 +17,44 @@ from acme_mpi.errors import AcmeMpiError, InputError
 from acme_mpi.history.description import Description, described_runs, read_description
 from acme_mpi.history.folders import FINISHED as END_MARK
 from acme_mpi.history.folders import refuse_unnameable
-from acme_mpi.history.journal import FINAL, Block, Mask
-from acme_mpi.history.layout import DOT_FOLDER, Layout
+from acme_mpi.history.journal import FINAL, Block, JournalFile, Mask, Piece, read_piece
+from acme_mpi.history.layout import DOT_FOLDER, Layout, journal_name
 from acme_mpi.history.lease import Holder, holder
 from acme_mpi.history.parsing import Damaged
-from acme_mpi.history.records import History, Pieces, Records, Table, read_history, read_pieces
+from acme_mpi.history.records import (
+    NUMBER,
+    History,
+    Pieces,
+    Record,
+    Records,
+    Table,
+    read_history,
+    read_pieces,
+)
 
-TOLD = ("kind", "form", "attempt", "first", "count", "start_s", "busy_s", "peak_bytes", "host")
+TOLD = (
+    "kind",
+    "form",
+    "attempt",
+    "first",
+    "count",
+    "offset",
+    "start_s",
+    "busy_s",
+    "peak_bytes",
+    "host",
+    NUMBER,
+)
 
 
 class Told(NamedTuple):
-    """What a dot folder says."""
+    """What a dot folder says, without texts: these are read of single blocks."""
 
+    folder: str
     holder: Holder | None
     runs: list[int]
     description: Description
-    history: History
+    history: History  # without failures
     blocks: Records  # the columns `TOLD`, run and rank of all blocks without texts
     reached_end: bool
 
@@ -46,6 +68,12 @@ class Told(NamedTuple):
         """Which blocks are the last run's, (n,) ndarray of bool."""
         is_last: Mask = self.blocks["run"] == self.runs[-1]
         return is_last
+
+    def piece_of(self, block: Record) -> tuple[JournalFile, Piece]:
+        """Return one of the blocks as it stands in its journal, with its text."""
+        run, rank = int(block["run"]), int(block["rank"])
+        path = os.path.join(self.folder, journal_name(run, rank))
+        return JournalFile(run, rank, path), read_piece(path, int(block[NUMBER]))
 
 
 @contextmanager
@@ -80,9 +108,9 @@ def read_told(folder: str, pieces_in: Pieces = read_pieces) -> Told:
         found = holder(folder)
         runs, description = described_runs(folder), described(folder)
         told = Table(TOLD, folder)
-        history = read_history(folder, told, pieces_in)
+        history = read_history(folder, told, pieces_in, has_texts=False)
         reached_end = os.path.exists(os.path.join(folder, END_MARK))
-    return Told(found, runs, description, history, told.rows, reached_end)
+    return Told(folder, found, runs, description, history, told.rows, reached_end)
 
 
 def is_end(blocks: Records) -> Mask:

@@ -11,10 +11,10 @@ from acme_mpi.history.description import described_runs
 from acme_mpi.history.journal import AS_PICKLES
 from acme_mpi.history.records import History, indices_of
 from acme_mpi.history.stores import find_store
-from acme_mpi.history.told import read_told
 from acme_mpi.jobs.record import SCRIPT, Record
 from acme_mpi.launchers.base import State
 from acme_mpi.launchers.log import last_lines, log_end
+from acme_mpi.reading.recorded import Recorded
 from acme_mpi.storage import Stored
 from acme_mpi.symptoms import cures_for
 
@@ -45,22 +45,16 @@ def outcome(record: Record, state: State) -> tuple[list[str | None], AcmeMpiErro
     if not has_run(record):
         ended = _ended(record, state)
         return [], LaunchError(f"{ended}{_log_text(record, ended)}{_way(record)}")
-    told = read_told(record.layout.dot_folder)
-    n_tasks = told.description.n_tasks
-    is_done = told.history.is_done(n_tasks)
-    failures = [
-        told.history.failed[index]
-        for index in sorted(told.history.failed)
-        if index < n_tasks and not is_done[index]
-    ]
-    stored = _stored(record, told.history, n_tasks)
-    n_open = n_tasks - int(is_done.sum()) - len(failures)
+    recorded = Recorded(record.directory, record.name)
+    n_tasks, failures = recorded.description.n_tasks, recorded.failures
+    stored = _stored(record, recorded.history, n_tasks)
+    n_open = n_tasks - int(recorded.is_done.sum()) - len(failures)
     # It was to call some tasks only: had it been stopped, its status would be another one.
     n_left_out = n_open if record.exit_status == 0 else 0
     command = record.make_launcher().how_to_submit(record.path(SCRIPT))
     options = Options(
-        Work(record.name, n_tasks, told.description.spec),
-        Output(told.description.kind),
+        Work(record.name, n_tasks, recorded.description.spec),
+        Output(recorded.description.kind),
         Display(resume_command=command),
     )
     result = Result(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 
-from acme_mpi.history.status import RUNNING, Duration, FailureGroup, Straggler
+from acme_mpi.history.groups import FailureGroup
+from acme_mpi.history.status import RUNNING, Duration, Status, Straggler
 from acme_mpi.linux.memory import size_text
 from acme_mpi.report.charts import Layer, histogram, memory_bars, over_time, raster, shares
 from acme_mpi.report.figures import Figures, Rank
@@ -30,7 +31,7 @@ def body_of(figures: Figures) -> str:
         _over_time(figures),
         _ranks(figures),
         _durations(figures),
-        _failures(figures.status.name, figures.status.failures),
+        _failures(figures.status),
         _memory(figures),
         _late(figures.late),
         _silent(figures.silent),
@@ -168,12 +169,13 @@ def _slow_row(each: Duration, debug: str) -> Sequence[str]:
     return tasks_text(each.first, each.stop), duration_text(each.busy_s), where, _cut(again)
 
 
-def _failures(name: str, groups: Sequence[FailureGroup]) -> str:
-    if not groups:
+def _failures(status: Status) -> str:
+    if not status.failures:
         return ""
-    shown = [_failure(f"{name}-{k}", each) for k, each in enumerate(groups[:MOST_GROUPS])]
-    n_more = len(groups) - len(shown)
-    more = _note(f"... and {n_more} more kinds; `status --json` has all") if n_more else ""
+    groups = status.failures[:MOST_GROUPS]
+    shown = [_failure(f"{status.name}-{k}", each) for k, each in enumerate(groups)]
+    n_more = status.n_groups - len(shown)
+    more = _note(f"... and {n_more} more kinds; `failed` lists all tasks") if n_more else ""
     return _section("Failures", *shown, more)
 
 

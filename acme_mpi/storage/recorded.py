@@ -10,6 +10,7 @@ from typing import Any
 
 from acme_mpi.comm import World
 from acme_mpi.errors import StoreError
+from acme_mpi.history.groups import likeness
 from acme_mpi.history.journal import (
     AS_PICKLES,
     Block,
@@ -180,6 +181,7 @@ class RecordedStore(Store):
             busy_s=outcome.busy_ns / 1e9 if outcome.stop - outcome.start == 1 else 0.0,
             peak_bytes=outcome.peak_bytes,
             host=self.world.host,
+            offset=likeness(said),
         )
 
     def note_written(self, seconds: float) -> None:

@@ -8,8 +8,10 @@ import random
 import pytest
 from journalling import Folder, done, failed, slow
 
+from acme_mpi.history.groups import groups_of
 from acme_mpi.history.growing import GrowingJournals
 from acme_mpi.history.journal import RECORD
+from acme_mpi.history.status import slowest_of
 from acme_mpi.history.told import Told, read_told
 
 pytestmark = pytest.mark.once
@@ -26,7 +28,7 @@ def known(told: Told) -> object:
     return (
         told.blocks.tolist(),
         told.history.done.tolist(),
-        told.history.failed,
+        groups_of(told),
         [str(each) for each in told.history.damages],
     )
 
@@ -53,8 +55,8 @@ def test_whatever_has_arrived_is_what_a_new_reader_sees(folder):
         assert told.history.damages == []
 
     assert known(told) == known(read_told(str(folder.path)))
-    assert told.history.failed[9].message == text
-    assert told.history.calls == {3: text}
+    assert [each.message for each in groups_of(told).largest] == [text]
+    assert [each.call for each in slowest_of(told)] == [text]
 
 
 def test_only_what_was_added_is_read(folder, monkeypatch):
