@@ -21,7 +21,7 @@ from acme_mpi.history.journal import (
 )
 from acme_mpi.history.layout import Layout
 from acme_mpi.history.records import TOLD_OF_FAILURES, Record, Records
-from acme_mpi.results.checksum import Digest, new_digest
+from acme_mpi.results.checksum import Digest, checksum, new_digest
 from acme_mpi.results.form import ROWS, form_of
 from acme_mpi.results.spec import RowSpec
 from acme_mpi.runner.base import Outcome
@@ -41,7 +41,7 @@ class RecordedStore(Store):
         super().__init__(world, layout, spec, n_tasks)
         self.settle()
         self._committer = Committer(layout.journal(world.rank))
-        self._tracebacks: dict[str, int] = {}  # and the first task that had it
+        self._tracebacks: dict[int, int] = {}  # checksums, and the first task that had each
 
     def sync_every(self, seconds: float) -> None:
         """Bring what is recorded to the disk so often."""
@@ -168,15 +168,19 @@ class RecordedStore(Store):
 
     def _failure(self, outcome: Outcome, fields: dict[str, Any]) -> bytes:
         said = {name: fields.get(name, "") for name in TOLD_OF_FAILURES}
-        # Of a million equal tracebacks one is enough.
-        first = self._tracebacks.setdefault(said["traceback"], fields["index"])
+        attempt = fields.get("attempt", outcome.attempt)
+        # Of a million equal tracebacks one is enough. A task stands for that of its first attempt.
+        key = checksum(said["traceback"].encode(errors="replace"))
+        first = self._tracebacks.get(key, fields["index"])
+        if attempt == 1:
+            self._tracebacks.setdefault(key, first)
         if first != fields["index"]:
             said["traceback"] = first
         return pack_failure(
             fields["index"],
             json.dumps(said),
             fields.get("is_final", True),
-            attempt=fields.get("attempt", outcome.attempt),
+            attempt=attempt,
             start_s=outcome.start_s,
             busy_s=outcome.busy_ns / 1e9 if outcome.stop - outcome.start == 1 else 0.0,
             peak_bytes=outcome.peak_bytes,

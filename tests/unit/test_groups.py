@@ -8,11 +8,14 @@ from collections import Counter
 
 import pytest
 from journalling import Folder, done, failed
+from storing import FAILED, Case, open_store
 
+from acme_mpi.comm import SerialWorld
 from acme_mpi.errors import group_failures
 from acme_mpi.history.groups import MOST_GROUPS, N_INDICES, groups_of
 from acme_mpi.history.records import read_history
 from acme_mpi.history.told import read_told
+from acme_mpi.runner.base import Outcome
 
 pytestmark = pytest.mark.once
 N_TASKS = 60
@@ -115,3 +118,15 @@ def test_a_journal_that_is_gone_meanwhile_costs_texts_alone(folder):
     (group,) = groups_of(told).largest
 
     assert (group.n_tasks, group.type, group.message) == (2, "unknown", "its record is gone")
+
+
+def test_the_traceback_of_a_second_attempt_is_not_that_of_the_first(tmp_path):
+    store = open_store(SerialWorld(), "rank", tmp_path, Case([FAILED] * 3))
+    for index, attempt, text in [(0, 1, "a"), (0, 2, "b"), (1, 1, "b"), (2, 1, "a")]:
+        said = {"index": index, "type": "E", "message": "m", "traceback": text}
+        store.note(Outcome(index, index + 1, [said], attempt=attempt))
+    store.close()
+
+    found = read_history(store.layout.dot_folder).failed
+
+    assert {index: each.traceback for index, each in found.items()} == {0: "b", 1: "b", 2: "a"}
