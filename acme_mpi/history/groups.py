@@ -13,14 +13,13 @@ from acme_mpi.history.journal import Block
 from acme_mpi.history.parsing import MOST_BYTES
 from acme_mpi.history.records import (
     TOLD_OF_FAILURES,
-    Record,
-    Records,
     said_of_failures,
     speak_of,
 )
 from acme_mpi.history.told import Told, is_given_up
 from acme_mpi.results.checksum import checksum
 
+Positions = np.ndarray[Any, np.dtype[np.int64]]  # among the blocks of a `Told`
 MOST_GROUPS = 100  # that are read; failures of a million kinds are nothing for people
 N_INDICES = 5
 
@@ -86,7 +85,7 @@ def groups_of(told: Told) -> Groups:
     """Return the tasks that were given up; files are read for one of each group."""
     texts = _Texts(told)
     failed = _given_up(told)
-    numbers = failed["offset"].copy()
+    numbers = told.blocks["offset"][failed]
     for at in np.flatnonzero(numbers == 0).tolist():  # by a writer that does not number them
         numbers[at] = likeness(texts.said(failed[at]))
     order = np.argsort(numbers, kind="stable")
@@ -100,25 +99,27 @@ def groups_of(told: Told) -> Groups:
     return Groups(len(failed), len(starts), largest)
 
 
-def _given_up(told: Told) -> Records:
-    """Return the last record of each task that was given up and has no result, in task order."""
-    final = told.blocks[is_given_up(told.blocks)][::-1]
-    indices, last = np.unique(final["first"], return_index=True)
+def _given_up(told: Told) -> Positions:
+    """Return the last block of each task that was given up and has no result, in task order."""
+    # Not the blocks themselves, of which there may be a million: copies take their time.
+    final = np.flatnonzero(is_given_up(told.blocks))[::-1]
+    indices, last = np.unique(told.blocks["first"][final], return_index=True)
     is_open = ~speak_of(told.history.done, indices) & (indices < told.description.n_tasks)
-    return final[last[is_open]]
+    found: Positions = final[last[is_open]]
+    return found
 
 
-def _group(told: Told, texts: _Texts, failed: Records) -> FailureGroup:
-    first, debug = failed[0], told.description.debug
-    said = texts.said(first)
+def _group(told: Told, texts: _Texts, failed: Positions) -> FailureGroup:
+    indices, debug = told.blocks["first"][failed[:N_INDICES]].tolist(), told.description.debug
+    said = texts.said(failed[0])
     return FailureGroup(
         said["type"],
         said["location"],
         said["message"],
         len(failed),
-        failed["first"][:N_INDICES].tolist(),
-        debug.format(index=int(first["first"])) if debug else said["call"],
-        texts.traceback(first, said),
+        indices,
+        debug.format(index=indices[0]) if debug else said["call"],
+        texts.traceback(failed[0], said),
     )
 
 
@@ -127,30 +128,28 @@ class _Texts:
 
     def __init__(self, told: Told) -> None:
         self._told = told
-        self._failed = told.blocks[told.blocks["kind"] == Block.FAILED]
-        self._indices = self._failed["first"].copy()
+        self._failed = np.flatnonzero(told.blocks["kind"] == Block.FAILED)
+        self._indices = told.blocks["first"][self._failed]
 
-    def said(self, record: Record) -> dict[str, Any]:
+    def said(self, at: int) -> dict[str, Any]:
         """Return what is said of a failure, as `said_of_failures`."""
-        place, piece = self._told.piece_of(record)
+        place, piece = self._told.piece_of(self._told.blocks[at])
         _, said = next(said_of_failures(place, piece), (0, _GONE))
         return {**dict.fromkeys(TOLD_OF_FAILURES, ""), **said}
 
-    def traceback(self, record: Record, said: dict[str, Any]) -> str:
+    def traceback(self, at: int, said: dict[str, Any]) -> str:
         """Return the traceback of a failure of which this is said."""
         found = said["traceback"]
         if isinstance(found, str):
             return found
         # That of another task of the same rank, which was the first to have it.
-        told = (self.said(each)["traceback"] for each in self._beside(record, found))
+        told = (self.said(each)["traceback"] for each in self._beside(at, found))
         return next((each for each in told if each and isinstance(each, str)), "")
 
-    def _beside(self, record: Record, index: int) -> Iterator[Record]:
-        """Yield the failures of a task in the journal in which a record stands."""
-        for at in np.flatnonzero(self._indices == index).tolist():
-            each = self._failed[at]
-            if (each["run"], each["rank"]) == (record["run"], record["rank"]):
-                yield each
+    def _beside(self, at: int, index: int) -> Iterator[int]:
+        """Yield the failures of a task in the journal in which that one stands."""
+        place = self._told.blocks[["run", "rank"]]
+        return (each for each in self._failed[self._indices == index] if place[each] == place[at])
 
 
 _GONE = {"type": "unknown", "message": "its record is gone"}

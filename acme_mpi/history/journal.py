@@ -430,8 +430,9 @@ def read_journal(
                 is_good[at[wrong]] = False
                 tell(Damaged(path, what, n_read + int(at[wrong])))
             good = np.flatnonzero(is_good)
+            new = blocks if len(good) == len(blocks) else blocks[good]  # a copy takes its time
             kept = Piece(
-                np.concatenate([kept.blocks, blocks[good]]),
+                np.concatenate([kept.blocks, new]) if len(kept.blocks) else new,
                 np.concatenate([kept.numbers, good + n_read]),
             )
             n_read += len(blocks)
