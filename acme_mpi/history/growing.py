@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import defaultdict
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -12,33 +13,57 @@ from acme_mpi.history.journal import (
     RECORD,
     Block,
     JournalFile,
-    Piece,
     Tell,
     journal_files,
     n_blocks,
     read_journal,
 )
 from acme_mpi.history.parsing import Damaged
+from acme_mpi.history.records import NUMBER, Records, Table
+
+COLUMNS = (*(RECORD.names or ()), NUMBER)
 
 
 class GrowingJournals:
-    """The journals in one dot folder, kept in memory as far as they have been read."""
+    """The journals in one dot folder, kept in memory as far as they have been read.
+
+    A look at ten thousand of them costs a look at each size. What is kept is one array, which
+    changes only where something was added.
+    """
 
     def __init__(self) -> None:
-        self._kept: dict[str, _Kept] = {}
+        self._forget()
         self._begins: dict[int, tuple[int, int]] = {}
 
-    def pieces(self, folder: str, tell: Tell) -> Iterator[tuple[JournalFile, Piece]]:
-        """Yield what the journals say, without texts, one piece each; see `read_pieces`."""
+    def _forget(self) -> None:
+        self._seen = defaultdict[str, _Seen](_Seen)
+        self._blocks = Table(COLUMNS, 0).rows
+
+    def blocks(self, folder: str, tell: Tell) -> Records:
+        """Return what the journals say, without texts, by run, rank and place in the journal.
+
+        Returns
+        -------
+        (n,) ndarray
+            The columns of `RECORD`, number, run and rank; not to be changed.
+        """
         if not self._goes_on(folder):
-            self._kept.clear()
+            self._forget()
         most = max((each.n_tasks for each in read_descriptions(folder, tell)), default=None)
+        added = []
         for each in journal_files(folder, tell):
-            kept = self._kept.setdefault(each.path, _Kept())
-            kept.read(each.path, most)
-            for damage in kept.damages:
+            seen = self._seen[each.path]
+            n_there = n_blocks(each.path)
+            if n_there != seen.n_there:
+                added += seen.read(each, most)
+                seen.n_there = n_there
+            for damage in seen.damages:
                 tell(damage)
-            yield each, kept.piece
+        if added:
+            found = np.concatenate([self._blocks, *added])
+            # Of one journal they are in order already.
+            self._blocks = found[np.lexsort((found["rank"], found["run"]))]
+        return self._blocks
 
     def _goes_on(self, folder: str) -> bool:
         """Tell whether the runs that were known are the same still, and were not begun anew."""
@@ -50,29 +75,21 @@ class GrowingJournals:
         return known.items() <= begins.items()
 
 
-class _Kept:
-    """What has been read of one journal."""
+@dataclass
+class _Seen:
+    """What has been seen of one journal."""
 
-    def __init__(self) -> None:
-        self._pieces = [Piece(np.zeros(0, RECORD), np.zeros(0, np.int64))]
-        self.damages: list[Damaged] = []
-        self._n_read = self._n_seen = 0  # blocks up to the last whole one, and all
+    n_there: int = 0  # blocks
+    n_read: int = 0  # up to the last whole one: what is torn at the end may be on its way
+    damages: list[Damaged] = field(default_factory=list)
 
-    def read(self, path: str, n_tasks: int | None) -> None:
-        """Read what has been added."""
-        n_there = n_blocks(path)
-        if n_there == self._n_seen:
-            return
-        for new in read_journal(path, n_tasks, self.damages.append, self._n_read):
-            if len(new.numbers):  # what is torn at the end may be on its way
-                self._n_read = int(new.numbers[-1]) + 1
-            is_kept = new.blocks["kind"] != Block.TEXT
-            self._pieces.append(Piece(new.blocks[is_kept], new.numbers[is_kept]))
-        self._n_seen = n_there
-
-    @property
-    def piece(self) -> Piece:
-        """What has been read, without texts."""
-        if len(self._pieces) > 1:
-            self._pieces = [Piece(*map(np.concatenate, zip(*self._pieces, strict=True)))]
-        return self._pieces[0]
+    def read(self, place: JournalFile, n_tasks: int | None) -> list[Records]:
+        """Return what has been added."""
+        found = []
+        for piece in read_journal(place.path, n_tasks, self.damages.append, self.n_read):
+            if len(piece.numbers):
+                self.n_read = int(piece.numbers[-1]) + 1
+            table = Table(COLUMNS, len(piece.blocks))
+            table.add(place, piece, piece.blocks["kind"] != Block.TEXT)
+            found.append(table.rows)
+        return found

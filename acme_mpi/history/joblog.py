@@ -11,7 +11,7 @@ import numpy as np
 
 from acme_mpi.history.calls import Calls, calls_in
 from acme_mpi.history.description import Description
-from acme_mpi.history.journal import Block, Tell, ignore
+from acme_mpi.history.journal import Block, Tell, ignore, n_blocks_in
 from acme_mpi.history.records import Records, Table, read_pieces, said_of_failures
 from acme_mpi.history.told import described, is_end, readable
 from acme_mpi.visible import visible
@@ -45,7 +45,8 @@ def joblog_lines(folder: str, tell: Tell = ignore) -> Iterator[str]:
     """
     with readable(folder):
         description = described(folder)
-        ends, slow = Table(COLUMNS, folder), Table(COLUMNS, folder)
+        n_most = n_blocks_in(folder)
+        ends, slow = Table(COLUMNS, n_most), Table(COLUMNS, n_most)
         failed: list[tuple[int, int]] = []
         for place, piece in read_pieces(folder, tell):
             blocks = piece.blocks

@@ -19,7 +19,6 @@ SYNCED all that this journal has said before is on the disk; and for how long th
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 import re
 import struct
@@ -79,6 +78,7 @@ _TEXT = struct.Struct(f"<HH{TEXT_BYTES}s")
 _CRC = struct.Struct("<I")
 _TEXT_START = 4
 _INODE = 2**63 - 1
+_NAME = re.compile(r"run(\d{1,8})_rank(\d{1,8})\.journal")
 
 Records = np.ndarray[Any, np.dtype[np.void]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]  # which of some records
@@ -99,9 +99,14 @@ class JournalFile(NamedTuple):
 
 def journal_files(folder: str, tell: Tell = ignore) -> list[JournalFile]:
     """Return all journals in a folder, by run and rank; tell of those whose names cannot be."""
-    found = []
-    for path in glob.glob(os.path.join(glob.escape(folder), "run*_rank*.journal")):
-        match = re.fullmatch(r"run(\d{1,8})_rank(\d{1,8})\.journal", os.path.basename(path))
+    found, names = [], list[str]()
+    with contextlib.suppress(OSError):
+        names = os.listdir(folder)
+    # There may be ten thousand, which are listed every few seconds.
+    for name in names:
+        if not (name.startswith("run") and name.endswith(".journal") and "_rank" in name):
+            continue
+        path, match = os.path.join(folder, name), _NAME.fullmatch(name)
         if match and int(match[1]) < MOST_RUNS and int(match[2]) < MOST_RANKS:
             found.append(JournalFile(int(match[1]), int(match[2]), path))
         else:
@@ -356,6 +361,11 @@ def n_blocks(path: str) -> int:
         return os.path.getsize(path) // RECORD.itemsize
     except OSError:
         return 0  # `read_journal` says why
+
+
+def n_blocks_in(folder: str) -> int:
+    """Return how many blocks all journals in a folder have room for."""
+    return sum(n_blocks(each.path) for each in journal_files(folder))
 
 
 class Piece(NamedTuple):

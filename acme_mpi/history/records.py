@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from acme_mpi.history.journal import (
     Tell,
     ignore,
     journal_files,
-    n_blocks,
+    n_blocks_in,
     read_journal,
     texts_in,
 )
@@ -95,14 +95,13 @@ class Table:
     ----------
     columns : sequence of str
         Fields of `RECORD`, and ``"number"`` for the place in the journal.
-    folder : str
-        The dot folder whose blocks will be added, or some of them.
+    n_most : int
+        Blocks that will be added.
     """
 
-    def __init__(self, columns: Sequence[str], folder: str) -> None:
+    def __init__(self, columns: Sequence[str], n_most: int) -> None:
         kinds = [(name, "<i8" if name == NUMBER else RECORD[name]) for name in columns]
         # What is not written to takes no memory.
-        n_most = sum(n_blocks(each.path) for each in journal_files(folder))
         self._rows = np.empty(n_most, [*kinds, ("run", "<i4"), ("rank", "<i4")])
         self._columns, self._n = columns, 0
 
@@ -137,15 +136,7 @@ def read_pieces(folder: str, tell: Tell = ignore) -> Iterator[tuple[JournalFile,
             yield each, piece
 
 
-Pieces = Callable[[str, Tell], Iterable[tuple[JournalFile, Piece]]]
-
-
-def read_history(
-    folder: str,
-    told: Table | None = None,
-    pieces_in: Pieces = read_pieces,
-    has_texts: bool = True,
-) -> History:
+def read_history(folder: str, told: Table | None = None, has_texts: bool = True) -> History:
     """Read the journals in a run's dot folder. Independent; it may be in use.
 
     Parameters
@@ -154,33 +145,56 @@ def read_history(
         The folder.
     told : Table, optional
         All that is read is added to it, too, without texts.
-    pieces_in : callable
-        As `read_pieces`.
     has_texts : bool
         False leaves out what is said of failures; `History.failed` is empty then.
     """
-    changing, files = Table(PLACED, folder), Table(FILES, folder)
+    n_most = n_blocks_in(folder)
+    changing, files = Table(PLACED, n_most), Table(FILES, n_most)
     failed: dict[int, Failure] = {}
     tracebacks = defaultdict[tuple[int, int], dict[int, str]](dict)
     damages: list[Damaged] = []
     with _collecting_no_garbage():
-        for place, piece in pieces_in(folder, damages.append):
+        for place, piece in read_pieces(folder, damages.append):
             kinds = piece.blocks["kind"]
-            changing.add(place, piece, (kinds == Block.DONE) | (kinds == Block.LOST))
+            changing.add(place, piece, _are_changes(kinds))
             files.add(place, piece, kinds == Block.FILE)
             if told is not None:
                 told.add(place, piece, kinds != Block.TEXT)
             if has_texts:
                 told_here = tracebacks[place.run, place.rank]
                 _add_failed(failed, told_here, place, piece, damages.append)
-    last_run = int(changing.rows["run"].max(initial=0))
-    done = _valid(changing.rows)
+    found = _history(changing.rows, files.rows, damages)
     indices = sorted(failed)
-    is_done = speak_of(done, np.array(indices, np.int64)).tolist()
+    is_done = speak_of(found.done, np.array(indices, np.int64)).tolist()
     open_ones = {
         index: failed[index] for index, ended in zip(indices, is_done, strict=True) if not ended
     }
-    return History(done, open_ones, last_run, damages, files.rows)
+    return found._replace(failed=open_ones)
+
+
+def history_of(blocks: Records, damages: list[Damaged]) -> History:
+    """Return what blocks say, without failures.
+
+    Parameters
+    ----------
+    blocks : (n,) ndarray
+        All but texts, by run, rank and place in the journal, with run and rank.
+    damages : list of Damaged
+        What could not be read.
+    """
+    kinds = blocks["kind"]
+    return _history(blocks[_are_changes(kinds)], blocks[kinds == Block.FILE], damages)
+
+
+def _are_changes(kinds: Any) -> Mask:
+    found: Mask = (kinds == Block.DONE) | (kinds == Block.LOST)
+    return found
+
+
+def _history(changing: Records, files: Records, damages: list[Damaged]) -> History:
+    """Return what blocks say, without failures; the memory of `changing` is used for it."""
+    last_run = int(changing["run"].max(initial=0))
+    return History(_valid(changing), {}, last_run, damages, files)
 
 
 @contextmanager

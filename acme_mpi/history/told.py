@@ -7,29 +7,35 @@ HDF5. `status` makes figures of it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
-
-import numpy as np
 
 from acme_mpi.errors import AcmeMpiError, InputError
 from acme_mpi.history.description import Description, described_runs, read_description
 from acme_mpi.history.folders import FINISHED as END_MARK
 from acme_mpi.history.folders import refuse_unnameable
-from acme_mpi.history.journal import FINAL, Block, JournalFile, Mask, Piece, read_piece
+from acme_mpi.history.journal import (
+    FINAL,
+    Block,
+    JournalFile,
+    Mask,
+    Piece,
+    Tell,
+    n_blocks_in,
+    read_piece,
+)
 from acme_mpi.history.layout import DOT_FOLDER, Layout, journal_name
 from acme_mpi.history.lease import Holder, holder
 from acme_mpi.history.parsing import Damaged
 from acme_mpi.history.records import (
     NUMBER,
     History,
-    Pieces,
     Record,
     Records,
     Table,
+    history_of,
     read_history,
-    read_pieces,
 )
 
 TOLD = (
@@ -100,22 +106,38 @@ def described(folder: str) -> Description:
     return description
 
 
-def read_told(folder: str, pieces_in: Pieces = read_pieces) -> Told:
-    """Read what a dot folder says; see `read_history` for `pieces_in`."""
+Grown = Callable[[str, Tell], Records]
+
+
+def read_told(folder: str, grown: Grown | None = None) -> Told:
+    """Read what a dot folder says; `grown` has the blocks, as `GrowingJournals.blocks`."""
     with readable(folder):
         # The holder first: a run that ends meanwhile is then shown as running, with all tasks
         # done, and not as one that has left some.
         found = holder(folder)
         runs, description = described_runs(folder), described(folder)
-        told = Table(TOLD, folder)
-        history = read_history(folder, told, pieces_in, has_texts=False)
+        blocks, history = _read(folder) if grown is None else _read_again(folder, grown)
         reached_end = os.path.exists(os.path.join(folder, END_MARK))
-    return Told(folder, found, runs, description, history, told.rows, reached_end)
+    return Told(folder, found, runs, description, history, blocks, reached_end)
+
+
+def _read(folder: str) -> tuple[Records, History]:
+    told = Table(TOLD, n_blocks_in(folder))
+    history = read_history(folder, told, has_texts=False)
+    return told.rows, history
+
+
+def _read_again(folder: str, grown: Grown) -> tuple[Records, History]:
+    damages: list[Damaged] = []
+    blocks = grown(folder, damages.append)
+    return blocks, history_of(blocks, damages)
 
 
 def is_end(blocks: Records) -> Mask:
     """Return which blocks say that tasks have ended, well or not, (n,) ndarray of bool."""
-    return np.isin(blocks["kind"], (Block.DONE, Block.FAILED))
+    kinds = blocks["kind"]
+    found: Mask = (kinds == Block.DONE) | (kinds == Block.FAILED)
+    return found
 
 
 def is_given_up(blocks: Records) -> Mask:

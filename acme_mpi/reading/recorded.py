@@ -10,7 +10,7 @@ import numpy as np
 
 from acme_mpi.errors import Failure
 from acme_mpi.history.calls import calls_in
-from acme_mpi.history.journal import Block
+from acme_mpi.history.journal import Block, n_blocks_in
 from acme_mpi.history.layout import Layout
 from acme_mpi.history.lease import holder
 from acme_mpi.history.records import Table, read_history
@@ -49,8 +49,8 @@ class Recorded:
 
     def __init__(self, directory: str, name: str) -> None:
         layout = Layout(directory, name)
-        told = Table(COLUMNS, layout.dot_folder)
         with readable(layout.dot_folder):
+            told = Table(COLUMNS, n_blocks_in(layout.dot_folder))
             self.description = described(layout.dot_folder)
             self.history = read_history(layout.dot_folder, told)
         store = find_store(self.description.kind)

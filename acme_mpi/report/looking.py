@@ -83,5 +83,5 @@ class Watch:
 
     def _look(self) -> list[Figures]:
         folders = [each.dot_folder for each in layouts_in(self._directory)]
-        told = [(each, read_told(each, self._journals[each].pieces)) for each in folders]
+        told = [(each, read_told(each, self._journals[each].blocks)) for each in folders]
         return [figures_of(each, folder, time.time()) for folder, each in told]
