@@ -18,6 +18,7 @@ from acme_mpi.history.status import (
 from acme_mpi.linux.memory import size_text
 from acme_mpi.report.words import (
     duration_text,
+    lost_text,
     number_text,
     rate_text,
     tasks_text,
@@ -39,6 +40,7 @@ def status_text(status: Status) -> str:
     lines += [f"  {each}" for each in status.damages]
     lines += _listed("slowest", [_slow_text(each) for each in status.slowest], N_SLOWEST)
     lines += _listed("still running", [_straggler_text(each) for each in status.stragglers])
+    lines += _listed("lost", [lost_text(each) for each in status.lost])
     texts = [_failure_text(each) for each in status.failures]
     lines += _listed("failed", texts, n_there=status.n_groups)
     if status.failures and status.failures[0].reproduce:

@@ -74,6 +74,8 @@ class World(ABC):
     is_relaying : bool
         Whether ranks may pass on what others send, to be set on all ranks alike between two runs.
         Where the agents themselves call tasks they must not: they look too seldom.
+    on_death : callable or None
+        Gets the number and host of a rank that is lost, before all others are ended for it.
     """
 
     rank: int
@@ -83,6 +85,7 @@ class World(ABC):
 
     def __init__(self) -> None:
         self.host, self.name = socket.gethostname(), uuid.uuid4().hex
+        self.on_death: Callable[[int, str], None] | None = None
         self._own: dict[int, deque[list[int]]] = {TAG_REPORT: deque(), TAG_CHUNK: deque()}
 
     def send(self, dest: int, tag: int, message: Sequence[int]) -> None:
@@ -172,6 +175,11 @@ class World(ABC):
     def deaths(self) -> list[int]:
         """Return what is readable once a rank that this one watches has died. Independent."""
         return []
+
+    def tell_death(self, rank: int, host: str) -> None:
+        """Tell who wants to know that a rank is lost. Independent."""
+        if self.on_death is not None:
+            self.on_death(rank, host)
 
     @abstractmethod
     def abort(self, exit_code: int) -> None:

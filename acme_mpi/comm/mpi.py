@@ -102,6 +102,7 @@ class MpiWorld(World):
         for neighbour in self._neighbours:
             if neighbour.is_gone():
                 logger.error("%s has died; the job ends", neighbour)
+                self.tell_death(neighbour.rank, neighbour.host)
                 self.abort(EXIT_RANK_LOST)
             # All others are watched by rank 0, which hears from them.
             if neighbour.rank == 0:
@@ -116,6 +117,7 @@ class MpiWorld(World):
         stopped_s = neighbour.stopped_s()
         if stopped_s > LOST_S:
             logger.error("%s is stopped for %.0f s; the job ends", neighbour, stopped_s)
+            self.tell_death(neighbour.rank, neighbour.host)
             self.abort(EXIT_RANK_LOST)
         elif stopped_s > SILENT_S and not self._has_told:
             self._has_told = True

@@ -38,7 +38,7 @@ class Neighbour(ABC):
     """
 
     def __init__(self, rank: int, host: str, pid: int) -> None:
-        self.rank, self._host, self.pid = rank, host, pid
+        self.rank, self.host, self.pid = rank, host, pid
 
     @abstractmethod
     def is_gone(self) -> bool:
@@ -49,7 +49,7 @@ class Neighbour(ABC):
         return 0.0
 
     def __str__(self) -> str:
-        return f"rank {self.rank} (process {self.pid} on {self._host})"
+        return f"rank {self.rank} (process {self.pid} on {self.host})"
 
 
 class LocalNeighbour(Neighbour):
@@ -148,7 +148,7 @@ class RemoteNeighbour(Neighbour):
     def _watch(self, door: Door) -> None:
         with (
             contextlib.suppress(OSError),
-            socket.create_connection((self._host, door.port), TRYING_S) as connection,
+            socket.create_connection((self.host, door.port), TRYING_S) as connection,
         ):
             self.is_watched = connection.recv(TOKEN_BYTES, socket.MSG_WAITALL) == door.token
             if self.is_watched:

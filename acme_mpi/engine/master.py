@@ -208,6 +208,8 @@ class Master:
             logger.warning("nothing heard from rank(s) %s for %.0f s", new, SILENT_S)
         if lost := [w for w in silent if now_s - self._heard_s[w] > LOST_S]:
             logger.error("rank(s) %s are lost, silent for %.0f s; the job ends", lost, LOST_S)
+            for rank in lost:
+                self._world.tell_death(rank, self._world.hosts[rank])
             self._world.abort(EXIT_RANK_LOST)
 
     def _tell_limit(self) -> None:

@@ -327,7 +327,7 @@ class Run:
     ) -> Result:
         """Play master and worker to the end, link the results, and gather what happened."""
         world = self._world
-        world.is_relaying = self._work.isolate
+        world.is_relaying, world.on_death = self._work.isolate, self.store.note_death
         worker: Worker | None = None
         if runner is not None:
             runner.prepare(assignment)
@@ -338,6 +338,7 @@ class Run:
             worker.close()
         # A barrier before the container is made: everybody's records are on the disk.
         ends = self.store.meet(RankEnd.of(worker, master, self._lease))
+        world.on_death = None
         storage_error = next((each.storage_error for each in ends if each.storage_error), "")
         if world.is_master:
             _warn_of_changes({name for each in ends for name in each.changed})

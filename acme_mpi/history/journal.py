@@ -13,6 +13,7 @@ FAILED a task has failed, for good or to be called again; TEXT blocks with what 
 LOST   what was recorded of these tasks before is not there any more
 FILE   a file of results is complete and on the disk, and what the file system says of it
 SYNCED all that this journal has said before is on the disk; and for how long the rank was writing
+DEATH  another rank is lost, which this one has watched: all ranks will be ended
 ====== ==================================================================================
 """
 
@@ -22,6 +23,7 @@ import contextlib
 import os
 import re
 import struct
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
@@ -50,6 +52,7 @@ class Block(IntEnum):
     LOST = 6
     FILE = 7
     SYNCED = 8
+    DEATH = 9
 
 
 HOST_BYTES, TEXT_BYTES = 44, 120
@@ -61,7 +64,7 @@ RECORD = np.dtype(
         ("attempt", "<u4"),  # 1 for the first
         ("first", "<i8"),
         ("count", "<i8"),
-        ("payload", "<i4"),  # number of the rank's payload file; -1: the shared file
+        ("payload", "<i4"),  # the rank's payload file; -1: the shared one; the rank that is lost
         ("digest", "<i4"),  # what `checksum` is, see `new_digest`
         ("offset", "<i8"),  # first row inside the payload; of failures what like ones share
         ("n_bytes", "<i8"),  # of the results; of the text that follows a failure
@@ -269,6 +272,26 @@ def pack_synced(start_s: float, written_s: float) -> bytes:
         How long since then the rank was busy with results, in seconds.
     """
     return pack_record(range(1), Block.SYNCED, start_s=start_s, busy_s=written_s)
+
+
+def pack_death(rank: int, host: str) -> bytes:
+    """Return the block that says that another rank, on `host`, is lost, as is seen now."""
+    return pack_record(range(1), Block.DEATH, payload=rank, start_s=time.time(), host=host)
+
+
+def append_at_once(path: str, block: bytes) -> None:
+    """Append a block to a journal which others may be writing, or make it. Independent.
+
+    Raises
+    ------
+    OSError
+        The medium refused it.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    try:
+        os.write(descriptor, block)  # one write lies behind or before those of others
+    finally:
+        os.close(descriptor)
 
 
 class FileKey(NamedTuple):

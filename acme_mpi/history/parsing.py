@@ -417,8 +417,8 @@ def faults_of_records(blocks: Any, n_tasks: int | None) -> dict[int, str]:
 
 
 # As `journal.Block` numbers them: all but texts, and those that speak of one task.
-_KINDS = (1, 2, 3, 4, 6, 7, 8)
-_OF_ONE_TASK = (3, 4, 7, 8)
+_KINDS = (1, 2, 3, 4, 6, 7, 8, 9)
+_OF_ONE_TASK = (3, 4, 7, 8, 9)
 _ANY_INDEX = 2**61
 
 # The log of changes that have still to be made to a file.

@@ -94,6 +94,26 @@ class Straggler:
 
 
 @dataclass(frozen=True)
+class LostRank:
+    """A rank of the last run that has died, or was silent for too long.
+
+    Attributes
+    ----------
+    rank, host : int, str
+        Which one, and where.
+    lost_s : float
+        Unix time when another rank has seen it.
+    heard_s : float or None
+        Unix time of the last thing that it has recorded; None if there is none.
+    """
+
+    rank: int
+    host: str
+    lost_s: float
+    heard_s: float | None
+
+
+@dataclass(frozen=True)
 class Status:
     """The state of a run; plain values, which are also the keys of the JSON form.
 
@@ -138,6 +158,8 @@ class Status:
         At most five, the slowest first.
     stragglers : list of Straggler
         What has been running for long and still is, the longest first.
+    lost : list of LostRank
+        As far as other ranks have seen it before they were ended.
     n_groups : int
         How many kinds of failures there are.
     failures : list of FailureGroup
@@ -171,6 +193,7 @@ class Status:
     peak: Peak | None
     slowest: list[Duration]
     stragglers: list[Straggler]
+    lost: list[LostRank]
     n_groups: int
     failures: list[FailureGroup]
     command: str
@@ -228,6 +251,7 @@ def status_of(told: Told, folder: str, now_s: float) -> Status:
         peak=_peak(blocks),
         slowest=slowest_of(told),
         stragglers=_stragglers(told, is_done, median_s, now_s) if told.is_running else [],
+        lost=_lost(told),
         n_groups=groups.n_groups,
         failures=groups.largest,
         command=_resume_command(description.command, n_open, n_failed, reached_end),
@@ -320,6 +344,22 @@ def slowest_of(told: Told, n: int = N_SLOWEST) -> list[Duration]:
         )
         for block in slowest
     ]
+
+
+def _lost(told: Told) -> list[LostRank]:
+    last = told.blocks[told.is_last & (told.blocks["kind"] == Block.DEATH)]
+    last = last[last["payload"] >= 0]  # as few as ranks that watch each other
+    ranks, first = np.unique(last["payload"], return_index=True)
+    return [
+        LostRank(rank, _host(last[at]), float(last["start_s"][at]), _heard_s(told, rank))
+        for rank, at in zip(ranks.tolist(), first.tolist(), strict=True)
+    ]
+
+
+def _heard_s(told: Told, rank: int) -> float | None:
+    blocks = told.blocks
+    own = blocks[told.is_last & (blocks["rank"] == rank) & (blocks["start_s"] > 0)]
+    return float((own["start_s"] + own["busy_s"]).max()) if len(own) else None
 
 
 def _call(told: Told, block: np.void) -> str:

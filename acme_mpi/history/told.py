@@ -44,6 +44,7 @@ TOLD = (
     "attempt",
     "first",
     "count",
+    "payload",
     "offset",
     "start_s",
     "busy_s",

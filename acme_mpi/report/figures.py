@@ -117,7 +117,7 @@ class Figures:
     late : list of Straggler
         Running now, for longer than five times the median.
     silent : list of Rank
-        That have recorded nothing for long while others have.
+        That have recorded nothing for long while others have, and are not known to be lost.
     cost : Cost
         Of this run.
     """
@@ -284,9 +284,9 @@ def _silent(ranks: list[Rank], status: Status, span_s: float) -> list[Rank]:
     if not status.n_open:
         return []
     longest_s = max((each.busy_s for each in status.slowest), default=0.0)
-    at_work = {each.rank for each in status.stragglers}
+    named = {each.rank for each in status.stragglers} | {each.rank for each in status.lost}
     latest_s = span_s - max(SILENT_S, LATE_MEDIANS * longest_s)
-    return [each for each in ranks if each.last_s < latest_s and each.number not in at_work]
+    return [each for each in ranks if each.last_s < latest_s and each.number not in named]
 
 
 def _cost(calls: Calls, timeline: Timeline, busy_s: Floats, n_ranks: int, span_s: float) -> Cost:

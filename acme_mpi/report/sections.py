@@ -6,13 +6,14 @@ import time
 from collections.abc import Iterable, Sequence
 
 from acme_mpi.history.groups import FailureGroup
-from acme_mpi.history.status import RUNNING, Duration, Status, Straggler
+from acme_mpi.history.status import RUNNING, Duration, LostRank, Status, Straggler
 from acme_mpi.linux.memory import size_text
 from acme_mpi.report.charts import Layer, histogram, memory_bars, over_time, raster, shares
 from acme_mpi.report.figures import Figures, Rank
 from acme_mpi.report.markup import escaped, tag
 from acme_mpi.report.words import (
     duration_text,
+    lost_text,
     number_text,
     rate_text,
     tasks_text,
@@ -34,6 +35,7 @@ def body_of(figures: Figures) -> str:
         _failures(figures.status),
         _memory(figures),
         _late(figures.late),
+        _lost(figures.status.lost),
         _silent(figures.silent),
         _cost(figures),
     )
@@ -219,6 +221,14 @@ def _late(late: Sequence[Straggler]) -> str:
     return _section("Running for long", _table(("task", "until now", "", "where"), rows))
 
 
+def _lost(lost: Sequence[LostRank]) -> str:
+    if not lost:
+        return ""
+    note = _note("They have died, or were silent for too long; all others were ended for it.")
+    lines = "".join(tag("li", escaped(lost_text(each))) for each in lost[:MOST_LISTED])
+    return _section("Ranks that are lost", note, tag("ul", lines))
+
+
 def _silent(silent: Sequence[Rank]) -> str:
     if not silent:
         return ""
@@ -228,7 +238,7 @@ def _silent(silent: Sequence[Rank]) -> str:
     ]
     n_more = len(silent) - len(rows)
     more = _note(f"... and {n_more} more") if n_more else ""
-    note = _note("They have recorded nothing for long while others have: idle, or lost.")
+    note = _note("They have recorded nothing for long while others have: idle, or stuck.")
     heads = ("rank", "last told of anything after")
     return _section("Ranks that are silent", note, _table(heads, rows), more)
 

@@ -14,7 +14,7 @@ from acme_mpi.linux.memory import size_text
 from acme_mpi.report.figures import Figures
 from acme_mpi.report.looking import View, Watch
 from acme_mpi.report.timeline import Floats
-from acme_mpi.report.words import duration_text, number_text, rate_text, where_text
+from acme_mpi.report.words import duration_text, lost_text, number_text, rate_text, where_text
 from acme_mpi.visible import visible
 
 if TYPE_CHECKING:
@@ -161,6 +161,8 @@ def _troubles(figures: Figures) -> Iterable[str]:
     for each in figures.late[:N_LISTED]:
         where = where_text(each.host, each.rank)
         yield f"task {each.index} has been running for {duration_text(each.running_s)} ({where})"
+    for gone in figures.status.lost[:N_LISTED]:
+        yield f"lost: {lost_text(gone)}"
     for rank in figures.silent[:N_LISTED]:
         where = where_text(rank.host, rank.number)
         yield f"{where} has recorded nothing since {duration_text(rank.last_s)} after the start"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
+from acme_mpi.history.status import LostRank
+
 
 def tasks_text(first: int, stop: int) -> str:
     """Return a half-open range of tasks: ``task 3``, ``tasks 3-7``."""
@@ -11,6 +15,16 @@ def tasks_text(first: int, stop: int) -> str:
 def where_text(host: str, rank: int) -> str:
     """Return where something was: ``node05, rank 3``."""
     return f"{host}, rank {rank}" if host else f"rank {rank}"
+
+
+def lost_text(each: LostRank) -> str:
+    """Return which rank is lost, and when it was last heard."""
+    heard = "never heard" if each.heard_s is None else f"last heard at {_clock(each.heard_s)}"
+    return f"{where_text(each.host, each.rank)}: {heard}, found lost at {_clock(each.lost_s)}"
+
+
+def _clock(unix_s: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_s))
 
 
 def number_text(value: float) -> str:

@@ -114,6 +114,9 @@ class Store(ABC):
     def note_long(self, index: int, start_s: float) -> None:  # noqa: B027
         """Record that a task has been running since `start_s`, a Unix time. Independent."""
 
+    def note_death(self, rank: int, host: str) -> None:  # noqa: B027
+        """Record at once that a rank is lost, as all will be ended. Independent; never raises."""
+
     def place(
         self, index: int, k: int, shape: tuple[int, ...], dtype: str
     ) -> tuple[str, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from abc import abstractmethod
@@ -15,6 +16,8 @@ from acme_mpi.history.journal import (
     AS_PICKLES,
     Block,
     FileKey,
+    append_at_once,
+    pack_death,
     pack_failure,
     pack_record,
     pack_slow,
@@ -198,6 +201,11 @@ class RecordedStore(Store):
         busy_s = time.time() - start_s
         host = self.world.host
         self._append([pack_record(tasks, Block.LONG, start_s=start_s, busy_s=busy_s, host=host)])
+
+    def note_death(self, rank: int, host: str) -> None:
+        """Record at once that a rank is lost: there will be no time for the committer."""
+        with contextlib.suppress(OSError):
+            append_at_once(self.layout.journal(self.world.rank), pack_death(rank, host))
 
     def note_lost(self, lost: Sequence[range]) -> None:
         """Record that results which earlier runs have recorded are not there any more."""

@@ -121,10 +121,11 @@ def test_for_how_long_a_rank_is_stopped_is_what_was_seen_of_it(rank, monkeypatch
 
 
 STOPPED = """
-import os, signal
+import os, signal, sys
 from acme_mpi.comm import make_world, mpi
 mpi.SILENT_S, mpi.LOST_S = 0.5, 1.5
 world = make_world()
+world.on_death = lambda rank, host: print("told of", rank, file=sys.stderr, flush=True)
 if world.rank == 0:
     os.kill(os.getpid(), signal.SIGSTOP)
 world.barrier()
@@ -138,6 +139,7 @@ def test_the_job_ends_if_rank_0_is_stopped_for_long(mpiexec):
     assert "rank 0 (process" in ran.stderr
     assert "`kill -CONT" in ran.stderr
     assert "; the job ends" in ran.stderr
+    assert "told of 0" in ran.stderr
 
 
 def test_another_program_at_the_port_is_not_taken_for_a_rank(own_door):

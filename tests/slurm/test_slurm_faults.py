@@ -32,6 +32,7 @@ from sandbox import SANDBOX, Slurm, running_slurm
 from watching import pidfd_of
 
 from acme_mpi.history.records import read_history
+from acme_mpi.history.status import read_status
 
 pytestmark = [pytest.mark.once, pytest.mark.slurm, pytest.mark.slow]
 
@@ -357,6 +358,8 @@ class TestLostRanks:
 
         assert job.end(AT_ONCE_S) in (RANK_LOST, KILLED), job.said()
         assert "has died; the job ends" in job.said()
+        lost = read_status(str(folder / "out" / ".acme_mpi" / "f")).lost
+        assert [each.rank for each in lost] == [rank]
         assert_the_rest_is_done(
             folder,
             lambda: slurm.srun_acme("-n1", args=program()[2:], cwd=folder),

@@ -14,7 +14,8 @@ from journalling import START_S, Folder, done, failed, long, slow
 from acme_mpi.cli.status_text import status_text
 from acme_mpi.errors import InputError
 from acme_mpi.history.joblog import exit_codes, joblog_lines
-from acme_mpi.history.journal import Block, pack_record
+from acme_mpi.history.journal import Block, append_at_once, pack_death, pack_record
+from acme_mpi.history.layout import journal_name
 from acme_mpi.history.lease import LEASE, Lease
 from acme_mpi.history.status import Status, read_status, status_json
 from acme_mpi.history.told import runs_in
@@ -369,6 +370,39 @@ class TestStragglers:
             assert folder.status().stragglers == []
         finally:
             lease.release()
+
+
+class TestLost:
+    def test_a_rank_that_another_has_seen_die_is_named_with_host_and_times(self, folder):
+        folder.describe()
+        folder.write(done(0, 1, 0, 2), rank=0)
+        folder.write(done(1, 2, 3, 4), rank=1)
+        death = pack_death(1, "node2")
+        folder.write(death, death, rank=2)
+        folder.write(pack_death(5, "node3"), rank=4)
+
+        status = folder.status()
+
+        assert [(each.rank, each.host) for each in status.lost] == [(1, "node2"), (5, "node3")]
+        assert [each.heard_s for each in status.lost] == [START_S + 7, None]
+        assert status.damages == []
+        assert "node2, rank 1: last heard at " in status_text(status)
+        assert "node3, rank 5: never heard, found lost at " in status_text(status)
+
+    def test_a_later_run_has_lost_none(self, folder):
+        folder.describe()
+        folder.write(pack_death(1, "node2"), rank=2)
+        folder.describe(run=1)
+
+        assert folder.status().lost == []
+
+    def test_it_is_recorded_beside_what_the_rank_writes_itself(self, folder):
+        path = folder.path / journal_name(0, 2)
+        append_at_once(str(path), pack_death(1, "node2"))
+        append_at_once(str(path), pack_death(3, "node2"))
+
+        folder.describe()
+        assert [each.rank for each in folder.status().lost] == [1, 3]
 
 
 class TestFailures:

@@ -18,7 +18,7 @@ from acme_mpi.cli.options import check_options, make_parser
 from acme_mpi.engine import run as engine
 from acme_mpi.engine.new_run import batch_job
 from acme_mpi.history.folders import remove_results
-from acme_mpi.history.journal import Block
+from acme_mpi.history.journal import Block, pack_death
 from acme_mpi.history.layout import Layout
 from acme_mpi.history.lease import Lease
 from acme_mpi.history.status import read_status
@@ -187,6 +187,20 @@ def test_ranks_that_have_long_recorded_nothing_are_named(running):
 
     assert [each.number for each in figures(running, 100).silent] == [0]
     assert [each.number for each in figures(running, 150).silent] == [0]
+
+
+def test_a_rank_that_is_lost_is_named_so_and_not_silent(running):
+    running.describe(n_tasks=100, n_ranks=3)
+    running.write(done(0, 10, 0, 2), rank=0)
+    running.write(done(60, 70, 0, 2), rank=2)
+    running.write(
+        *[done(10 + k, 11 + k, 2 * k, 2) for k in range(50)], pack_death(0, "node<1>"), rank=1
+    )
+
+    assert [each.number for each in figures(running, 100).silent] == [2]
+    text = page(running, 100)
+    assert "node&lt;1&gt;, rank 0: last heard at " in text
+    assert text.count("node1, rank 2") == 1
 
 
 def test_a_rank_is_not_silent_before_a_minute_has_passed(running):

@@ -209,6 +209,10 @@ class TestSilence:
     @pytest.fixture
     def master(self, clock, aborted) -> Master:
         class Lonely(SerialWorld):
+            def __init__(self):
+                super().__init__()
+                self.hosts = ["node0", "node1", "node2"]
+
             def abort(self, exit_code):
                 aborted.append(exit_code)
 
@@ -236,6 +240,8 @@ class TestSilence:
         assert "[0, 2]" in warnings[0]
 
     def test_a_rank_lost_for_good_ends_the_job(self, master, clock, aborted):
+        lost = set()
+        master._world.on_death = lambda *who: lost.add(who)
         for _ in range(int(master_module.LOST_S) + 10):
             clock.now_s += 1
             for worker in (0, 1):
@@ -243,6 +249,7 @@ class TestSilence:
 
         assert aborted
         assert set(aborted) == {69}
+        assert lost == {(2, "node2")}
 
     def test_ranks_that_report_are_never_named(self, master, clock, caplog, aborted):
         for _ in range(2000):
