@@ -163,3 +163,36 @@ def test_the_version_is_the_newest_of_the_changes():
     said = [path for path in others if f'"{acme_mpi.__version__}"' in path.read_text()]
     assert said == [ROOT / "acme_mpi" / "__init__.py"]
     assert re.findall(r"^## ([\d.]+)", PAGES["CHANGES.md"], re.M)[0] == acme_mpi.__version__
+
+
+# Whatever leads out of these pages leads to one of these places. Nobody asks the network here, so
+# this is what finds a slip of the pen.
+PLACES = {
+    "github.com": r"/[\w.-]+/[\w.-]+(/issues/\d+)?",
+    "jobqueue.dask.org": r"/en/latest/\w+\.html",
+    "nipy.org": r"/nitime/",
+    "pywavelets.readthedocs.io": "",
+}
+SOURCES = [
+    *(ROOT / name for name in ("README.md", "CHANGES.md", "CITATION.cff", "pyproject.toml")),
+    *(ROOT / "docs").glob("*.[mr][ds]*"),
+    *(ROOT / "acme_mpi").rglob("*.py"),
+]
+
+
+def test_links_to_the_world_have_no_slips():
+    links = {
+        link
+        for path in SOURCES
+        for link in re.findall(r"\bhttps?://[^\s\"'`<>)\]{}]*", path.read_text())
+        if not re.match(r"https?://(localhost|127\.0\.0\.1)?([:/]|$)", link)
+    }
+    wrong = [
+        link
+        for link in links
+        if not (parts := re.fullmatch(r"https://([^/]+)(.*)", link))
+        or not re.fullmatch(PLACES.get(parts[1], "nowhere"), parts[2])
+    ]
+
+    assert wrong == []
+    assert len({link.rstrip("/").lower() for link in links}) == len(links)
