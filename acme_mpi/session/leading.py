@@ -42,6 +42,7 @@ class Followed:
 
     def __init__(self, world: World, client: Channel) -> None:
         self._world, self._client = world, client
+        self._pid = os.getpid()
         self._leader: Leader | None = None
         self._changed = threading.Condition()
         self._ears, self._mouth = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -65,6 +66,8 @@ class Followed:
 
     def end_pool(self, number: int) -> None:
         """Let the other ranks go on; if no other pool is open, wait until they do. Independent."""
+        if self._pid != os.getpid():
+            return  # a forked child has neither the ranks nor the thread
         with self._changed:
             self._ended.add(number)
             self._have_thread_look()
@@ -135,7 +138,7 @@ class Followed:
         """End all pools and this rank's runner, at the end of the script."""
         for number in range(1, self._n_begun + 1):
             self.end_pool(number)
-        if self._leader is not None:
+        if self._leader is not None and self._pid == os.getpid():
             self._leader.end()
 
 

@@ -100,3 +100,52 @@ def test_what_comes_after_a_pool_may_be_collective(mpiexec, tmp_path, between):
 
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.split() == ["done"] * 2
+
+
+FORKING = """
+import os
+
+import acme_mpi
+
+with acme_mpi.Pool() as pool:
+    if pool.is_master():
+        if os.fork() == 0:
+            pool.terminate()
+            os._exit(3)
+        print(os.waitstatus_to_exitcode(os.wait()[1]), pool.map(abs, [-1]))
+"""
+
+
+def test_a_forked_child_leaves_its_parents_pool_alone(mpiexec, tmp_path):
+    (tmp_path / "script.py").write_text(FORKING)
+
+    ran = mpiexec(2, "script.py", cwd=tmp_path, timeout_s=60)
+
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split("\n") == ["3 [1]", ""]
+
+
+JOBLIB = """
+import acme_mpi
+import joblib
+from acme_mpi.comm import make_world
+
+acme_mpi.register_joblib()
+called = [joblib.delayed(abs)(x) for x in [-1, 2]]
+try:
+    with joblib.parallel_config("acme_mpi"):
+        print(joblib.Parallel()(called))
+except acme_mpi.InputError as error:
+    assert make_world().rank == 1 and "mpiexec -n 4 python -m acme_mpi script.py" in str(error)
+print(list(acme_mpi.map(abs, [-3], write_worker_results=False)))
+"""
+
+
+def test_rank_0_alone_uses_joblibs_backend(mpiexec, tmp_path):
+    pytest.importorskip("joblib")
+    (tmp_path / "script.py").write_text(JOBLIB)
+
+    ran = mpiexec(2, "script.py", cwd=tmp_path, timeout_s=60)
+
+    assert ran.returncode == 0, ran.stderr
+    assert sorted(ran.stdout.splitlines()) == ["[1, 2]", "[3]", "[3]"]
