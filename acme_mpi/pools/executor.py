@@ -185,6 +185,12 @@ class Executor(concurrent.futures.Executor):
         if wait:
             self._lane.join()
 
+    def _leave(self) -> None:
+        """Cancel what was not sent, wait for nothing that runs, and let go of other ranks."""
+        self.shutdown(wait=False, cancel_futures=True)
+        if self._lane is not None:
+            self._lane.let_go()
+
     def __del__(self) -> None:
         if getattr(self, "_lane", None) is not None and self._pid == os.getpid():
             self.shutdown(wait=False)

@@ -17,7 +17,7 @@ from joblib.parallel import (
 from acme_mpi.errors import InputError
 from acme_mpi.pools.executor import Executor
 from acme_mpi.pools.future import TaskFuture
-from acme_mpi.pools.setup import served
+from acme_mpi.pools.joblib import NAME
 from acme_mpi.session import current
 
 
@@ -51,7 +51,11 @@ class RanksBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
             n_jobs = self.default_n_jobs
         stream = current().with_ranks(n_jobs if n_jobs > 0 else None).stream()
         if stream is None:
-            raise served("backend")
+            raise InputError(
+                f"rank 0 alone uses joblib's backend {NAME!r}; this rank has served it, and it is "
+                "closed now\n  Let rank 0 alone run the script: "
+                "mpiexec -n 4 python -m acme_mpi script.py"
+            )
         return min(n_jobs, stream.size) if n_jobs > 0 else max(stream.size + 1 + n_jobs, 1)
 
     def configure(self, n_jobs: int = 1, parallel: Any = None, **kwargs: Any) -> int:
@@ -99,7 +103,7 @@ class RanksBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
         """End the calls of a `Parallel`: its ranks are given back."""
         executor, self._executor = self._executor, None
         if executor is not None:
-            executor.shutdown(wait=False, cancel_futures=True)
+            executor._leave()
         self.reset_batch_stats()
 
     def get_nested_backend(self) -> tuple[Any, int | None]:

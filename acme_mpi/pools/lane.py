@@ -242,9 +242,9 @@ class Lane:
         self.callbacks.drain()
 
     def let_go(self) -> None:
-        """Wait, after `terminate`, until ranks that serve nothing else than this have gone on.
+        """Wait for the end if other ranks do, who serve this and go on then.
 
-        What they and this one do next may be Collective.
+        What they and this one do next may be Collective. All that is out was ended.
         """
         if self.stream.is_followed and self._pid == os.getpid():
             wait_in_turns(self._ended.wait)
