@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-NAME = "acme_mpi"
-
 
 def register_joblib() -> None:
     """Let joblib know the backend ``"acme_mpi"``, which calls on the ranks of the job. Independent.
@@ -35,6 +33,6 @@ def register_joblib() -> None:
             "\n  Install it: pip install joblib",
             name="joblib",
         ) from error
-    from acme_mpi.pools.joblib_backend import RanksBackend
+    from acme_mpi.pools.joblib_backend import NAME, RanksBackend
 
     register_parallel_backend(NAME, RanksBackend)

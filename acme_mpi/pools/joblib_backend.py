@@ -17,8 +17,9 @@ from joblib.parallel import (
 from acme_mpi.errors import InputError
 from acme_mpi.pools.executor import Executor
 from acme_mpi.pools.future import TaskFuture
-from acme_mpi.pools.joblib import NAME
 from acme_mpi.session import current
+
+NAME = "acme_mpi"
 
 
 class RanksBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
