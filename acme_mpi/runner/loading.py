@@ -13,7 +13,7 @@ import os
 import random
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -161,14 +161,14 @@ def _load_command(command: Command) -> tuple[Callable[..., Any], TaskSet]:
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     if command.arguments is not None:
-        dtypes = dict(map(_column_type, command.dtype))
+        dtypes = _by_name("--dtype", map(_column_type, command.dtype))
         if command.arguments == STANDARD_INPUT:
             args, kwargs = load_from_standard_input(command.table, dtypes)
         else:
             args, kwargs = load_arguments(command.arguments, command.allow_pickle, dtypes)
     elif command.dtype:
         raise InputError("--dtype is for the columns of a table, and ARGS is missing")
-    kwargs.update(_settings(command.settings))
+    kwargs.update(_by_name("--set", map(parse_setting, command.settings)))
     for text in map(as_utf8, command.split):
         name, colon, given = text.partition(":")
         axis = whole_number(given) if colon else 0
@@ -182,11 +182,11 @@ def _load_command(command: Command) -> tuple[Callable[..., Any], TaskSet]:
     return func, distribute(func, args, kwargs, command.n_inputs, seed=command.seed)
 
 
-def _settings(texts: list[str]) -> dict[str, Any]:
+def _by_name(option: str, pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name, value in map(parse_setting, texts):
+    for name, value in pairs:
         if name in found:
-            raise InputError(f"--set {name} is given twice; a list of values is --set {name}=[1,2]")
+            raise InputError(f"{option} {name} is given twice: {found[name]!r} and {value!r}")
         found[name] = value
     return found
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from acme_mpi.comm import World
+from acme_mpi.comm.background import start_thread
 from acme_mpi.errors import StoreError
 from acme_mpi.history.groups import likeness
 from acme_mpi.history.journal import (
@@ -30,6 +32,8 @@ from acme_mpi.results.spec import RowSpec
 from acme_mpi.runner.base import Outcome
 from acme_mpi.storage.base import Store, Stored, on_master
 from acme_mpi.storage.committer import Committer
+
+DEATH_S = 2.0  # within which a death is noted
 
 
 class RecordedStore(Store):
@@ -203,9 +207,19 @@ class RecordedStore(Store):
         self._append([pack_record(tasks, Block.LONG, start_s=start_s, busy_s=busy_s, host=host)])
 
     def note_death(self, rank: int, host: str) -> None:
-        """Record at once that a rank is lost: there will be no time for the committer."""
-        with contextlib.suppress(OSError):
-            append_at_once(self.layout.journal(self.world.rank), pack_death(rank, host))
+        """Record at once that a rank is lost: there will be no time for the committer.
+
+        A medium that does not answer keeps no rank from ending the job.
+        """
+        is_noted = threading.Event()
+
+        def append() -> None:
+            with contextlib.suppress(OSError):
+                append_at_once(self.layout.journal(self.world.rank), pack_death(rank, host))
+            is_noted.set()
+
+        start_thread("death", append)
+        is_noted.wait(DEATH_S)
 
     def note_lost(self, lost: Sequence[range]) -> None:
         """Record that results which earlier runs have recorded are not there any more."""

@@ -604,7 +604,7 @@ BEFORE_MPI: dict[str, tuple[list[str], str]] = {
     "setting without =": (["mymod:f", "args.npz", "--set", "y", "--plan"], "NAME=VALUE"),
     "setting twice": (
         ["mymod:f", "--set", "y=1", "--set", "y=2", "--plan"],
-        "--set y is given twice",
+        "--set y is given twice: 1 and 2",
     ),
     "two colons": (["mymod::f", "args.npz", "--plan"], "'mymod::f' has to be module:function"),
     "setting unknown": (["mymod:f", "args.npz", "--set", "w=1", "--plan"], "'w'"),

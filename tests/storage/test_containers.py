@@ -34,6 +34,7 @@ from acme_mpi.engine.call import Options, Output, Work
 from acme_mpi.errors import InputError
 from acme_mpi.history.beginning import NewRun, begin
 from acme_mpi.history.description import Description
+from acme_mpi.history.journal import RECORD, Block
 from acme_mpi.history.records import read_history
 from acme_mpi.session.values import values_of
 from acme_mpi.storage import (
@@ -44,6 +45,7 @@ from acme_mpi.storage import (
     make_store,
     packed_rows,
     payload_file,
+    recorded,
 )
 from acme_mpi.storage.faults import faults
 
@@ -443,3 +445,17 @@ class TestManyFiles:
         store.close()
 
         assert content_of(store.commit().container) == expected_content(case)
+
+
+def test_a_death_is_noted_though_the_medium_does_not_answer(tmp_path, monkeypatch):
+    monkeypatch.setattr(recorded, "DEATH_S", 0.01)
+    store = make_store("rank", SerialWorld(), Layout(str(tmp_path), "f"), None, 1)
+    journal = Path(store.layout.journal(0))
+    journal.parent.mkdir(parents=True)
+    os.mkfifo(journal)  # whoever opens it waits for a reader
+
+    store.note_death(3, "node2")
+
+    with open(journal, "rb") as file:
+        (block,) = np.frombuffer(file.read(), RECORD)
+    assert (block["kind"], block["payload"], block["host"]) == (Block.DEATH, 3, b"node2")
