@@ -120,7 +120,7 @@ class Caller:
         if not setup.is_begun:
             setup.begin()
             if setup.error is not None:
-                body = pickle.dumps(describe_error(setup.error))
+                body = pickle.dumps(describe_error(setup.error, "the initializer"))
                 self._answers.append(Broken(given.setup, body))
         if setup.error is not None:
             raise setup.error
@@ -322,14 +322,14 @@ def _alone(value: Any) -> Any:
         return NoValue(b"", "result", text_of(error, repr), text_of(value, repr), "")
 
 
-def describe_error(error: BaseException) -> NoValue:
+def describe_error(error: BaseException, who: str = "the task") -> NoValue:
     """Return what stands for the value of a call that has raised; never raises."""
     text = traceback_text(error)
     if isinstance(error, SystemExit):
-        message = f"the task called sys.exit({text_of(error.code, repr)})"
+        message = f"{who} called sys.exit({text_of(error.code, repr)})"
         return NoValue(b"", "exit", message, "", text)
     if not isinstance(error, Exception):
-        return NoValue(b"", "exit", f"the task raised {text_of(error, repr)}", "", text)
+        return NoValue(b"", "exit", f"{who} raised {text_of(error, repr)}", "", text)
     data, reason = _pickled_error(error)
     return NoValue(data, "raised", reason, text_of(error, repr), text)
 

@@ -471,6 +471,14 @@ def test_an_initializer_that_raises_is_told_once(bench):
     assert all(isinstance(each, NoValue) for each in bench.ends(given))
 
 
+def test_an_initializer_that_quits_is_said_to_have(bench):
+    bench.give(bench.begin(initializer=lambda: sys.exit(4)), double, [1])
+    bench.finish()
+
+    (broken,) = bench.broken
+    assert pickle.loads(broken.body).message == "the initializer called sys.exit(4)"
+
+
 def test_a_process_that_leaves_takes_its_children_along(bench):
     def start(x: int) -> int:
         pid = os.fork()
