@@ -113,7 +113,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._say(404, "there is nothing by this name")
 
     def _asked(self) -> tuple[str, dict[str, list[str]]]:
-        parts = urlsplit(self.path)
+        try:
+            parts = urlsplit(self.path)
+        except ValueError:  # "http://[x/"
+            return "", {}
         return parts.path, parse_qs(parts.query)
 
     def _tokens(self, cookie: str) -> Iterator[str]:

@@ -150,7 +150,7 @@ class TestServer:
 
         assert answer.status == 200
 
-    @pytest.mark.parametrize("path", ["/", "/main", "/nowhere"])
+    @pytest.mark.parametrize("path", ["/", "/main", "/nowhere", "HTTP://[x/"])
     @pytest.mark.parametrize("token", ["", "?token=", "?token=wrong", "?token=%C3%A4", "?after=1"])
     def test_nobody_else_gets_anything(self, folder, tmp_path, path, token):
         with served(Watch(str(tmp_path))) as serving:
