@@ -85,6 +85,12 @@ class History(NamedTuple):
         """Return which tasks have durable results, (n_tasks,) ndarray of bool."""
         return _covered(self.done, n_tasks)
 
+    def n_done(self, n_tasks: int) -> int:
+        """Return how many of the tasks have durable results; of tasks there may be 1e12."""
+        first = self.done["first"]
+        stops = np.minimum(first + self.done["count"], n_tasks)
+        return int((stops - np.minimum(first, n_tasks)).sum())
+
 
 class Table:
     """Some columns of blocks, and the run and rank of each.

@@ -15,14 +15,15 @@ import numpy as np
 
 from acme_mpi.history.description import how_to_resume
 from acme_mpi.history.groups import FailureGroup, groups_of
-from acme_mpi.history.journal import Block, Mask, texts_in
+from acme_mpi.history.journal import Block, texts_in
 from acme_mpi.history.parsing import Damaged
-from acme_mpi.history.records import Records
+from acme_mpi.history.records import Records, speak_of
 from acme_mpi.history.told import Told, is_end, is_given_up, read_told
 
 RUNNING, FINISHED, STOPPED = "running", "finished", "stopped"
 N_SLOWEST = 5
 N_DAMAGES = 4
+N_LOST = 20
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,8 @@ class Status:
     stragglers : list of Straggler
         What has been running for long and still is, the longest first.
     lost : list of LostRank
-        As far as other ranks have seen it before they were ended.
+        At most 20, as far as other ranks have seen it before they were ended. For the first one
+        the job has ended; others may have been ended with it.
     n_groups : int
         How many kinds of failures there are.
     failures : list of FailureGroup
@@ -221,9 +223,8 @@ def read_status(folder: str, now_s: float | None = None) -> Status:
 def status_of(told: Told, folder: str, now_s: float) -> Status:
     """Return what is known of the progress of a run whose folder has been read."""
     description, history, blocks = told.description, told.history, told.blocks
-    is_done = history.is_done(description.n_tasks)
     groups = groups_of(told)
-    n_done, n_failed = int(is_done.sum()), groups.n_failed
+    n_done, n_failed = history.n_done(description.n_tasks), groups.n_failed
     n_open = description.n_tasks - n_done - n_failed
     speed = _speed(told, now_s)
     median_s = _median_s(blocks)
@@ -250,7 +251,7 @@ def status_of(told: Told, folder: str, now_s: float) -> Status:
         results_bytes=int(history.done["n_bytes"].clip(0).sum()),
         peak=_peak(blocks),
         slowest=slowest_of(told),
-        stragglers=_stragglers(told, is_done, median_s, now_s) if told.is_running else [],
+        stragglers=_stragglers(told, median_s, now_s) if told.is_running else [],
         lost=_lost(told),
         n_groups=groups.n_groups,
         failures=groups.largest,
@@ -348,11 +349,16 @@ def slowest_of(told: Told, n: int = N_SLOWEST) -> list[Duration]:
 
 def _lost(told: Told) -> list[LostRank]:
     last = told.blocks[told.is_last & (told.blocks["kind"] == Block.DEATH)]
-    last = last[last["payload"] >= 0]  # as few as ranks that watch each other
-    ranks, first = np.unique(last["payload"], return_index=True)
+    last = last[np.argsort(last["start_s"], kind="stable")]
+    _, first = np.unique(last["payload"], return_index=True)
     return [
-        LostRank(rank, _host(last[at]), float(last["start_s"][at]), _heard_s(told, rank))
-        for rank, at in zip(ranks.tolist(), first.tolist(), strict=True)
+        LostRank(
+            rank := int(block["payload"]),
+            _host(block),
+            float(block["start_s"]),
+            _heard_s(told, rank),
+        )
+        for block in last[np.sort(first)[:N_LOST]]
     ]
 
 
@@ -369,7 +375,7 @@ def _call(told: Told, block: np.void) -> str:
     return next((text for _, text in texts_in(piece.blocks, Block.SLOW)), "")
 
 
-def _stragglers(told: Told, is_done: Mask, median_s: float | None, now_s: float) -> list[Straggler]:
+def _stragglers(told: Told, median_s: float | None, now_s: float) -> list[Straggler]:
     if not (told.is_last & (told.blocks["kind"] == Block.LONG)).any():
         return []
     last = told.blocks[told.is_last]
@@ -377,12 +383,15 @@ def _stragglers(told: Told, is_done: Mask, median_s: float | None, now_s: float)
     found: dict[int, np.void] = {}
     for block in _running(last):
         index = int(block["first"])
-        # Another rank may have called it after the one that noted it has retired.
-        if index in given_up or (index < len(is_done) and is_done[index]):
-            continue
         if index not in found or found[index]["start_s"] < block["start_s"]:
             found[index] = block
-    stragglers = [_straggler(block, median_s, now_s) for block in found.values()]
+    # Another rank may have called one after the one that noted it has retired.
+    is_done = speak_of(told.history.done, np.array([*found], np.int64))
+    stragglers = [
+        _straggler(block, median_s, now_s)
+        for (index, block), has_result in zip(found.items(), is_done.tolist(), strict=True)
+        if index not in given_up and not has_result
+    ]
     return sorted(stragglers, key=lambda each: -each.running_s)
 
 

@@ -224,7 +224,9 @@ def _late(late: Sequence[Straggler]) -> str:
 def _lost(lost: Sequence[LostRank]) -> str:
     if not lost:
         return ""
-    note = _note("They have died, or were silent for too long; all others were ended for it.")
+    note = _note(
+        "The first one has died, or was silent for too long; all others were ended for it."
+    )
     lines = "".join(tag("li", escaped(lost_text(each))) for each in lost[:MOST_LISTED])
     return _section("Ranks that are lost", note, tag("ul", lines))
 

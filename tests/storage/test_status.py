@@ -13,6 +13,7 @@ from journalling import START_S, Folder, done, failed, long, slow
 
 from acme_mpi.cli.status_text import status_text
 from acme_mpi.errors import InputError
+from acme_mpi.history import journal
 from acme_mpi.history.joblog import exit_codes, joblog_lines
 from acme_mpi.history.journal import Block, append_at_once, pack_death, pack_record
 from acme_mpi.history.layout import journal_name
@@ -372,6 +373,16 @@ class TestStragglers:
             lease.release()
 
 
+def test_a_run_may_have_any_number_of_tasks(folder):
+    n_tasks = 2**40
+    folder.describe(n_tasks=n_tasks)
+    folder.write(done(0, 5), done(n_tasks - 2, n_tasks), failed(7))
+
+    status = folder.status()
+
+    assert (status.n_done, status.n_failed, status.n_open) == (7, 1, n_tasks - 8)
+
+
 class TestLost:
     def test_a_rank_that_another_has_seen_die_is_named_with_host_and_times(self, folder):
         folder.describe()
@@ -388,6 +399,16 @@ class TestLost:
         assert status.damages == []
         assert "node2, rank 1: last heard at " in status_text(status)
         assert "node3, rank 5: never heard, found lost at " in status_text(status)
+
+    def test_the_first_one_for_which_all_were_ended_is_the_first(self, folder, monkeypatch):
+        folder.describe()
+        monkeypatch.setattr(journal.time, "time", iter([START_S + 2, START_S + 1]).__next__)
+        deaths = pack_death(0, "node1"), pack_death(1, "node1")
+        monkeypatch.undo()
+        folder.write(deaths[0], rank=2)
+        folder.write(deaths[1], rank=0)
+
+        assert [each.rank for each in folder.status().lost] == [1, 0]
 
     def test_a_later_run_has_lost_none(self, folder):
         folder.describe()
