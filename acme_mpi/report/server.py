@@ -115,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _asked(self) -> tuple[str, dict[str, list[str]]]:
         try:
             parts = urlsplit(self.path)
-        except ValueError:  # "http://[x/"
+        except ValueError:  # a host that begins with "[", and has no end
             return "", {}
         return parts.path, parse_qs(parts.query)
 
