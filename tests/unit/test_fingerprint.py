@@ -351,7 +351,7 @@ print([digest(v) for v in (outer, outer(1), outer(2), a, a.run, A, A.p, lambda: 
 
     def test_what_is_shared_many_times_is_looked_at_once(self):
         value = [object]
-        for _ in range(200):
+        for _ in range(sys.getrecursionlimit()):
             value = [value, value]
         nested = [[1]]
         for _ in range(50):
