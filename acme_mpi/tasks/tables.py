@@ -293,9 +293,12 @@ def _are_changed(given: Any, values: Any) -> Any:
     """Tell which values are others than those they were made of."""
     kind, is_text = values.dtype.kind, given.dtype.kind == "O"
     if kind == "M":
-        exact = np.asarray(given, "datetime64") if is_text else given
-        is_time = exact.dtype.kind == "M"
-        return (values != exact) & ~np.isnat(values) if is_time else np.zeros(len(values), bool)
+        there, changed = ~np.isnat(values), np.zeros(len(values), bool)
+        # NumPy 2.5 warns of a NaT among texts, as that has no unit.
+        exact = np.asarray(given[there], "datetime64") if is_text else given[there]
+        if exact.dtype.kind == "M":
+            changed[there] = values[there] != exact
+        return changed
     if is_text:  # for Python any is true
         return given != values.astype(str) if kind == "b" else np.zeros(len(values), bool)
     return np.isfinite(given) & ~np.isfinite(values) if kind in "fc" else values != given
