@@ -43,6 +43,8 @@ def misbehave(index):
         signal.pause()
     if order == "wait":
         os.close(os.open("gate", os.O_RDONLY))  # until somebody opens it for writing
+    if order == "open":
+        os.close(os.open("gate", os.O_WRONLY))
     return order
 
 

@@ -177,7 +177,9 @@ def test_slots_that_cannot_be_read_take_nothing(stopped):
 def test_ranks_share_them(n, tmp_path, mpiexec):
     place = Place(tmp_path, mpiexec, 24)
     command = ("large", "--single-file", "--output-dir", "out")
-    place.order(_20="fail")
+    os.mkfifo(tmp_path / "gate")
+    # Neither rank calls all tasks: one of them waits in the first for the other in the last.
+    place.order(_0="wait", _20="fail", _23="open")
     ran = place.run(2, *command)
     assert ran.returncode == FAILED, ran.stderr
     folder = tmp_path / "out"
