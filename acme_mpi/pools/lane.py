@@ -246,7 +246,7 @@ class Lane:
 
         What they and this one do next may be Collective. All that is out was ended.
         """
-        if self.stream.is_followed and self._pid == os.getpid():
+        if self.stream.is_followed and not self._is_of_parent:
             wait_in_turns(self._ended.wait)
 
     def _break(self, error: BaseException) -> None:
