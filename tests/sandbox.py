@@ -42,6 +42,22 @@ def call_sandbox(
     )
 
 
+# Joins a control group and ends a moment after a process has ended.
+LATE = """\
+import os
+import select
+import sys
+
+group, pid = sys.argv[1:]
+with open(f"{group}/cgroup.procs", "w") as file:
+    file.write(str(os.getpid()))
+ends = os.pidfd_open(int(pid))
+print("there", flush=True)
+select.select([ends], [], [])
+select.select([], [], [], 0.3)
+"""
+
+
 @dataclass(frozen=True)
 class Slurm:
     """A sandbox that is up, and a directory that all its nodes see."""
@@ -80,6 +96,20 @@ class Slurm:
         """Run `srun OPTIONS python -m acme_mpi ARGS` in `cwd`."""
         program = [sys.executable, "-m", "acme_mpi", *args]
         return self.srun(*options, *program, cwd=cwd, timeout_s=timeout_s)
+
+    def outlive(self, node: str) -> subprocess.Popen[bytes]:
+        """Start a process in the control group of a node's jobs that ends a little later than all.
+
+        Any process may do that under Linux 6.18: the kernel sees it there when its parent does not.
+        """
+        group = Path("/sys/fs/cgroup/memory", f"{self.state.name}-{node}")
+        init = int((self.state / "init").read_text().split()[0])
+        late = subprocess.Popen(
+            [sys.executable, "-c", LATE, str(group), str(init)], stdout=subprocess.PIPE
+        )
+        assert late.stdout is not None
+        assert late.stdout.readline() == b"there\n"
+        return late
 
     def lose(self, node: str) -> None:
         """Switch a node off, as it were; it does not come back."""
@@ -124,7 +154,8 @@ def running_slurm(shared_dir: Path, *options: str) -> Iterator[Slurm]:
         assert started.returncode == 0, started.stderr
         yield Slurm(state, shared_dir)
     finally:
-        call_sandbox(state, "down")
+        ended = call_sandbox(state, "down")
+        assert ended.returncode == 0, ended.stderr
         if state.exists():
             state.rmdir()
 

@@ -101,7 +101,8 @@ def grid_engine() -> Iterator[Path]:
         assert started.returncode == 0, started.stderr
         yield state
     finally:
-        call_sandbox(state, "down")
+        ended = call_sandbox(state, "down")
+        assert ended.returncode == 0, ended.stderr
         if state.exists():
             state.rmdir()
 

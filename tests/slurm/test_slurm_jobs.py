@@ -197,6 +197,8 @@ def test_a_job_that_takes_too_much_memory_says_so(tmp_path_factory: pytest.TempP
             said["script"] = [job.wait(LIMIT_S), *fails(job.result)]
             """,
         )
+        late = slurm.outlive("node1")
+    late.communicate(timeout=10)
     state, kind, text = said["task"]
     assert (state, kind) == ("FAILED", "TaskError")
     assert text.startswith("1 of 3 tasks failed, first: task 2 on rank 0 (node1): killed: ")
