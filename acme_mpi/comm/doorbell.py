@@ -61,17 +61,25 @@ class Doorbell:
             self.hush()
         return is_rung
 
-    def hush(self) -> None:
-        """Take note of the rings so far; what they told of is to be looked for after this."""
-        n_owed = self._n_owed
+    def hush(self) -> int:
+        """Take note of the rings so far; what they told of is to be looked for after this.
+
+        Returns
+        -------
+        int
+            How many there were.
+        """
+        n_rings = 0
         with contextlib.suppress(OSError):
             while True:
                 self._socket.recv(1)
-                n_owed += 1
+                n_rings += 1
+        n_owed = self._n_owed + n_rings
         if self._n_owed <= 0:
             self._owed_since_s = time.monotonic()
         # Not every message has a ring, so what is below 0 says nothing about those to come.
         self._n_owed = max(n_owed, 0)
+        return n_rings
 
     def found(self) -> None:
         """Take note that a message was found."""
