@@ -62,14 +62,14 @@ def become(standing: Standing) -> None:
         os.environ[VARIABLE] = _WHILE_LOADING if is_loading else mark_of(os.environ)
 
 
-@contextlib.contextmanager
-def loading() -> Iterator[None]:
+class loading:
     """Context in which this thread loads, or takes apart, user code and its arguments."""
-    before, _thread.is_loading = _thread.is_loading, True
-    try:
-        yield
-    finally:
-        _thread.is_loading = before
+
+    def __enter__(self) -> None:
+        self._before, _thread.is_loading = _thread.is_loading, True
+
+    def __exit__(self, *raised: object) -> None:
+        _thread.is_loading = self._before
 
 
 @contextlib.contextmanager

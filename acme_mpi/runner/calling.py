@@ -47,6 +47,8 @@ from acme_mpi.tasks.scripts_main import Initializer
 
 EACH, STAR, ONCE = range(3)  # see `Form`
 REPLY_NS = 10_000_000  # an answer leaves the runner when it is older, with those after it
+# Calls that took longer are told of before the last chunk that is here: others come meanwhile.
+AHEAD_NS = 1_000_000
 
 
 class Caller:
@@ -72,11 +74,13 @@ class Caller:
         self._n_retries = 0  # of the calls that are being made
 
     def take(self, messages: list[Any]) -> None:
-        """Do what the agent says, one after the other."""
+        """Do what the agent says, one after the other; `answer` tells it the rest."""
         become(Standing.IN_TASK)
         for message in messages:
             match message:
                 case CallNow():
+                    if message is messages[-1] and self._is_older_than(AHEAD_NS):
+                        self.answer()
                     self._call(message)
                 case Begin():
                     self._setups[message.setup] = _Setup(message)
@@ -86,7 +90,19 @@ class Caller:
                     self._functions[message.function] = _Function(message)
                 case Forget():
                     self._functions.pop(message.function, None)
-        self._flush()
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether there is something to tell the agent."""
+        return bool(self._answers)
+
+    def answer(self) -> None:
+        """Tell the agent what has ended."""
+        if self._answers:
+            flush_standard_streams()  # what the calls have printed comes before their results
+            self._send(self._answers)
+            self._shelf.clear()
+        self._answers, self._n_bytes, self._since_ns = [], 0, 0
 
     def _call(self, order: CallNow) -> None:
         given, number = order.given, order.number + order.first
@@ -100,11 +116,11 @@ class Caller:
         except BaseException as error:
             # Nothing has been called: each call of the chunk has the same end.
             values = [describe_error(error)] * (order.stop - order.first)
-            self._answer(given.chunk, order.first, values, 0)
+            self._add(given.chunk, order.first, values, 0)
             return
         first = order.first
         for values, busy_ns in self._called(call, arguments, order):
-            self._answer(given.chunk, first, values, busy_ns)
+            self._add(given.chunk, first, values, busy_ns)
             first += len(values)
 
     def _prepared(self, given: Given) -> tuple[Callable[[Any], Any], list[Any]]:
@@ -215,24 +231,20 @@ class Caller:
                 error = again
         return describe_error(error)
 
-    def _answer(self, chunk: int, first: int, values: list[Any], busy_ns: int) -> None:
+    def _add(self, chunk: int, first: int, values: list[Any], busy_ns: int) -> None:
         body, buffers = dump(values)
         answer = Got(chunk, first, len(values), body, buffers, busy_ns)
         self._answers.append(answer)
         self._n_bytes += len(body)
-        now_ns = monotonic_ns()
-        self._since_ns = self._since_ns or now_ns
-        is_late = max(busy_ns, now_ns - self._since_ns) > REPLY_NS or self._n_bytes > REPORT_BYTES
+        self._since_ns = self._since_ns or monotonic_ns() - busy_ns
+        is_due = self._is_older_than(REPLY_NS) or self._n_bytes > REPORT_BYTES
         # What lies beside it is not copied yet, and may be overwritten by the next call.
-        if is_late or buffers or not self._shelf.put(answer):
-            self._flush()
+        if is_due or buffers or not self._shelf.put(answer):
+            self.answer()
 
-    def _flush(self) -> None:
-        if self._answers:
-            flush_standard_streams()  # what the calls have printed comes before their results
-            self._send(self._answers)
-            self._shelf.clear()
-        self._answers, self._n_bytes, self._since_ns = [], 0, 0
+    def _is_older_than(self, age_ns: int) -> bool:
+        """Tell whether the first of the calls to be told of has begun so long ago."""
+        return bool(self._since_ns) and monotonic_ns() - self._since_ns > age_ns
 
 
 class _Setup:

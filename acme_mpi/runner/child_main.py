@@ -220,7 +220,15 @@ class Server:
         return self._calling
 
     def _receive(self) -> tuple[Kind, Any]:
-        message = self._channel.receive()
+        message = None
+        if self._calling is not None and self._calling.has_answers:
+            # They go with those of what is there already, if anything is.
+            try:
+                message = self._channel.receive(wait=False)
+            finally:
+                if message is None:
+                    self._calling.answer()
+        message = message or self._channel.receive()
         assert message is not None
         return message
 

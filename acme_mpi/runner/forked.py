@@ -9,8 +9,6 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from acme_mpi.results.convert import ResultError
@@ -36,18 +34,15 @@ def _become_another() -> None:
 os.register_at_fork(after_in_child=_become_another)
 
 
-@contextmanager
-def children_leave() -> Iterator[None]:
+class children_leave:
     """Context that a child forked in it does not leave, whatever it returns or raises."""
-    own, raised = this_process, None
-    try:
-        yield
-    except BaseException as error:
-        if this_process is own:
-            raise
-        raised = error
-    if this_process is not own:
-        leave(raised)
+
+    def __enter__(self) -> None:
+        self._own = this_process
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if this_process is not self._own:
+            leave(error)
 
 
 def leave(raised: BaseException | None = None) -> NoReturn:

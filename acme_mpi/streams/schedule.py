@@ -12,7 +12,7 @@ from acme_mpi.runner.calls import Begin, Given, Got, Lost
 # where bells wake, and between nodes, where ranks poll. It gets more when half of that is done:
 # few large messages, as each wakes two processes.
 NEAR_S, FAR_S = 0.02, 0.05
-LAST_S = 0.002  # of work may wait at one rank for no gain, when others have nothing left
+LAST_S = 0.005  # of work may wait at one rank for no gain, when others have nothing left
 LONG_S = 0.05  # a call that takes longer is worth the way: nothing waits behind it
 MAX_AHEAD = 500  # chunks of one rank
 WEIGHT = 0.25  # of the newest duration in the mean
@@ -131,7 +131,13 @@ class Schedule:
             if len(out) > self._limit(queue[0].function, most) // 2:
                 continue
             self._queues[setup] = self._queues.pop(setup)
-            while queue and len(out) < self._limit(queue[0].function, most):
+            function = None
+            while queue:
+                if queue[0].function != function:
+                    function = queue[0].function
+                    n_most = self._limit(function, most)
+                if len(out) >= n_most:
+                    break
                 given = queue.popleft()
                 self.n_queued -= 1
                 out[given.chunk] = [given.n, 0, given.n]
@@ -140,8 +146,8 @@ class Schedule:
 
     def _limit(self, function: int, share: int) -> int:
         """Return how many chunks a rank may have, if a share of what is left may be so large."""
-        # The last chunks go to whoever is ready first.
-        at_last = max(1, share // 2, self._ahead(function, LAST_S) - 1)
+        # The last quarter goes to whoever is ready first.
+        at_last = max(1, 3 * share // 4, self._ahead(function, LAST_S) - 1)
         return min(share, self._ahead(function), at_last)
 
     def _ahead(self, function: int, reserve_s: float | None = None) -> int:
@@ -173,10 +179,10 @@ class Schedule:
                     self._learn(function, left[1] / 1e9, left[2])
 
     def _learn(self, function: int, took_s: float, n_calls: int) -> None:
-        new = _Means(took_s, took_s / n_calls)
-        old = self._means.get(function, new)
+        call_s = took_s / n_calls
+        chunk_s, mean_s = self._means.get(function, (took_s, call_s))
         self._means[function] = _Means(
-            *(before + WEIGHT * (now - before) for before, now in zip(old, new, strict=True))
+            chunk_s + WEIGHT * (took_s - chunk_s), mean_s + WEIGHT * (call_s - mean_s)
         )
         self._learned.add(function)
 

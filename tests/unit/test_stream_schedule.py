@@ -120,15 +120,33 @@ def test_a_rank_that_has_nothing_left_is_not_delayed(played):
     assert {*chain(*played.assigned().values())} == {second, third}
 
 
-def test_the_last_chunks_go_to_whoever_is_ready(played):
+def test_the_last_quarter_goes_to_whoever_is_ready(played):
     played.learn(2 * LAST_S)
-    chunks = played.add(12)
-    assert [len(each) for each in played.assigned().values()] == [2, 2, 2]
+    played.add(12)
+    given = played.assigned()
+    assert [len(each) for each in given.values()] == [3, 3, 3]
 
-    played.end(2, chunks[2], 2 * LAST_S)
-    played.end(2, chunks[5], 2 * LAST_S)
+    for chunk in given[2]:
+        played.end(2, chunk, 2 * LAST_S)
 
-    assert [len(each) for each in played.assigned().values()] == [1]
+    assert {rank: len(each) for rank, each in played.assigned().items()} == {2: 2}
+
+
+def test_each_function_has_its_limit(played):
+    played.learn(2 * LONG_S, function=1)
+    played.learn(NEAR_S / 10, function=2)
+    quick = played.add(90, function=2)
+    played.add(90, function=1)
+
+    given = played.assigned()
+
+    assert [len(each) for each in given.values()] == [11, 11, 11]
+    for rank, chunks in given.items():
+        for chunk in chunks:
+            played.end(rank, chunk, NEAR_S / 10)
+    for chunk in quick[33:]:
+        played.schedule.remove({chunk})
+    assert [len(each) for each in played.assigned().values()] == [1, 1, 1]
 
 
 def test_long_chunks_are_not_sent_ahead(played):
