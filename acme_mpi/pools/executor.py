@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
@@ -63,7 +62,6 @@ class Executor(concurrent.futures.Executor):
         setup = make_setup(initializer, initargs, rules)
         stream = current().with_ranks(max_workers).stream()
         self._max_workers = limit_ranks(setup, stream, max_workers)
-        self._pid = os.getpid()
         self._lane: Lane | None = None
         if stream is not None:
             self._lane = Lane(stream, setup, self._max_workers, _is_shut_down, _broken)
@@ -192,7 +190,8 @@ class Executor(concurrent.futures.Executor):
             self._lane.let_go()
 
     def __del__(self) -> None:
-        if getattr(self, "_lane", None) is not None and self._pid == os.getpid():
+        lane: Lane | None = getattr(self, "_lane", None)
+        if lane is not None and lane.is_own:
             self.shutdown(wait=False)
 
     def __reduce__(self) -> NoReturn:

@@ -51,7 +51,7 @@ class FutureChunk(Chunk):
 
     def begin(self) -> bool:
         """Hear that it goes to the ranks now, from when on it cannot be cancelled."""
-        with self.lane.lock:
+        with self.future._condition:
             runs = not self._is_cut and self.future.set_running_or_notify_cancel()
         if not runs:
             self._finish()
@@ -73,7 +73,7 @@ class FutureChunk(Chunk):
 
     def cut(self, error: BaseException) -> None:
         """Cancel it, if it was not sent."""
-        with self.lane.lock:
+        with self.future._condition:
             if not self._is_cut and self.future.cancel():
                 self._is_cut = True
                 self.future.set_running_or_notify_cancel()
@@ -81,7 +81,7 @@ class FutureChunk(Chunk):
     def end(self, error: BaseException) -> None:
         """Let whoever waits get this error at once."""
         self.lane.forget(self)
-        with self.lane.lock, contextlib.suppress(InvalidStateError):
+        with self.future._condition, contextlib.suppress(InvalidStateError):
             self.future.set_exception(error)
             self._is_cut = True
 

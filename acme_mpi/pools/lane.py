@@ -19,6 +19,8 @@ from acme_mpi.runner.reloaded import RELOADS
 from acme_mpi.session.stream import Chunk, Setup, Stream
 from acme_mpi.session.stream_here import HereStream
 
+N_DRAWN = 100  # single tasks at once
+
 Draw = Callable[[], "list[Chunk | None]"]
 Source = Generator["Chunk | None", None, None]
 
@@ -141,7 +143,7 @@ class Lane:
         Parameters
         ----------
         draw : callable
-            Returns a list of its next chunk, of None if it has nothing for now, of nothing at its
+            Returns a list of its next chunks, of None if it has nothing for now, of nothing at its
             end: what is suspended while a chunk is out must not hold its value.
         pending : Pending
             Whoever waits for the values.
@@ -174,6 +176,11 @@ class Lane:
     def leave_to_parent(self) -> None:
         """Take nothing in a forked child: the ranks serve the process that was forked."""
         self._is_of_parent = True
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this process has made it, and was not forked of the one that has."""
+        return not self._is_of_parent
 
     def _check_process(self) -> None:
         if self._is_of_parent:
@@ -271,7 +278,9 @@ class Lane:
         try:
             while drawn := draw():
                 self._out.update(filter(None, drawn))
-                yield drawn.pop()
+                drawn.reverse()
+                while drawn:
+                    yield drawn.pop()
         except GeneratorExit:
             pending.end(LaunchError("the ranks that a pool has sent its tasks to have gone"))
             raise
@@ -284,10 +293,13 @@ class Lane:
             self._end_if_done()
 
     def _draw_waiting(self) -> list[Chunk | None]:
-        """Return the next single task; there will be more until the pool is closed."""
+        """Return the next single tasks; there will be more until the pool is closed.
+
+        Several at once: who submits more meanwhile has the lock at most times.
+        """
         with self.lock:
-            if self._waiting:
-                return [self._waiting.popleft()]
+            if waiting := self._waiting:
+                return [waiting.popleft() for _ in range(min(len(waiting), N_DRAWN))]
             self._is_queue_idle = True
             return [] if self.is_closed else [None]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -101,7 +100,6 @@ class Pool:
         self._on_error = on_error
         self.failures: list[tuple[int, BaseException]] = []
         self._state = "RUN"
-        self._pid = os.getpid()
         stream = current().with_ranks(processes).stream()
         self.size = limit_ranks(setup, stream, processes)
         self._lane: Lane | None = None
@@ -334,7 +332,7 @@ class Pool:
 
     def __del__(self) -> None:
         lane = getattr(self, "_lane", None)
-        if lane is not None and self._state == "RUN" and self._pid == os.getpid():
+        if lane is not None and self._state == "RUN" and lane.is_own:
             warnings.warn(
                 f"unclosed running pool {self!r}: use `with`, or close() and join()",
                 ResourceWarning,

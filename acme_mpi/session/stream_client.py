@@ -46,7 +46,8 @@ from acme_mpi.tasks.pickling import (
     pickle_given,
 )
 
-FRAME_BYTES = 1024 * 1024  # of chunks in one message
+# Of chunks in one message. The ranks begin with them while the next ones are drawn.
+FRAME_BYTES, FRAME_CHUNKS = 1024 * 1024, 200
 
 
 class _Source:
@@ -289,7 +290,9 @@ class ClientStream(Stream):
         messages: list[Given] = []
         n_bytes = 0
         n_unwanted = 0  # of the last sources
-        while n_unwanted < len(self._sources) and n_bytes < FRAME_BYTES:
+        while n_unwanted < len(self._sources):
+            if n_bytes >= FRAME_BYTES or len(messages) >= FRAME_CHUNKS:
+                break
             source = self._sources[0]
             if not self._is_wanted(source):
                 self._sources.rotate(-1)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from running import LIMIT_S
 from streaming import StreamSession
 
 import acme_mpi
@@ -98,6 +100,21 @@ def test_a_source_holds_no_value_of_a_call(held):
         executor.shutdown(wait=False)
         assert [list(source) for source in held.sources[1:]] == [[]]
     assert 7 in held.ended
+
+
+def test_who_submits_has_the_lock_at_most_times(held):
+    with acme_mpi.Executor() as executor:
+        futures = [executor.submit(id, k) for k in range(3)]
+        (source,) = held.sources
+        chunks = [next(source)]
+        with ThreadPoolExecutor() as thread, executor._lane.lock:
+            chunks += thread.submit(lambda: [next(source), next(source)]).result(LIMIT_S)
+        assert [chunk.future for chunk in chunks] == futures
+        assert all(chunk.begin() for chunk in chunks)
+        for chunk in chunks:
+            chunk.receive(0, [None])
+        executor.shutdown(wait=False)
+        assert list(source) == []
 
 
 def test_a_stream_that_refuses_a_source_fails_the_call(held):

@@ -23,7 +23,7 @@ from acme_mpi.runner.calling import describe_error, dump
 from acme_mpi.runner.calls import Answers, Begin, Forget, Given, Got, Teach, Window
 from acme_mpi.runner.channel import Channel, Kind
 from acme_mpi.session.stream import Chunk, Form, Setup
-from acme_mpi.session.stream_client import ClientStream
+from acme_mpi.session.stream_client import FRAME_CHUNKS, ClientStream
 from acme_mpi.session.taught import N_KEPT, N_UNKNOWN
 
 pytestmark = pytest.mark.once
@@ -202,6 +202,18 @@ def make_constant(n: int) -> Callable[[Any], int]:
 
 def make_sum(array: Any) -> Callable[[Any], Any]:
     return lambda x: array.sum()
+
+
+def test_the_ranks_begin_while_more_is_drawn(played):
+    quick = played.stream.function(plain)
+    played.call(quick)
+    played.tell(Window(quick.number, 5 * FRAME_CHUNKS))
+    played.stream.add(Calls(played.setup, quick, [k]) for k in range(2 * FRAME_CHUNKS))
+    n_before = len(played.seen)
+
+    played.next(Given)
+
+    assert len(played.seen) - n_before <= FRAME_CHUNKS
 
 
 @pytest.mark.parametrize("is_known", [False, True])
