@@ -34,7 +34,7 @@ LONGEST_PAUSE_S = 0.1  # what a lost ring costs at most,
 IDLE_PAUSE_S = 4.0  # and where nothing has happened for
 IDLE_S = 0.2
 BUSY_PAUSE_S = 0.0002  # while large letters travel, MPI needs both sides
-RING_AGAIN_S = 0.005  # when a small one was not taken: it may not have been there to find
+RING_AGAIN_S = 0.02  # when a small one was not taken: it may not have been there to find
 
 
 class Post(ABC):

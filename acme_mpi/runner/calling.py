@@ -47,7 +47,7 @@ from acme_mpi.tasks.scripts_main import Initializer
 
 EACH, STAR, ONCE = range(3)  # see `Form`
 REPLY_NS = 10_000_000  # an answer leaves the runner when it is older, with those after it
-# Calls that took longer are told of before the last chunk that is here: others come meanwhile.
+# Calls that took longer are told of before the last of some chunks: others come meanwhile.
 AHEAD_NS = 1_000_000
 
 
@@ -76,10 +76,11 @@ class Caller:
     def take(self, messages: list[Any]) -> None:
         """Do what the agent says, one after the other; `answer` tells it the rest."""
         become(Standing.IN_TASK)
+        last = messages[-1] if len(messages) > 1 else None
         for message in messages:
             match message:
                 case CallNow():
-                    if message is messages[-1] and self._is_older_than(AHEAD_NS):
+                    if message is last and self._is_older_than(AHEAD_NS):
                         self.answer()
                     self._call(message)
                 case Begin():

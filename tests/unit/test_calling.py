@@ -78,7 +78,9 @@ def test_others_are_told_of_before_the_last(words, monkeypatch):
     caller.take([*known(), *calls(1, 2, 3)])
 
     assert [values_in(answers) for answers in sent] == [[2, 4]]
-    assert caller.has_answers
+    caller.take(calls(4))  # the agent has no more than that
+    caller.answer()
+    assert [values_in(answers) for answers in sent] == [[2, 4], [6, 8]]
 
 
 def test_all_is_told_before_the_runner_waits(words):
