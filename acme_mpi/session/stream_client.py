@@ -427,8 +427,15 @@ def _values_in(form: Form, arguments: Sequence[Any]) -> Sequence[Any]:
     if form is Form.EACH or len(arguments) > FEW:
         return arguments
     if form is Form.ONCE:
-        return [each for args, named in arguments for each in (*args, *named, *named.values())]
+        return [each for args, named in arguments for each in _parts(args, named)]
     return [each for args in arguments for each in (args if type(args) is tuple else (args,))]
+
+
+def _parts(args: Any, named: Any) -> tuple[Any, ...]:
+    """Return what the arguments of a call consist of; an iterator is not drawn here."""
+    if type(args) is tuple and type(named) is dict:
+        return (*args, *named, *named.values())
+    return args, named
 
 
 # Of this process. What is registered with the fork of each would stay for ever, and they with it.

@@ -32,8 +32,10 @@ pytestmark = pytest.mark.once
 class Calls(Chunk):
     """A chunk that keeps what it gets."""
 
-    def __init__(self, setup: int, function: Any, arguments: Sequence[Any]) -> None:
-        super().__init__(setup, function, Form.EACH, arguments)
+    def __init__(
+        self, setup: int, function: Any, arguments: Sequence[Any], form: Form = Form.EACH
+    ) -> None:
+        super().__init__(setup, function, form, arguments)
         self.values: list[Any] = [None] * len(arguments)
         self._n_left = len(arguments)
         self._is_done = threading.Event()
@@ -77,8 +79,8 @@ class Played:
         assert received is not None
         self.seen += received[1]
 
-    def add(self, function: Any, *arguments: Any) -> Calls:
-        chunk = Calls(self.setup, function, arguments)
+    def add(self, function: Any, *arguments: Any, form: Form = Form.EACH) -> Calls:
+        chunk = Calls(self.setup, function, arguments, form)
         self.stream.add(iter([chunk]))
         return chunk
 
@@ -135,6 +137,14 @@ def test_values_come_back_to_their_chunk(played):
     played.answer(played.next(Given), [10, 20])
 
     assert chunk.result() == [10, 20]
+
+
+def test_an_iterator_of_arguments_arrives_whole(played):
+    named = {"c": 3}
+    played.add(played.stream.function(plain), (iter([1, 2]), named), form=Form.ONCE)
+
+    ((args, kwargs),) = pickle.loads(played.next(Given).body)
+    assert ([*args], kwargs) == ([1, 2], named)
 
 
 def test_an_argument_that_quits_ends_its_chunk_alone(played):
