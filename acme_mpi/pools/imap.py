@@ -95,6 +95,8 @@ class ImapBatch(Batch):
         ------
         TimeoutError
             It was not there after `timeout` seconds.
+        RuntimeError
+            Its call has raised a `StopIteration`.
         StopIteration
             There are no more.
         """
@@ -109,7 +111,7 @@ class ImapBatch(Batch):
             self._n_taken += 1
         if type(value) is Raised:
             try:
-                raise value.error
+                raise _told_apart(value.error)
             finally:
                 del value  # the traceback would hold it
         return value
@@ -203,6 +205,15 @@ class ImapBatch(Batch):
         self._pool = None
         self.lane.forget(self)
         self._changed.notify_all()
+
+
+def _told_apart(error: BaseException) -> BaseException:
+    """Return an error as an iterator may raise it: a `StopIteration` would be taken for its end."""
+    if not isinstance(error, StopIteration):
+        return error
+    told = RuntimeError("a call of the pool has raised StopIteration")
+    told.__cause__ = error
+    return told
 
 
 class ImapIterator(Iterator[Any]):

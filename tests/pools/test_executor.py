@@ -126,6 +126,15 @@ def test_an_error_ends_the_iterator_of_map(executor):
     assert list(values) == []
 
 
+def test_a_stop_iteration_of_a_task_is_no_end_of_map(executor):
+    values = executor.map(next, map(iter, [[1], [], [3]]))
+
+    assert next(values) == 1
+    with pytest.raises(RuntimeError, match="raised StopIteration") as caught:
+        next(values)
+    assert type(caught.value.__cause__) is StopIteration
+
+
 def test_map_has_a_time_out(shared, gate):
     with pytest.raises(TimeoutError):
         next(shared.map(gate.wait, [LIMIT_S], timeout=0))

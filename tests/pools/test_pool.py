@@ -97,6 +97,14 @@ def test_imap_goes_on_behind_an_error_in_a_chunk(pool):
     assert list(values) == [0.5]
 
 
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+def test_a_stop_iteration_of_a_task_is_no_end_of_imap(pool, method):
+    values = getattr(pool, method)(next, [iter([])])
+
+    with pytest.raises(RuntimeError, match="has raised StopIteration"):
+        list(values)
+
+
 def test_a_time_out_is_both_kinds_of_error(pool, gate):
     result = pool.apply_async(gate.wait, (LIMIT_S,))
 
