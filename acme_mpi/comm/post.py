@@ -220,12 +220,12 @@ class MpiPost(Post):
         """Return for how long to sleep: long where the bell wakes, short where MPI is needed."""
         if self._is_large_under_way:
             return BUSY_PAUSE_S
+        if not (self._is_near or all(self._bell.reaches(rank) for rank in waits_for)):
+            return self._backoff.pause()
         if self._sending:
             return RING_AGAIN_S
-        if self._is_near or all(self._bell.reaches(rank) for rank in waits_for):
-            is_idle = time.monotonic() - self._woken_s > IDLE_S
-            return IDLE_PAUSE_S if is_idle else LONGEST_PAUSE_S
-        return self._backoff.pause()
+        is_idle = time.monotonic() - self._woken_s > IDLE_S
+        return IDLE_PAUSE_S if is_idle else LONGEST_PAUSE_S
 
     def has_woken(self) -> None:
         """Begin with short pauses again."""

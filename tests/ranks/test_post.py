@@ -21,6 +21,7 @@ from acme_mpi.comm.post import (
     EAGER_BYTES,
     IDLE_PAUSE_S,
     LONGEST_PAUSE_S,
+    RING_AGAIN_S,
     SMALL_BYTES,
     MpiPost,
     NoPost,
@@ -207,6 +208,18 @@ class Checks:
     def check_a_rank_that_waits_sleeps(self) -> bool:
         self.post.has_woken()
         return self.post.pause_s([self.other]) == LONGEST_PAUSE_S <= IDLE_PAUSE_S
+
+    def check_ranks_of_other_nodes_are_looked_for_often(self) -> bool:
+        """Also while something has not left: no bell tells of their answers."""
+        post, reaches = self.post, self.post._bell.reaches
+        post.has_woken()
+        post._is_near, post._bell.reaches = False, lambda rank: False  # type: ignore[method-assign]
+        post._sending.append((post._mpi.REQUEST_NULL, b"", self.other))
+        try:
+            return post.pause_s([self.other]) < RING_AGAIN_S / 4
+        finally:
+            post._sending.pop()
+            post._is_near, post._bell.reaches = True, reaches  # type: ignore[method-assign]
 
     def check_nothing_is_left(self) -> bool:
         self.world.barrier()
