@@ -74,11 +74,10 @@ class Doorbell:
             while True:
                 self._socket.recv(1)
                 n_rings += 1
-        n_owed = self._n_owed + n_rings
         if self._n_owed <= 0:
             self._owed_since_s = time.monotonic()
         # Not every message has a ring, so what is below 0 says nothing about those to come.
-        self._n_owed = max(n_owed, 0)
+        self._n_owed = max(self._n_owed + n_rings, 0)
         return n_rings
 
     def found(self) -> None:

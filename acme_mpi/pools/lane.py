@@ -59,6 +59,8 @@ class Lane:
         Its calls are made in the thread that adds them.
     callbacks : Callbacks
         The thread for them.
+    is_own : bool
+        This process has made it, and was not forked of the one that has.
     leave : callable
         Called when the interpreter ends.
     is_closed, is_unbounded : bool
@@ -79,7 +81,7 @@ class Lane:
         self.is_here = isinstance(stream, HereStream)
         self.callbacks = Callbacks()
         self._pid = os.getpid()
-        self._is_of_parent = False  # to ask for the process's id takes longer than a submit may
+        self.is_own = True  # to ask for the process's id takes longer than a submit may
         self.is_closed = self.is_unbounded = False
         self._closed, self._broken = closed, broken
         self._error: BaseException | None = None
@@ -175,15 +177,10 @@ class Lane:
 
     def leave_to_parent(self) -> None:
         """Take nothing in a forked child: the ranks serve the process that was forked."""
-        self._is_of_parent = True
-
-    @property
-    def is_own(self) -> bool:
-        """Whether this process has made it, and was not forked of the one that has."""
-        return not self._is_of_parent
+        self.is_own = False
 
     def _check_process(self) -> None:
-        if self._is_of_parent:
+        if not self.is_own:
             raise InputError(
                 f"pools and executors serve the process that has made them: that is {self._pid}, "
                 f"of which this one ({os.getpid()}) was forked\n"
@@ -253,7 +250,7 @@ class Lane:
 
         What they and this one do next may be Collective. All that is out was ended.
         """
-        if self.stream.is_followed and not self._is_of_parent:
+        if self.stream.is_followed and self.is_own:
             wait_in_turns(self._ended.wait)
 
     def _break(self, error: BaseException) -> None:
@@ -277,9 +274,9 @@ class Lane:
     def _source(self, mark: object, draw: Draw, pending: Pending) -> Source:
         try:
             while drawn := draw():
-                self._out.update(filter(None, drawn))
                 drawn.reverse()
                 while drawn:
+                    self._out.update(filter(None, drawn[-1:]))
                     yield drawn.pop()
         except GeneratorExit:
             pending.end(LaunchError("the ranks that a pool has sent its tasks to have gone"))

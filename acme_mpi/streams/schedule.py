@@ -128,10 +128,11 @@ class Schedule:
             if not queue or rank >= limit:
                 continue
             most = share if limit == len(self._out) else len(queue) + len(out)
-            if len(out) > self._limit(queue[0].function, most) // 2:
+            function = queue[0].function
+            n_most = self._limit(function, most)
+            if len(out) > n_most // 2:
                 continue
             self._queues[setup] = self._queues.pop(setup)
-            function = None
             while queue:
                 if queue[0].function != function:
                     function = queue[0].function

@@ -143,6 +143,20 @@ def test_a_stream_that_drops_a_source_fails_its_calls(held):
     pool.join()
 
 
+def test_what_a_dropped_source_has_drawn_is_not_out(held):
+    executor = acme_mpi.Executor()
+    futures = [executor.submit(id, k) for k in range(3)]
+    (source,) = held.sources
+    chunk = next(source)
+    chunk.receive(0, [None])
+
+    source.close()
+    executor.shutdown(wait=False)
+
+    assert [type(future.exception()) for future in futures[1:]] == [LaunchError, LaunchError]
+    assert held.ended == [7]
+
+
 def test_a_setup_ends_when_nothing_is_out(held):
     pool = acme_mpi.Pool()
     result = pool.map_async(id, [1, 2], 1)
