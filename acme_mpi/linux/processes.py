@@ -129,7 +129,7 @@ def command_line(pid: int) -> list[str]:
 def image_of(pid: int) -> bytes:
     """Return what the kernel has told a program at its start; nothing if it has ended.
 
-    It differs after `os.execv`, and not where a program has given itself another title.
+    It differs after and during `os.execv`, and not where a program has given itself another title.
     """
     try:
         with open(f"/proc/{pid}/auxv", "rb") as file:

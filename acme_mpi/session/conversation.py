@@ -57,7 +57,7 @@ def converse(
     """
     n_requests, unread = 0, list[tuple[Kind, Any]]()
     pools = _Pools(world, client)
-    while (message := unread.pop() if unread else _next_message(client, pools)) is not None:
+    while (message := unread.pop() if unread else next_message(client, pools)) is not None:
         kind, content = message
         if kind == Kind.CANCEL:
             continue  # what it means has ended by itself
@@ -163,7 +163,7 @@ class _Turn:
         """Send the result, and wait until its values are loaded. Rank 0 only."""
         self.answer(answered(result))
         result.stored.pieces.clear()
-        message = _next_message(self._client)
+        message = next_message(self._client)
         self._is_awaited = message is not None and message[0] == Kind.TAKEN
         reasons = None
         if message is not None and message[0] == Kind.TAKEN:
@@ -178,8 +178,8 @@ class _Turn:
             result.fail_late(reasons, world.host, world.rank)
 
 
-def _next_message(client: Client, pools: _Pools | None = None) -> tuple[Kind, Any] | None:
-    """Wait for what the client wants next; None when it ends."""
+def next_message(client: Client, pools: _Pools | None = None) -> tuple[Kind, Any] | None:
+    """Wait for what the client says next; None when it ends."""
     while True:
         ended = client.has_ended()
         try:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from acme_mpi.comm import SerialWorld, World, pack_error, unpack_error
 from acme_mpi.engine.call import Call, Result
 from acme_mpi.errors import AcmeMpiError, LaunchError
+from acme_mpi.linux.processes import image_of
 from acme_mpi.linux.terminal import ask
 from acme_mpi.runner.channel import Channel, Kind
 from acme_mpi.session.base import Session
@@ -55,9 +56,13 @@ class ScriptSession(Session):
 
     @classmethod
     def of_script(cls, channel: Channel) -> Self:
-        """Return the session of rank 0's child, to whom the agent says first what there is."""
+        """Return the session of rank 0's child, to whom the agent says first what there is.
+
+        The child answers with its image, see `image_of`: the agent knows it again by that.
+        """
         message = channel.receive()
         assert message is not None
+        channel.send(Kind.HELLO, image_of(os.getpid()))
         ranks, level, is_launched = message[1]
         session = cls(channel, ranks, os.environ)
         session.level, session._is_launched = level, is_launched

@@ -16,7 +16,7 @@ from acme_mpi.linux.processes import image_of
 from acme_mpi.runner.channel import Kind
 from acme_mpi.runner.launched import without_launcher
 from acme_mpi.runner.process import Child
-from acme_mpi.session.conversation import converse, tell
+from acme_mpi.session.conversation import converse, next_message, tell
 from acme_mpi.session.following import follow_to_the_end
 from acme_mpi.session.meant import function_meant
 
@@ -63,7 +63,8 @@ def serve_script(world: World, command: Sequence[str], defaults: Display) -> int
     signal.signal(signal.SIGINT, lambda number, frame: None)
     try:
         tell(child, Kind.HELLO, (ranks, defaults.level, is_launched()))
-        image = image_of(child.pid)
+        greeting = next_message(child)  # of the interpreter: a wrapper has become it by now
+        image = b"" if greeting is None else greeting[1]
         n_requests = converse(world, child, defaults)
         world.bcast("end")
         is_replaced = _is_replaced(child, image)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -20,6 +21,7 @@ SCRIPT = """
 '''What it is for.'''
 import json
 import os
+import shutil
 import sys
 
 import neighbour
@@ -125,17 +127,40 @@ def test_one_that_ends_soon_after_it_has_replaced_itself_is_told_so_too(mpiexec,
     assert ran.stderr.count("has replaced its own process by another program (os.execv)") == 1
 
 
+def test_a_python_behind_a_wrapper_has_not_replaced_itself(tmp_path):
+    """As Nix has it: `sys.executable` names a program that becomes Python."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "lib").symlink_to(Path(sys.prefix) / "lib")
+    shutil.copy(Path(sys.prefix) / "pyvenv.cfg", tmp_path)
+    wrapper = tmp_path / "bin/python"
+    wrapper.write_text(f'#!/bin/bash\nexec -a "$0" {sys.executable} "$@"\n')
+    wrapper.chmod(0o755)
+    (tmp_path / "script.py").write_text(
+        "import os, sys, threading\n"
+        "os.closerange(3, 256)\n"  # as a daemon does: the ranks see the end of the channel
+        "threading.Event().wait(0.1)\n"  # and look at what goes on meanwhile
+        "print(sys.executable)\n"
+    )
+
+    command = [wrapper, "-m", "acme_mpi", "-q", "script.py"]
+    env = {**start_environment(), "PYTHONPATH": str(Path(__file__).parents[2])}
+    ran = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, timeout=60)
+
+    assert (ran.returncode, ran.stdout.decode(), ran.stderr) == (0, f"{wrapper}\n", b"")
+
+
 def test_a_program_with_another_title_is_still_the_same(tmp_path):
     program = (
         "import ctypes, os, sys\n"
         "first_argument = int(open('/proc/self/stat').read().split()[47])\n"
-        "input()\n"
+        "print(flush=True), input()\n"
         "ctypes.memset(first_argument, ord('x'), 3)\n"
         "print(flush=True), input()\n"
         "os.execv('/bin/sh', ['sh', '-c', 'echo; read line'])\n"
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
     with subprocess.Popen([sys.executable, "-c", program], **pipes) as process:
+        process.stdout.readline()  # until then the kernel may be starting it
         image, words = image_of(process.pid), command_line(process.pid)
         process.stdin.write("\n")
         process.stdout.readline()
