@@ -753,6 +753,54 @@ def fact_a_worker_that_dies_costs_its_call_alone() -> None:
         assert values[:17] + values[18:] == [*range(17), *range(18, 100)]
 
 
+def note_and_do(notes: str, what: str, x: int) -> int:
+    with open(notes, "a") as file:
+        file.write(f"{x}\n")
+    if what == "rest":
+        rest()
+    if what == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+def among_short_calls(executor: acme_mpi.Executor, what: str) -> tuple[list[Any], Path]:
+    """Submit 300 calls, of which number 77 does something else, when they are known to be short."""
+    notes = Path(tempfile.mkdtemp(dir=".")) / "notes"
+    for _ in range(2):
+        submitted = [executor.submit(note_and_do, str(notes), "", x) for x in range(300)]
+        assert [each.result(LIMIT_S) for each in submitted] == [*range(300)]
+    notes.unlink()
+    return [
+        executor.submit(note_and_do, str(notes), what if x == 77 else "", x) for x in range(300)
+    ], notes
+
+
+def fact_one_of_many_short_calls_takes_long() -> None:
+    """They may have travelled together: nobody waits for it, and it can be ended alone."""
+    with acme_mpi.Executor() as executor:
+        futures, notes = among_short_calls(executor, "rest")
+        n_before = 77 if executor.num_workers == 1 else 300
+        for x, each in enumerate(futures[:n_before]):
+            assert x == 77 or each.result(LIMIT_S) == x
+        assert not futures[77].done()
+        assert futures[77].kill()
+        with raising(acme_mpi.WorkerDied):
+            futures[77].result(LIMIT_S)
+        assert [each.result(LIMIT_S) for each in futures[78:]] == [*range(78, 300)]
+        assert sorted(map(int, notes.read_text().split())) == [*range(300)]
+
+
+def fact_one_of_many_short_calls_dies() -> None:
+    with acme_mpi.Executor() as executor:
+        futures, notes = among_short_calls(executor, "die")
+        for x, each in enumerate(futures):
+            assert x == 77 or each.result(LIMIT_S) == x
+        with raising(acme_mpi.WorkerDied):
+            futures[77].result(LIMIT_S)
+        # It was sent SIGKILL, perhaps by another process: it has another chance.
+        assert sorted(map(int, notes.read_text().split())) == sorted([*range(300), 77])
+
+
 # Facts: many at once.
 
 

@@ -276,7 +276,8 @@ class Lane:
             while drawn := draw():
                 drawn.reverse()
                 while drawn:
-                    self._out.update(filter(None, drawn[-1:]))
+                    if drawn[-1] is not None:
+                        self._out.add(drawn[-1])
                     yield drawn.pop()
         except GeneratorExit:
             pending.end(LaunchError("the ranks that a pool has sent its tasks to have gone"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from itertools import groupby
 
-from acme_mpi.runner.calls import Begin, Given, Reply, Teach
+from acme_mpi.runner.calls import Begin, Calls, Given, Reply, Teach
 from acme_mpi.runner.process import Child
 from acme_mpi.runner.streaming import StreamRunner
 
@@ -91,10 +91,10 @@ class StreamRunners:
             self._taught.add((key, function))
             self._runners[key].teach(self._functions[function])
 
-    def kill(self, chunks: Collection[int]) -> None:
-        """End chunks, with what runs of them; what they have not returned yet is lost."""
+    def kill(self, calls: Collection[Calls]) -> None:
+        """End calls, also one that runs; those that have not returned yet are lost."""
         for runner in self._all():
-            runner.kill(chunks)
+            runner.kill(calls)
 
     def descriptors(self) -> list[int]:
         """Return what to select on for reading."""

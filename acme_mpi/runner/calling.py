@@ -106,26 +106,38 @@ class Caller:
         self._answers, self._n_bytes, self._since_ns = [], 0, 0
 
     def _call(self, order: CallNow) -> None:
-        given, number = order.given, order.number + order.first
-        if self._words[SKIP_FROM] <= number < self._words[SKIP_TO]:
-            self._answers.append(Skipped(number))
-            return
+        words, (chunk, first, stop) = self._words, order.calls
+        ended = self._ended(order)
+        while not words[SKIP_FROM] <= order.number + first < words[SKIP_TO]:
+            values, busy_ns = next(ended)
+            self._add(chunk, first, values, busy_ns)
+            first += len(values)
+            if first == stop:
+                return
+        self._answers.append(Skipped(order.number + first, stop - first))
+
+    def _ended(self, order: CallNow) -> Iterator[tuple[list[Any], int]]:
+        """Call, and yield values and the time they took in nanoseconds, some at a time."""
+        given, (_, first, stop) = order.given, order.calls
         try:
             with forked.children_leave():
-                call, arguments = self._prepared(given)
-                arguments = arguments[order.first : order.stop]
+                call = self._function(given)
+                with loading():
+                    arguments = given.arguments(first, stop)
         except BaseException as error:
-            # Nothing has been called: each call of the chunk has the same end.
-            values = [describe_error(error)] * (order.stop - order.first)
-            self._add(given.chunk, order.first, values, 0)
+            if given.may_part and stop - first > 1:
+                for k in range(first, stop):  # it may be the fault of one of them
+                    yield from self._ended(order._replace(first=k, stop=k + 1))
+            else:
+                # Nothing has been called: each of them has the same end.
+                yield [describe_error(error)] * (stop - first), 0
             return
-        first = order.first
-        for values, busy_ns in self._called(call, arguments, order):
-            self._add(given.chunk, first, values, busy_ns)
-            first += len(values)
+        if given.may_part:
+            order = order._replace(is_careful=True)
+        yield from self._called(call, arguments, order)
 
-    def _prepared(self, given: Given) -> tuple[Callable[[Any], Any], list[Any]]:
-        """Return what to call with each argument, and these."""
+    def _function(self, given: Given) -> Callable[[Any], Any]:
+        """Return what to call with each argument."""
         setup = self._setups[given.setup]
         surroundings = setup.message.surroundings
         if surroundings is not self._surroundings:
@@ -141,11 +153,8 @@ class Caller:
                 self._answers.append(Broken(given.setup, body))
         if setup.error is not None:
             raise setup.error
-        func = self._functions[given.function].loaded()
-        with loading():
-            arguments = pickle.loads(given.body, buffers=given.buffers)
         self._n_retries = setup.message.rules.retries
-        return _FORMS[given.form](func), arguments
+        return _FORMS[given.form](self._functions[given.function].loaded())
 
     def _called(
         self, call: Callable[[Any], Any], arguments: list[Any], order: CallNow
@@ -163,6 +172,7 @@ class Caller:
         """
         words, clock = self._words, monotonic_ns
         number = order.number + order.first
+        report_ns = -1 if order.given.may_part else REPORT_NS
         values: list[Any] = []
         begin_ns = now_ns = clock()
         done, n_between = 0, 1
@@ -179,7 +189,7 @@ class Caller:
             if not order.is_careful:
                 took_ns = now_ns - block_ns
                 n_between = max(1, min(2 * n_block, CLOCK_NS * n_block // (took_ns + 1)))
-            if now_ns - begin_ns > REPORT_NS:
+            if now_ns - begin_ns > report_ns:
                 words[0] = -1
                 yield values, now_ns - begin_ns
                 values, begin_ns = [], clock()
@@ -235,13 +245,20 @@ class Caller:
     def _add(self, chunk: int, first: int, values: list[Any], busy_ns: int) -> None:
         body, buffers = dump(values)
         answer = Got(chunk, first, len(values), body, buffers, busy_ns)
-        self._answers.append(answer)
+        self._append(answer)
         self._n_bytes += len(body)
         self._since_ns = self._since_ns or monotonic_ns() - busy_ns
         is_due = self._is_older_than(REPLY_NS) or self._n_bytes > REPORT_BYTES
         # What lies beside it is not copied yet, and may be overwritten by the next call.
         if is_due or buffers or not self._shelf.put(answer):
             self.answer()
+
+    def _append(self, answer: Got) -> None:
+        last = self._answers[-1] if self._answers else None
+        if isinstance(last, Got) and last.is_before(answer):
+            self._answers[-1] = last.with_next(answer)
+        else:
+            self._answers.append(answer)
 
     def _is_older_than(self, age_ns: int) -> bool:
         """Tell whether the first of the calls to be told of has begun so long ago."""

@@ -6,6 +6,7 @@ the answers go back. Agents do not unpickle what users give or get.
 
 from __future__ import annotations
 
+import pickle
 from typing import Any, NamedTuple
 
 from acme_mpi.linux.segment import Segment
@@ -76,6 +77,19 @@ class Forget(NamedTuple):
     function: int
 
 
+class Calls(NamedTuple):
+    """Some calls of a chunk: those with numbers in [first, stop)."""
+
+    chunk: int
+    first: int
+    stop: int
+
+    def has_some_of(self, other: Calls) -> bool:
+        """Tell whether one of the calls is among others."""
+        is_same = self.chunk == other.chunk
+        return is_same and self.first < other.stop and other.first < self.stop
+
+
 class Given(NamedTuple):
     """A chunk: calls of one function.
 
@@ -89,8 +103,11 @@ class Given(NamedTuple):
         A `Form`.
     n : int
         Number of calls, >= 1.
-    body, buffers : bytes, list of buffers
-        Pickle of the list of arguments, and what lies beside it.
+    body, buffers : bytes or list of bytes, list of buffers
+        Pickle of the list of arguments, and what lies beside it. Or one of each call's: these are
+        calls of their own that travel together, and part when one of them takes long.
+    first : int
+        Number of the first of its calls; > 0 in a chunk that has parted.
     """
 
     chunk: int
@@ -98,14 +115,47 @@ class Given(NamedTuple):
     function: int
     form: int
     n: int
-    body: bytes
+    body: bytes | list[bytes]
     buffers: list[Any]
+    first: int = 0
+
+    @property
+    def calls(self) -> Calls:
+        """Which calls these are."""
+        return Calls(self.chunk, self.first, self.first + self.n)
+
+    @property
+    def may_part(self) -> bool:
+        """Whether its calls are calls of their own."""
+        return isinstance(self.body, list)
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the arguments."""
+        bodies = self.body if isinstance(self.body, list) else [self.body]
+        return sum(map(len, bodies)) + sum(int(each.nbytes) for each in self.buffers)
+
+    def arguments(self, first: int, stop: int) -> list[Any]:
+        """Load the arguments of the calls [first, stop)."""
+        if isinstance(self.body, list):
+            bodies = self.body[first - self.first : stop - self.first]
+            return [argument for body in bodies for argument in pickle.loads(body)]
+        loaded: list[Any] = pickle.loads(self.body, buffers=self.buffers)
+        return loaded[first:stop]
+
+    def part(self, first: int, stop: int) -> Given:
+        """Return the chunk with the calls [first, stop) alone; all of them, unless it may part."""
+        if (first, stop) == self.calls[1:]:
+            return self
+        assert isinstance(self.body, list)
+        bodies = self.body[first - self.first : stop - self.first]
+        return self._replace(first=first, n=stop - first, body=bodies)
 
 
 class Kill(NamedTuple):
-    """Chunks that nobody wants any more, not even to the end of the call that runs."""
+    """Calls that nobody wants any more, not even to the end of the one that runs."""
 
-    chunks: list[int]
+    calls: list[Calls]
 
 
 class CallNow(NamedTuple):
@@ -129,6 +179,11 @@ class CallNow(NamedTuple):
     stop: int
     is_careful: bool
 
+    @property
+    def calls(self) -> Calls:
+        """Which calls of their chunk."""
+        return Calls(self.given.chunk, self.first, self.stop)
+
 
 class Got(NamedTuple):
     """What calls of a chunk have returned.
@@ -139,8 +194,9 @@ class Got(NamedTuple):
         Of which chunk.
     first, n : int
         Number of the first of the calls in the chunk, and how many.
-    body, buffers : bytes, list of buffers
-        Pickled list of values, each its own or a `NoValue`, and what lies beside it.
+    body, buffers : bytes or list of bytes, list of buffers
+        Pickled list of values, each its own or a `NoValue`, and what lies beside it; or such a list
+        for each call.
     busy_ns : int
         How long they took, in nanoseconds.
     """
@@ -148,9 +204,41 @@ class Got(NamedTuple):
     chunk: int
     first: int
     n: int
-    body: bytes
+    body: bytes | list[bytes]
     buffers: list[Any]
     busy_ns: int
+
+    def is_before(self, other: Got) -> bool:
+        """Tell whether another call of the chunk stands behind these, and each has its body."""
+        is_next = (self.chunk, self.first + self.n) == (other.chunk, other.first)
+        is_each = len(_bodies(self)) == self.n and other.n == 1
+        return is_next and is_each and not (self.buffers or other.buffers)
+
+    def with_next(self, other: Got) -> Got:
+        """Return what is told of these calls and of the one behind them."""
+        body = [*_bodies(self), *_bodies(other)]
+        busy_ns = self.busy_ns + other.busy_ns
+        return Got(self.chunk, self.first, self.n + other.n, body, [], busy_ns)
+
+    def parted(self, n: int) -> tuple[Got, Got | None]:
+        """Return what is told of the first `n` calls, and of the others if there are any.
+
+        Raises
+        ------
+        ValueError
+            It is told of all together.
+        """
+        if n == self.n:
+            return self, None
+        if not isinstance(self.body, list) or not 0 < n < len(self.body) == self.n:
+            raise ValueError(f"{self.n} values that cannot part after {n}")
+        ns = self.busy_ns * n // self.n
+        rest = Got(self.chunk, self.first + n, self.n - n, self.body[n:], [], self.busy_ns - ns)
+        return Got(self.chunk, self.first, n, self.body[:n], [], ns), rest
+
+
+def _bodies(got: Got) -> list[bytes]:
+    return got.body if isinstance(got.body, list) else [got.body]
 
 
 class Lost(NamedTuple):
@@ -191,11 +279,12 @@ class Skipped(NamedTuple):
 
     Attributes
     ----------
-    number : int
-        Of the first, in the runner's counting.
+    number, n : int
+        Of the first, in the runner's counting, and how many.
     """
 
     number: int
+    n: int
 
 
 class Back(NamedTuple):
@@ -216,10 +305,19 @@ class Answers(NamedTuple):
 
 
 class Window(NamedTuple):
-    """How many chunks of a function the ranks want to have at the same time."""
+    """How many chunks of a function the ranks want to have at the same time.
+
+    Attributes
+    ----------
+    function, n_chunks : int
+        Which function, and how many; calls of their own count as chunks.
+    call_s : float
+        What one of its calls takes, in seconds.
+    """
 
     function: int
     n_chunks: int
+    call_s: float
 
 
 class NoValue(NamedTuple):

@@ -105,6 +105,7 @@ PLAIN_CLASSES = {
             "Begin",
             "Broken",
             "CallNow",
+            "Calls",
             "End",
             "Forget",
             "Given",

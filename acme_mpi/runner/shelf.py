@@ -29,6 +29,7 @@ class Shelf:
     def put(self, answer: Got) -> bool:
         """Add one that has nothing beside it; tell whether it had room."""
         chunk, first, n, body, _, busy_ns = answer
+        assert isinstance(body, bytes)
         start: int = self._words[SIZE]
         middle = start + HEAD.size
         stop = middle + len(body)

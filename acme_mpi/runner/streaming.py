@@ -8,8 +8,9 @@ a call takes long, what stands behind it in its process is taken back.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from acme_mpi.runner.blame import Blame
@@ -18,6 +19,7 @@ from acme_mpi.runner.calls import (
     Begin,
     Broken,
     CallNow,
+    Calls,
     End,
     Forget,
     Given,
@@ -71,6 +73,17 @@ class _Open:
         """Their numbers in the counting of this runner."""
         return self.numbers(self.first, self.stop)
 
+    @property
+    def of_chunk(self) -> Calls:
+        """Which calls of their chunk they are."""
+        return Calls(self.given.chunk, self.first, self.stop)
+
+    def parted(self, at: Collection[int]) -> list[_Open]:
+        """Return the calls in parts, which begin before some of the chunk's calls."""
+        cuts = sorted({k for k in at if self.first < k < self.stop})
+        bounds = pairwise([self.first, *cuts, self.stop])
+        return [replace(self, first=first, stop=stop) for first, stop in bounds] if cuts else [self]
+
     def numbers(self, first: int, stop: int) -> range:
         """Return the numbers of some of the chunk's calls."""
         return range(self.number + first, self.number + stop)
@@ -99,7 +112,8 @@ class StreamRunner:
         self._held: deque[_Open] = deque()  # what its successor gets
         self._outbox: deque[Any] = deque()  # for the child
         self._answers: list[Reply] = []
-        self._taken: set[tuple[int, int]] = set()  # chunk and first call of what was on the shelf
+        # Of what was on the shelf: by chunk and first call how many.
+        self._taken: dict[tuple[int, int], int] = {}
         self._n_lost = 0  # of what is open
         self._is_killing = False  # the child, because of a call that was ended
         self._blame = Blame()
@@ -149,24 +163,33 @@ class StreamRunner:
     def give(self, chunks: Collection[Given]) -> None:
         """Have chunks called, after all others."""
         for given in chunks:
-            number = self._new_number(given.n)
-            self._held.append(_Open(number, given, self._setups[given.setup], 0, given.n))
+            number, (_, first, stop) = self._new_number(given), given.calls
+            self._held.append(_Open(number, given, self._setups[given.setup], first, stop))
         self._feed()
 
-    def _new_number(self, n_calls: int) -> int:
-        """Return the number of the first of some new calls."""
-        self._n_numbers += n_calls
-        return self._n_numbers - n_calls
+    def _new_number(self, given: Given) -> int:
+        """Return what the first call of a chunk has, or would have, as its new number."""
+        number = self._n_numbers - given.first
+        self._n_numbers += given.n
+        return number
 
-    def kill(self, chunks: Collection[int]) -> None:
-        """End chunks, with what runs of them; what they have not returned yet is lost."""
-        for each in [*self._held, *self._open]:
-            if each.given.chunk in chunks and not each.is_lost:
-                self._lose(each, each.first, each.stop, KILLED)
-                each.is_lost = True
-        self._n_lost = sum(each.is_lost for each in self._open)
+    def kill(self, calls: Collection[Calls]) -> None:
+        """End calls, also one that runs; those that have not returned yet are lost."""
+        meant: dict[int, list[Calls]] = {}
+        for each in calls:
+            meant.setdefault(each.chunk, []).append(each)
+        self._held, self._open = _parted(self._held, meant), _parted(self._open, meant)
+        for piece in [*self._held, *self._open]:
+            theirs = meant.get(piece.given.chunk, ())
+            if not piece.is_lost and any(map(piece.of_chunk.has_some_of, theirs)):
+                self._lose(piece, piece.first, piece.stop, KILLED)
+                piece.is_lost = True
+        self._count_lost()
         self._held = deque(each for each in self._held if not each.is_lost)
         self._end_lost()
+
+    def _count_lost(self) -> None:
+        self._n_lost = sum(each.is_lost for each in self._open)
 
     def _feed(self) -> None:
         """Give the child what is held back, as far as it may have it."""
@@ -250,7 +273,7 @@ class StreamRunner:
             if is_large:
                 break
             if isinstance(message, CallNow):
-                n_bytes += len(message.given.body)
+                n_bytes += message.given.n_bytes
         return messages
 
     def descriptors(self) -> list[int]:
@@ -267,8 +290,15 @@ class StreamRunner:
         """Longest time in seconds between two calls of `look`; None: it need not be called."""
         if self._n_lost:
             return SHORTEST_LOOK_S  # to see it begin
-        pauses_s = [self._limits.look_s, self._recall.look_s if len(self._open) > 1 else None]
+        pauses_s = [self._limits.look_s, self._recall.look_s if self._has_some_behind else None]
         return min((pause_s for pause_s in pauses_s if pause_s is not None), default=None)
+
+    @property
+    def _has_some_behind(self) -> bool:
+        """Whether calls that may be taken back stand behind the one that may run."""
+        if len(self._open) != 1:
+            return len(self._open) > 1
+        return self._open[0].given.may_part and len(self._open[0].calls) > 1
 
     @property
     def _limits(self) -> Limits:
@@ -289,9 +319,10 @@ class StreamRunner:
 
     def _look_around_long_call(self) -> None:
         """Take what was returned before a call that takes long, and what is to come behind it."""
-        if len(self._open) < 2 or (index := self._recall.long_call()) is None:
+        if not self._has_some_behind or (index := self._recall.long_call()) is None:
             return
         self._take_from_shelf()
+        self._part_behind(index)
         behind = [each for each in self._open if each.calls.start > index]
         if not behind:
             return
@@ -300,6 +331,15 @@ class StreamRunner:
         for each in behind:
             if each.calls.start < n_back:
                 self._take_back(each)
+
+    def _part_behind(self, index: int) -> None:
+        """Have what stands behind a call in its chunk stand for itself, if it may."""
+        self._open = deque(
+            part
+            for each in self._open
+            for part in each.parted([index + 1 - each.number] if each.given.may_part else ())
+        )
+        self._count_lost()
 
     def _take_back(self, each: _Open) -> None:
         """Hold back what the child will not call."""
@@ -310,27 +350,28 @@ class StreamRunner:
         if each.is_lost:
             return
         # The child goes on to skip what has the numbers that it had.
-        moved = replace(each, number=self._new_number(each.given.n))
+        moved = replace(each, number=self._new_number(each.given))
         self._blame.renumber(each.calls, moved.calls.start)
         self._held.append(moved)
 
     def _give_back(self) -> None:
         """Let others have the chunks that are held back because of a long call."""
-        whole = [
+        free = [
             each
             for each in self._held
-            if len(each.calls) == each.given.n and not self._blame.is_known(each.calls)
+            if (each.given.may_part or len(each.calls) == each.given.n)
+            and not self._blame.is_known(each.calls)
         ]
-        if whole:
-            self._held = deque(each for each in self._held if each not in whole)
-            self._answers.append(Back([each.given for each in whole]))
+        if free:
+            self._held = deque(each for each in self._held if each not in free)
+            self._answers.append(Back([each.given.part(each.first, each.stop) for each in free]))
 
     def _take_from_shelf(self) -> None:
         """Take the answers that the child has not sent."""
         for got in self._shelf.answers():
             if self._is_next(got):
+                self._taken[got.chunk, got.first] = got.n
                 self._finish(got)
-                self._taken.add((got.chunk, got.first))
 
     def _end_lost(self) -> None:
         """Kill the child if it runs what was ended."""
@@ -373,18 +414,25 @@ class StreamRunner:
             if isinstance(answer, Broken):
                 self._answers.append(answer)
             elif isinstance(answer, Skipped):
-                self._skip(answer.number)
-            elif (key := (answer.chunk, answer.first)) in self._taken:
-                self._taken.discard(key)
-            else:
-                self._finish(answer)
+                self._skip(answer)
+            elif (left := self._not_taken(answer)) is not None:
+                self._finish(left)
         self._recall.end()
         self._feed()
 
-    def _skip(self, number: int) -> None:
+    def _not_taken(self, got: Got) -> Got | None:
+        """Return what is left of an answer without that which was on the shelf, before it."""
+        left: Got | None = got
+        while left and (n := self._taken.pop((left.chunk, left.first), 0)):
+            _, left = left.parted(n)
+        return left
+
+    def _skip(self, skipped: Skipped) -> None:
         """Hear that something was skipped; it may be that this was not known to happen."""
+        first, stop = skipped.number, skipped.number + skipped.n
+        self._part_behind(first - 1)
         for each in [*self._open]:
-            if each.calls.start == number:
+            if first <= each.calls.start < stop:
                 self._take_back(each)
 
     def _is_next(self, got: Got) -> bool:
@@ -393,12 +441,21 @@ class StreamRunner:
             return False
         each = self._open[0]
         is_its = (each.given.chunk, each.first) == (got.chunk, got.first)
-        return is_its and 0 < got.n <= each.stop - each.first
+        if not isinstance(got.body, list):
+            return is_its and 0 < got.n <= each.stop - each.first
+        return is_its and 0 < got.n == len(got.body) <= each.given.calls.stop - each.first
 
     def _finish(self, got: Got) -> None:
-        if not self._is_next(got):
-            raise ValueError(f"an answer to what was not asked: {got.chunk}, {got.first}")
-        each = self._open[0]
+        """Take an answer, of what was parted meanwhile each part for itself."""
+        rest: Got | None = got
+        while rest is not None:
+            if not self._is_next(rest):
+                raise ValueError(f"an answer to what was not asked: {rest.chunk}, {rest.first}")
+            each = self._open[0]
+            told, rest = rest.parted(min(rest.n, each.stop - each.first))
+            self._end_calls(each, told)
+
+    def _end_calls(self, each: _Open, got: Got) -> None:
         self._has_reported = True
         self._blame.forget(each.numbers(got.first, got.first + got.n))
         each.first += got.n
@@ -473,6 +530,15 @@ class StreamRunner:
             child.kill()
         self._open.clear()
         self._held.clear()
+
+
+def _parted(pieces: Iterable[_Open], calls: Mapping[int, Iterable[Calls]]) -> deque[_Open]:
+    """Return pieces, parted so that each is among some calls, by chunk, or has none of them."""
+    return deque(
+        part
+        for each in pieces
+        for part in each.parted([k for c in calls.get(each.given.chunk, ()) for k in c[1:]])
+    )
 
 
 def _has_limits(setup: Begin) -> bool:

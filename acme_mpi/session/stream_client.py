@@ -25,6 +25,7 @@ from acme_mpi.runner.calls import (
     Answers,
     Begin,
     Broken,
+    Calls,
     End,
     Given,
     Kill,
@@ -36,6 +37,7 @@ from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.session.stream import Chunk, Form, Raised, Setup, Stream
 from acme_mpi.session.stream_values import error_of, values_of
 from acme_mpi.session.taught import Function, TaughtFunctions
+from acme_mpi.session.together import Drawn, together
 from acme_mpi.standing import loading
 from acme_mpi.tasks.pickling import (
     FEW,
@@ -69,13 +71,22 @@ class _Source:
 
 
 class _Out:
-    """A chunk that the ranks have."""
+    """A chunk that the ranks have, or single calls that have travelled together."""
 
-    __slots__ = ("chunk", "done", "n_calls", "n_left")
+    __slots__ = ("chunks", "done", "function", "n_calls", "n_left")
 
-    def __init__(self, chunk: Chunk, n_calls: int) -> None:
-        self.chunk, self.n_calls, self.n_left = chunk, n_calls, n_calls
+    def __init__(self, chunks: list[Chunk], function: Function, n_calls: int) -> None:
+        self.chunks, self.function = chunks, function
+        self.n_calls, self.n_left = n_calls, n_calls
         self.done: list[range] = []
+
+    def receive(self, first: int, values: list[Any]) -> None:
+        """Hand values on to whoever waits for them."""
+        if len(self.chunks) == 1:
+            self.chunks[0].receive(first, values)
+            return
+        for chunk, value in zip(self.chunks[first : first + len(values)], values, strict=True):
+            chunk.receive(0, [value])
 
     def missing(self) -> list[int]:
         """Return the calls that have no end yet."""
@@ -124,7 +135,7 @@ class ClientStream(Stream):
         self._sources: deque[_Source] = deque()
         self._dry: deque[_Source] = deque()
         self._out: dict[int, _Out] = {}  # by number
-        self._numbers: dict[Chunk, int] = {}
+        self._calls: dict[Chunk, Calls] = {}  # which of them are a chunk's
         self._lost: BaseException | None = None
         self._is_over = False  # nobody takes sources any more
         _STREAMS.add(self)
@@ -257,7 +268,7 @@ class ClientStream(Stream):
                 messages = []
         messages += drawn
         if self._killed:
-            messages.append(Kill(self._numbers_of_killed()))
+            messages.append(Kill(self._calls_of_killed()))
         messages += self._functions.forgotten()
         if messages:
             self._send(messages)
@@ -268,13 +279,13 @@ class ClientStream(Stream):
         function = source.function
         return self._lost is not None or function is None or self._functions.is_wanted(function)
 
-    def _numbers_of_killed(self) -> list[int]:
-        numbers = []
+    def _calls_of_killed(self) -> list[Calls]:
+        found = []
         while self._killed:
-            number = self._numbers.get(self._killed.popleft())
-            if number is not None:
-                numbers.append(number)
-        return numbers
+            calls = self._calls.get(self._killed.popleft())
+            if calls is not None:
+                found.append(calls)
+        return found
 
     def _take_sources(self) -> None:
         self._sources.extend(self._dry)
@@ -287,11 +298,11 @@ class ClientStream(Stream):
 
     def _drawn(self) -> list[Given]:
         """Return new chunks, as many as the ranks want."""
-        messages: list[Given] = []
+        ready: list[Drawn] = []
         n_bytes = 0
         n_unwanted = 0  # of the last sources
         while n_unwanted < len(self._sources):
-            if n_bytes >= FRAME_BYTES or len(messages) >= FRAME_CHUNKS:
+            if n_bytes >= FRAME_BYTES or len(ready) >= FRAME_CHUNKS:
                 break
             source = self._sources[0]
             if not self._is_wanted(source):
@@ -309,13 +320,30 @@ class ClientStream(Stream):
                 continue
             self._sources.rotate(-1)
             source.function = chunk.function
-            given = self._given(chunk)
-            if given is not None:
-                messages.append(given)
-                n_bytes += len(given.body) + sum(each.nbytes for each in given.buffers)
-        return messages
+            drawn = self._pickled(chunk)
+            if drawn is not None:
+                self._functions.note_sent(drawn.function)
+                ready.append(drawn)
+                n_bytes += len(drawn.body) + sum(each.nbytes for each in drawn.buffers)
+        return [self._given(each) for each in together(ready, self.size)]
 
-    def _given(self, chunk: Chunk) -> Given | None:
+    def _given(self, drawn: list[Drawn]) -> Given:
+        """Give chunks that travel as one their number."""
+        self._n_chunks += 1
+        number, first = self._n_chunks, drawn[0]
+        n_calls = first.n_calls
+        body: bytes | list[bytes] = first.body
+        chunks = [each.chunk for each in drawn]
+        if len(drawn) == 1:
+            self._calls[first.chunk] = Calls(number, 0, n_calls)
+        else:
+            n_calls, body = len(drawn), [each.body for each in drawn]
+            self._calls.update((each, Calls(number, k, k + 1)) for k, each in enumerate(chunks))
+        self._out[number] = _Out(chunks, first.function, n_calls)
+        setup, form, function = first.chunk.setup, int(first.chunk.form), first.function.number
+        return Given(number, setup, function, form, n_calls, body, first.buffers)
+
+    def _pickled(self, chunk: Chunk) -> Drawn | None:
         """Pickle a chunk that is wanted; None if that is its end."""
         if not chunk.begin():
             chunk.arguments = None
@@ -326,7 +354,7 @@ class ClientStream(Stream):
         error = self._lost or self._broken.get(chunk.setup)
         if error is None:
             try:
-                body, buffers = _pickled(chunk.form, arguments)
+                body, buffers = _pickle(chunk.form, arguments)
             except Exception as raised:
                 error = raised
             except BaseException as raised:  # it is meant for no thread of ours
@@ -337,13 +365,9 @@ class ClientStream(Stream):
         function: Function = chunk.function
         if (teach := self._functions.taught_again(function)) is not None:
             self._send([teach])
-        self._n_chunks += 1
-        number = self._n_chunks
-        self._out[number] = _Out(chunk, n_calls)
-        self._numbers[chunk] = number
-        self._functions.note_sent(function)
-        form = int(chunk.form)
-        return Given(number, chunk.setup, function.number, form, n_calls, body, buffers)
+        setup = self._setups.get(chunk.setup)
+        are_counted = setup is not None and bool(setup.max_chunks)
+        return Drawn(chunk, function, n_calls, body, buffers, are_counted)
 
     def _take_answers(self) -> None:
         while (message := self._channel.receive(wait=False)) is not None:
@@ -376,9 +400,11 @@ class ClientStream(Stream):
         if out.n_left > 0:
             out.done.append(range(first, first + n))
         else:
-            del self._out[number], self._numbers[out.chunk]
-            self._functions.note_back(out.chunk.function)
-        out.chunk.receive(first, values)
+            del self._out[number]
+            for chunk in out.chunks:
+                del self._calls[chunk]
+            self._functions.note_back(out.function, len(out.chunks))
+        out.receive(first, values)
 
     def _break(self, broken: Broken, rank: int) -> None:
         """End a pool whose initializer has raised."""
@@ -393,10 +419,10 @@ class ClientStream(Stream):
         """End all chunks: the ranks have gone. What is added from now on ends at once."""
         self._lost = error
         out, self._out = self._out, {}
-        self._numbers.clear()
+        self._calls.clear()
         for each in out.values():
             for k in each.missing():
-                each.chunk.receive(k, [Raised(error)])
+                each.receive(k, [Raised(error)])
         while not self._is_left():
             self._take_sources()
             self._drawn()
@@ -412,7 +438,7 @@ class ClientStream(Stream):
             return self._is_over
 
 
-def _pickled(form: Form, arguments: Sequence[Any]) -> tuple[bytes, list[Any]]:
+def _pickle(form: Form, arguments: Sequence[Any]) -> tuple[bytes, list[Any]]:
     buffers: list[Any] = []
     take = large_into(buffers)
     if are_plain(_values_in(form, arguments)):

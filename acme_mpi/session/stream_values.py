@@ -31,11 +31,17 @@ def values_of(answer: Got | Lost, where: str) -> list[Any]:
     if isinstance(answer, Lost):
         text = f"{answer.message}; on {where}" if where else answer.message
         return [Raised(WorkerDied(text), where) for _ in range(answer.n)]
+    if isinstance(answer.body, list):
+        return [value for body in answer.body for value in _loaded(body, [], 1, where)]
+    return _loaded(answer.body, answer.buffers, answer.n, where)
+
+
+def _loaded(body: bytes, buffers: list[Any], n: int, where: str) -> list[Any]:
     try:
-        values = pickle.loads(answer.body, buffers=answer.buffers)
+        values = pickle.loads(body, buffers=buffers)
     except BaseException as error:  # by code of the user's: it ends these calls, not the stream
-        return [Raised(_unloadable(f"{type(error).__name__}: {error}"), where)] * answer.n
-    if _MARK not in answer.body:
+        return [Raised(_unloadable(f"{type(error).__name__}: {error}"), where)] * n
+    if _MARK not in body:
         plain: list[Any] = values
         return plain
     for k, value in enumerate(values):

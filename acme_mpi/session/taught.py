@@ -7,6 +7,7 @@ not sent again.
 from __future__ import annotations
 
 import ctypes
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -39,10 +40,13 @@ class Function:
         Chunks of it that are drawn and have not ended.
     window : int
         How many of them the ranks want to have; 0: none has ended yet.
+    call_s : float
+        What a call takes, in seconds, once one has ended.
     """
 
     def __init__(self, number: int, body: bytes, buffers: Sequence[Any]) -> None:
         self.number, self.n_out, self.window = number, 0, 0
+        self.call_s = math.inf
         self._body, self._views = body, list[memoryview]()
         self._modules = RELOADS.state()
         self._segment: Segment | None = None
@@ -154,7 +158,7 @@ class TaughtFunctions:
             return  # it was forgotten
         if not function.window:
             self._n_unknown -= function.n_out
-        function.window = window.n_chunks
+        function.window, function.call_s = window.n_chunks, window.call_s
 
     def is_wanted(self, function: Function) -> bool:
         """Tell whether one more chunk of a function may be sent."""
@@ -167,7 +171,7 @@ class TaughtFunctions:
         function.n_out += 1
         self._n_unknown += not function.window
 
-    def note_back(self, function: Function) -> None:
-        """Hear that one has ended."""
-        function.n_out -= 1
-        self._n_unknown -= not function.window
+    def note_back(self, function: Function, n: int = 1) -> None:
+        """Hear that some have ended."""
+        function.n_out -= n
+        self._n_unknown -= n * (not function.window)

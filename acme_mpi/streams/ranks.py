@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +23,7 @@ from acme_mpi.runner.calls import (
     Answers,
     Back,
     Begin,
+    Calls,
     End,
     Forget,
     Given,
@@ -103,7 +105,7 @@ class Part:
             case Forget():
                 self._runners.forget(message.function)
             case Kill():
-                self._runners.kill(message.chunks)
+                self._runners.kill(message.calls)
             case Share():
                 self._fetch(message.teach, None)
 
@@ -200,11 +202,11 @@ class Leader(Part):
         self._schedule = Schedule(world.size, NEAR_S if is_near else FAR_S)
         self._setups: dict[int, Begin] = {}
         self._functions: dict[int, Teach] = {}
-        self._killed: set[int] = set()  # chunks that ranks were told to kill
+        self._killed: list[Calls] = []  # that ranks were told to kill
         self._known: list[set[tuple[type, int]]] = [set() for _ in range(world.size)]
         self._letters: dict[int, list[Any]] = {}
         self._to_client: deque[Any] = deque()
-        self._windows: dict[int, int] = {}  # by function, as the client knows them
+        self._windows: dict[int, Window] = {}  # by function, as the client knows them
 
     def end(self) -> None:
         """End the runners, and tell the client that nobody serves it any more. Independent."""
@@ -312,7 +314,7 @@ class Leader(Part):
                 self._schedule.forget(message.function)
                 self._tell_who_knows(message, (Teach, message.function))
             case Kill():
-                self._kill(set(message.chunks))
+                self._kill(message.calls)
 
     def _teach(self, teach: Teach) -> None:
         self._functions[teach.function] = teach
@@ -332,25 +334,25 @@ class Leader(Part):
                 known.discard(what)
                 self._put(rank, message)
 
-    def _kill(self, chunks: set[int]) -> None:
-        removed = self._schedule.remove(chunks)
-        self._lose(removed)
+    def _kill(self, calls: list[Calls]) -> None:
+        self._lose(self._schedule.remove(calls))
         for rank in range(self._world.size):
-            theirs = [chunk for chunk in chunks if self._schedule.has(rank, chunk)]
+            theirs = [each for each in calls if self._schedule.has(rank, each.chunk)]
             if theirs:
-                self._killed.update(theirs)
+                self._killed += theirs
                 self._put(rank, Kill(theirs))
 
-    def _lose(self, killed: list[Given]) -> None:
+    def _lose(self, killed: list[Calls]) -> None:
         if killed:
             lost: list[Answer] = [
-                Lost(given.chunk, 0, given.n, KILLED.type, KILLED.message) for given in killed
+                Lost(chunk, first, stop - first, KILLED.type, KILLED.message)
+                for chunk, first, stop in killed
             ]
             self._to_client.append(Answers(-1, lost))
 
     def _drop_all(self) -> None:
         """Nobody waits for anything any more."""
-        self._kill(self._schedule.chunks())
+        self._kill([Calls(chunk, 0, sys.maxsize) for chunk in self._schedule.chunks()])
         self._to_client.clear()
 
     def _pass_on(self, rank: int, answers: list[Reply]) -> None:
@@ -360,7 +362,7 @@ class Leader(Part):
             if isinstance(answer, Back):
                 self._schedule.take_back(rank, answer.given)
                 # What was to be killed was on its way here.
-                self._lose(self._schedule.remove(self._killed & {g.chunk for g in answer.given}))
+                self._lose(self._schedule.remove(self._killed))
             else:
                 theirs.append(answer)
         if theirs:
@@ -397,12 +399,19 @@ class Leader(Part):
                 self._do_all(messages)
 
     def _tell_client(self) -> None:
-        for function, window in self._schedule.windows():
-            if not 0.8 * window <= self._windows.get(function, 0) <= window:
-                self._windows[function] = window
-                self._to_client.append(Window(function, window))
+        for window in self._schedule.windows():
+            if not _is_about(window, self._windows.get(window.function)):
+                self._windows[window.function] = window
+                self._to_client.append(window)
         while self._to_client and self._is_open and self._client.has_room():
             messages = [*self._to_client]
             self._to_client.clear()
             with contextlib.suppress(BrokenPipeError, ConnectionError):  # seen when it is read
                 self._client.send(Kind.GOT, messages)
+
+
+def _is_about(window: Window, known: Window | None) -> bool:
+    """Tell whether the client need not be told of a window, for what it knows."""
+    if known is None or not 0.8 * window.n_chunks <= known.n_chunks <= window.n_chunks:
+        return False
+    return known.call_s / 2 <= window.call_s <= 2 * known.call_s

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
-from acme_mpi.runner.calls import Begin, Given, Got, Lost
+from acme_mpi.runner.calls import Begin, Calls, Given, Got, Lost, Window
 
 # Of work that a rank has ahead, so that the way to rank 0 and back costs no time: within a node,
 # where bells wake, and between nodes, where ranks poll. It gets more when half of that is done:
@@ -14,15 +16,49 @@ from acme_mpi.runner.calls import Begin, Given, Got, Lost
 NEAR_S, FAR_S = 0.02, 0.05
 LAST_S = 0.005  # of work may wait at one rank for no gain, when others have nothing left
 LONG_S = 0.05  # a call that takes longer is worth the way: nothing waits behind it
-MAX_AHEAD = 500  # chunks of one rank
+MAX_AHEAD = 500  # chunks of one rank, or calls of their own: they cannot be cancelled any more
 WEIGHT = 0.25  # of the newest duration in the mean
 
 
 class _Means(NamedTuple):
-    """What chunks of a function take, and single calls, in seconds."""
+    """What is known of a function's chunks.
+
+    Attributes
+    ----------
+    chunk_s, call_s : float
+        What they take, and what single calls take, in seconds.
+    n_apart : float
+        Calls of their own in one of them; 1 where the calls belong together.
+    """
 
     chunk_s: float
     call_s: float
+    n_apart: float
+
+    def moved(self, other: _Means) -> _Means:
+        """Return what is known when another chunk has ended."""
+        return _Means(*(old + WEIGHT * (new - old) for old, new in zip(self, other, strict=True)))
+
+
+@dataclass(slots=True)
+class _Out:
+    """Calls of a chunk that a rank has.
+
+    Attributes
+    ----------
+    function, may_part : int, bool
+        As of its `Given`.
+    n_left : int
+        How many have no end yet.
+    n_ended, took_ns : int
+        How many have returned, and what these took.
+    """
+
+    function: int
+    may_part: bool
+    n_left: int = 0
+    n_ended: int = 0
+    took_ns: int = 0
 
 
 class Schedule:
@@ -40,9 +76,7 @@ class Schedule:
         self._reserve_s = reserve_s
         self._queues: dict[int, deque[Given]] = {}  # by setup
         self._limits: dict[int, int] = {}  # how many ranks work for a setup
-        # By rank and chunk: calls left, and of those that returned nanoseconds and number.
-        self._out: list[dict[int, list[int]]] = [{} for _ in range(size)]
-        self._function_of: dict[int, int] = {}  # by chunk that is out
+        self._out: list[dict[int, _Out]] = [{} for _ in range(size)]  # by rank and chunk
         self._means: dict[int, _Means] = {}  # by function
         self._learned: set[int] = set()  # functions with news since the last look
         self._delayed: set[int] = set()  # ranks that have given chunks back, and not ended a call
@@ -71,6 +105,7 @@ class Schedule:
     def forget(self, function: int) -> None:
         """Forget what is known of a function."""
         self._means.pop(function, None)
+        self._learned.discard(function)
 
     def add(self, given: Given) -> None:
         """Queue a chunk."""
@@ -80,26 +115,33 @@ class Schedule:
     def take_back(self, rank: int, chunks: Iterable[Given]) -> None:
         """Queue chunks that a rank has, and gives back as a call before them takes long."""
         self._delayed.add(rank)
-        out = self._out[rank]
-        for given in sorted(chunks, key=lambda given: given.chunk, reverse=True):
-            del out[given.chunk], self._function_of[given.chunk]
+        for given in sorted(chunks, key=lambda given: given.calls, reverse=True):
+            self._end_calls(rank, given.chunk, given.n)
             self._queues[given.setup].appendleft(given)
             self.n_queued += 1
 
-    def remove(self, chunks: set[int]) -> list[Given]:
-        """Take chunks out of the queue; return those that were there."""
-        found: list[Given] = []
+    def remove(self, calls: Iterable[Calls]) -> list[Calls]:
+        """Take calls out of the queue; return those that were there."""
+        meant: dict[int, list[Calls]] = {}
+        for each in calls:
+            meant.setdefault(each.chunk, []).append(each)
+        found: list[Calls] = []
         for setup, queue in self._queues.items():
-            there = [given for given in queue if given.chunk in chunks]
-            if there:
-                found += there
-                left = deque(given for given in queue if given.chunk not in chunks)
-                self._queues[setup] = left
-        self.n_queued -= len(found)
+            if not any(given.chunk in meant for given in queue):
+                continue
+            left = deque[Given]()
+            for given in queue:
+                for part in _parted(given, meant.get(given.chunk, ())):
+                    if any(map(part.calls.has_some_of, meant.get(given.chunk, ()))):
+                        found.append(part.calls)
+                    else:
+                        left.append(part)
+            self.n_queued += len(left) - len(queue)
+            self._queues[setup] = left
         return found
 
     def has(self, rank: int, chunk: int) -> bool:
-        """Tell whether a rank has a chunk."""
+        """Tell whether a rank has a chunk, or a part of it."""
         return chunk in self._out[rank]
 
     def chunks(self) -> set[int]:
@@ -141,8 +183,9 @@ class Schedule:
                     break
                 given = queue.popleft()
                 self.n_queued -= 1
-                out[given.chunk] = [given.n, 0, given.n]
-                self._function_of[given.chunk] = given.function
+                if given.chunk not in out:
+                    out[given.chunk] = _Out(given.function, given.may_part)
+                out[given.chunk].n_left += given.n
                 yield given
 
     def _limit(self, function: int, share: int) -> int:
@@ -157,7 +200,8 @@ class Schedule:
         if means is None or means.call_s > LONG_S:
             return 1
         reserve_s = self._reserve_s if reserve_s is None else reserve_s
-        return min(MAX_AHEAD, 2 + int(reserve_s / (means.chunk_s + 1e-6)))
+        most = max(1, int(MAX_AHEAD / means.n_apart))
+        return min(most, 2 + int(reserve_s / (means.chunk_s + 1e-6)))
 
     def take(self, rank: int, answers: Iterable[Any]) -> None:
         """Learn what has ended."""
@@ -165,30 +209,31 @@ class Schedule:
         for answer in answers:
             if isinstance(answer, (Got, Lost)):
                 self._delayed.discard(rank)
-            left = out.get(answer.chunk) if isinstance(answer, (Got, Lost)) else None
-            if left is None:
-                continue
-            left[0] -= answer.n
-            if isinstance(answer, Got):
-                left[1] += answer.busy_ns
-            else:
-                left[2] -= answer.n  # how long they would have taken is not known
-            if left[0] <= 0:
-                del out[answer.chunk]
-                function = self._function_of.pop(answer.chunk)
-                if left[2] > 0:
-                    self._learn(function, left[1] / 1e9, left[2])
+                if answer.chunk in out:
+                    # How long those that are lost would have taken is not known.
+                    took_ns = answer.busy_ns if isinstance(answer, Got) else None
+                    self._end_calls(rank, answer.chunk, answer.n, took_ns)
 
-    def _learn(self, function: int, took_s: float, n_calls: int) -> None:
-        call_s = took_s / n_calls
-        chunk_s, mean_s = self._means.get(function, (took_s, call_s))
-        self._means[function] = _Means(
-            chunk_s + WEIGHT * (took_s - chunk_s), mean_s + WEIGHT * (call_s - mean_s)
-        )
-        self._learned.add(function)
+    def _end_calls(self, rank: int, chunk: int, n: int, took_ns: int | None = None) -> None:
+        """Count calls as no longer out; what they took, if they have returned."""
+        out = self._out[rank][chunk]
+        out.n_left -= n
+        if took_ns is not None:
+            out.n_ended += n
+            out.took_ns += took_ns
+        if out.n_left <= 0:
+            del self._out[rank][chunk]
+            if out.n_ended:
+                self._learn(out)
 
-    def windows(self) -> Iterator[tuple[int, int]]:
-        """Yield functions whose calls have ended since, and how many chunks of them shall be here.
+    def _learn(self, out: _Out) -> None:
+        took_s = out.took_ns / 1e9
+        new = _Means(took_s, took_s / out.n_ended, out.n_ended if out.may_part else 1)
+        self._means[out.function] = self._means.get(out.function, new).moved(new)
+        self._learned.add(out.function)
+
+    def windows(self) -> Iterator[Window]:
+        """Yield how many chunks of the functions whose calls have ended since shall be here.
 
         That is: shall have been sent by the client, and not have ended.
         """
@@ -196,4 +241,13 @@ class Schedule:
         learned, self._learned = self._learned, set()
         for function in learned:
             ahead = self._ahead(function)
-            yield function, len(self._out) * (ahead + max(1, ahead // 2))
+            means = self._means[function]
+            n_chunks = int(len(self._out) * (ahead + max(1, ahead // 2)) * means.n_apart)
+            yield Window(function, n_chunks, means.call_s)
+
+
+def _parted(given: Given, calls: Iterable[Calls]) -> list[Given]:
+    """Return a chunk in parts, each of which is among some calls of it, or has none of them."""
+    _, start, stop = given.calls
+    bounds = sorted({k for each in calls for k in each[1:] if start < k < stop})
+    return [given.part(*part) for part in pairwise([start, *bounds, stop])]

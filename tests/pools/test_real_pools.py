@@ -33,6 +33,8 @@ OF_RANKS = [
     "the_processes_of_an_initializer_end_with_its_pool",
     "kill_ends_one_call_of_many",
     "short_calls_do_not_wait_behind_a_long_one",
+    "one_of_many_short_calls_takes_long",
+    "one_of_many_short_calls_dies",
     "terminate_ends_what_runs_soon",
     "close_and_join_finish_all",
     "pools_and_maps_are_open_at_the_same_time",

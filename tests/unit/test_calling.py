@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import mmap
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -17,7 +18,9 @@ from acme_mpi.runner.calls import Begin, CallNow, Given, Teach
 from acme_mpi.runner.channel import Channel, Kind
 from acme_mpi.runner.child_main import Server
 from acme_mpi.runner.lifeline import PAGE_BYTES
+from acme_mpi.runner.shelf import Shelf
 from acme_mpi.runner.surroundings import Surroundings
+from acme_mpi.runner.words import SKIP_FROM, SKIP_TO
 from acme_mpi.tasks.pickling import pickle_given
 
 pytestmark = pytest.mark.once
@@ -27,6 +30,13 @@ pytestmark = pytest.mark.once
 def elsewhere() -> Iterator[None]:
     yield
     standing.become(standing.Standing.ELSEWHERE)
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No answer leaves because this machine is busy."""
+    monkeypatch.setattr(calling, "AHEAD_NS", 10**15)
+    monkeypatch.setattr(calling, "REPLY_NS", 10**15)
 
 
 @pytest.fixture
@@ -52,7 +62,8 @@ def calls(*numbers: int) -> list[CallNow]:
 
 
 def values_in(answers: list[Any]) -> list[int]:
-    return [value for answer in answers for value in pickle.loads(answer.body)]
+    bodies = [answer.body if isinstance(answer.body, list) else [answer.body] for answer in answers]
+    return [value for body in chain(*bodies) for value in pickle.loads(body)]
 
 
 def test_short_calls_are_told_of_together(words):
@@ -97,3 +108,69 @@ def test_all_is_told_before_the_runner_waits(words):
         end.close()
     assert answered is not None
     assert (answered[0], values_in(answered[1])) == (Kind.GOT, [2, 4, 6])
+
+
+class TestCallsOfTheirOwn:
+    """A chunk that may part."""
+
+    def orders(self, func: Callable[[Any], Any], *bodies: bytes) -> list[Any]:
+        setup, _ = known()
+        given = Given(7, 1, 1, calling.EACH, len(bodies), [*bodies], [], first=2)
+        order = CallNow(100, given, 2, 2 + len(bodies), False)
+        return [setup, Teach(1, pickle_given(func), [], None), order]
+
+    def told(self, words: memoryview, messages: list[Any]) -> list[Any]:
+        sent = list[Any]()
+        caller = Caller(sent.extend, words)
+        caller.take(messages)
+        caller.answer()
+        return sent
+
+    def test_they_are_told_of_as_one_answer_each_with_its_value(self, words):
+        (got,) = self.told(words, self.orders(double, *(pickle.dumps([k]) for k in range(3))))
+
+        assert (got.chunk, got.first, got.n) == (7, 2, 3)
+        assert [pickle.loads(body) for body in got.body] == [[0], [2], [4]]
+
+    def test_an_argument_that_does_not_load_costs_its_call(self, words):
+        bodies = [pickle.dumps([1]), b"no pickle", pickle.dumps([3])]
+
+        (got,) = self.told(words, self.orders(double, *bodies))
+
+        first, (error,), last = map(pickle.loads, got.body)
+        assert (first, last) == ([2], [6])
+        assert error.kind == "raised"
+
+    def test_each_lies_on_the_shelf_when_the_next_begins(self, words):
+        """So that nobody waits for one that takes long, and nothing is lost with the process."""
+        shelf = Shelf(words)
+        found = list[Any]()
+        setup, teach, order = self.orders(double, *(pickle.dumps([k]) for k in range(3)))
+        caller = Caller(lambda answers: None, words)
+        caller.take([setup, teach])
+        caller._functions[1]._message = None
+        caller._functions[1]._func = lambda x: found.append([got.first for got in shelf.answers()])
+
+        caller.take([order])
+
+        assert found == [[], [2], [2, 3]]
+
+    def test_what_is_taken_back_meanwhile_is_skipped(self, words):
+        setup, teach, order = self.orders(double, *(pickle.dumps([k]) for k in range(5)))
+        sent = list[Any]()
+        caller = Caller(sent.extend, words)
+        caller.take([setup, teach])
+        caller._functions[1]._message = None
+
+        def take_back(x: int) -> int:
+            if x == 1:
+                words[SKIP_TO], words[SKIP_FROM] = 107, 104
+            return x
+
+        caller._functions[1]._func = take_back
+        caller.take([order])
+        caller.answer()
+
+        got, skipped = sent
+        assert (got.first, got.n) == (2, 2)
+        assert skipped == (104, 3)

@@ -20,7 +20,7 @@ from running import LIMIT_S
 
 from acme_mpi.errors import LaunchError
 from acme_mpi.runner.calling import describe_error, dump
-from acme_mpi.runner.calls import Answers, Begin, Forget, Given, Got, Teach, Window
+from acme_mpi.runner.calls import Answers, Begin, Forget, Given, Got, Kill, Teach, Window
 from acme_mpi.runner.channel import Channel, Kind
 from acme_mpi.session.stream import Chunk, Form, Setup
 from acme_mpi.session.stream_client import FRAME_CHUNKS, ClientStream
@@ -88,7 +88,10 @@ class Played:
         self.channel.send(Kind.GOT, [*messages])
 
     def answer(self, given: Given, values: list[Any], first: int = 0) -> None:
+        body: bytes | list[bytes]
         body, buffers = dump(values)
+        if given.may_part:
+            body = [dump([value])[0] for value in values]
         self.tell(Answers(1, [Got(given.chunk, first, len(values), body, buffers, 0)]))
 
     def call(self, function: Any, argument: Any = 0) -> None:
@@ -217,7 +220,7 @@ def make_sum(array: Any) -> Callable[[Any], Any]:
 def test_the_ranks_begin_while_more_is_drawn(played):
     quick = played.stream.function(plain)
     played.call(quick)
-    played.tell(Window(quick.number, 5 * FRAME_CHUNKS))
+    played.tell(Window(quick.number, 5 * FRAME_CHUNKS, 1.0))
     played.stream.add(Calls(played.setup, quick, [k]) for k in range(2 * FRAME_CHUNKS))
     n_before = len(played.seen)
 
@@ -226,14 +229,128 @@ def test_the_ranks_begin_while_more_is_drawn(played):
     assert len(played.seen) - n_before <= FRAME_CHUNKS
 
 
+class TestTogether:
+    """Single calls that travel as one chunk."""
+
+    def quick(self, played: Played) -> Any:
+        """Return a function of which is known that its calls are short."""
+        function = played.stream.function(plain)
+        played.call(function)
+        played.tell(Window(function.number, 1000, 1e-6))
+        while function.call_s > 1:
+            played.call(function)
+        return function
+
+    def add(self, played: Played, chunks: list[Calls]) -> list[Given]:
+        """Give them all at once; return what is sent."""
+        played.stream.add(iter(chunks))
+        given = [played.next(Given)]
+        while sum(each.n for each in given) < sum(len(chunk.values) for chunk in chunks):
+            given.append(played.next(Given))
+        return given
+
+    def test_short_ones_do(self, played):
+        function = self.quick(played)
+        chunks = [Calls(played.setup, function, [k]) for k in range(80)]
+
+        given = self.add(played, chunks)
+
+        assert [each.n for each in given] == [20] * 4  # two for each rank
+        for each in given:
+            played.answer(each, each.arguments(0, each.n))
+        assert [chunk.result() for chunk in chunks] == [[k] for k in range(80)]
+
+    def test_few_go_one_by_one(self, played):
+        function = self.quick(played)
+
+        given = self.add(played, [Calls(played.setup, function, [k]) for k in range(4)])
+
+        assert [(each.n, each.may_part) for each in given] == [(1, False)] * 4
+
+    @pytest.mark.parametrize("argument", [b"x" * 10_000, np.zeros(100_000)], ids=["long", "array"])
+    def test_large_ones_do_not(self, played, argument):
+        function = self.quick(played)
+
+        given = self.add(played, [Calls(played.setup, function, [argument]) for _ in range(20)])
+
+        assert {each.n for each in given} == {1}
+
+    def test_those_of_a_pool_that_counts_chunks_do_not(self, played):
+        setup = played.stream.begin(Setup(max_chunks=7))
+        function = self.quick(played)
+
+        given = self.add(played, [Calls(setup, function, [k]) for k in range(20)])
+
+        assert {each.n for each in given} == {1}
+
+    def test_those_of_two_pools_do_not_mix(self, played):
+        setups = [played.setup, played.stream.begin(Setup())]
+        function = self.quick(played)
+
+        given = self.add(played, [Calls(setups[k % 2], function, [k]) for k in range(80)])
+
+        assert {(each.setup, each.n) for each in given} == {(setup, 20) for setup in setups}
+        assert all(
+            k % 2 == setups.index(each.setup) for each in given for k in each.arguments(0, 99)
+        )
+
+    def test_their_values_may_come_in_parts(self, played):
+        function = self.quick(played)
+        chunks = [Calls(played.setup, function, [k]) for k in range(20)]
+        first, *_ = self.add(played, chunks)
+        values = first.arguments(0, first.n)
+
+        played.answer(first, values[3:], first=3)
+        assert [chunk.result() for chunk in chunks[3 : first.n]] == [[k] for k in values[3:]]
+
+        played.answer(first, values[:3])
+        assert [chunk.result() for chunk in chunks[: first.n]] == [[k] for k in values]
+
+    def test_each_can_be_killed(self, played):
+        function = self.quick(played)
+        chunks = [Calls(played.setup, function, [k]) for k in range(80)]
+        given = self.add(played, chunks)
+
+        played.stream.kill([chunks[23]])
+
+        assert played.next(Kill).calls == [(given[1].chunk, 3, 4)]
+
+    def test_each_has_its_error_if_the_ranks_go(self, played):
+        function = self.quick(played)
+        chunks = [Calls(played.setup, function, [k]) for k in range(80)]
+        first, *_ = self.add(played, chunks)
+        played.answer(first, first.arguments(0, first.n))
+        assert [chunk.result() for chunk in chunks[: first.n]] == [[k] for k in range(first.n)]
+
+        played.channel.close()
+
+        for chunk in chunks[first.n :]:
+            (raised,) = chunk.result()
+            assert isinstance(raised.error, LaunchError)
+
+    def test_a_value_that_does_not_load_is_told_for_its_call(self, played):
+        function = self.quick(played)
+        chunks = [Calls(played.setup, function, [k]) for k in range(80)]
+        first, *_ = self.add(played, chunks)
+        bodies = [pickle.dumps([k]) for k in range(first.n)]
+        bodies[5] = pickle.dumps([QuitsWhereItIsLoaded()])
+
+        played.tell(Answers(1, [Got(first.chunk, 0, first.n, bodies, [], 0)]))
+
+        assert chunks[4].result() == [4]
+        assert chunks[6].result() == [6]
+        (raised,) = chunks[5].result()
+        assert "SystemExit: not here" in str(raised.error)
+
+
 @pytest.mark.parametrize("is_known", [False, True])
 def test_each_function_has_its_window(played, is_known):
     quick, slow = (played.stream.function(func) for func in (plain, [].append))
     played.call(quick)
-    played.tell(Window(quick.number, 100))
+    played.tell(Window(quick.number, 100, 1.0))
     if is_known:
         played.call(slow)
-        played.tell(Window(slow.number, 6))
+        played.tell(Window(slow.number, 6, 1.0))
     n_first = 6 if is_known else N_UNKNOWN * played.stream.size
     played.stream.add(Calls(played.setup, slow, [k]) for k in range(100))
     played.stream.add(Calls(played.setup, quick, [k]) for k in range(50))
@@ -242,7 +359,7 @@ def test_each_function_has_its_window(played, is_known):
 
     assert [each.function for each in given].count(slow.number) == n_first
     assert given[-1].function == quick.number  # what waits holds up no other source
-    played.tell(Window(slow.number, 101))
+    played.tell(Window(slow.number, 101, 1.0))
     assert {played.next(Given).function for _ in range(100 - n_first)} == {slow.number}
 
 

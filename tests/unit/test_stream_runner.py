@@ -33,8 +33,9 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 class Bench:
     """A runner, and what has come of the chunks that it got."""
 
-    def __init__(self) -> None:
+    def __init__(self, are_together: bool) -> None:
         self.runner = StreamRunner(1)
+        self._are_together = are_together  # chunks of one call travel as one that may part
         self._numbers = count(1)
         self.values: dict[tuple[int, int], Any] = {}  # by chunk and call
         self.lost: dict[tuple[int, int], Lost] = {}
@@ -64,9 +65,17 @@ class Bench:
         return Given(number, setup, function, 0, len(arguments), body, [])
 
     def give(self, setup: int, func: Callable[..., Any], *chunks: Sequence[Any]) -> list[Given]:
-        """Give chunks together; return them."""
+        """Give chunks at once; return them."""
         function = self.teach(func)
         given = [self.given(setup, function, arguments) for arguments in chunks]
+        if self._are_together:
+            (first, *_), bodies = (
+                given,
+                [each.body for each in given if isinstance(each.body, bytes)],
+            )
+            whole = first._replace(n=len(given), body=bodies)
+            self.runner.give([whole])
+            return [whole.part(k, k + 1) for k in range(whole.n)]
         self.runner.give(given)
         return given
 
@@ -82,7 +91,9 @@ class Bench:
             keys = [(answer.chunk, k) for k in range(answer.first, answer.first + answer.n)]
             assert not {*keys} & ({*self.values} | {*self.lost}), "a call has two ends"
             if isinstance(answer, Got):
-                values = pickle.loads(answer.body, buffers=answer.buffers)
+                body, buffers = answer.body, answer.buffers
+                bodies = body if isinstance(body, list) else [body]
+                values = [v for each in bodies for v in pickle.loads(each, buffers=buffers)]
                 self.values.update(zip(keys, values, strict=True))
             else:
                 self.lost.update(dict.fromkeys(keys, answer))
@@ -109,15 +120,18 @@ class Bench:
         return [
             self.values[key] if (key := (each.chunk, k)) in self.values else self.lost[key].kind
             for each in given
-            for k in range(each.n)
+            for k in range(each.first, each.first + each.n)
         ]
 
 
 @pytest.fixture
-def bench() -> Iterator[Bench]:
-    bench = Bench()
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    bench = Bench(getattr(request, "param", "apart") == "together")
     yield bench
     bench.runner.leave()
+
+
+both_ways = pytest.mark.parametrize("bench", ["apart", "together"], indirect=True)
 
 
 class Pipe:
@@ -218,6 +232,17 @@ def garbage_and_on() -> None:
 
 
 @pytest.mark.parametrize("kind", CRASHES)
+@pytest.mark.parametrize("bench", ["together"], indirect=True)
+def test_a_crash_costs_one_of_the_calls_that_travel_together(bench, kind):
+    crash, expected = CRASHES[kind]
+
+    given = bench.give(bench.begin(), call_at_bad, [0], [crash], [2])
+    bench.finish()
+
+    assert bench.ends(given) == [0, expected, 2]
+
+
+@pytest.mark.parametrize("kind", CRASHES)
 @pytest.mark.parametrize("sizes", [[1] * 3, [3], [1, 2]], ids=["chunks of 1", "one", "two"])
 def test_a_crash_costs_its_call_alone(bench, kind, sizes):
     """Whether it is seen at once, or later, when others of the chunk have been called.
@@ -248,6 +273,7 @@ def noting(path: Path) -> Callable[[Any], Any]:
     return note
 
 
+@both_ways
 def test_what_had_returned_before_a_crash_is_not_called_again(bench, tmp_path):
     crash, noted = end_by_signal(signal.SIGKILL), tmp_path / "noted"
     given = bench.give(bench.begin(), noting(noted), [1], [2], [crash], [3])
@@ -258,6 +284,7 @@ def test_what_had_returned_before_a_crash_is_not_called_again(bench, tmp_path):
     assert [line for line in noted.read_text().split("\n") if len(line) == 1] == ["1", "2", "3"]
 
 
+@both_ways
 def test_a_result_does_not_wait_for_the_call_behind_it(bench, pipe):
     given = bench.give(bench.begin(), waiting(pipe), [1], [2], ["wait"])
 
@@ -280,6 +307,21 @@ def test_chunks_behind_a_long_call_come_back(bench, pipe):
     assert bench.ends(given) == [1, "wait", 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("bench", ["together"], indirect=True)
+def test_calls_behind_a_long_one_part_from_it(bench, pipe):
+    given = bench.give(bench.begin(), waiting(pipe), [1], ["wait"], [2], [3])
+
+    bench.until(lambda: bench.back)
+
+    assert [each.calls for each in bench.back] == [(given[0].chunk, 2, 4)]
+    assert bench.ends(given[:1]) == [1]
+    assert bench.runner.look_s is None
+    pipe.allow()
+    bench.finish()
+    assert bench.ends(given) == [1, "wait", 2, 3]
+
+
+@both_ways
 def test_they_come_back_after_a_call_that_was_tried_again(bench, pipe, tmp_path):
     flag = tmp_path / "flag"
 
@@ -300,6 +342,7 @@ def test_they_come_back_after_a_call_that_was_tried_again(bench, pipe, tmp_path)
     assert bench.ends(first + given) == [None, "wait", 2]
 
 
+@both_ways
 def test_what_came_back_is_called_once(bench, pipe, tmp_path):
     """Also by the process that it was taken from."""
     wait, note = waiting(pipe), noting(tmp_path / "noted")
@@ -345,6 +388,7 @@ def call_waiting(pipe: Pipe) -> Callable[[Any], Any]:
     return lambda x: x() if callable(x) else wait(x)
 
 
+@both_ways
 def test_a_skip_that_nobody_knew_of_costs_nothing(bench, pipe):
     """The call has ended just when the rest was to be taken back."""
     given = bench.give(bench.begin(), waiting(pipe), ["wait"], [1], [2])
@@ -362,29 +406,45 @@ def test_kill_ends_the_call_that_runs(bench, pipe):
     first, second = bench.give(bench.begin(), waiting(pipe), ["wait", 1], [2])
     bench.until(pipe.has_begun)
 
-    bench.runner.kill([first.chunk])
+    bench.runner.kill([first.calls])
     bench.finish()
 
     assert bench.ends([first, second]) == ["killed", "killed", 2]
 
 
+@both_ways
 def test_kill_ends_at_once_what_has_not_begun(bench, pipe):
     given = bench.give(bench.begin(), waiting(pipe), ["wait"], [1], [2])
     bench.until(pipe.has_begun)
 
-    bench.runner.kill([given[1].chunk])
+    bench.runner.kill([given[1].calls])
     bench.poll()
 
-    assert {*bench.lost} == {(given[1].chunk, 0)}
+    assert {*bench.lost} == {(given[1].chunk, given[1].first)}
     pipe.allow()
     bench.finish()
     assert bench.ends(given) == ["wait", "killed", 2]
 
 
+@pytest.mark.parametrize("bench", ["together"], indirect=True)
+def test_kill_ends_one_of_the_calls_that_travel_together(bench, pipe, tmp_path):
+    """The one that runs; those before it have returned, and those behind are called once."""
+    wait, note = waiting(pipe), noting(tmp_path / "noted")
+    given = bench.give(bench.begin(), lambda x: wait(note(x)), [1], ["wait"], [2], [3])
+    bench.until(pipe.has_begun)
+
+    bench.runner.kill([given[1].calls, given[3].calls])
+    bench.finish()
+
+    assert bench.ends(given) == [1, "killed", 2, "killed"]
+    assert (tmp_path / "noted").read_text().split() == ["1", "wait", "2"]
+
+
+@both_ways
 def test_what_was_ended_is_killed_once_it_begins(bench, pipe):
     given = bench.give(bench.begin(), waiting(pipe), ["wait"], ["rest"], [2])
     bench.until(pipe.has_begun)
-    bench.runner.kill([given[1].chunk])
+    bench.runner.kill([given[1].calls])
 
     pipe.allow()
     pipe.allow()  # its value may have been lost with the process
@@ -398,7 +458,7 @@ def test_a_setup_may_end_before_its_killed_call(bench, pipe):
     (given,) = bench.give(setup, waiting(pipe), ["wait"])
     bench.until(pipe.has_begun)
 
-    bench.runner.kill([given.chunk])
+    bench.runner.kill([given.calls])
     bench.runner.end(setup)
     (good,) = bench.give(other, double, [1])
     bench.finish()
@@ -406,6 +466,7 @@ def test_a_setup_may_end_before_its_killed_call(bench, pipe):
     assert bench.ends([given, good]) == ["killed", 2]
 
 
+@both_ways
 def test_a_kill_that_comes_too_late_costs_no_other_call(bench, pipe, monkeypatch):
     """The call has returned, and the next one has begun, before the signal comes."""
     given = bench.give(bench.begin(), waiting(pipe), ["wait"], ["wait longer"])
@@ -420,7 +481,7 @@ def test_a_kill_that_comes_too_late_costs_no_other_call(bench, pipe, monkeypatch
         kill()
 
     monkeypatch.setattr(child, "send_kill", kill_late)
-    bench.runner.kill([given[0].chunk])
+    bench.runner.kill([given[0].calls])
     bench.until(pipe.has_begun)  # again, in a new process
     pipe.allow()
     bench.finish()
@@ -433,7 +494,7 @@ def test_nothing_is_looked_at_after_a_kill(bench, pipe):
     first, second = bench.give(bench.begin(max_chunks=1), waiting(pipe), ["wait"], [1])
     bench.until(pipe.has_begun)
 
-    bench.runner.kill([second.chunk])
+    bench.runner.kill([second.calls])
     pipe.allow()
     bench.finish()
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from acme_mpi.rules import Rules
-from acme_mpi.runner.calls import Begin, Given, Got, Lost
+from acme_mpi.runner.calls import Begin, Calls, Given, Got, Lost
 from acme_mpi.runner.surroundings import Surroundings
 from acme_mpi.streams.schedule import LAST_S, LONG_S, MAX_AHEAD, NEAR_S, Schedule
 
@@ -27,10 +27,13 @@ class Played:
     def begin(self, setup: int, n_ranks: int = 0) -> None:
         self.schedule.begin(Begin(setup, b"", Rules(), 0, n_ranks, HERE))
 
-    def add(self, n: int, setup: int = 1, function: int = 1, n_calls: int = 1) -> list[int]:
+    def add(
+        self, n: int, setup: int = 1, function: int = 1, n_calls: int = 1, may_part: bool = False
+    ) -> list[int]:
+        body: bytes | list[bytes] = [b""] * n_calls if may_part else b""
         numbers = [next(self._numbers) for _ in range(n)]
         for number in numbers:
-            self.given[number] = Given(number, setup, function, 0, n_calls, b"", [])
+            self.given[number] = Given(number, setup, function, 0, n_calls, body, [])
             self.schedule.add(self.given[number])
         return numbers
 
@@ -39,6 +42,9 @@ class Played:
 
     def end(self, rank: int, chunk: int, seconds: float = 0.0, n: int = 1) -> None:
         self.schedule.take(rank, [Got(chunk, 0, n, b"", [], int(seconds * 1e9))])
+
+    def windows(self) -> dict[int, int]:
+        return {window.function: window.n_chunks for window in self.schedule.windows()}
 
     def learn(self, seconds: float, function: int = 1) -> None:
         """Have a chunk of a function take so long."""
@@ -145,7 +151,7 @@ def test_each_function_has_its_limit(played):
         for chunk in chunks:
             played.end(rank, chunk, NEAR_S / 10)
     for chunk in quick[33:]:
-        played.schedule.remove({chunk})
+        played.schedule.remove([Calls(chunk, 0, 1)])
     assert [len(each) for each in played.assigned().values()] == [1, 1, 1]
 
 
@@ -197,9 +203,10 @@ def test_pools_take_turns(played):
 
 def test_what_is_removed_is_not_assigned(played):
     chunks = played.add(6)
-    removed = played.schedule.remove({chunks[1], chunks[5], 99})
+    wanted = [Calls(chunk, 0, 1) for chunk in (chunks[1], chunks[5])]
+    removed = played.schedule.remove([*wanted, Calls(99, 0, 1)])
 
-    assert [each.chunk for each in removed] == [chunks[1], chunks[5]]
+    assert removed == wanted
     assert [*chain(*played.assigned().values())] == [chunks[0], chunks[2], chunks[3]]
     assert played.schedule.n_queued == 1
 
@@ -239,11 +246,11 @@ def test_the_window_of_a_function_follows_from_its_chunks(played):
     played.learn(NEAR_S / 50, function=1)
     played.learn(2 * LONG_S, function=2)
 
-    windows = dict(played.schedule.windows())
+    windows = played.windows()
 
     assert windows[1] > 3 * 50
     assert windows[2] == 6
-    assert dict(played.schedule.windows()) == {}  # there is nothing new
+    assert played.windows() == {}  # there is nothing new
 
 
 def test_nothing_is_learned_of_calls_that_were_lost(played):
@@ -251,7 +258,7 @@ def test_nothing_is_learned_of_calls_that_were_lost(played):
     played.assigned()
     played.schedule.take(0, [Lost(first, 0, 1, "killed", "")])
 
-    assert dict(played.schedule.windows()) == {}
+    assert played.windows() == {}
 
 
 def test_all_chunks_are_known(played):
@@ -259,3 +266,69 @@ def test_all_chunks_are_known(played):
     played.assigned()
 
     assert played.schedule.chunks() == {*chunks}
+
+
+class TestCallsOfTheirOwn:
+    """Chunks that may part."""
+
+    def test_a_rank_has_no_more_calls_because_they_come_together(self, played):
+        played.add(1, n_calls=50, may_part=True)
+        ((rank, (chunk,)),) = played.assigned().items()
+        played.end(rank, chunk, n=50)
+        played.add(6 * MAX_AHEAD, n_calls=50, may_part=True)
+
+        assert {50 * len(each) for each in played.assigned().values()} == {MAX_AHEAD}
+
+    def test_the_window_counts_calls(self, played):
+        played.add(1, n_calls=50, may_part=True)
+        ((rank, (chunk,)),) = played.assigned().items()
+        played.end(rank, chunk, n=50)
+
+        (window,) = played.schedule.windows()
+
+        assert window.n_chunks == 3 * 1.5 * MAX_AHEAD
+        assert window.call_s == 0.0
+
+    def test_some_are_removed(self, played):
+        (chunk,) = played.add(1, n_calls=10, may_part=True)
+
+        removed = played.schedule.remove([Calls(chunk, 2, 3), Calls(chunk, 5, 7)])
+
+        assert sorted(removed) == [(chunk, 2, 3), (chunk, 5, 7)]
+        assert played.schedule.n_queued == 3
+        given = [each.calls for _, parts in played.schedule.assigned() for each in parts]
+        assert given == [(chunk, 0, 2), (chunk, 3, 5), (chunk, 7, 10)]
+
+    def test_a_part_that_comes_back_goes_to_another_rank(self, played):
+        (chunk,) = played.add(1, n_calls=10, may_part=True)
+        played.assigned()
+
+        played.schedule.take_back(0, [played.given[chunk].part(4, 10)])
+
+        assert played.schedule.n_queued == 1
+        ((rank, (part,)),) = played.schedule.assigned()
+        assert (rank, part.calls) == (1, (chunk, 4, 10))
+        assert played.schedule.ranks_out() == [0, 1]
+        played.end(1, chunk, n=6)
+        assert played.schedule.ranks_out() == [0]
+        played.end(0, chunk, n=4)
+        assert played.schedule.n_out == 0
+
+    def test_parts_go_back_in_order(self, played):
+        (chunk,) = played.add(1, n_calls=10, may_part=True)
+        played.assigned()
+        played.schedule.take_back(0, [played.given[chunk].part(k, k + 1) for k in (8, 9)])
+        played.end(0, chunk, n=8)
+
+        parts = [(rank, each.calls) for rank, given in played.schedule.assigned() for each in given]
+
+        assert sorted(parts) == [(0, (chunk, 8, 9)), (1, (chunk, 9, 10))]
+
+    def test_a_function_that_is_forgotten_has_no_window(self, played):
+        (chunk,) = played.add(1)
+        played.assigned()
+        played.end(0, chunk)
+
+        played.schedule.forget(1)
+
+        assert played.windows() == {}
