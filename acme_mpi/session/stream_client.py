@@ -190,7 +190,8 @@ class ClientStream(Stream):
     def function(self, func: Callable[..., Any]) -> Function:
         """Pickle a function, and have the ranks know it."""
         function = self._functions.known(func)
-        self.wake()
+        if self._orders:  # it is new
+            self.wake()
         return function
 
     def add(self, source: Iterator[Chunk | None]) -> None:

@@ -371,6 +371,14 @@ def test_the_same_function_has_the_same_number(played):
     assert stream.function(make_sum(array)) is stream.function(make_sum(array.copy()))
 
 
+def test_a_known_function_wakes_nobody(played, monkeypatch):
+    """Each wake takes a core from a task, for small maps again and again."""
+    played.call(played.stream.function(plain))
+    monkeypatch.setattr(played.stream, "wake", lambda: pytest.fail("woken"))
+
+    played.stream.function(plain)
+
+
 def test_a_changed_function_has_another_number(played):
     stream, array = played.stream, np.arange(100_000.0)
     before = stream.function(make_sum(array))
