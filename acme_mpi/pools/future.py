@@ -60,11 +60,13 @@ class FutureChunk(Chunk):
     def receive(self, first: int, values: list[Any]) -> None:
         """Take the value."""
         (value,) = values
-        with contextlib.suppress(InvalidStateError):  # it has ended with the executor
+        try:
             if type(value) is Raised:
                 self.future.set_exception(value.error)
             else:
                 self.future.set_result(value)
+        except InvalidStateError:
+            pass  # it has ended with the executor
         self._finish()
 
     def kill(self) -> None:

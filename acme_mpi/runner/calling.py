@@ -38,6 +38,7 @@ from acme_mpi.tasks.pickling import (
     AsRaised,
     Frozen,
     ValuePickler,
+    are_native,
     are_plain,
     dump_plain,
     large_into,
@@ -324,6 +325,8 @@ def dump(values: list[Any]) -> tuple[bytes, list[Any]]:
     buffers : list of (n,) ndarray of uint8
         What lies beside it; not copied.
     """
+    if are_native(values):
+        return pickle.dumps(values, protocol=5), []
     buffers: list[Any] = []
     take = large_into(buffers)
     if are_plain(values):

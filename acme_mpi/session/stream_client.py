@@ -42,6 +42,7 @@ from acme_mpi.standing import loading
 from acme_mpi.tasks.pickling import (
     FEW,
     GivenPickler,
+    are_native,
     are_plain,
     dump_plain,
     large_into,
@@ -440,9 +441,12 @@ class ClientStream(Stream):
 
 
 def _pickle(form: Form, arguments: Sequence[Any]) -> tuple[bytes, list[Any]]:
+    values = _values_in(form, arguments)
+    if are_native(values):
+        return pickle.dumps(arguments, protocol=5), []
     buffers: list[Any] = []
     take = large_into(buffers)
-    if are_plain(_values_in(form, arguments)):
+    if are_plain(values):
         return dump_plain(arguments, take), buffers
     file = io.BytesIO()
     GivenPickler(file, protocol=5, buffer_callback=take).dump(arguments)
@@ -451,6 +455,8 @@ def _pickle(form: Form, arguments: Sequence[Any]) -> tuple[bytes, list[Any]]:
 
 def _values_in(form: Form, arguments: Sequence[Any]) -> Sequence[Any]:
     """Return what the arguments of some calls consist of; those of many are not taken apart."""
+    if form is Form.ONCE and len(arguments) == 1:
+        return _parts(*arguments[0])
     if form is Form.EACH or len(arguments) > FEW:
         return arguments
     if form is Form.ONCE:
@@ -461,7 +467,7 @@ def _values_in(form: Form, arguments: Sequence[Any]) -> Sequence[Any]:
 def _parts(args: Any, named: Any) -> tuple[Any, ...]:
     """Return what the arguments of a call consist of; an iterator is not drawn here."""
     if type(args) is tuple and type(named) is dict:
-        return (*args, *named, *named.values())
+        return (*args, *named, *named.values()) if named else args
     return args, named
 
 

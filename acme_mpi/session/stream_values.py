@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from itertools import chain
 from multiprocessing.pool import (  # type: ignore[attr-defined]
     MaybeEncodingError,
     RemoteTraceback,
@@ -31,9 +32,10 @@ def values_of(answer: Got | Lost, where: str) -> list[Any]:
     if isinstance(answer, Lost):
         text = f"{answer.message}; on {where}" if where else answer.message
         return [Raised(WorkerDied(text), where) for _ in range(answer.n)]
-    if isinstance(answer.body, list):
-        return [value for body in answer.body for value in _loaded(body, [], 1, where)]
-    return _loaded(answer.body, answer.buffers, answer.n, where)
+    if not isinstance(answer.body, list):
+        return _loaded(answer.body, answer.buffers, answer.n, where)
+    loaded = [_loaded(body, [], 1, where) for body in answer.body]
+    return [*chain.from_iterable(loaded)]
 
 
 def _loaded(body: bytes, buffers: list[Any], n: int, where: str) -> list[Any]:

@@ -251,6 +251,11 @@ _NATIVE = frozenset({bool, int, float, str, bytes, type(None)})
 _PLAIN = _NATIVE | NUMPY_NUMBERS | {complex, np.str_, np.bytes_}
 
 
+def are_native(values: Sequence[Any]) -> bool:
+    """Tell whether there are but a few values, which `pickle.dumps` alone does well and quickly."""
+    return len(values) <= FEW and _NATIVE.issuperset(map(type, values))
+
+
 def are_plain(values: Sequence[Any]) -> bool:
     """Tell whether all values are numbers, texts, or arrays of numbers, of no types of others.
 
