@@ -11,9 +11,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from acme_mpi.acme.arguments import ArgumentShape, rough_bytes, takes
-from acme_mpi.acme.client import Client, begin_use, end_use, keep, kept_client
-from acme_mpi.acme.cluster import tell_of_missing_ranks
+from acme_mpi.acme.client import Client, begin_use, end_use
 from acme_mpi.acme.out_files import NAME, chosen_log, hand_out, wanted_files
+from acme_mpi.acme.workers import Workers
 from acme_mpi.comm import settle
 from acme_mpi.engine.call import Call, Display, Options, Output, Result, Work
 from acme_mpi.engine.messages import (
@@ -21,14 +21,12 @@ from acme_mpi.engine.messages import (
     acme_logger,
     add_console_handler,
     collected,
-    tell_once,
 )
 from acme_mpi.engine.summary import parallel_map_error
 from acme_mpi.errors import (
     AcmeMpiError,
     InputError,
     InputTypeError,
-    LaunchError,
     PlaceError,
     StoreError,
     TaskError,
@@ -61,7 +59,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("acme_mpi")
 
-MOST_BY_ITSELF = 64  # ranks of a job whose number nobody has said
 LARGE_ARGUMENT = (
     "argument size %4.2f MB exceeds recommended limit of %d MB. Distributing large variables "
     "across workers may result in poor performance. `%s` is sent to every node once; a file "
@@ -275,22 +272,23 @@ class ParallelMap(ACMEdaemon):
                 self._work = Work(
                     function_name(func), self.n_inputs, spec, rules=check_rules(rules)
                 )
-                self._set_workers(n_workers, stop_client)
-                self._check_words(partition, mem_per_worker, setup_timeout)
-                self._set_launcher(launch, form)
+                self._workers = Workers(
+                    n_workers, stop_client, partition, mem_per_worker, setup_timeout
+                )
+                self._workers.set_launcher(launch, form.store.writes_files)
+                self.stop_client = stop_client
+                self.job: Job | None = None
                 check("dryrun", dryrun)
                 check("setup_interactive", setup_interactive)
                 check("cleanup_threshold_days", cleanup_threshold_days)
             except InputError as caught:
                 error = self._prefixed(caught)
-            if error is None and self._may_start_workers(partition):
-                self._start_workers(partition, mem_per_worker, setup_timeout, setup_interactive)
-                session = session.of_call()
-            elif error is None and kept_client() is None and self._launcher is None:
-                self._tell_of_words(partition, mem_per_worker)
-                session = session.with_ranks(self._n_wanted)
+            if error is None:
+                with self._prefixing():
+                    self._workers.start(self.n_inputs, setup_interactive)
+                session = self._workers.session_of(session, self._world)
             ranks = session.job_ranks(self._world, error)
-            self._take_client(ranks)
+            self._workers.take(ranks, self._world)
             self._is_declined = False
             if self._settle_place(cleanup_threshold_days, dryrun):
                 self._is_declined = not self._try_one(len(ranks), setup_interactive)
@@ -360,72 +358,6 @@ class ParallelMap(ACMEdaemon):
         self.collect_results, self.write_pickle = not store.writes_files, store.is_pickled
         self.single_file = store.has_container and not store.has_payloads
 
-    def _set_workers(self, n_workers: Any, stop_client: Any) -> None:
-        self._n_wanted = check("n_workers", n_workers)
-        self._is_stopping = check("stop_client", stop_client)
-        self.stop_client = stop_client
-
-    def _set_launcher(self, launch: Any, form: ResultForm) -> None:
-        self._ends_workers = False
-        self.job: Job | None = None
-        self._launcher: Launcher | None = None
-        if launch is None:
-            return
-        # All ranks import this module, and few of them submit jobs.
-        from acme_mpi.jobs.submitting import check_caller, refuse_in_memory
-        from acme_mpi.launchers.named import launcher_of
-
-        check_caller()
-        self._launcher = launcher_of(launch)
-        refuse_in_memory(form.store.writes_files)
-
-    def _may_start_workers(self, partition: str) -> bool:
-        """Tell whether Slurm is to start workers: none are there, and a partition is named."""
-        if partition == "auto" or self._launcher is not None or kept_client() is not None:
-            return False
-        from acme_mpi.acme.batch import may_submit  # all ranks import this module
-
-        return may_submit()
-
-    def _start_workers(
-        self, partition: str, memory: str, timeout_s: float, is_interactive: bool
-    ) -> None:
-        from acme_mpi.acme.batch import slurm_of, start_workers
-
-        n_workers = self._n_wanted or min(self.n_inputs, MOST_BY_ITSELF)
-        with self._prefixing():
-            launcher = slurm_of(n_workers, partition, memory)
-            start_workers(launcher, timeout_s, is_interactive, timeout_s)
-        # As in ACME: they are ended with the computation, unless they are to stay.
-        self._ends_workers = self._is_stopping is not False
-        self._is_stopping = self._ends_workers
-
-    def _check_words(self, partition: Any, memory: Any, timeout: Any) -> None:
-        check("setup_timeout", timeout)
-        check("partition", partition)
-        check("mem_per_worker", memory)
-
-    def _tell_of_words(self, partition: Any, memory: Any) -> None:
-        """Say what the launcher has decided already."""
-        given = {"partition": partition, "mem_per_worker": memory}
-        names = " and ".join(f"`{name}`" for name, value in given.items() if value != "auto")
-        if names and self._world.is_master:
-            tell_once(
-                f"{names} changed nothing: the launcher (srun, mpiexec) has decided where the "
-                "ranks run and what they may use",
-                dialect="ParallelMap",
-            )
-
-    def _take_client(self, ranks: list[tuple[str, int]]) -> None:
-        found = kept_client()
-        if found is not None:
-            self._say(logging.INFO, "Attaching to global parallel computing client %s", found)
-        self.client: Client | None = found or Client(ranks, self._n_wanted)
-        if self._is_stopping is False:
-            keep(self.client)
-        if self._world.is_master and self._n_wanted is not None and self._launcher is None:
-            tell_of_missing_ranks(self._n_wanted, len(ranks), "ParallelMap", self.client)
-
     def _settle_place(self, cleanup_days: int | None, dryrun: bool) -> bool:
         """Have rank 0 decide where files go, and whether one task is tried first. Collective."""
 
@@ -436,7 +368,7 @@ class ParallelMap(ACMEdaemon):
                     for path in remove_old_runs(os.getcwd(), cleanup_days, layout.directory):
                         logger.info("Removed %s", path)
                 if dryrun:
-                    self._refuse_without_workers()
+                    self._workers.refuse_none()
                 return _Settled(layout, chosen_log(self.logfile, layout), self._work, dryrun)
 
         settled = settle(self._world, None, None, decide)
@@ -468,7 +400,7 @@ class ParallelMap(ACMEdaemon):
         """Return what is asked for now: much of it may be changed before `compute`."""
         name, log = function_name(self.func), self.logfile
         options = Options(
-            self._work._replace(name=name, n_tasks=self.n_inputs, workers=self._workers()),
+            self._work._replace(name=name, n_tasks=self.n_inputs, workers=self._workers.ranks),
             self._output._replace(output_dir=output_dir),
             Display(
                 dialect="ParallelMap",
@@ -478,9 +410,6 @@ class ParallelMap(ACMEdaemon):
             ),
         )
         return Request(self.func, self._tasks(), options)
-
-    def _workers(self) -> tuple[int, ...]:
-        return self.client.workers[: self._n_wanted] if self.client is not None else ()
 
     def _try_one(self, size: int, may_ask: bool) -> bool:
         """Call one task, say what it took, and return whether to go on. Collective."""
@@ -531,14 +460,14 @@ class ParallelMap(ACMEdaemon):
         if is_declined:
             self._say(logging.INFO, "%s is not executed", function_name(self.func))
             return None
-        if self._launcher is not None and not is_debug:
-            return self._compute_by_job(self._launcher, wanted)
+        if self._workers.launcher is not None and not is_debug:
+            return self._compute_by_job(self._workers.launcher, wanted)
         try:
             result = self._run(is_debug)
         except PlaceError as error:
             raise self._prefixed(self._existing(error)) from None
         finally:
-            if self._ends_workers:
+            if self._workers.are_ours:
                 self.cleanup()
         self._said.clear()
         if isinstance(result, BaseException):
@@ -559,7 +488,7 @@ class ParallelMap(ACMEdaemon):
             check("debug", debug)
             if self.client is None:  # who takes the client away wants nothing to be called
                 return debug, True, None
-            self._refuse_without_workers()
+            self._workers.refuse_none()
             return debug, self._is_declined, self._changed_files()
 
     def _changed_files(self) -> list[str] | None:
@@ -573,7 +502,7 @@ class ParallelMap(ACMEdaemon):
     def _run(self, is_debug: bool) -> Result | BaseException:
         """Run all tasks; return what the exception is that ends a run in this process."""
         world, session = self._world, current()
-        if not is_debug and len(workers := self._workers()) > 1:
+        if not is_debug and len(workers := self._workers.ranks) > 1:
             session = session.with_ranks(max(workers) + 1)  # those of then may have ended
         try:
             request = self._request(self.output_dir)
@@ -596,13 +525,6 @@ class ParallelMap(ACMEdaemon):
         paths = self.job.show()
         return paths if wanted is None else hand_out(paths, wanted)
 
-    def _refuse_without_workers(self) -> None:
-        if not self._workers():
-            raise LaunchError(
-                f"no active workers found in distributed computing client "
-                f"{self.client}. Consider running cluster_cleanup() to use all ranks again"
-            )
-
     def _finish(self, result: Result) -> Any:
         try:
             return finish(result)
@@ -612,8 +534,7 @@ class ParallelMap(ACMEdaemon):
     def cleanup(self) -> None:
         """End the use of the ranks as `stop_client` says; `with` does it at its end."""
         end_use(self)
-        if self._is_stopping and self.client is not None:
-            self.client.close()
+        self._workers.end()
 
     def __enter__(self) -> ParallelMap:
         begin_use(self)
@@ -641,6 +562,15 @@ class ParallelMap(ACMEdaemon):
         return lines_html(f"ParallelMap of {name}", [shown])
 
     @property
+    def client(self) -> Client | None:
+        """The ranks; None is put in its place by who wants nothing to be called."""
+        return self._workers.client
+
+    @client.setter
+    def client(self, client: Client | None) -> None:
+        self._workers.client = client
+
+    @property
     def daemon(self) -> ParallelMap:
         """The object itself."""
         return self
@@ -663,7 +593,7 @@ class ParallelMap(ACMEdaemon):
     @property
     def n_workers(self) -> int:
         """Number of ranks that call the function."""
-        return len(self._workers())
+        return len(self._workers.ranks)
 
     @property
     def out_dir(self) -> str | None:

@@ -8,9 +8,8 @@ a call takes long, what stands behind it in its process is taken back.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from acme_mpi.runner.blame import Blame
@@ -31,6 +30,7 @@ from acme_mpi.runner.calls import (
 )
 from acme_mpi.runner.channel import Kind
 from acme_mpi.runner.guard import SHORTEST_LOOK_S, Gone, Guard, Limits
+from acme_mpi.runner.pieces import Piece, around, n_calls, parted
 from acme_mpi.runner.process import Child, Ending, child_environment
 from acme_mpi.runner.recall import Recall
 from acme_mpi.runner.shelf import Shelf
@@ -38,59 +38,6 @@ from acme_mpi.runner.surroundings import need_a_new_process
 from acme_mpi.runner.words import N_RUNNING
 
 KILLED = Ending("killed", "the task was ended: nobody waits for its result any more")
-
-
-@dataclass(eq=False)
-class _Open:
-    """Calls [first, stop) of a chunk, which the process has or will get.
-
-    Attributes
-    ----------
-    number : int
-        Of the chunk's first call in the counting of this runner.
-    given : Given
-        The chunk.
-    setup : Begin
-        Its setup, which may be forgotten before its calls have ended, if they are lost.
-    first, stop : int
-        Half-open range of its calls.
-    is_careful : bool
-        One of them has ended its process; which one is to be found out.
-    is_lost : bool
-        They were ended, which has been told: what the process says of them counts no more.
-    """
-
-    number: int
-    given: Given
-    setup: Begin
-    first: int
-    stop: int
-    is_careful: bool = False
-    is_lost: bool = False
-
-    @property
-    def calls(self) -> range:
-        """Their numbers in the counting of this runner."""
-        return self.numbers(self.first, self.stop)
-
-    @property
-    def of_chunk(self) -> Calls:
-        """Which calls of their chunk they are."""
-        return Calls(self.given.chunk, self.first, self.stop)
-
-    def parted(self, at: Collection[int]) -> list[_Open]:
-        """Return the calls in parts, which begin before some of the chunk's calls."""
-        cuts = sorted({k for k in at if self.first < k < self.stop})
-        bounds = pairwise([self.first, *cuts, self.stop])
-        return [replace(self, first=first, stop=stop) for first, stop in bounds] if cuts else [self]
-
-    def numbers(self, first: int, stop: int) -> range:
-        """Return the numbers of some of the chunk's calls."""
-        return range(self.number + first, self.number + stop)
-
-
-def _n_calls(pieces: Iterable[_Open]) -> int:
-    return sum(len(each.calls) for each in pieces)
 
 
 class StreamRunner:
@@ -108,8 +55,8 @@ class StreamRunner:
         self._n_threads, self._n_numbers = n_threads, 0
         self._setups: dict[int, Begin] = {}
         self._functions: dict[int, Teach] = {}
-        self._open: deque[_Open] = deque()  # what the child has, oldest first
-        self._held: deque[_Open] = deque()  # what its successor gets
+        self._open: deque[Piece] = deque()  # what the child has, oldest first
+        self._held: deque[Piece] = deque()  # what its successor gets
         self._outbox: deque[Any] = deque()  # for the child
         self._answers: list[Reply] = []
         # Of what was on the shelf: by chunk and first call how many.
@@ -164,7 +111,7 @@ class StreamRunner:
         """Have chunks called, after all others."""
         for given in chunks:
             number, (_, first, stop) = self._new_number(given), given.calls
-            self._held.append(_Open(number, given, self._setups[given.setup], first, stop))
+            self._held.append(Piece(number, given, self._setups[given.setup], first, stop))
         self._feed()
 
     def _new_number(self, given: Given) -> int:
@@ -178,7 +125,7 @@ class StreamRunner:
         meant: dict[int, list[Calls]] = {}
         for each in calls:
             meant.setdefault(each.chunk, []).append(each)
-        self._held, self._open = _parted(self._held, meant), _parted(self._open, meant)
+        self._held, self._open = parted(self._held, meant), parted(self._open, meant)
         for piece in [*self._held, *self._open]:
             theirs = meant.get(piece.given.chunk, ())
             if not piece.is_lost and any(map(piece.of_chunk.has_some_of, theirs)):
@@ -218,7 +165,7 @@ class StreamRunner:
             )
         self._send()
 
-    def _next_held(self) -> _Open | None:
+    def _next_held(self) -> Piece | None:
         """Take what the child gets next; None: it has to finish something first."""
         if not self._held:
             return None
@@ -226,7 +173,7 @@ class StreamRunner:
             self._blame.end_search(self._held[0].calls.start)
         if self._blame.most is None:
             return self._held.popleft()
-        room = self._blame.most - _n_calls(self._open)
+        room = self._blame.most - n_calls(self._open)
         if room <= 0:
             return None
         each = self._held.popleft()
@@ -341,7 +288,7 @@ class StreamRunner:
         )
         self._count_lost()
 
-    def _take_back(self, each: _Open) -> None:
+    def _take_back(self, each: Piece) -> None:
         """Hold back what the child will not call."""
         self._open.remove(each)
         self._n_lost -= each.is_lost
@@ -455,7 +402,7 @@ class StreamRunner:
             told, rest = rest.parted(min(rest.n, each.stop - each.first))
             self._end_calls(each, told)
 
-    def _end_calls(self, each: _Open, got: Got) -> None:
+    def _end_calls(self, each: Piece, got: Got) -> None:
         self._has_reported = True
         self._blame.forget(each.numbers(got.first, got.first + got.n))
         each.first += got.n
@@ -482,7 +429,7 @@ class StreamRunner:
             running = None  # it may have begun another call before the signal came
         elif running is None and left:
             last = left[-1].calls.stop - 1
-            if self._blame.is_single(_n_calls(left), last, self._has_reported):
+            if self._blame.is_single(n_calls(left), last, self._has_reported):
                 running, index, n_running = left[0], left[0].calls.start, 1
         if running is not None:
             self._blame.most = None
@@ -490,7 +437,7 @@ class StreamRunner:
             if each.is_lost:
                 continue
             if each is running and n_running > 1 and not each.is_careful:
-                self._held += _around(each, index, index + n_running)
+                self._held += around(each, index, index + n_running)
             elif each is running:
                 self._held_without(each, index, ending)
             else:
@@ -498,7 +445,7 @@ class StreamRunner:
         self._held = deque(sorted(self._held, key=lambda each: each.calls.start))
         self._feed()
 
-    def _held_without(self, each: _Open, index: int, ending: Ending) -> None:
+    def _held_without(self, each: Piece, index: int, ending: Ending) -> None:
         """Hold back a chunk's calls, all but the one that has ended its process for good."""
         k = index - each.number
         rules = each.setup.rules
@@ -516,7 +463,7 @@ class StreamRunner:
             if first < stop:
                 self._held.append(replace(each, first=first, stop=stop))
 
-    def _lose(self, each: _Open, first: int, stop: int, ending: Ending) -> None:
+    def _lose(self, each: Piece, first: int, stop: int, ending: Ending) -> None:
         self._blame.forget(each.numbers(first, stop))
         lost = Lost(each.given.chunk, first, stop - first, ending.type, ending.message)
         self._answers.append(lost)
@@ -532,26 +479,5 @@ class StreamRunner:
         self._held.clear()
 
 
-def _parted(pieces: Iterable[_Open], calls: Mapping[int, Iterable[Calls]]) -> deque[_Open]:
-    """Return pieces, parted so that each is among some calls, by chunk, or has none of them."""
-    return deque(
-        part
-        for each in pieces
-        for part in each.parted([k for c in calls.get(each.given.chunk, ()) for k in c[1:]])
-    )
-
-
 def _has_limits(setup: Begin) -> bool:
     return bool(setup.rules.timeout_s or setup.rules.memory_bytes)
-
-
-def _around(each: _Open, start: int, stop: int) -> list[_Open]:
-    """Return a chunk's calls in parts; in one of them, [start, stop), is the one to be found."""
-    first = start - each.number
-    last = min(stop - each.number, each.stop)
-    parts = [
-        replace(each, stop=first),
-        replace(each, first=first, stop=last, is_careful=True),
-        replace(each, first=last),
-    ]
-    return [part for part in parts if part.first < part.stop]
