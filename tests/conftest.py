@@ -347,6 +347,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Scheduling(config, log)
 
 
+def pytest_configure() -> None:
+    """Take interrupts again where a shell has started the tests in its background, without them."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out files without a test of this stack: each worker would import and collect them."""
     is_without = IS_WITHOUT.get(config.option.markexpr)
