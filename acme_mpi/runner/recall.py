@@ -60,11 +60,13 @@ class Recall:
             return None
         return running[0]
 
-    def take(self, first: int, stop: int) -> int:
+    def take(self, running: int, first: int, stop: int) -> int:
         """Ask for the calls with numbers in [first, stop), or tell which of them are back.
 
         Parameters
         ----------
+        running : int
+            The call that was just seen to run.
         first, stop : int
             Of all that stands behind the call that runs; the runner may have got more of it since
             it was asked.
@@ -74,7 +76,6 @@ class Recall:
         int
             Those with smaller numbers are.
         """
-        running: int = self._words[0]
         asked = self._asked
         if asked is None or asked.running != running:
             self._ask(_Asked(running, self._clock(), first, stop))
@@ -90,5 +91,10 @@ class Recall:
         self._asked = asked
 
     def end(self) -> None:
-        """Hear that the runner has answered: it may be given what it likes, with new numbers."""
-        self._asked, self.has_taken = None, False
+        """Hear that the runner has answered: it may be given what it likes, with new numbers.
+
+        Not yet if that was before the call that it still runs: what is asked for then would take
+        the place of what it is to skip.
+        """
+        if self._asked is not None and self._words[0] != self._asked.running:
+            self._asked, self.has_taken = None, False

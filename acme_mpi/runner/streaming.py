@@ -8,7 +8,7 @@ a call takes long, what stands behind it in its process is taken back.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -235,8 +235,10 @@ class StreamRunner:
     @property
     def look_s(self) -> float | None:
         """Longest time in seconds between two calls of `look`; None: it need not be called."""
+        if self._answers:
+            return 0.0
         if self._n_lost:
-            return SHORTEST_LOOK_S  # to see it begin
+            return min(SHORTEST_LOOK_S, self._recall.look_s)  # to see it begin
         pauses_s = [self._limits.look_s, self._recall.look_s if self._has_some_behind else None]
         return min((pause_s for pause_s in pauses_s if pause_s is not None), default=None)
 
@@ -268,16 +270,23 @@ class StreamRunner:
         """Take what was returned before a call that takes long, and what is to come behind it."""
         if not self._has_some_behind or (index := self._recall.long_call()) is None:
             return
-        self._take_from_shelf()
+        self._take_from_shelf(index)
         self._part_behind(index)
-        behind = [each for each in self._open if each.calls.start > index]
-        if not behind:
-            return
-        last = behind[-1]
-        n_back = self._recall.take(behind[0].calls.start, last.calls.stop)
+        behind = self._behind(index)
+        n_back = self._called_back(index, behind)
         for each in behind:
             if each.calls.start < n_back:
                 self._take_back(each)
+
+    def _behind(self, index: int) -> list[Piece]:
+        """Return what the child is to call after a call."""
+        return [each for each in self._open if each.calls.start > index]
+
+    def _called_back(self, index: int, behind: Sequence[Piece]) -> int:
+        """Ask for what stands behind a call that runs; return up to which number it is back."""
+        if not behind:
+            return index + 1
+        return self._recall.take(index, behind[0].calls.start, behind[-1].calls.stop)
 
     def _part_behind(self, index: int) -> None:
         """Have what stands behind a call in its chunk stand for itself, if it may."""
@@ -313,9 +322,18 @@ class StreamRunner:
             self._held = deque(each for each in self._held if each not in free)
             self._answers.append(Back([each.given.part(each.first, each.stop) for each in free]))
 
-    def _take_from_shelf(self) -> None:
-        """Take the answers that the child has not sent."""
-        for got in self._shelf.answers():
+    def _take_from_shelf(self, index: int) -> None:
+        """Take the answers that the child has not sent.
+
+        Parameters
+        ----------
+        index : int
+            Of the call that it runs, or has ended with: else it may be writing.
+        """
+        answers = self._shelf.answers()
+        if self._child is not None and self._child.words[0] != index:
+            return
+        for got in answers:
             if self._is_next(got):
                 self._taken[got.chunk, got.first] = got.n
                 self._finish(got)
@@ -327,7 +345,11 @@ class StreamRunner:
         if self._guard.over_limit is not None:
             return
         index = self._child.words[0]
-        if any(each.is_lost and index in each.calls for each in self._open):
+        if not any(each.is_lost and index in each.calls for each in self._open):
+            return
+        # What stands behind it must not begin before the signal comes.
+        behind = self._behind(index)
+        if not behind or self._called_back(index, behind) > behind[0].calls.start:
             self._is_killing = True
             self._child.send_kill()
 
@@ -388,9 +410,9 @@ class StreamRunner:
             return False
         each = self._open[0]
         is_its = (each.given.chunk, each.first) == (got.chunk, got.first)
-        if not isinstance(got.body, list):
-            return is_its and 0 < got.n <= each.stop - each.first
-        return is_its and 0 < got.n == len(got.body) <= each.given.calls.stop - each.first
+        if isinstance(got.body, list):  # what it tells together may have parted here
+            return is_its and 0 < got.n == len(got.body)
+        return is_its and 0 < got.n <= each.stop - each.first
 
     def _finish(self, got: Got) -> None:
         """Take an answer, of what was parted meanwhile each part for itself."""
@@ -419,8 +441,9 @@ class StreamRunner:
         n_running: int = child.words[N_RUNNING]
         index, ending = self._guard.ending(child.kill(), misdeed)
         self._outbox.clear()
-        if misdeed is None and index >= 0:  # else what was returned may be what has spoilt it
-            self._take_from_shelf()
+        # If it has ended by itself between calls, what was returned may be what has spoilt it.
+        if misdeed is None and (index >= 0 or self._is_killing):
+            self._take_from_shelf(index)
         left = [*self._open]
         self._open.clear()
         self._n_lost = 0

@@ -105,44 +105,56 @@ def skipped(recall: Recall) -> tuple[int, int]:
 
 
 def test_what_stands_behind_is_back_when_the_same_call_still_runs(recall, clock):
-    assert recall.take(8, 20) == 8
+    assert recall.take(7, 8, 20) == 8
     assert skipped(recall) == (8, 20)
-    assert recall.take(8, 20) == 8
+    assert recall.take(7, 8, 20) == 8
     assert not recall.has_taken
     clock.s += 2 * SEEN_S
 
-    assert recall.take(8, 20) == 20
+    assert recall.take(7, 8, 20) == 20
     assert recall.has_taken
 
 
 def test_it_is_asked_for_anew_when_another_call_runs(recall, clock):
-    recall.take(8, 20)
+    recall.take(7, 8, 20)
     clock.s += 2 * SEEN_S
     recall._words[0] = 9
 
-    assert recall.take(10, 20) == 10
+    assert recall.take(9, 10, 20) == 10
     assert skipped(recall) == (10, 20)
     clock.s += 2 * SEEN_S
-    assert recall.take(10, 20) == 20
+    assert recall.take(9, 10, 20) == 20
 
 
 def test_what_came_after_the_order_is_not_back_with_the_rest(recall, clock):
-    recall.take(8, 20)
+    recall.take(7, 8, 20)
     clock.s += 2 * SEEN_S
 
-    assert recall.take(8, 25) == 20
-    assert recall.take(20, 25) == 20
+    assert recall.take(7, 8, 25) == 20
+    assert recall.take(7, 20, 25) == 20
     assert skipped(recall) == (8, 25)
     clock.s += 2 * SEEN_S
-    assert recall.take(20, 25) == 25
+    assert recall.take(7, 20, 25) == 25
 
 
 def test_after_an_answer_all_begins_anew(recall, clock):
-    recall.take(8, 20)
+    recall.take(7, 8, 20)
     clock.s += 2 * SEEN_S
-    recall.take(8, 20)
+    recall.take(7, 8, 20)
+    recall._words[0] = -1
 
     recall.end()
 
     assert not recall.has_taken
-    assert recall.take(21, 22) == 21
+    assert recall.take(21, 21, 22) == 21
+
+
+def test_an_answer_of_before_changes_nothing_while_the_same_call_runs(recall, clock):
+    recall.take(7, 8, 20)
+    clock.s += 2 * SEEN_S
+    recall.take(7, 8, 20)
+
+    recall.end()
+
+    assert recall.has_taken
+    assert skipped(recall) == (8, 20)

@@ -468,7 +468,7 @@ def test_a_setup_may_end_before_its_killed_call(bench, pipe):
 
 @both_ways
 def test_a_kill_that_comes_too_late_costs_no_other_call(bench, pipe, monkeypatch):
-    """The call has returned, and the next one has begun, before the signal comes."""
+    """The call has returned before the signal comes; the next one does not begin before that."""
     given = bench.give(bench.begin(), waiting(pipe), ["wait"], ["wait longer"])
     bench.until(pipe.has_begun)
     child = bench.runner._child
@@ -477,16 +477,64 @@ def test_a_kill_that_comes_too_late_costs_no_other_call(bench, pipe, monkeypatch
     def kill_late() -> None:
         monkeypatch.undo()
         pipe.allow()
-        wait_until(pipe.has_begun)
+        wait_until(lambda: child.words[0] < 0 and select.select([child.channel], [], [], 0)[0])
         kill()
 
     monkeypatch.setattr(child, "send_kill", kill_late)
     bench.runner.kill([given[0].calls])
-    bench.until(pipe.has_begun)  # again, in a new process
+    bench.until(pipe.has_begun)  # in a new process
     pipe.allow()
     bench.finish()
 
     assert bench.ends(given) == ["killed", "wait longer"]
+    assert bench.runner._child is not child
+    assert not pipe.has_begun()
+
+
+@both_ways
+def test_what_had_returned_before_a_kill_is_not_called_again(bench, pipe, tmp_path):
+    """The call that was meant has returned, too, when the signal comes."""
+    wait, note = waiting(pipe), noting(tmp_path / "noted")
+    given = bench.give(bench.begin(), lambda x: note(wait(x)), [1], [2], ["wait"], [3])
+    bench.until(pipe.has_begun)
+    runner = bench.runner
+    runner._child.words[0] = -1  # as it is between two calls
+
+    runner._is_killing = True
+    runner._child.send_kill()
+    bench.until(pipe.has_begun)
+    pipe.allow()
+    bench.finish()
+
+    assert bench.ends(given) == [1, 2, "wait", 3]
+    assert (tmp_path / "noted").read_text().split() == ["1", "2", "wait", "3"]
+
+
+def test_nothing_is_taken_from_the_shelf_while_the_child_may_write(bench, pipe):
+    bench.give(bench.begin(), waiting(pipe), [1], ["wait"])
+    bench.until(pipe.has_begun)
+    runner = bench.runner
+    assert runner._shelf.answers()
+
+    runner._take_from_shelf(runner._child.words[0] - 1)
+    assert not runner.has_answers
+
+    runner._take_from_shelf(runner._child.words[0])
+    assert runner.has_answers
+    pipe.allow()
+
+
+def test_answers_of_chunks_that_lie_side_by_side_may_come_together(bench, tmp_path):
+    """Parts of one chunk that were given one by one."""
+    setup, function = bench.begin(), bench.teach(noting(tmp_path / "noted"))
+    each = [bench.given(setup, function, [x]).body for x in range(6)]
+    whole = bench.given(setup, function, [0])._replace(n=6, body=each)
+
+    bench.runner.give([whole.part(k, k + 2) for k in (0, 2, 4)])
+    bench.finish()
+
+    assert bench.ends([whole]) == [*range(6)]
+    assert (tmp_path / "noted").read_text().split() == [*map(str, range(6))]
 
 
 def test_nothing_is_looked_at_after_a_kill(bench, pipe):
@@ -495,6 +543,7 @@ def test_nothing_is_looked_at_after_a_kill(bench, pipe):
     bench.until(pipe.has_begun)
 
     bench.runner.kill([second.calls])
+    assert bench.runner.look_s == 0  # its end is there to be told
     pipe.allow()
     bench.finish()
 
