@@ -133,8 +133,6 @@ class Caller:
                 # Nothing has been called: each of them has the same end.
                 yield [describe_error(error)] * (stop - first), 0
             return
-        if given.may_part:
-            order = order._replace(is_careful=True)
         yield from self._called(call, arguments, order)
 
     def _function(self, given: Given) -> Callable[[Any], Any]:
@@ -173,7 +171,8 @@ class Caller:
         """
         words, clock = self._words, monotonic_ns
         number = order.number + order.first
-        report_ns = -1 if order.given.may_part else REPORT_NS
+        is_each_told = order.given.may_part  # and where each begins
+        report_ns = -1 if is_each_told else REPORT_NS
         values: list[Any] = []
         begin_ns = now_ns = clock()
         done, n_between = 0, 1
@@ -187,7 +186,7 @@ class Caller:
             self._call_block(call, block, values)
             done += n_block
             now_ns = clock()
-            if not order.is_careful:
+            if not (order.is_careful or is_each_told):
                 took_ns = now_ns - block_ns
                 n_between = max(1, min(2 * n_block, CLOCK_NS * n_block // (took_ns + 1)))
             if now_ns - begin_ns > report_ns:

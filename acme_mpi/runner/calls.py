@@ -7,6 +7,8 @@ the answers go back. Agents do not unpickle what users give or get.
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from acme_mpi.linux.segment import Segment
@@ -88,6 +90,34 @@ class Calls(NamedTuple):
         """Tell whether one of the calls is among others."""
         is_same = self.chunk == other.chunk
         return is_same and self.first < other.stop and other.first < self.stop
+
+    def parted(self, at: Iterable[int]) -> list[Calls]:
+        """Return the calls in parts, which begin before some of the chunk's calls."""
+        cuts = sorted({k for k in at if self.first < k < self.stop})
+        return [Calls(self.chunk, *part) for part in pairwise([self.first, *cuts, self.stop])]
+
+
+class Meant:
+    """Which calls of which chunks a kill means.
+
+    Parameters
+    ----------
+    calls : iterable of Calls
+        All of them.
+    """
+
+    def __init__(self, calls: Iterable[Calls]) -> None:
+        self._calls: dict[int, list[Calls]] = {}  # by chunk
+        for each in calls:
+            self._calls.setdefault(each.chunk, []).append(each)
+
+    def bounds(self, chunk: int) -> list[int]:
+        """Return where a chunk has to part so that each part is meant as a whole, or not at all."""
+        return [k for each in self._calls.get(chunk, ()) for k in each[1:]]
+
+    def has_some_of(self, calls: Calls) -> bool:
+        """Tell whether one of some calls is meant."""
+        return any(map(calls.has_some_of, self._calls.get(calls.chunk, ())))
 
 
 class Given(NamedTuple):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
-from acme_mpi.runner.calls import Begin, Calls, Given
+from acme_mpi.runner.calls import Begin, Calls, Given, Meant
 
 
 @dataclass(eq=False)
@@ -48,11 +47,12 @@ class Piece:
         """Which calls of their chunk they are."""
         return Calls(self.given.chunk, self.first, self.stop)
 
-    def parted(self, at: Collection[int]) -> list[Piece]:
+    def parted(self, at: Iterable[int]) -> list[Piece]:
         """Return the calls in parts, which begin before some of the chunk's calls."""
-        cuts = sorted({k for k in at if self.first < k < self.stop})
-        bounds = pairwise([self.first, *cuts, self.stop])
-        return [replace(self, first=first, stop=stop) for first, stop in bounds] if cuts else [self]
+        parts = self.of_chunk.parted(at)
+        if len(parts) == 1:
+            return [self]
+        return [replace(self, first=first, stop=stop) for _, first, stop in parts]
 
     def numbers(self, first: int, stop: int) -> range:
         """Return the numbers of some of the chunk's calls."""
@@ -64,13 +64,9 @@ def n_calls(pieces: Iterable[Piece]) -> int:
     return sum(len(each.calls) for each in pieces)
 
 
-def parted(pieces: Iterable[Piece], calls: Mapping[int, Iterable[Calls]]) -> deque[Piece]:
-    """Return pieces, parted so that each is among some calls, by chunk, or has none of them."""
-    return deque(
-        part
-        for each in pieces
-        for part in each.parted([k for c in calls.get(each.given.chunk, ()) for k in c[1:]])
-    )
+def parted(pieces: Iterable[Piece], meant: Meant) -> deque[Piece]:
+    """Return pieces, parted so that each is meant by a kill as a whole, or not at all."""
+    return deque(part for each in pieces for part in each.parted(meant.bounds(each.given.chunk)))
 
 
 def around(each: Piece, start: int, stop: int) -> list[Piece]:

@@ -24,6 +24,7 @@ from acme_mpi.runner.calls import (
     Given,
     Got,
     Lost,
+    Meant,
     Reply,
     Skipped,
     Teach,
@@ -122,13 +123,10 @@ class StreamRunner:
 
     def kill(self, calls: Collection[Calls]) -> None:
         """End calls, also one that runs; those that have not returned yet are lost."""
-        meant: dict[int, list[Calls]] = {}
-        for each in calls:
-            meant.setdefault(each.chunk, []).append(each)
+        meant = Meant(calls)
         self._held, self._open = parted(self._held, meant), parted(self._open, meant)
         for piece in [*self._held, *self._open]:
-            theirs = meant.get(piece.given.chunk, ())
-            if not piece.is_lost and any(map(piece.of_chunk.has_some_of, theirs)):
+            if not piece.is_lost and meant.has_some_of(piece.of_chunk):
                 self._lose(piece, piece.first, piece.stop, KILLED)
                 piece.is_lost = True
         self._count_lost()

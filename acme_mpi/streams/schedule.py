@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, NamedTuple
 
-from acme_mpi.runner.calls import Begin, Calls, Given, Got, Lost, Window
+from acme_mpi.runner.calls import Begin, Calls, Given, Got, Lost, Meant, Window
 
 # Of work that a rank has ahead, so that the way to rank 0 and back costs no time: within a node,
 # where bells wake, and between nodes, where ranks poll. It gets more when half of that is done:
@@ -122,20 +121,18 @@ class Schedule:
 
     def remove(self, calls: Iterable[Calls]) -> list[Calls]:
         """Take calls out of the queue; return those that were there."""
-        meant: dict[int, list[Calls]] = {}
-        for each in calls:
-            meant.setdefault(each.chunk, []).append(each)
+        meant = Meant(calls)
         found: list[Calls] = []
         for setup, queue in self._queues.items():
-            if not any(given.chunk in meant for given in queue):
+            if not any(meant.has_some_of(given.calls) for given in queue):
                 continue
             left = deque[Given]()
             for given in queue:
-                for part in _parted(given, meant.get(given.chunk, ())):
-                    if any(map(part.calls.has_some_of, meant.get(given.chunk, ()))):
-                        found.append(part.calls)
+                for part in given.calls.parted(meant.bounds(given.chunk)):
+                    if meant.has_some_of(part):
+                        found.append(part)
                     else:
-                        left.append(part)
+                        left.append(given.part(part.first, part.stop))
             self.n_queued += len(left) - len(queue)
             self._queues[setup] = left
         return found
@@ -244,10 +241,3 @@ class Schedule:
             means = self._means[function]
             n_chunks = int(len(self._out) * (ahead + max(1, ahead // 2)) * means.n_apart)
             yield Window(function, n_chunks, means.call_s)
-
-
-def _parted(given: Given, calls: Iterable[Calls]) -> list[Given]:
-    """Return a chunk in parts, each of which is among some calls of it, or has none of them."""
-    _, start, stop = given.calls
-    bounds = sorted({k for each in calls for k in each[1:] if start < k < stop})
-    return [given.part(*part) for part in pairwise([start, *bounds, stop])]
