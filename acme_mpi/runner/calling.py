@@ -47,7 +47,7 @@ from acme_mpi.tasks.pickling import (
 from acme_mpi.tasks.scripts_main import Initializer
 
 EACH, STAR, ONCE = range(3)  # see `Form`
-REPLY_NS = 10_000_000  # an answer leaves the runner when it is older, with those after it
+REPLY_NS = 20_000_000  # an answer leaves the runner when it is older, with those after it
 # Calls that took longer are told of before the last of some chunks: others come meanwhile.
 AHEAD_NS = 1_000_000
 

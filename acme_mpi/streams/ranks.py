@@ -36,7 +36,7 @@ from acme_mpi.runner.calls import (
 from acme_mpi.runner.channel import Channel, ChannelError, Kind
 from acme_mpi.runner.kept import take_stream_runners
 from acme_mpi.runner.streaming import KILLED
-from acme_mpi.streams.schedule import FAR_S, NEAR_S, Schedule
+from acme_mpi.streams.schedule import Schedule
 
 LOOK_EVERY_S = 1.0
 
@@ -198,8 +198,7 @@ class Leader(Part):
         super().__init__(world)
         self._client = client
         self._is_open = True
-        is_near = len({*world.hosts}) == 1
-        self._schedule = Schedule(world.size, NEAR_S if is_near else FAR_S)
+        self._schedule = Schedule(world.size)
         self._setups: dict[int, Begin] = {}
         self._functions: dict[int, Teach] = {}
         self._killed: list[Calls] = []  # that ranks were told to kill

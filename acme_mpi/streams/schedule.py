@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from acme_mpi.runner.calls import Begin, Calls, Given, Got, Lost, Meant, Window
 
-# Of work that a rank has ahead, so that the way to rank 0 and back costs no time: within a node,
-# where bells wake, and between nodes, where ranks poll. It gets more when half of that is done:
-# few large messages, as each wakes two processes.
-NEAR_S, FAR_S = 0.02, 0.05
+# Of work that a rank has ahead, so that the way to rank 0 and back costs no time, also between
+# nodes, where ranks poll. It gets more when half of that is done: few large messages, as each wakes
+# two processes.
+RESERVE_S = 0.05
 LAST_S = 0.005  # of work may wait at one rank for no gain, when others have nothing left
 LONG_S = 0.05  # a call that takes longer is worth the way: nothing waits behind it
 MAX_AHEAD = 500  # chunks of one rank, or calls of their own: they cannot be cancelled any more
@@ -67,12 +67,9 @@ class Schedule:
     ----------
     size : int
         Number of ranks.
-    reserve_s : float
-        For how many seconds a rank shall have work ahead.
     """
 
-    def __init__(self, size: int, reserve_s: float = NEAR_S) -> None:
-        self._reserve_s = reserve_s
+    def __init__(self, size: int) -> None:
         self._queues: dict[int, deque[Given]] = {}  # by setup
         self._limits: dict[int, int] = {}  # how many ranks work for a setup
         self._out: list[dict[int, _Out]] = [{} for _ in range(size)]  # by rank and chunk
@@ -191,12 +188,11 @@ class Schedule:
         at_last = max(1, 3 * share // 4, self._ahead(function, LAST_S) - 1)
         return min(share, self._ahead(function), at_last)
 
-    def _ahead(self, function: int, reserve_s: float | None = None) -> int:
+    def _ahead(self, function: int, reserve_s: float = RESERVE_S) -> int:
         """Return how many chunks a rank may have, with the one that runs."""
         means = self._means.get(function)
         if means is None or means.call_s > LONG_S:
             return 1
-        reserve_s = self._reserve_s if reserve_s is None else reserve_s
         most = max(1, int(MAX_AHEAD / means.n_apart))
         return min(most, 2 + int(reserve_s / (means.chunk_s + 1e-6)))
 

@@ -10,7 +10,7 @@ import pytest
 from acme_mpi.rules import Rules
 from acme_mpi.runner.calls import Begin, Calls, Given, Got, Lost
 from acme_mpi.runner.surroundings import Surroundings
-from acme_mpi.streams.schedule import LAST_S, LONG_S, MAX_AHEAD, NEAR_S, Schedule
+from acme_mpi.streams.schedule import LAST_S, LONG_S, MAX_AHEAD, RESERVE_S, Schedule
 
 pytestmark = pytest.mark.once
 
@@ -77,7 +77,7 @@ def test_a_rank_that_is_done_gets_the_next(played):
 
 
 def test_short_chunks_are_sent_ahead(played):
-    played.learn(NEAR_S / 10)
+    played.learn(RESERVE_S / 10)
     chunks = played.add(300)
 
     given = played.assigned()
@@ -87,20 +87,20 @@ def test_short_chunks_are_sent_ahead(played):
 
 
 def test_a_rank_gets_more_when_half_is_done(played):
-    played.learn(NEAR_S / 10)
+    played.learn(RESERVE_S / 10)
     played.add(300)
     (first, *_), *_ = played.assigned().values()
 
     for chunk in range(first, first + 5):
-        played.end(0, chunk, NEAR_S / 10)
+        played.end(0, chunk, RESERVE_S / 10)
     assert played.assigned() == {}
-    played.end(0, first + 5, NEAR_S / 10)
+    played.end(0, first + 5, RESERVE_S / 10)
 
     assert [len(each) for each in played.assigned().values()] == [6]
 
 
 def test_what_is_given_back_goes_to_others_first(played):
-    played.learn(NEAR_S / 1000)
+    played.learn(RESERVE_S / 1000)
     chunks = played.add(9)
     mine = played.assigned()[0]
     back = [played.given[chunk] for chunk in mine[1:]]
@@ -140,7 +140,7 @@ def test_the_last_quarter_goes_to_whoever_is_ready(played):
 
 def test_each_function_has_its_limit(played):
     played.learn(2 * LONG_S, function=1)
-    played.learn(NEAR_S / 10, function=2)
+    played.learn(RESERVE_S / 10, function=2)
     quick = played.add(90, function=2)
     played.add(90, function=1)
 
@@ -149,7 +149,7 @@ def test_each_function_has_its_limit(played):
     assert [len(each) for each in given.values()] == [11, 11, 11]
     for rank, chunks in given.items():
         for chunk in chunks:
-            played.end(rank, chunk, NEAR_S / 10)
+            played.end(rank, chunk, RESERVE_S / 10)
     for chunk in quick[33:]:
         played.schedule.remove([Calls(chunk, 0, 1)])
     assert [len(each) for each in played.assigned().values()] == [1, 1, 1]
@@ -243,7 +243,7 @@ def test_a_pool_that_ends_leaves_nothing_queued(played):
 
 
 def test_the_window_of_a_function_follows_from_its_chunks(played):
-    played.learn(NEAR_S / 50, function=1)
+    played.learn(RESERVE_S / 50, function=1)
     played.learn(2 * LONG_S, function=2)
 
     windows = played.windows()
