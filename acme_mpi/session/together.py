@@ -12,8 +12,7 @@ from acme_mpi.session.stream import Chunk, Form
 from acme_mpi.session.taught import Function
 
 # What calls that travel together may take, how many they may be, and bytes of one's arguments.
-# MOST is 64 in the measurements; 1 until a rare hang that was seen with it is understood.
-TOGETHER_S, MOST, SMALL_BYTES = 0.0005, 1, 4096
+TOGETHER_S, MOST, SMALL_BYTES = 0.0005, 64, 4096
 
 
 class Drawn(NamedTuple):

@@ -232,10 +232,6 @@ def test_the_ranks_begin_while_more_is_drawn(played):
 class TestTogether:
     """Single calls that travel as one chunk."""
 
-    @pytest.fixture(autouse=True)
-    def many(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("acme_mpi.session.together.MOST", 64)
-
     def quick(self, played: Played) -> Any:
         """Return a function of which is known that its calls are short."""
         function = played.stream.function(plain)
