@@ -226,6 +226,7 @@ def note(raised: Raised, index: int) -> None:
     task = f"task {index} of the call of a pool"
     if isinstance(error, WorkerDied):
         error.args = (f"{task}: {error.args[0]}", *error.args[1:])
-    elif not any(text.startswith("task ") for text in getattr(error, "__notes__", ())):
-        with contextlib.suppress(Exception):  # a frozen one takes no notes
-            error.add_note(f"{task}, on {raised.where}" if raised.where else task)
+    else:
+        with contextlib.suppress(Exception):  # a frozen one takes none; others may be no texts
+            if not any(text.startswith("task ") for text in getattr(error, "__notes__", ())):
+                error.add_note(f"{task}, on {raised.where}" if raised.where else task)

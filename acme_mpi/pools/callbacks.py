@@ -20,11 +20,16 @@ class Callbacks:
         self._is_stopped = True
 
     def post(self, call: Callable[[], object]) -> None:
-        """Have a call made; what it raises is logged."""
+        """Have a call made; what it raises is logged.
+
+        It is made here if there can be no new thread: at the end of Python 3.12, or with a limit.
+        """
         with self._lock:
-            if self._is_stopped:
-                self._start()
-            self._calls.put(call)
+            has_thread = not self._is_stopped or self._has_started()
+            if has_thread:
+                self._calls.put(call)
+        if not has_thread:
+            _make(call)
 
     def drain(self) -> None:
         """Wait until all has been called that was posted; a callback does not wait for itself."""
@@ -46,19 +51,28 @@ class Callbacks:
                 self._is_stopped = True
                 self._calls.put(None)
 
-    def _start(self) -> None:
-        self._calls = SimpleQueue()
-        self._thread = threading.Thread(
-            target=_make, args=(self._calls,), name="acme_mpi callbacks", daemon=True
+    def _has_started(self) -> bool:
+        """Start a thread, if there can be one."""
+        calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        thread = threading.Thread(
+            target=_make_all, args=(calls,), name="acme_mpi callbacks", daemon=True
         )
-        self._thread.start()
-        self._is_stopped = False
-
-
-def _make(calls: SimpleQueue[Callable[[], object] | None]) -> None:
-    while (call := calls.get()) is not None:
         try:
-            call()
-        except BaseException:
-            logger.exception("a callback of a pool has raised; nothing else is lost")
+            thread.start()
+        except RuntimeError:
+            return False
+        self._calls, self._thread, self._is_stopped = calls, thread, False
+        return True
+
+
+def _make_all(calls: SimpleQueue[Callable[[], object] | None]) -> None:
+    while (call := calls.get()) is not None:
+        _make(call)
         del call  # it holds a result, which may be large
+
+
+def _make(call: Callable[[], object]) -> None:
+    try:
+        call()
+    except BaseException:
+        logger.exception("a callback of a pool has raised; nothing else is lost")

@@ -53,6 +53,7 @@ class FutureChunk(Chunk):
         """Hear that it goes to the ranks now, from when on it cannot be cancelled."""
         with self.future._condition:
             runs = not self._is_cut and self.future.set_running_or_notify_cancel()
+            self._is_cut = not runs
         if not runs:
             self._finish()
         return runs

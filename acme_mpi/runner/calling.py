@@ -110,6 +110,8 @@ class Caller:
         words, (chunk, first, stop) = self._words, order.calls
         ended = self._ended(order)
         while not words[SKIP_FROM] <= order.number + first < words[SKIP_TO]:
+            if self._answers and isinstance(self._answers[-1], Skipped):
+                self.answer()  # before what is found on the shelf
             values, busy_ns = next(ended)
             self._add(chunk, first, values, busy_ns)
             first += len(values)

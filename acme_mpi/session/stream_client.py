@@ -81,6 +81,14 @@ class _Out:
         self.n_calls, self.n_left = n_calls, n_calls
         self.done: list[range] = []
 
+    def end_calls(self, first: int, n: int) -> list[Chunk]:
+        """Note that some calls have an end; return the chunks that have, with these."""
+        self.n_left -= n
+        self.done.append(range(first, first + n))
+        if len(self.chunks) > 1:
+            return self.chunks[first : first + n]
+        return [] if self.n_left else self.chunks
+
     def receive(self, first: int, values: list[Any]) -> None:
         """Hand values on to whoever waits for them."""
         if len(self.chunks) == 1:
@@ -366,7 +374,7 @@ class ClientStream(Stream):
             return None
         function: Function = chunk.function
         if (teach := self._functions.taught_again(function)) is not None:
-            self._send([teach])
+            self._orders.append(teach)
         setup = self._setups.get(chunk.setup)
         are_counted = setup is not None and bool(setup.max_chunks)
         return Drawn(chunk, function, n_calls, body, buffers, are_counted)
@@ -398,14 +406,12 @@ class ClientStream(Stream):
 
     def _give_back(self, number: int, first: int, n: int, values: list[Any]) -> None:
         out = self._out[number]
-        out.n_left -= n
-        if out.n_left > 0:
-            out.done.append(range(first, first + n))
-        else:
+        ended = out.end_calls(first, n)
+        for chunk in ended:
+            del self._calls[chunk]
+        self._functions.note_back(out.function, len(ended))
+        if not out.n_left:
             del self._out[number]
-            for chunk in out.chunks:
-                del self._calls[chunk]
-            self._functions.note_back(out.function, len(out.chunks))
         out.receive(first, values)
 
     def _break(self, broken: Broken, rank: int) -> None:

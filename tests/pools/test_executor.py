@@ -22,6 +22,7 @@ from streaming import LIMIT_S, StreamSession, Unpicklable
 import acme_mpi
 from acme_mpi.errors import InputError, WorkerDied
 from acme_mpi.pools import executor as executor_module
+from acme_mpi.pools.future import FutureChunk, TaskFuture
 
 pytestmark = pytest.mark.once
 
@@ -202,6 +203,25 @@ def test_done_callbacks_are_called(shared, gate):
     assert told == [future, future]
 
 
+def test_done_callbacks_are_called_where_no_thread_can_be_started(ours, gate, monkeypatch):
+    """As at the end of Python 3.12."""
+    told = threading.Event()
+    (future, _) = occupy(ours, gate)
+    future.add_done_callback(lambda _: told.set())
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "acme_mpi callbacks":
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    gate.set()
+
+    assert told.wait(LIMIT_S)
+    ours.shutdown()
+
+
 def test_a_cancelled_future_calls_back(shared, gate):
     told = threading.Event()
     occupy(shared, gate)
@@ -233,6 +253,18 @@ def test_shutdown_can_cancel_what_was_not_sent(shared, gate):
     assert all(future.cancelled() for future in waiting)
     gate.set()
     assert [future.result(LIMIT_S) for future in running] == [True, True]
+
+
+def test_what_was_cancelled_and_drawn_is_cancelled_once(ours):
+    """`shutdown(cancel_futures=True)` sees it before the stream has let go of it."""
+    future = TaskFuture()
+    chunk = FutureChunk(ours._lane, None, ((), {}), future)
+    future.cancel()
+    assert not chunk.begin()
+
+    chunk.cut(futures.CancelledError())
+
+    assert future.cancelled()
 
 
 def test_shutdown_without_waiting_returns_at_once(shared, gate):

@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -14,7 +15,7 @@ from acme_mpi import standing
 from acme_mpi.rules import Rules
 from acme_mpi.runner import calling
 from acme_mpi.runner.calling import Caller
-from acme_mpi.runner.calls import Begin, CallNow, Given, Teach
+from acme_mpi.runner.calls import Begin, CallNow, Given, Got, Skipped, Teach
 from acme_mpi.runner.channel import Channel, Kind
 from acme_mpi.runner.child_main import Server
 from acme_mpi.runner.lifeline import PAGE_BYTES
@@ -174,3 +175,15 @@ class TestCallsOfTheirOwn:
         got, skipped = sent
         assert (got.first, got.n) == (2, 2)
         assert skipped == (104, 3)
+
+
+def test_what_was_skipped_is_told_before_another_call(words):
+    """What the agent finds on the shelf comes right behind what it was told."""
+    sent = list[Any]()
+    caller = Caller(sent.append, words)
+    words[SKIP_FROM], words[SKIP_TO] = 2, 4
+
+    caller.take([*known(), *calls(1, 2, 3, 4)])
+
+    assert sent == [[Got(1, 0, 1, pickle.dumps([2], 5), [], ANY), Skipped(2, 1), Skipped(3, 1)]]
+    assert values_in(Shelf(words).answers()) == [8]

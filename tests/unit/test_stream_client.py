@@ -12,11 +12,12 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
-from running import LIMIT_S
+from running import LIMIT_S, wait_until
 
 from acme_mpi.errors import LaunchError
 from acme_mpi.runner.calling import describe_error, dump
@@ -306,6 +307,24 @@ class TestTogether:
         played.answer(first, values[:3])
         assert [chunk.result() for chunk in chunks[: first.n]] == [[k] for k in values]
 
+    def test_one_that_takes_long_keeps_no_others_from_being_drawn(self, played):
+        function = self.quick(played)
+        chunks = [Calls(played.setup, function, [k]) for k in range(80)]
+        for each in self.add(played, chunks):
+            played.answer(each, each.arguments(1, each.n), first=1)
+        for k, chunk in enumerate(chunks):
+            if k % 20:
+                chunk.result()
+        played.tell(Window(function.number, 6, 1.0))  # calls take long now
+        wait_until(lambda: function.window == 6)
+        late = [Calls(played.setup, function, [k]) for k in (7, 8)]
+        played.stream.add(iter(late))
+
+        for each in (played.next(Given), played.next(Given)):
+            played.answer(each, each.arguments(0, 1))
+
+        assert [chunk.result() for chunk in late] == [[7], [8]]
+
     def test_each_can_be_killed(self, played):
         function = self.quick(played)
         chunks = [Calls(played.setup, function, [k]) for k in range(80)]
@@ -524,3 +543,20 @@ def test_an_interrupt_at_any_moment_does_not_keep_the_thread_asleep():
         stream._mouth.close()
 
     assert n_lost == 0
+
+
+def test_what_was_drawn_has_an_end_if_the_ranks_go_just_then(played, monkeypatch):
+    """Also where a function has to be taught again for it."""
+    functions = [played.stream.function(partial(plain, k)) for k in range(2 * N_KEPT)]
+    for function in functions:
+        played.call(function)
+
+    def fail(messages: Any) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(played.stream, "_send", fail)
+    chunks = [played.add(function, 1) for function in functions]
+
+    for chunk in chunks:
+        (raised,) = chunk.result()
+        assert isinstance(raised.error, LaunchError)
