@@ -15,7 +15,9 @@ import acme_mpi
 from acme_mpi.errors import InputError, StoppedError, WorkerDied
 from acme_mpi.pools import imap as imap_module
 from acme_mpi.pools import pool as pool_module
+from acme_mpi.pools.batch import note
 from acme_mpi.pools.batches import split
+from acme_mpi.session.stream import Raised
 
 pytestmark = pytest.mark.once
 
@@ -75,6 +77,16 @@ def test_an_error_says_which_call_it_was(pool):
     with pytest.raises(ZeroDivisionError) as caught:
         pool.map(reciprocal, [1, 2, 0, 4])
     assert caught.value.__notes__ == ["task 2 of the call of a pool"]
+
+
+@pytest.mark.parametrize("notes", [[1], 7])
+def test_notes_that_are_no_texts_are_left_alone(notes):
+    error = ValueError("its own")
+    error.__notes__ = notes
+
+    note(Raised(error), 2)
+
+    assert error.__notes__ == notes
 
 
 @pytest.mark.parametrize("chunksize", [0, -3])
