@@ -8,7 +8,7 @@ a call takes long, what stands behind it in its process is taken back.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -234,7 +234,7 @@ class StreamRunner:
     def look_s(self) -> float | None:
         """Longest time in seconds between two calls of `look`; None: it need not be called."""
         if self._answers:
-            return 0.0
+            return 0.0  # they are to be told
         if self._n_lost:
             return min(SHORTEST_LOOK_S, self._recall.look_s)  # to see it begin
         pauses_s = [self._limits.look_s, self._recall.look_s if self._has_some_behind else None]
@@ -270,21 +270,16 @@ class StreamRunner:
             return
         self._take_from_shelf(index)
         self._part_behind(index)
-        behind = self._behind(index)
-        n_back = self._called_back(index, behind)
-        for each in behind:
-            if each.calls.start < n_back:
-                self._take_back(each)
+        for each in self._recalled(index) or ():
+            self._take_back(each)
 
-    def _behind(self, index: int) -> list[Piece]:
-        """Return what the child is to call after a call."""
-        return [each for each in self._open if each.calls.start > index]
-
-    def _called_back(self, index: int, behind: Sequence[Piece]) -> int:
-        """Ask for what stands behind a call that runs; return up to which number it is back."""
+    def _recalled(self, index: int) -> list[Piece] | None:
+        """Ask for what stands behind a call that runs; return what is back, None: nothing yet."""
+        behind = [each for each in self._open if each.calls.start > index]
         if not behind:
-            return index + 1
-        return self._recall.take(index, behind[0].calls.start, behind[-1].calls.stop)
+            return []
+        n_back = self._recall.take(index, behind[0].calls.start, behind[-1].calls.stop)
+        return [each for each in behind if each.calls.start < n_back] or None
 
     def _part_behind(self, index: int) -> None:
         """Have what stands behind a call in its chunk stand for itself, if it may."""
@@ -345,9 +340,7 @@ class StreamRunner:
         index = self._child.words[0]
         if not any(each.is_lost and index in each.calls for each in self._open):
             return
-        # What stands behind it must not begin before the signal comes.
-        behind = self._behind(index)
-        if not behind or self._called_back(index, behind) > behind[0].calls.start:
+        if self._recalled(index) is not None:  # nothing of it begins before the signal comes
             self._is_killing = True
             self._child.send_kill()
 

@@ -34,6 +34,7 @@ N_CALLS, N_KILLS = 3000, 12  # a kill costs a process
 
 
 def called(number: int, folder: str, seconds: float = 0.0) -> int:
+    """Note that a call is made, which takes so long: the sleep is the task, no test waits by it."""
     with open(f"{folder}/{os.getpid()}", "a") as file:
         file.write(f"{number}\n")
     if seconds:
